@@ -1,0 +1,1 @@
+"""From a checkpoint to a bundle: what is traced, in which precision, and the proof that nothing changed."""

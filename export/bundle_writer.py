@@ -1,0 +1,165 @@
+"""Writing a bundle: trace, verify, and only then put it where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import timm
+import torch
+
+import pairvpr
+from pairvpr.errors import BundleError, CheckpointError, ExportError
+from pairvpr.export.graphs import check_positions
+from pairvpr.export.precision import Precision
+from pairvpr.export.tracing import graph_specs, write_graph
+from pairvpr.export.verification import Progress, network_truth, verify_export
+from pairvpr.model import Checkpoint, PairVPR
+from pairvpr.model.network import IMAGENET_MEAN, IMAGENET_STD
+from pairvpr.model.presets import HEAD_DIM
+from pairvpr.runtime.bundle import (
+    FILE,
+    REFERENCE,
+    Bundle,
+    BundleInfo,
+    Dims,
+    FileInfo,
+    PictureFormat,
+    PrecisionInfo,
+    Weights,
+    sha256,
+)
+
+TOKEN_FORMAT = "decoder_embed applied, positions added"
+
+
+def export_bundle(checkpoint: Checkpoint, precision: Precision, out: Path, progress: Progress) -> Bundle:
+    """Export a network in one precision into the bundle folder `out`, beside what it already has.
+
+    `progress` is told each step. Raises CheckpointError for a stage-one checkpoint, BundleError for a folder that
+    is not this model's bundle, ExportError where a graph differs from the network; then nothing is left behind.
+    """
+    network = checkpoint.network
+    if not network.config.pair_classifier:
+        raise CheckpointError(
+            f"{checkpoint.weights.origin}: a stage-one checkpoint has no pair classifier; export a stage-two checkpoint"
+        )
+    check_positions(network.decoder)
+    progress("reading the weights")
+    info = describe(checkpoint)
+    earlier = _earlier_bundle(out, info.identity)
+    with _workshop(out) as folder:
+        graphs = {}
+        for name, spec in graph_specs(network, precision).items():
+            progress(f"tracing {name} ({precision})")
+            graphs[name] = write_graph(name, spec, precision, folder)
+        truth = network_truth(network, progress)
+        truth.reference().save(folder / REFERENCE)
+        files = {file.name: FileInfo(file.stat().st_size, sha256(file)) for file in sorted(folder.iterdir())}
+
+        # Measured on the bundle as the runtime opens it, then written down in it.
+        info = dataclasses.replace(info, files=files, precisions={precision: PrecisionInfo(graphs, {})})
+        errors = verify_export(Bundle(folder, info), precision, truth, progress)
+        info = dataclasses.replace(info, precisions={precision: PrecisionInfo(graphs, errors)})
+        if earlier is not None:
+            info = _merge(earlier.info, info)
+        (folder / FILE).write_text(info.to_json(), encoding="utf-8")
+        _put(folder, out)
+    return Bundle.open(out)
+
+
+def describe(checkpoint: Checkpoint) -> BundleInfo:
+    """What `bundle.json` says of a network before anything is exported."""
+    network, config = checkpoint.network, checkpoint.network.config
+    picture = PictureFormat(
+        config.image_size, config.image_size, "squash, Pillow bilinear", IMAGENET_MEAN, IMAGENET_STD
+    )
+    return BundleInfo(
+        identity=identity(network, picture),
+        preset=config.preset,
+        picture=picture,
+        dims=Dims(
+            descriptor=config.descriptor_dim,
+            tokens=len(network.decoder.positions),
+            token_dim=config.decoder_dim,
+            heads=config.decoder_dim // HEAD_DIM,
+            decoder_depth=config.decoder_depth,
+            split=config.split,
+        ),
+        weights=Weights(**dataclasses.asdict(checkpoint.weights)),
+        top_k=config.top_k,
+        made_with={
+            "pairvpr": pairvpr.__version__,
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "onnx": onnx.__version__,
+        },
+    )
+
+
+def identity(network: PairVPR, picture: PictureFormat) -> str:
+    """Hash of weights, preprocessing and token format: what features of two pictures must share to be compared."""
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(picture), TOKEN_FORMAT]).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        array = tensor.numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _earlier_bundle(out: Path, identity_now: str) -> Bundle | None:
+    """The bundle that `out` already holds; raises BundleError where something else stands there."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise BundleError(f"{out}: not a folder; choose another --out")
+    if not (out / FILE).exists():
+        if any(out.iterdir()):
+            raise BundleError(f"{out}: holds other files and is no bundle; choose another --out")
+        return None
+    bundle = Bundle.open(out)
+    if bundle.identity != identity_now:
+        raise BundleError(
+            f"{out}: holds another model's bundle ({bundle.identity[:12]}, {bundle.info.weights.origin}); choose another --out"
+        )
+    return bundle
+
+
+@contextmanager
+def _workshop(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to work in, gone afterwards, whatever happens."""
+    folder = out.parent / f".{out.name}.partial"
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
+        folder.mkdir(parents=True)
+        yield folder
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); free or allow the folder") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _merge(earlier: BundleInfo, now: BundleInfo) -> BundleInfo:
+    """The earlier bundle with this export's precision added or replaced."""
+    return dataclasses.replace(
+        now,
+        files={**earlier.files, **now.files},
+        precisions={**earlier.precisions, **now.precisions},
+        calibration=earlier.calibration,
+    )
+
+
+def _put(folder: Path, out: Path) -> None:
+    """Move the finished files into `out`, the description last."""
+    if not out.exists():
+        os.rename(folder, out)
+        return
+    for file in sorted(folder.iterdir(), key=lambda file: file.name == FILE):
+        os.replace(file, out / file.name)

@@ -1,0 +1,152 @@
+"""Exactly what is exported: three modules, tensors in, tensors out.
+
+Together they compute what `PairVPR.encode` and `PairVPR.score` compute, to float rounding, without what the plain
+form recomputes: the query's keys and values once per batch instead of once per pair, the query's first
+self-attention once, and in the last block the class token's query, projection and MLP alone.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pairvpr.errors import ExportError
+from pairvpr.model import PairVPR
+from pairvpr.model.decoder import Block, PairDecoder, merge_heads, split_heads
+from pairvpr.model.encoder import Encoder
+
+
+class EncoderGraph(nn.Module):
+    """images uint8 (B, H, W, 3), already resized -> descriptors float32 (B, G), tokens (B, T, D)."""
+
+    def __init__(self, network: PairVPR) -> None:
+        super().__init__()
+        self.normalise = network.normalise
+        self.encoder = _with_fixed_positions(network.encoder, network.config.image_size)
+        self.descriptor = network.descriptor
+        self.embed = network.decoder.embed
+        self.register_buffer("positions", network.decoder.positions)
+
+    positions: Tensor
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pictures = self.normalise(images).to(self.embed.weight.dtype)
+        class_tokens, dense = self.encoder(pictures)
+        descriptors = F.normalize(self.descriptor(class_tokens).float(), dim=-1)
+        return descriptors, self.embed(dense) + self.positions
+
+
+class PairPrefix(nn.Module):
+    """The first `split` blocks of both orders, all candidates.
+
+    query_tokens (1, T, D), database_tokens (B, M, D) -> query_state (B, T+1, D), database_state (B, M+1, D),
+    class_tokens (B, 2, D): the class tokens of the query-first and database-first order.
+    """
+
+    def __init__(self, network: PairVPR) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_blocks(network.decoder)[: network.config.split])
+        decoder = network.decoder
+        assert decoder.class_token is not None, "a stage-one network is refused before it is exported"
+        self.register_buffer("class_token", decoder.class_token.detach() + decoder.class_positions[:1])
+
+    class_token: Tensor
+
+    def forward(self, query_tokens: Tensor, database_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query = torch.cat([self.class_token, query_tokens], dim=1)
+        first = self.class_token.expand(database_tokens.shape[0], -1, -1)
+        database = torch.cat([first, database_tokens], dim=1)
+        for block in self.blocks:
+            # In the first block the query's state is still one for all candidates; looking at each
+            # candidate's memory makes it one per pair.
+            query = block.look(block.attend(query), block.memory(database_tokens))
+            database = block.look(block.attend(database), block.memory(query_tokens))
+        return query, database, torch.cat([query[:, :1], database[:, :1]], dim=1)
+
+
+class PairSuffix(nn.Module):
+    """The other blocks and the classifier, for the candidates that `keep` int64 (m,) selects.
+
+    query_tokens, database_tokens, query_state, database_state as in the prefix -> scores float32 (m,),
+    both orders summed.
+    """
+
+    def __init__(self, network: PairVPR) -> None:
+        super().__init__()
+        *blocks, last = _blocks(network.decoder)[network.config.split :]
+        self.blocks = nn.ModuleList(blocks)
+        self.last = ClassTokenBlock(last)
+        self.norm = network.decoder.norm
+        self.classifier = network.decoder.classifier
+
+    def forward(
+        self, query_tokens: Tensor, database_tokens: Tensor, query_state: Tensor, database_state: Tensor, keep: Tensor
+    ) -> Tensor:
+        memory = database_tokens.index_select(0, keep)
+        query, database = query_state.index_select(0, keep), database_state.index_select(0, keep)
+        for block in self.blocks:
+            query = block.look(block.attend(query), block.memory(memory))
+            database = block.look(block.attend(database), block.memory(query_tokens))
+        class_tokens = torch.cat([self.last(query, memory), self.last(database, query_tokens)], dim=1)
+        class_tokens = self.norm(class_tokens)  # (m, 2, D)
+        return self.classifier(class_tokens).float().sum(dim=(1, 2))
+
+
+class ClassTokenBlock(nn.Module):
+    """A decoder block for its class token alone: x (B, N, D), memory (B, M, D) -> (B, 1, D)."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+        dim = block.attn.proj.in_features
+        weights, biases = block.attn.qkv.weight.detach(), block.attn.qkv.bias.detach()
+        self.register_buffer("query_weight", weights[:dim].clone())
+        self.register_buffer("query_bias", biases[:dim].clone())
+        self.register_buffer("memory_weight", weights[dim:].clone())
+        self.register_buffer("memory_bias", biases[dim:].clone())
+
+    query_weight: Tensor
+    query_bias: Tensor
+    memory_weight: Tensor
+    memory_bias: Tensor
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        block = self.block
+        normed = block.norm1(x)
+        q = split_heads(F.linear(normed[:, :1], self.query_weight, self.query_bias))
+        k, v = F.linear(normed, self.memory_weight, self.memory_bias).chunk(2, dim=-1)
+        seen = F.scaled_dot_product_attention(q, split_heads(k), split_heads(v))
+        return block.look(x[:, :1] + block.attn.proj(merge_heads(seen)), block.memory(memory))
+
+
+def check_positions(decoder: PairDecoder) -> None:
+    """Raise ExportError unless one position table serves both inputs, which is what lets tokens be shared."""
+    if not torch.equal(decoder.class_positions[1:], decoder.positions):
+        raise ExportError(
+            "the checkpoint's two decoder position tables (dec_pos_embed_cls, dec_pos_embed) differ on patch "
+            "rows, so tokens cannot be shared between the two orders; this checkpoint cannot be exported"
+        )
+
+
+def _blocks(decoder: PairDecoder) -> list[Block]:
+    return [block for block in decoder.blocks if isinstance(block, Block)]
+
+
+def _with_fixed_positions(encoder: Encoder, image_size: int) -> Encoder:
+    """A copy that shares all weights but holds its position table already resized to the picture's grid."""
+    grid = image_size // encoder.patch_size
+    class_position, positions = encoder.positions(grid, grid)
+    table = positions if class_position is None else torch.cat([class_position, positions], dim=1)
+    fixed, fixed.vit = _shallow(encoder), _shallow(encoder.vit)
+    fixed.vit.pos_embed = nn.Parameter(table.detach(), requires_grad=False)
+    return fixed
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """A module of its own with the same children and parameters."""
+    twin = copy.copy(module)
+    twin._parameters, twin._modules = dict(module._parameters), dict(module._modules)
+    return twin

@@ -1,0 +1,168 @@
+"""From torch modules to ONNX files."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix
+from pairvpr.export.precision import DTYPES, Precision, in_precision
+from pairvpr.model import PairVPR
+from pairvpr.runtime.bundle import GraphFiles
+
+OPSET = 20
+MAX_IR_VERSION = 10
+# Constants smaller than this stay in the graph, where shape inference reads them.
+INLINE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph to trace: the module, an example of its inputs, names, and which axes vary."""
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+    dynamic: dict[str, dict[int, Any]]
+
+
+def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
+    """The three graphs of a network by name."""
+    config, dtype = network.config, DTYPES[precision]
+    tokens, dim, side = len(network.decoder.positions), config.decoder_dim, config.image_size
+    merged = tokens - 1  # an example of fewer database tokens, so that the axis is not tied to the query's
+    batch, length, kept = (torch.export.Dim(name, min=1, max=1 << 16) for name in ("batch", "length", "kept"))
+    pair_inputs = {
+        "query_tokens": torch.zeros(1, tokens, dim, dtype=dtype),
+        "database_tokens": torch.zeros(3, merged, dim, dtype=dtype),
+    }
+    pair_dynamic = {"query_tokens": {}, "database_tokens": {0: batch, 1: length}}
+    return {
+        "encoder": GraphSpec(
+            EncoderGraph(network),
+            {"images": torch.zeros(2, side, side, 3, dtype=torch.uint8)},
+            ("descriptors", "tokens"),
+            {"images": {0: batch}},
+        ),
+        "pair_prefix": GraphSpec(
+            PairPrefix(network), pair_inputs, ("query_state", "database_state", "class_tokens"), pair_dynamic
+        ),
+        "pair_suffix": GraphSpec(
+            PairSuffix(network),
+            {
+                **pair_inputs,
+                "query_state": torch.zeros(3, tokens + 1, dim, dtype=dtype),
+                "database_state": torch.zeros(3, merged + 1, dim, dtype=dtype),
+                "keep": torch.arange(2),
+            },
+            ("scores",),
+            {
+                **pair_dynamic,
+                "query_state": {0: batch},
+                "database_state": {0: batch, 1: length + 1},
+                "keep": {0: kept},
+            },
+        ),
+    }
+
+
+def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) -> GraphFiles:
+    """Trace a graph and write it into `folder`, its weights in a file of their own; checked by onnx."""
+    files = GraphFiles(f"{name}.{precision}.onnx", f"{name}.{precision}.onnx", f"{name}.{precision}.weights")
+    model = _trace(spec, precision)
+    onnx_ir.save(
+        model, folder / files.file, external_data=files.weights, size_threshold_bytes=INLINE_BYTES
+    )
+    if precision == "fp16":
+        files = GraphFiles(files.file, f"{name}.{precision}-cpu.onnx", files.weights)
+        graph = onnx.load(str(folder / files.file), load_external_data=False)
+        onnx.save(cast_up(graph), str(folder / files.cpu_file))
+    for file in {files.file, files.cpu_file}:
+        onnx.checker.check_model(str(folder / file), full_check=True)
+    return files
+
+
+def cast_up(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float16 graph as a float32 graph over the same half-stored weights, for CPUs.
+
+    Every float16 type becomes float32, and every float16 initializer is cast to float32 where it is used; an engine
+    does that once, at load. External data is left untouched, so both graphs read one weights file.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            stored = f"{tensor.name}.stored"
+            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
+            tensor.name = stored
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT16:
+                values = onnx.numpy_helper.to_array(attribute.t).astype("float32")
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(values, attribute.t.name))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return result
+
+
+def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
+    module = in_precision(spec.module, precision).eval()
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module,
+            kwargs=spec.inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
+            dynamic_shapes=spec.dynamic,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+    model.producer_name, model.producer_version, model.doc_string = "pairvpr", None, None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    # The exporter notes where in the source each node came from; that is of no use to a robot.
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about its own optimisations from the user."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,137 @@
+"""The proof that an exported bundle computes what the network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pairvpr.demo.scenes import draw_scene
+from pairvpr.errors import ExportError
+from pairvpr.model import PairVPR
+from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.engine import Engines
+from pairvpr.runtime.features import Features
+from pairvpr.runtime.model import Model
+from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from pairvpr.runtime.pictures import load_picture, resize
+from pairvpr.runtime.reference import Reference, measure
+
+CANDIDATES = 20
+BATCHES = (1, 5)
+REFERENCE_PICTURES = 4
+# Two candidates whose float32 scores differ by less than this share of all scores' spread are a near-tie.
+NEAR_TIE = 0.02
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the network says of the test pictures: a query at index 0, the candidates after it."""
+
+    images: npt.NDArray[np.uint8]
+    features: Features
+    scores: npt.NDArray[np.float32]
+    class_tokens: npt.NDArray[np.float32]
+
+    def reference(self) -> Reference:
+        """The first few pictures, small enough to travel with the bundle."""
+        n = REFERENCE_PICTURES
+        return Reference(self.images[:n], self.features[:n], self.scores[:n])
+
+
+def network_truth(network: PairVPR, progress: Progress) -> Truth:
+    """Run the network on pictures made by code, in float32, the plain way: nothing shared between pairs."""
+    size = (network.config.image_size, network.config.image_size)
+    drawn = [draw_scene(0, visit=1), *(draw_scene(place, visit=0) for place in range(CANDIDATES))]
+    images = np.stack([resize(load_picture(picture), size) for picture in drawn])
+    descriptors, tokens, scores, class_tokens = [], [], [], []
+    with torch.no_grad():
+        for i, image in enumerate(images):
+            progress(f"network: picture {i + 1} of {len(images)}")
+            descriptor, token = network.encode(torch.from_numpy(image[None]))
+            descriptors.append(descriptor)
+            tokens.append(token)
+        query = tokens[0]
+        for i, candidate in enumerate(tokens):
+            progress(f"network: pair {i + 1} of {len(tokens)}")
+            scores.append(network.score(query, candidate))
+            class_tokens.append(_class_tokens(network, query, candidate))
+    features = Features(torch.cat(descriptors).numpy(), torch.cat(tokens).numpy())
+    return Truth(images, features, torch.cat(scores).numpy(), torch.cat(class_tokens).numpy())
+
+
+def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progress) -> dict[str, float]:
+    """Compare every graph with the network, at batch 1 and 5; the largest errors. Raises ExportError.
+
+    A float16 bundle is checked in both its forms: float16 arithmetic, and weights cast up for CPUs.
+    """
+    measured: dict[str, float] = {}
+    for cpu in sorted({False, precision == "fp16"}):
+        graphs = {name: OnnxRuntimeEngine(bundle.graph(precision, name, cpu), "cpu") for name in GRAPHS}
+        engines = Engines(**graphs, device="cpu", precision=precision, description="verification")
+        for batch in BATCHES:
+            progress(f"{precision}{' (cast up)' if cpu else ''}: comparing with the network, batch {batch}")
+            errors = _compare(Model(bundle, engines, batch), truth, precision, f"batch {batch}")
+            measured = {name: max(value, measured.get(name, 0.0)) for name, value in errors.items()}
+    return measured
+
+
+def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str, float]:
+    """Errors of one batch size. With batch 1 only the reference's few pictures are compared."""
+    few = slice(0, REFERENCE_PICTURES) if model.batch_size == 1 else slice(0, len(truth.images))
+    features = model.encode(list(truth.images[few]))
+    scores = model.score(features[0], features)
+    states = model.engines.pair_prefix.run(
+        {"query_tokens": truth.features.tokens[:1], "database_tokens": truth.features.tokens[: model.batch_size]}
+    )
+    kept = np.arange(model.batch_size)[::-2]  # a part of the candidates, in another order
+    suffix = model.engines.pair_suffix.run(
+        {
+            "query_tokens": truth.features.tokens[:1],
+            "database_tokens": truth.features.tokens[: model.batch_size],
+            "query_state": states["query_state"],
+            "database_state": states["database_state"],
+            "keep": kept,
+        }
+    )["scores"]
+    expected = Reference(truth.images[few], truth.features[few], truth.scores[few])
+    errors = measure(features, scores, expected, precision)
+    result = {
+        "descriptors": errors.descriptors,
+        "descriptor_cosine": errors.cosine,
+        "tokens": float(np.max(np.abs(features.tokens - expected.features.tokens))),
+        "prefix_class_tokens": float(
+            np.max(np.abs(states["class_tokens"] - truth.class_tokens[: model.batch_size]))
+        ),
+        "suffix_scores": float(np.max(np.abs(suffix - truth.scores[kept]))),
+        "scores": errors.scores,
+    }
+    listed = ", ".join(f"{name} {value:.2g}" for name, value in result.items())
+    if not errors.ok or not np.all(np.isfinite(list(result.values()))):
+        raise ExportError(f"the {precision} graphs differ from the network by more than allowed ({where}: {listed})")
+    if model.batch_size > 1 and not same_ranking(scores[1:], expected.scores[1:]):
+        raise ExportError(f"the {precision} graphs rank the {CANDIDATES} candidates otherwise than the network ({listed})")
+    return result
+
+
+def same_ranking(scores: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> bool:
+    """Whether ordering by `scores` orders `truth` too, but for near-ties."""
+    ordered = truth[np.argsort(-scores, kind="stable")]
+    best_after = np.maximum.accumulate(ordered[::-1])[::-1]
+    return bool(np.all(best_after - ordered <= NEAR_TIE * np.ptp(truth)))
+
+
+def _class_tokens(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    """The class tokens (1, 2, D) of both orders after the prefix's blocks."""
+    tokens = []
+    for first, second in ((query, candidate), (candidate, query)):
+        x = network.decoder.with_class_token(first)
+        for block in list(network.decoder.blocks)[: network.config.split]:
+            x = block(x, block.memory(second))
+        tokens.append(x[:, :1])
+    return torch.cat(tokens, dim=1)

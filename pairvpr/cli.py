@@ -1,0 +1,205 @@
+"""`pairvpr`: everything but answering queries. Bodies import what they need, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pairvpr.errors import CheckpointError, MapError
+from pairvpr.runtime.console import Group, Meter, log_to_stderr, say_model
+
+if TYPE_CHECKING:
+    from pairvpr.runtime.model import Model
+
+FOLDER = click.Path(path_type=Path)
+DEFAULT_PRESET = "nano"
+
+db_option = click.option("--db", required=True, type=FOLDER, help="The map's folder.")
+poses_option = click.option(
+    "--poses", type=FOLDER, help="Poses by picture name (CSV) or time stamp (TUM). Else: @UTM@ names, EXIF GPS."
+)
+strict_option = click.option("--strict", is_flag=True, help="Stop at a picture that cannot be read.")
+format_option = click.option(
+    "--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True
+)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pairvpr")
+def main() -> None:
+    """Pair-VPR on the edge: visual place recognition by descriptor search and pair re-ranking."""
+    log_to_stderr()
+
+
+@main.command()
+@click.option("--checkpoint", help="A .pth or .safetensors file, or hf:OWNER/REPO/FILE.")
+@click.option("--preset", help="A preset with seeded weights, to measure its speed.")
+@click.option("--fp32", "precision", flag_value="fp32", default=True, help="Full precision (the default).")
+@click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
+@click.option("--out", type=FOLDER, help="The bundle's folder. Default: models/<preset>.")
+def export(checkpoint: str | None, preset: str | None, precision: str, out: Path | None) -> None:
+    """Export a checkpoint (the default model without one) to a bundle of ONNX graphs."""
+    if checkpoint and preset:
+        raise click.UsageError("--checkpoint and --preset exclude each other")
+    try:
+        from pairvpr.export.bundle_writer import export_bundle
+        from pairvpr.model import load_checkpoint, seeded_checkpoint
+    except ImportError as error:
+        raise CheckpointError(f'export needs torch, timm and onnx ({error}); run pip install "pairvpr[export]"') from error
+
+    start = time.monotonic()
+    loaded = load_checkpoint(checkpoint) if checkpoint else seeded_checkpoint(preset or DEFAULT_PRESET)
+    folder = out or Path("models") / _folder_name(loaded.network.config.preset, checkpoint)
+    bundle = export_bundle(
+        loaded, precision, folder, lambda step: click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
+    )
+    say_model(bundle)
+    errors = bundle.info.precisions[precision].errors
+    click.echo(f"{folder}: {precision}, largest errors " + ", ".join(f"{k} {v:.2g}" for k, v in errors.items()))
+
+
+@main.group("map", cls=Group)
+def map_group() -> None:
+    """Build, extend and look at maps."""
+
+
+@map_group.command("build")
+@click.argument("images", type=FOLDER)
+@db_option
+@click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
+@poses_option
+@strict_option
+def map_build(images: Path, db: Path, model: Path | None, poses: Path | None, strict: bool) -> None:
+    """Build a map from a folder of pictures; run it again to go on after an interruption."""
+    from pairvpr.runtime.model import load_model
+
+    _add(images, db, load_model(model), poses, strict, create=True)
+
+
+@map_group.command("add")
+@click.argument("images", type=FOLDER)
+@db_option
+@poses_option
+@strict_option
+def map_add(images: Path, db: Path, poses: Path | None, strict: bool) -> None:
+    """Add a folder of pictures to a map, with the map's own model."""
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.model import load_model
+
+    with Map.open(db) as places:
+        model_path = places.model_path
+    _add(images, db, load_model(model_path), poses, strict, create=False)
+
+
+def _add(images: Path, db: Path, model: Model, poses: Path | None, strict: bool, create: bool) -> None:
+    from pairvpr.runtime.map_builder import add_pictures
+
+    say_model(model.bundle)
+    report = add_pictures(
+        images, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures")
+    )
+    for line in report.skipped:
+        click.echo(f"skipped: {line}", err=True)
+    click.echo(
+        f"{db}: {report.added} pictures added, {report.with_place} with a place, {report.already} already there, "
+        f"{len(report.skipped)} could not be read"
+    )
+
+
+@map_group.command("list")
+@db_option
+@format_option
+def map_list(db: Path, style: str) -> None:
+    """List a map's pictures."""
+    from pairvpr.runtime.map import Map
+
+    with Map.open(db) as places:
+        for record in places.records:
+            place = record.pose or record.gps
+            pose = None if place is None else place.as_json()
+            if style == "jsonl":
+                line = json.dumps({"name": record.name, "timestamp": record.timestamp, "pose": pose}, ensure_ascii=False)
+            else:
+                line = "  ".join([record.name, *([] if place is None else [str(place)])])
+            click.echo(line)
+
+
+@map_group.command("info")
+@db_option
+@format_option
+def map_info(db: Path, style: str) -> None:
+    """Say what a map holds, what it takes, and what model it was made with."""
+    import dataclasses
+
+    from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.map import Map
+
+    with Map.open(db) as places:
+        info = {**dataclasses.asdict(places.info()), "path": str(db)}
+        bundle = Bundle.open(places.model_path).info
+    info.update(preset=bundle.preset, weights=bundle.weights.origin, licence=bundle.weights.licence)
+    if style == "jsonl":
+        click.echo(json.dumps(info))
+        return
+    for name, value in info.items():
+        click.echo(f"{name.replace('_', ' '):18} {value}")
+
+
+@map_group.command("verify")
+@db_option
+def map_verify(db: Path) -> None:
+    """Check every byte of a map that matters; exit 2 and name the damage where there is any."""
+    from pairvpr.errors import BundleError
+    from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.map import Map, verify_map
+
+    damages = verify_map(db, Meter("pictures checked"))
+    try:
+        bundle = Bundle.open(db / "model")
+        bundle.verify()
+        with Map.open(db) as places:
+            if bundle.identity != places.identity:
+                damages.append(f"{db / 'model'}: not the model the map was made with; copy the right bundle there")
+    except (BundleError, MapError) as error:
+        damages.append(str(error))
+    for damage in damages:
+        click.echo(damage)
+    if damages:
+        raise MapError(f"{db}: {len(damages)} damages found, listed above; restore the map from a copy or build it again")
+    click.echo(f"{db}: intact")
+
+
+@main.command()
+@click.option("--images", type=FOLDER, help="Your own pictures, in place of those made by code.")
+@click.option("--model", type=FOLDER, help="Another bundle than the default model's.")
+@click.option("--out", type=FOLDER, default=Path("demo-out"), show_default=True)
+def demo(images: Path | None, model: Path | None, out: Path) -> None:
+    """Build a map, query it, and show on one page what was recognised."""
+    from pairvpr.demo.run import run_demo
+
+    result = run_demo(out, images=images, model=model)
+    click.echo(result.summary())
+
+
+@main.command()
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Say what is installed, what works, and how to get what is missing."""
+    from pairvpr.doctor import examine, format_report, healthy
+
+    checks = examine()
+    click.echo(format_report(checks))
+    context.exit(0 if healthy(checks) else 2)
+
+
+def _folder_name(preset: str, checkpoint: str | None) -> str:
+    """The default folder of a bundle: the preset's name, or the checkpoint's where no preset fits."""
+    return preset if preset != "custom" or checkpoint is None else Path(checkpoint).stem
+
+
+if __name__ == "__main__":
+    main()

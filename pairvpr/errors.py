@@ -1,0 +1,32 @@
+"""Errors a user can cause. Each message says what was wrong, with which file, and what to do.
+
+The commands print the message on one line and exit with 2; anything else that is raised is a bug.
+"""
+
+
+class PairVPRError(Exception):
+    """Base of every error a user can cause."""
+
+
+class CheckpointError(PairVPRError):
+    """A checkpoint file is missing, damaged, unsafe, or does not describe a Pair-VPR network."""
+
+
+class ExportError(PairVPRError):
+    """An exported graph differs from the network by more than the tolerance, or cannot be written."""
+
+
+class BundleError(PairVPRError):
+    """A model bundle is missing, damaged, of a newer format, or not the one that is needed."""
+
+
+class MapError(PairVPRError):
+    """A map is missing, damaged, locked, of a newer format, or made with another model."""
+
+
+class SourceError(PairVPRError):
+    """A picture, folder, video, camera, stream or pose file cannot be read."""
+
+
+class EngineError(PairVPRError):
+    """An inference engine or device was asked for and cannot be had."""

@@ -1,0 +1,94 @@
+"""The picture encoder: a timm vision transformer whose position table fits any picture size."""
+
+from __future__ import annotations
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from pairvpr.errors import CheckpointError
+from pairvpr.model.presets import NetworkConfig, PositionResize
+
+
+class Encoder(nn.Module):
+    """Normalised pictures (B, 3, H, W) -> class token (B, C) and patch tokens (B, N, C)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        patch = dict(config.encoder_args).get("patch_size")
+        side = config.position_grid * (patch or _patch_size(config.encoder))
+        args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
+        vit = timm.create_model(config.encoder, pretrained=False, **args)
+        if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
+            raise CheckpointError(
+                f"encoder {config.encoder}: not a timm vision transformer with a class token and a position "
+                "table; choose another timm model"
+            )
+        self.vit = vit
+        self.mask_token = nn.Parameter(torch.zeros(1, vit.embed_dim))
+        self.position_resize: PositionResize = config.position_resize
+
+    @property
+    def width(self) -> int:
+        """Width C of the tokens."""
+        return int(self.vit.embed_dim)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.vit.patch_embed.patch_size[0])
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode pictures; where `mask` (B, N) is true the patch embedding is the mask token (stage one)."""
+        vit = self.vit
+        x = vit.patch_embed(images)  # (B, rows, columns, C)
+        rows, columns = x.shape[1], x.shape[2]
+        x = x.flatten(1, 2)  # (B, N, C)
+        if mask is not None:
+            x = torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+
+        # Class token and registers; only the class token has a position, and not in every model.
+        class_position, positions = self.positions(rows, columns)
+        prefix = vit.cls_token if class_position is None else vit.cls_token + class_position
+        if vit.reg_token is not None:
+            prefix = torch.cat([prefix, vit.reg_token], dim=1)
+        x = torch.cat([prefix.expand(x.shape[0], -1, -1), x + positions], dim=1)
+
+        x = vit.norm(vit.blocks(vit.norm_pre(x)))
+        return x[:, 0], x[:, vit.num_prefix_tokens :]
+
+    def positions(self, rows: int, columns: int) -> tuple[Tensor | None, Tensor]:
+        """The class token's position (1, 1, C), if the model has one, and the patches' (1, N, C)."""
+        table = self.vit.pos_embed
+        class_position = None
+        if not self.vit.no_embed_class:
+            class_position, table = table[:, :1], table[:, 1:]
+        return class_position, resize_positions(table, rows, columns, self.position_resize)
+
+
+def resize_positions(table: Tensor, rows: int, columns: int, how: PositionResize) -> Tensor:
+    """A square position table (1, g * g, C) resized bicubically to (1, rows * columns, C).
+
+    "antialias" resizes to the exact size with antialiasing; "offset" scales by (size + 0.1) / g without
+    it, which samples slightly other places (the two conventions of the published DINOv2 encoders).
+    """
+    grid = round(table.shape[1] ** 0.5)
+    if (rows, columns) == (grid, grid):
+        return table
+    square = table.reshape(1, grid, grid, -1).permute(0, 3, 1, 2).float()
+    if how == "antialias":
+        resized = F.interpolate(square, size=(rows, columns), mode="bicubic", antialias=True)
+    else:
+        scale = ((rows + 0.1) / grid, (columns + 0.1) / grid)
+        resized = F.interpolate(square, scale_factor=scale, mode="bicubic")
+    return resized.permute(0, 2, 3, 1).reshape(1, rows * columns, -1).to(table.dtype)
+
+
+def _patch_size(name: str) -> int:
+    """The patch size of a timm model, from its registered configuration."""
+    if not timm.is_model(name):
+        raise CheckpointError(f"encoder {name}: timm {timm.__version__} has no such model")
+    with torch.device("meta"):
+        return int(timm.create_model(name, pretrained=False).patch_embed.patch_size[0])

@@ -1,0 +1,73 @@
+"""The Pair-VPR network: one encoder, a global descriptor to search with, a pair decoder to re-rank with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pairvpr.model.decoder import PairDecoder
+from pairvpr.model.encoder import Encoder
+from pairvpr.model.presets import NetworkConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PairVPR(nn.Module):
+    """Pair-VPR (Hausler & Moghadam, RA-L 2025)."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.descriptor = nn.Linear(self.encoder.width, config.descriptor_dim)
+        self.decoder = PairDecoder(config, self.encoder.width, self.encoder.patch_size)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> PairVPR:
+        """The network of a checkpoint file, in evaluation mode; the architecture is that of its tensors.
+
+        `path` is a published `.pth` file of either stage, one of ours (`.safetensors` beside a `.json`), or
+        `hf:OWNER/REPO/FILE`, which is fetched and cached. Raises CheckpointError.
+        """
+        from pairvpr.model.checkpoint import load_checkpoint
+
+        return load_checkpoint(path).network
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pictures uint8 (B, H, W, 3) -> float32 (B, 3, H, W), ImageNet mean and deviation."""
+        mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+        std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+        return (images.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
+
+    def describe(self, class_tokens: Tensor) -> Tensor:
+        """Class tokens (B, C) -> L2-normalised global descriptors (B, G), float32."""
+        return F.normalize(self.descriptor(class_tokens).float(), dim=-1)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures uint8 (B, H, W, 3) -> descriptors (B, G) and decoder-ready tokens (B, T, D)."""
+        class_tokens, dense = self.encoder(self.normalise(images))
+        return self.describe(class_tokens), self.decoder.tokens(dense)
+
+    def pair_logits(self, first: Tensor, second: Tensor) -> Tensor:
+        """Pair logits (B,) in one order: tokens of the first picture (B, T, D) look at the second's."""
+        x = self.decoder.decode(self.decoder.with_class_token(first), second)
+        return self.decoder.logits(x[:, 0])
+
+    def score(self, query: Tensor, database: Tensor) -> Tensor:
+        """Pair scores (B,): logits of both orders summed. `query` (1 or B, T, D), `database` (B, T, D)."""
+        query = query.expand(len(database), -1, -1)
+        return self.pair_logits(query, database) + self.pair_logits(database, query)
+
+    def reconstruct(self, masked: Tensor, mask: Tensor, reference: Tensor) -> Tensor:
+        """Stage one: per-patch pixels (B, T, P) of `masked` pictures seen beside `reference` pictures.
+
+        Both pictures uint8 (B, H, W, 3); `mask` (B, T) is true where the first picture is hidden.
+        """
+        _, hidden = self.encoder(self.normalise(masked), mask)
+        _, seen = self.encoder(self.normalise(reference))
+        x = self.decoder.decode(self.decoder.tokens(hidden), self.decoder.tokens(seen))
+        return self.decoder.reconstruction(x)

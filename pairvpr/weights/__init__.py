@@ -1,0 +1,1 @@
+"""The default model: bundles as package data."""

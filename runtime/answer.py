@@ -1,0 +1,89 @@
+"""The answer to "where is this?": ranked matches and how they came about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pairvpr.runtime.poses import Gps, Pose
+
+FORMAT = 1
+Stage = Literal["full", "descriptor"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """One database picture in the order of the answer.
+
+    score: pair score, both orders summed (higher = same place); None where the pair was not compared.
+    similarity: cosine similarity of the global descriptors.
+    stage: "full" where the pair classifier compared the pair, "descriptor" where only descriptors did.
+    """
+
+    name: str
+    score: float | None
+    similarity: float
+    stage: Stage
+    pose: Pose | Gps | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The match as it stands in JSONL output."""
+        return {
+            "name": self.name,
+            "score": None if self.score is None else round(self.score, 6),
+            "similarity": round(self.similarity, 6),
+            "stage": self.stage,
+            "pose": None if self.pose is None else self.pose.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The answer for one query picture.
+
+    matches: all candidates, best first: compared ones by score, then the others by similarity.
+    accepted, confidence: None until the model or map is calibrated; `reason` says why.
+    compared: how many candidates the pair classifier compared; complete: whether that is all it was asked to.
+    timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
+    error: why the picture could not be read, None where it could.
+    """
+
+    query: str
+    timestamp: float | None = None
+    matches: tuple[Match, ...] = ()
+    accepted: bool | None = None
+    confidence: float | None = None
+    reason: str = "not calibrated"
+    compared: int = 0
+    complete: bool = False
+    timings: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def best(self) -> Match:
+        """The first match. Raises LookupError where there is none (`error` says why)."""
+        if not self.matches:
+            raise LookupError(f"{self.query}: no match ({self.error})")
+        return self.matches[0]
+
+    def to_json(self, matches: int = 10) -> str:
+        """One line of JSON, format 1, with the first `matches` matches."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "query": self.query,
+                "timestamp": self.timestamp,
+                "best": self.matches[0].as_json() if self.matches else None,
+                "matches": [match.as_json() for match in self.matches[:matches]],
+                "accepted": self.accepted,
+                "confidence": self.confidence,
+                "reason": self.reason,
+                "compared": self.compared,
+                "complete": self.complete,
+                "timings": {step: round(value, 2) for step, value in self.timings.items()},
+                "error": self.error,
+            },
+            ensure_ascii=False,
+        )

@@ -1,0 +1,104 @@
+"""`pairvpr-run`: pictures in, places out."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO
+
+import click
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.console import Command, log_to_stderr, say_model
+from pairvpr.runtime.engine import DEVICES, PRECISIONS
+
+MATCHES = 10
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--db", required=True, type=click.Path(path_type=Path), help="The map's folder.")
+@click.option(
+    "--query",
+    required=True,
+    help="A picture, folder, video, camera (cam0, /dev/video0) or stream (rtsp://, http://).",
+)
+@click.option("--model", type=click.Path(path_type=Path), help="Another bundle of the map's model.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best that the bundle has.")
+@click.option("--top-k", type=int, help="Candidates to re-rank. Default: the model's, at most the map's size.")
+@click.option("--no-rerank", is_flag=True, help="Answer by global descriptors alone.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: by the memory available.")
+@click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
+@click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write answers here, not to stdout.")
+@click.version_option(package_name="pairvpr")
+def main(
+    db: Path,
+    query: str,
+    model: Path | None,
+    device: str,
+    precision: str | None,
+    top_k: int | None,
+    no_rerank: bool,
+    batch_size: int | None,
+    matches: int,
+    style: str,
+    out: Path | None,
+) -> None:
+    """Recognise where pictures were taken, in a map."""
+    from pairvpr.runtime.recognizer import PlaceRecognizer
+    from pairvpr.runtime.sources import open_source
+
+    log_to_stderr()
+    with (
+        open_source(query) as source,
+        PlaceRecognizer.open(
+            db,
+            model=model,
+            top_k=top_k,
+            rerank=not no_rerank,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+        ) as recognizer,
+        _opened(out) as stream,
+    ):
+        say_model(recognizer.model.bundle)
+        try:
+            for frame in source:
+                answer = recognizer.recognize_frame(frame)
+                line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
+                click.echo(line, file=stream)
+                stream.flush()
+        except KeyboardInterrupt:
+            if not source.live:
+                raise
+
+
+def as_text(answer: Recognition, matches: int) -> str:
+    """An answer for people: the best match on one line, the others below it."""
+    if answer.error is not None:
+        return f"{answer.query}: {answer.error}"
+    lines = []
+    for match in answer.matches[:matches]:
+        score = "not compared" if match.score is None else f"score {match.score:+.3f}"
+        place = "" if match.pose is None else f"  at {match.pose}"
+        lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{place}")
+    head = f"{answer.query} -> {lines[0]}"
+    tail = f"  ({answer.compared} compared in {answer.timings['total']:.0f} ms)"
+    return "\n".join([head, *("    " + line for line in lines[1:]), tail])
+
+
+def _opened(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
+    if out is None:
+        return nullcontext(sys.stdout)
+    try:
+        return out.open("w", encoding="utf-8")
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+if __name__ == "__main__":
+    main()

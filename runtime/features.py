@@ -1,0 +1,38 @@
+"""What the encoder makes of pictures: descriptors to search with, tokens to compare pairs with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of n pictures; `features[i]` and `features[i:j]` are Features too.
+
+    descriptors: (n, G) float32, L2-normalised global descriptors.
+    tokens: (n, T, D) float32 or float16, decoder-ready: embedded and with positions added.
+    """
+
+    descriptors: npt.NDArray[np.float32]
+    tokens: npt.NDArray[np.floating]
+
+    def __len__(self) -> int:
+        return len(self.descriptors)
+
+    def __getitem__(self, which: int | slice) -> Features:
+        if not isinstance(which, slice):
+            index = range(len(self))[which]  # raises IndexError, so that iteration ends
+            which = slice(index, index + 1)
+        return Features(self.descriptors[which], self.tokens[which])
+
+    @staticmethod
+    def concatenate(parts: Sequence[Features]) -> Features:
+        """One Features of all pictures of `parts`, in order; `parts` must not be empty."""
+        return Features(
+            np.concatenate([part.descriptors for part in parts]),
+            np.concatenate([part.tokens for part in parts]),
+        )

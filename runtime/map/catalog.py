@@ -1,0 +1,220 @@
+"""The catalog `map.sqlite`: what the map holds; its transactions are the map's only commit points."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pairvpr.errors import MapError
+from pairvpr.runtime.map import records as records_table
+from pairvpr.runtime.map import segments as segments_table
+from pairvpr.runtime.map.faults import RESTORE, missing, reading
+from pairvpr.runtime.map.records import Record, checksum
+from pairvpr.runtime.map.segments import SegmentEntry
+
+FILE = "map.sqlite"
+FORMAT = 1
+
+_PATIENCE = 30.0  # seconds to wait for another process's transaction
+_META_COLUMNS = {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"}
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What holds for the whole map.
+
+    identity: of the bundle that made the features. settings: JSON values, the map's own.
+    token_shape: (M, D). created_by: version of pairvpr. segments, records: how many rows their tables
+    have, deleted records too, so that a lost row is seen.
+    """
+
+    identity: str
+    settings: dict[str, Any]
+    descriptor_dim: int
+    token_shape: tuple[int, int]
+    created_by: str
+    segments: int = 0
+    records: int = 0
+
+    def encode(self) -> list[tuple[str, str]]:
+        """The rows of the `meta` table: JSON values, and a checksum over them all."""
+        values = {"format": FORMAT, **asdict(self)}
+        rows = sorted((key, json.dumps(value, sort_keys=True)) for key, value in values.items())
+        return [*rows, ("crc", str(checksum(rows)))]
+
+    @staticmethod
+    def decode(rows: Sequence[tuple[str, str]], file: Path) -> Meta:
+        """The Meta of the rows; raises ValueError where they are damaged, MapError for a newer format."""
+        values = sorted((key, value) for key, value in rows if key != "crc")
+        if [value for key, value in rows if key == "crc"] != [str(checksum(values))]:
+            raise ValueError("its settings fail their checksum")
+        fields = {key: json.loads(value) for key, value in values}
+        made = fields.pop("format")
+        if made > FORMAT:
+            raise MapError(
+                f"{file} was made by a newer pairvpr (format {made}, this one reads {FORMAT}): upgrade"
+            )
+        tokens, width = fields.pop("token_shape")
+        return Meta(**fields, token_shape=(tokens, width))
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A consistent state of the map: `records` in the order of their ids, deleted ones too."""
+
+    meta: Meta
+    segments: list[SegmentEntry]
+    records: list[Record]
+
+
+def check_is_map(path: Path) -> None:
+    """Raise MapError unless the folder `path` has a catalog."""
+    with reading(path):
+        if (path / FILE).is_file():
+            return
+        segments = path / segments_table.FOLDER
+        if segments.is_dir() and any(segments.iterdir()):
+            raise MapError(f"{path / FILE} is missing: {RESTORE}")
+    raise missing(path)
+
+
+def load(path: Path, *, thorough: bool = False) -> Catalog:
+    """Read the catalog of the map `path` in one short transaction.
+
+    `thorough` also has SQLite check its own structures. A transaction cut short by a killed writer is
+    rolled back, which needs write access. Raises MapError where there is no map, it is damaged or newer.
+    """
+    check_is_map(path)
+    file = path / FILE
+    writable = os.access(path, os.W_OK) and os.access(file, os.W_OK)
+    with reading(file), closing(_connect(file, "rw" if writable else "ro")) as connection:
+        try:
+            return read(connection, file, thorough=thorough)
+        except sqlite3.OperationalError as error:
+            journal = file.with_name(f"{FILE}-journal")
+            if writable or "locked" in str(error) or not journal.exists():
+                raise
+            raise MapError(
+                f"{file} was left in the middle of a commit and needs write access to be put right: "
+                "open the map once where it can be written, for example with `pairvpr map info`"
+            ) from error
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the catalog of the map `path` for writing; raises sqlite3.Error."""
+    connection = _connect(path / FILE, "rw")
+    try:
+        _make_durable(connection)
+        # SQLite opens a file that may not be written for reading only, and would say so at the first commit.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def read(connection: sqlite3.Connection, file: Path, *, thorough: bool = False) -> Catalog:
+    """The checked content of an open catalog; raises sqlite3.Error, ValueError, TypeError or MapError."""
+    connection.execute("BEGIN")
+    try:
+        if thorough:
+            findings = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
+            if findings != ["ok"]:
+                raise ValueError(findings[0])
+        meta = Meta.decode(_select(connection, "meta", _META_COLUMNS), file)
+        segments = [
+            SegmentEntry.decode(row)
+            for row in _select(connection, "segments", segments_table.COLUMNS, "ORDER BY number")
+        ]
+        records = [
+            records_table.decode(row)
+            for row in _select(connection, "records", records_table.COLUMNS, "ORDER BY id")
+        ]
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")  # nothing was changed
+    _check_whole(meta, segments, records)
+    return Catalog(meta, segments, records)
+
+
+def create(path: Path, meta: Meta) -> None:
+    """Make the folder `path` a map without pictures, in one rename; raises sqlite3.Error or OSError."""
+    temporary = path / f"{FILE}.new"
+    with closing(_connect(temporary, "rwc")) as connection:
+        _make_durable(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        for table, columns in (
+            ("meta", _META_COLUMNS),
+            ("segments", segments_table.COLUMNS),
+            ("records", records_table.COLUMNS),
+        ):
+            definition = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+            connection.execute(f"CREATE TABLE {table} ({definition})")
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.encode())
+        connection.execute("COMMIT")
+    temporary.rename(path / FILE)
+    segments_table.sync_folder(path)
+
+
+def append(
+    connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, records: Sequence[Record]
+) -> None:
+    """Commit one segment and its records, and `meta` that counts them.
+
+    Raises sqlite3.Error; the connection is then to be closed, which rolls back what was not committed.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    _insert(connection, "segments", [segment.encode()])
+    _insert(connection, "records", [records_table.encode(record) for record in records])
+    connection.executemany(
+        "UPDATE meta SET value = ? WHERE key = ?", [(value, key) for key, value in meta.encode()]
+    )
+    connection.execute("COMMIT")
+
+
+def _connect(file: Path, mode: str) -> sqlite3.Connection:
+    # isolation_level None: transactions begin and end where this module says so.
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None
+    )
+
+
+def _make_durable(connection: sqlite3.Connection) -> None:
+    mode = connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0]
+    if mode != "delete":
+        raise sqlite3.OperationalError(f"the journal mode stays {mode}")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _select(
+    connection: sqlite3.Connection, table: str, columns: Mapping[str, str], order: str = ""
+) -> list[tuple[Any, ...]]:
+    # A name in double quotes that is no column would be read as a text by SQLite: quote with the table.
+    names = ", ".join(f'{table}."{name}"' for name in columns)
+    return connection.execute(f"SELECT {names} FROM {table} {order}").fetchall()
+
+
+def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    places = ", ".join("?" * len(rows[0]))
+    connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
+
+
+def _check_whole(meta: Meta, segments: list[SegmentEntry], records: list[Record]) -> None:
+    """Raise ValueError where rows were lost or came twice: each is sound, so only their number tells."""
+    if (len(segments), len(records)) != (meta.segments, meta.records):
+        raise ValueError(
+            f"it has {len(segments)} segments and {len(records)} records "
+            f"in place of {meta.segments} and {meta.records}"
+        )
+    wanted = {(segment.number, row) for segment in segments for row in range(segment.count)}
+    found = {(record.segment, record.row) for record in records}
+    ids = [record.id for record in records]
+    if wanted != found or len(found) != len(records) or ids != sorted(set(ids)):
+        raise ValueError("its records do not match its segments")

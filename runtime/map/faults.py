@@ -1,0 +1,120 @@
+"""How failures of the disk and of SQLite become map errors of one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pairvpr.errors import MapError
+
+RESTORE = "restore the map from a copy or build it again"
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FILES = {errno.EMFILE, errno.ENFILE}
+
+
+def damaged(path: Path, what: object) -> MapError:
+    """The error for a file whose content is not what was written."""
+    return MapError(f"{path} is damaged ({_one_line(what)}): {RESTORE}")
+
+
+def missing(path: Path) -> MapError:
+    """The error for a folder that holds no map."""
+    return MapError(f"{path} holds no map: build it with `pairvpr map build IMAGES --db {path}`")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what reading and decoding `path` can raise into MapError; keep the body to that."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise  # wrong use of the interface, never the file's fault
+    except sqlite3.Error as error:
+        remedy = _remedy_of_reading_sqlite(str(error))
+        if remedy is None:
+            raise damaged(path, error) from error
+        raise MapError(f"{path} cannot be read ({_one_line(error)}): {remedy}") from error
+    except FileNotFoundError as error:
+        raise MapError(f"{path} is missing: {RESTORE}") from error
+    except OSError as error:
+        raise MapError(
+            f"{path} cannot be read ({_reason(error, path)}): {_remedy_of_reading(error)}"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:  # ValueError: also JSON and Unicode errors
+        raise damaged(path, error) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what writing to `path` can raise into MapError; what was committed before is not touched."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise
+    except sqlite3.Error as error:
+        remedy = _remedy_of_writing_sqlite(str(error))
+        if remedy is None:
+            raise damaged(path, error) from error
+        raise MapError(f"{path} cannot be written ({_one_line(error)}): {remedy}") from error
+    except OSError as error:
+        remedy = _remedy_of_writing(error.errno)
+        raise MapError(f"{path} cannot be written ({_reason(error, path)}): {remedy}") from error
+
+
+def _remedy_of_writing(number: int | None) -> str:
+    if number in _FULL:
+        return "make room and run the command again, what was committed is kept"
+    if number in _REFUSED:
+        return "allow writing there or choose another folder"
+    if number in _FILES:
+        return "allow more open files with `ulimit -n`"
+    return "check the disk and run the command again, what was committed is kept"
+
+
+def _remedy_of_reading_sqlite(message: str) -> str | None:
+    """None where the content is at fault."""
+    if "locked" in message:
+        return "another process is writing to it, try again in a moment"
+    if "unable to open" in message or "readonly" in message:
+        return f"allow reading and writing it, or {RESTORE}"
+    if "I/O" in message or "full" in message:
+        return f"check the disk and its free space, or {RESTORE}"
+    return None
+
+
+def _remedy_of_writing_sqlite(message: str) -> str | None:
+    """None where the content is at fault."""
+    if "locked" in message:
+        return "another process keeps reading it, try again in a moment"
+    if "full" in message:
+        return _remedy_of_writing(errno.ENOSPC)
+    if "readonly" in message or "unable to open" in message:
+        return _remedy_of_writing(errno.EACCES)
+    if "I/O" in message:  # also where the file may not grow
+        return "check the disk and its free space and run the command again, what was committed is kept"
+    return None
+
+
+def _remedy_of_reading(error: OSError) -> str:
+    if error.errno in _REFUSED:
+        return "allow reading it"
+    if error.errno in _FILES:
+        return "allow more open files with `ulimit -n`"
+    return f"check the disk, or {RESTORE}"
+
+
+def _reason(error: OSError, path: Path) -> str:
+    if error.errno is None:
+        return _one_line(error)
+    file = "" if error.filename in (None, str(path)) else f": {error.filename}"
+    return f"{os.strerror(error.errno)}{file}"
+
+
+def _one_line(what: object) -> str:
+    return " ".join(str(what).split())

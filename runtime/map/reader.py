@@ -1,0 +1,181 @@
+"""A map as the runtime reads it: descriptors and places in memory, tokens on demand."""
+
+from __future__ import annotations
+
+import resource
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.errors import MapError
+from pairvpr.runtime.map import catalog
+from pairvpr.runtime.map.catalog import Catalog
+from pairvpr.runtime.map.creation import MODEL
+from pairvpr.runtime.map.faults import reading
+from pairvpr.runtime.map.records import Record
+from pairvpr.runtime.map.segments import FOLDER, Segment
+
+_SPARE_FILES = 256  # open files left to the rest of the process
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What a map holds and takes.
+
+    pictures: not deleted, of which `with_pose` and `with_gps` have a place. bytes: of catalog and segments.
+    model_bytes: of the bundle. bytes_per_picture: bytes / (pictures + deleted), 0 for an empty map.
+    """
+
+    path: Path
+    identity: str
+    created_by: str
+    pictures: int
+    with_pose: int
+    with_gps: int
+    deleted: int
+    segments: int
+    descriptor_dim: int
+    token_shape: tuple[int, int]
+    bytes: int
+    model_bytes: int
+    bytes_per_picture: float
+
+
+class Map:
+    """A consistent, read-only snapshot of a map; a writer may go on beside it.
+
+    path: the folder. identity: of the bundle that made it. settings: the map's JSON values.
+    records: n pictures that are not deleted, in the order of their ids.
+    descriptors: (n, G) float32, aligned with `records`. token_shape: (M, D). model_path: the bundle.
+    """
+
+    @classmethod
+    def open(cls, path: str | Path) -> Map:
+        """Read the catalog and all descriptors, and keep the segment files open.
+
+        Raises MapError: no map, damage, a newer format, a file that cannot be read.
+        """
+        path = Path(path)
+        state = catalog.load(path)
+        _allow_open_files(path, len(state.segments))
+        with ExitStack() as stack:
+            segments: dict[int, Segment] = {}
+            for entry in state.segments:
+                segment = Segment(path / FOLDER, entry, state.meta.descriptor_dim, state.meta.token_shape)
+                stack.callback(segment.close)
+                segments[entry.number] = segment
+            opened = cls(path, state, segments)
+            stack.pop_all()
+        return opened
+
+    def __init__(self, path: Path, state: Catalog, segments: dict[int, Segment]):
+        """Take over a catalog and its open segments; see `open`."""
+        self.path = path
+        self.model_path = path / MODEL
+        self.identity: str = state.meta.identity
+        self.settings: dict[str, Any] = state.meta.settings
+        self.token_shape: tuple[int, int] = state.meta.token_shape
+        self.records: list[Record] = [record for record in state.records if not record.deleted]
+        self._meta = state.meta
+        self._segments = segments
+        self.descriptors: npt.NDArray[np.float32] = _gather_descriptors(
+            self.records, segments, state.meta.descriptor_dim
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read_tokens(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.float16]:
+        """Tokens of the records at `rows`, (len(rows), M, D) float16, in that order.
+
+        rows: indices into `records`. Safe to call from several threads. Raises MapError where a picture's
+        tokens cannot be read or are not as they were written, IndexError for a row that is not there,
+        ValueError once the map is closed.
+        """
+        wanted = [self.records[_checked_row(row, len(self.records))] for row in rows]
+        tokens = np.empty((len(wanted), *self.token_shape), np.float16)
+        # In the order of the files and offsets: a disk reads forward several times as fast.
+        for place in sorted(range(len(wanted)), key=lambda place: (wanted[place].segment, wanted[place].row)):
+            record = wanted[place]
+            tokens[place] = self._segments[record.segment].read_tokens(record)
+        return tokens
+
+    def info(self) -> MapInfo:
+        """Counts and sizes of this snapshot."""
+        stored = self._meta.records
+        with reading(self.path):
+            size = (self.path / catalog.FILE).stat().st_size
+            model_size = sum(file.stat().st_size for file in self.model_path.rglob("*") if file.is_file())
+        size += sum(segment.entry.bytes for segment in self._segments.values())
+        return MapInfo(
+            path=self.path,
+            identity=self.identity,
+            created_by=self._meta.created_by,
+            pictures=len(self.records),
+            with_pose=sum(record.pose is not None for record in self.records),
+            with_gps=sum(record.gps is not None for record in self.records),
+            deleted=stored - len(self.records),
+            segments=len(self._segments),
+            descriptor_dim=self._meta.descriptor_dim,
+            token_shape=self.token_shape,
+            bytes=size,
+            model_bytes=model_size,
+            bytes_per_picture=size / stored if stored else 0.0,
+        )
+
+    def close(self) -> None:
+        """Close the segment files; tokens can then no longer be read."""
+        for segment in self._segments.values():
+            segment.close()
+
+    def __enter__(self) -> Map:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _gather_descriptors(
+    records: list[Record], segments: dict[int, Segment], dim: int
+) -> npt.NDArray[np.float32]:
+    """The records' descriptors, (len(records), G), checked; a segment at a time."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, record in enumerate(records):
+        places[record.segment].append(place)
+    descriptors = np.empty((len(records), dim), np.float32)
+    for number, segment in segments.items():
+        stored = segment.read_descriptors()
+        for place in places[number]:
+            segment.check_descriptor(stored, records[place])
+            descriptors[place] = stored[records[place].row]
+    return descriptors
+
+
+def _checked_row(row: int | np.integer, count: int) -> int:
+    if not 0 <= row < count:
+        raise IndexError(f"row {row} of a map of {count} pictures")
+    return int(row)
+
+
+def _allow_open_files(path: Path, segments: int) -> None:
+    """Raise the process's soft limit of open files where the map's segments come near it."""
+    needed = segments + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or needed <= soft:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError) as error:
+        raise MapError(
+            f"{path} has {segments} segments and this process may open {soft} files: "
+            f"allow more with `ulimit -n {needed}`, or merge them with `pairvpr map compact --db {path}`"
+        ) from error

@@ -1,0 +1,131 @@
+"""One picture's entry in a map, and how it becomes a row of the `records` table and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pairvpr.runtime.poses import Gps, Pose
+
+Value = str | int | float | None
+"""What a column may hold."""
+
+COLUMNS: dict[str, str] = {
+    "id": "INTEGER PRIMARY KEY",
+    "name": "TEXT NOT NULL",
+    "source": "TEXT NOT NULL",
+    "timestamp": "REAL",
+    "x": "REAL",
+    "y": "REAL",
+    "z": "REAL",
+    "qx": "REAL",
+    "qy": "REAL",
+    "qz": "REAL",
+    "qw": "REAL",
+    "frame": "TEXT",
+    "latitude": "REAL",
+    "longitude": "REAL",
+    "altitude": "REAL",
+    "segment": "INTEGER NOT NULL",
+    "row": "INTEGER NOT NULL",
+    "deleted": "INTEGER NOT NULL",
+    "descriptor_crc": "INTEGER NOT NULL",
+    "tokens_crc": "INTEGER NOT NULL",
+    "crc": "INTEGER NOT NULL",
+}
+"""The columns of the `records` table, in order, with their types; `crc` covers all before it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture of a map: what it is called, where it was taken, where its features lie.
+
+    id: counts up from 1 and is never used twice.
+    name: path relative to the folder that was given; unique among records that are not deleted.
+    source: where the picture came from, such as the resolved path of that folder.
+    timestamp: seconds, or None.
+    segment, row: the segment's number and the row in its tensors.
+    descriptor_crc, tokens_crc: crc32 of the row's bytes in either tensor.
+    """
+
+    id: int
+    name: str
+    source: str
+    timestamp: float | None
+    pose: Pose | None
+    gps: Gps | None
+    segment: int
+    row: int
+    descriptor_crc: int
+    tokens_crc: int
+    deleted: bool = False
+
+
+def encode(record: Record) -> tuple[Value, ...]:
+    """The record as a row, in the order of COLUMNS.
+
+    Raises ValueError where a text is not Unicode or a number is not finite: SQLite would refuse the
+    one and turn the other into NULL.
+    """
+    for text in (record.name, record.source, record.pose.frame if record.pose else ""):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"the text {text!r} is not valid Unicode")
+    fields: tuple[Value, ...] = (
+        record.id,
+        record.name,
+        record.source,
+        _real(record.timestamp),
+        *_encode_pose(record.pose),
+        *_encode_gps(record.gps),
+        record.segment,
+        record.row,
+        int(record.deleted),
+        record.descriptor_crc,
+        record.tokens_crc,
+    )
+    return (*fields, checksum(fields))
+
+
+def decode(row: Sequence[Any]) -> Record:
+    """The record of a row of COLUMNS; raises ValueError or TypeError where it is not as it was written."""
+    fields, crc = row[:-1], row[-1]
+    if checksum(fields) != crc:
+        raise ValueError(f"record {row[0]} fails its checksum")
+    # The checksum holds, so every column has the type that `encode` gave it.
+    number, name, source, timestamp, x, y, z, *q, frame = fields[:12]
+    latitude, longitude, altitude, segment, place, deleted, descriptor_crc, tokens_crc = fields[12:]
+    pose = None if x is None else Pose(x, y, z, None if q[0] is None else (q[0], q[1], q[2], q[3]), frame)
+    gps = None if latitude is None else Gps(latitude, longitude, altitude)
+    return Record(
+        number, name, source, timestamp, pose, gps, segment, place, descriptor_crc, tokens_crc, bool(deleted)
+    )
+
+
+def checksum(fields: Sequence[object]) -> int:
+    """crc32 of the fields' values and types, the same on every platform."""
+    return zlib.crc32(json.dumps(fields).encode("ascii"))
+
+
+def _encode_pose(pose: Pose | None) -> tuple[Value, ...]:
+    if pose is None:
+        return (None,) * 8
+    q = (None,) * 4 if pose.q is None else tuple(_real(value) for value in pose.q)
+    return (_real(pose.x), _real(pose.y), _real(pose.z), *q, pose.frame)
+
+
+def _encode_gps(gps: Gps | None) -> tuple[Value, ...]:
+    if gps is None:
+        return (None,) * 3
+    return (_real(gps.latitude), _real(gps.longitude), _real(gps.altitude))
+
+
+def _real(value: float | None) -> float | None:
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        raise ValueError(f"the number {value} of its timestamp or position is not finite")
+    return float(value) + 0.0  # SQLite stores -0.0 as 0.0, and the checksum must not see a difference

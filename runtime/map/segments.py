@@ -1,0 +1,197 @@
+"""A segment: one immutable safetensors file with the descriptors and tokens of some hundred pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from pairvpr.runtime.map.faults import damaged, reading
+from pairvpr.runtime.map.records import Record, Value, checksum
+
+FOLDER = "segments"
+
+DESCRIPTOR_TYPE = np.dtype("<f4")
+TOKEN_TYPE = np.dtype("<f2")
+_SAFETENSORS_TYPES = {"F32": DESCRIPTOR_TYPE, "F16": TOKEN_TYPE}
+
+COLUMNS: dict[str, str] = {
+    "number": "INTEGER PRIMARY KEY",
+    "file": "TEXT NOT NULL",
+    "count": "INTEGER NOT NULL",
+    "bytes": "INTEGER NOT NULL",
+    "header_crc": "INTEGER NOT NULL",
+    "crc": "INTEGER NOT NULL",
+}
+"""The columns of the `segments` table, in order, with their types; `crc` covers all before it."""
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """What the map's tables say of a segment file.
+
+    file: its name within the segments folder. count: pictures in it. bytes: its size.
+    header_crc: crc32 of the safetensors header with its length.
+    """
+
+    number: int
+    file: str
+    count: int
+    bytes: int
+    header_crc: int
+
+    def encode(self) -> tuple[Value, ...]:
+        """The entry as a row, in the order of COLUMNS."""
+        fields = (self.number, self.file, self.count, self.bytes, self.header_crc)
+        return (*fields, checksum(fields))
+
+    @staticmethod
+    def decode(row: tuple[Any, ...]) -> SegmentEntry:
+        """The entry of a row of COLUMNS; raises ValueError where it is not as it was written."""
+        if checksum(row[:-1]) != row[-1]:
+            raise ValueError(f"segment {row[0]} fails its checksum")
+        return SegmentEntry(*row[:-1])
+
+
+def segment_file(number: int) -> str:
+    """The name of a segment's file within the segments folder."""
+    return f"{number:06d}.safetensors"
+
+
+def write_segment(
+    folder: Path, number: int, descriptors: npt.NDArray[np.float32], tokens: npt.NDArray[np.float16]
+) -> SegmentEntry:
+    """Write descriptors (n, G) and tokens (n, M, D) so that the file is on the disk, whole, or not there.
+
+    Raises OSError where it cannot be written; the temporary file is then removed.
+    """
+    content = safetensors.numpy.save(
+        {
+            "descriptors": np.ascontiguousarray(descriptors, DESCRIPTOR_TYPE),
+            "tokens": np.ascontiguousarray(tokens, TOKEN_TYPE),
+        }
+    )
+    header = content[: 8 + int.from_bytes(content[:8], "little")]
+    file = segment_file(number)
+    temporary = folder / f"{file}.tmp"
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(folder / file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    return SegmentEntry(number, file, len(descriptors), len(content), zlib.crc32(header))
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's own entries to the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Segment:
+    """An open segment file, read with positioned reads; safe to use from several threads.
+
+    Raises MapError where the file is missing, of another size, or its header is not as it was written.
+    """
+
+    def __init__(self, folder: Path, entry: SegmentEntry, descriptor_dim: int, token_shape: tuple[int, int]):
+        self.entry = entry
+        self.path = folder / entry.file
+        self._descriptor_dim = descriptor_dim
+        self._token_shape = token_shape
+        with reading(self.path):
+            self._stream = FileIO(self.path, "r")
+        try:
+            with reading(self.path):
+                self._descriptors_at, self._tokens_at = self._read_header()
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def read_descriptors(self) -> npt.NDArray[np.float32]:
+        """All descriptors, (count, G) float32, not checked yet: see `check_descriptor`."""
+        count, dim = self.entry.count, self._descriptor_dim
+        content = self._read(self._descriptors_at, count * dim * DESCRIPTOR_TYPE.itemsize)
+        return np.frombuffer(content, DESCRIPTOR_TYPE).reshape(count, dim)
+
+    def check_descriptor(self, descriptors: npt.NDArray[np.float32], record: Record) -> None:
+        """Raise MapError unless the record's row of `descriptors` is as it was written."""
+        if zlib.crc32(descriptors[record.row]) != record.descriptor_crc:
+            raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
+
+    def read_tokens(self, record: Record) -> npt.NDArray[np.float16]:
+        """The record's tokens, (M, D) float16; raises MapError unless they are as they were written."""
+        size = self._token_bytes
+        content = self._read(self._tokens_at + record.row * size, size)
+        if zlib.crc32(content) != record.tokens_crc:
+            raise damaged(self.path, f"the tokens of {record.name!r} fail their checksum")
+        return np.frombuffer(content, TOKEN_TYPE).reshape(self._token_shape)
+
+    @property
+    def _token_bytes(self) -> int:
+        return self._token_shape[0] * self._token_shape[1] * TOKEN_TYPE.itemsize
+
+    def _read(self, offset: int, size: int) -> bytes:
+        descriptor = self._stream.fileno()  # raises ValueError once closed, which is no damage
+        with reading(self.path):
+            content = os.pread(descriptor, size, offset)
+            while len(content) < size:  # a read above 2 GiB, or on some network file systems, comes in parts
+                part = os.pread(descriptor, size - len(content), offset + len(content))
+                if not part:
+                    raise ValueError("it is cut short")
+                content += part
+        return content
+
+    def _read_header(self) -> tuple[int, int]:
+        """Offsets in the file at which the descriptors and the tokens begin."""
+        size = os.fstat(self._stream.fileno()).st_size
+        if size != self.entry.bytes:
+            raise ValueError(f"it has {size} bytes in place of {self.entry.bytes}")
+        start = self._read(0, 8)
+        length = int.from_bytes(start, "little")
+        if length > size - 8:
+            raise ValueError("its header is longer than the file")
+        header = self._read(8, length)
+        if zlib.crc32(header, zlib.crc32(start)) != self.entry.header_crc:
+            raise ValueError("its header fails its checksum")
+        tensors = json.loads(header)
+        count, base = self.entry.count, 8 + length
+        descriptors = _offset(tensors, "descriptors", DESCRIPTOR_TYPE, (count, self._descriptor_dim))
+        tokens = _offset(tensors, "tokens", TOKEN_TYPE, (count, *self._token_shape))
+        return base + descriptors, base + tokens
+
+
+def _offset(tensors: dict[str, Any], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    tensor = tensors[name]
+    if _SAFETENSORS_TYPES.get(tensor["dtype"]) != dtype or tuple(tensor["shape"]) != shape:
+        raise ValueError(f"{name} are {tensor['dtype']} {tensor['shape']}, not {dtype.name} {list(shape)}")
+    return int(tensor["data_offsets"][0])
+
+
+def check_present(folder: Path, entry: SegmentEntry) -> None:
+    """Raise MapError unless the segment's file is there with its size; its content is not read."""
+    path = folder / entry.file
+    with reading(path):
+        size = path.stat().st_size
+    if size != entry.bytes:
+        raise damaged(path, f"it has {size} bytes in place of {entry.bytes}")

@@ -1,0 +1,270 @@
+"""Adding pictures to a map, so that a crash at any moment leaves it as before or after a commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr import __version__
+from pairvpr.errors import MapError
+from pairvpr.runtime.features import Features
+from pairvpr.runtime.map import catalog, records
+from pairvpr.runtime.map.catalog import Meta
+from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
+from pairvpr.runtime.map.faults import reading, writing
+from pairvpr.runtime.map.lock import WriterLock
+from pairvpr.runtime.map.records import Record
+from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, TOKEN_TYPE, check_present, write_segment
+from pairvpr.runtime.poses import Gps, Pose
+
+# A commit at the latest after so many pictures, or bytes of tokens: what a crash can cost.
+COMMIT_PICTURES = 256
+COMMIT_BYTES = 64 * 2**20
+
+_SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
+
+
+class MapWriter:
+    """The one writer of a map; use it as a context manager, in one thread.
+
+    Leaving the context commits, also by an exception or Ctrl-C: the pictures added so far are complete.
+    A commit that fails leaves the map as the commit before made it, and the writer of no further use.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        identity: str,
+        descriptor_dim: int,
+        token_shape: tuple[int, int],
+        settings: Mapping[str, Any] | None = None,
+        install_model: Callable[[Path], None] | None = None,
+    ) -> MapWriter:
+        """Open the map in the folder `path` for adding, or create it there.
+
+        identity, descriptor_dim G and token_shape (M, D): of the bundle that makes the features; those of
+        an existing map must be the same. settings: JSON values; None leaves those of an existing map (a
+        new one has none), others must be equal to them. install_model: writes the bundle into the empty
+        folder it is given; called only to create a map; None to refuse where there is none.
+
+        Raises MapError: no map and no `install_model`, a folder with other things in it, another writer,
+        another identity, damage, a newer format, a folder that cannot be written.
+        """
+        path = Path(path)
+        wanted = Meta(
+            identity=identity,
+            settings=json.loads(json.dumps(dict(settings or {}), allow_nan=False)),
+            descriptor_dim=descriptor_dim,
+            token_shape=(token_shape[0], token_shape[1]),
+            created_by=__version__,
+        )
+        if install_model is None:
+            catalog.check_is_map(path)
+        else:
+            prepare_folder(path)
+        with ExitStack() as stack:
+            lock = WriterLock(path)
+            stack.callback(lock.close)
+            if install_model is not None:
+                prepare_folder(path)  # again: another writer may have been at work until the lock was had
+                if not (path / catalog.FILE).exists():
+                    create_map(path, wanted, install_model)
+            writer = cls(path, lock)
+            stack.pop_all()
+        try:
+            _check_same(path, writer._meta, wanted, settings is not None)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def __init__(self, path: Path, lock: WriterLock):
+        """Take over the folder of a map and its lock, remove what a crash left; see `open`."""
+        self.path = path
+        self._lock = lock
+        self._pending: list[_Pending] = []
+        self._usable = True
+        file = path / catalog.FILE
+        with ExitStack() as stack:
+            with writing(file):
+                self._connection = catalog.connect(path)
+            stack.callback(self._connection.close)
+            with reading(file):
+                state = catalog.read(self._connection, file, thorough=True)
+            for entry in state.segments:
+                check_present(path / FOLDER, entry)
+            _remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
+            stack.pop_all()
+        self._meta = state.meta
+        self._names = {record.name: record.source for record in state.records if not record.deleted}
+        self._last_id = max((record.id for record in state.records), default=0)
+        self._last_segment = max((entry.number for entry in state.segments), default=0)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The map's settings."""
+        return self._meta.settings
+
+    def names(self) -> dict[str, str]:
+        """Name and source of every picture that is not deleted, those not yet committed too."""
+        return dict(self._names)
+
+    def add(
+        self,
+        *,
+        name: str,
+        source: str,
+        features: Features,
+        timestamp: float | None = None,
+        pose: Pose | None = None,
+        gps: Gps | None = None,
+    ) -> None:
+        """Add one picture; `features` are those of one picture, (1, G) and (1, M, D).
+
+        Raises MapError where the name is taken, the features are not finite in float16 tokens or not of
+        the map's shapes, a text or number cannot be stored, or a commit that is due fails.
+        """
+        self._check_usable()
+        if name in self._names:
+            raise MapError(
+                f"{self.path} already holds {name!r}: remove it first, or give the picture another name"
+            )
+        picture = self._checked(name, source, timestamp, pose, gps, features)
+        self._pending.append(picture)
+        self._names[name] = source
+        waiting = len(self._pending)
+        if waiting >= COMMIT_PICTURES or waiting * picture.tokens.nbytes >= COMMIT_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Bring all pictures added so far to the disk, for good; raises MapError where that fails."""
+        self._check_usable()
+        if not self._pending:
+            return
+        number = self._last_segment + 1
+        added = [
+            dataclasses.replace(pending.record, id=self._last_id + 1 + row, segment=number, row=row)
+            for row, pending in enumerate(self._pending)
+        ]
+        meta = dataclasses.replace(
+            self._meta, segments=self._meta.segments + 1, records=self._meta.records + len(added)
+        )
+        self._usable = False  # only the next opening can tell how far a commit came that raises
+        try:
+            with writing(self.path / FOLDER):
+                segment = write_segment(
+                    self.path / FOLDER,
+                    number,
+                    np.stack([pending.descriptor for pending in self._pending]),
+                    np.stack([pending.tokens for pending in self._pending]),
+                )
+            with writing(self.path / catalog.FILE):
+                catalog.append(self._connection, meta, segment, added)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._meta, self._last_id, self._last_segment = meta, added[-1].id, number
+        self._pending.clear()
+        self._usable = True
+
+    def close(self) -> None:
+        """Let go of the map; pictures that were not committed are dropped."""
+        self._usable = False
+        self._connection.close()
+        self._lock.close()
+
+    def __enter__(self) -> MapWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._usable:
+                self.commit()
+        finally:
+            self.close()
+
+    def _check_usable(self) -> None:
+        if not self._usable:
+            raise MapError(f"{self.path} is no longer open for writing: open it again to go on")
+
+    def _checked(
+        self,
+        name: str,
+        source: str,
+        timestamp: float | None,
+        pose: Pose | None,
+        gps: Gps | None,
+        features: Features,
+    ) -> _Pending:
+        """The picture as it will be stored, its arrays copied; raises MapError where it cannot be."""
+        expected = ((1, self._meta.descriptor_dim), (1, *self._meta.token_shape))
+        if (features.descriptors.shape, features.tokens.shape) != expected:
+            raise MapError(
+                f"the features of {name!r} have shapes {features.descriptors.shape} and "
+                f"{features.tokens.shape}, {self.path} holds {expected[0]} and {expected[1]}: "
+                "use the map's own model"
+            )
+        with np.errstate(over="ignore"):  # too large for float16: not finite, and refused below
+            descriptor = features.descriptors[0].astype(DESCRIPTOR_TYPE)
+            tokens = features.tokens[0].astype(TOKEN_TYPE, order="C")
+        if not (np.isfinite(descriptor).all() and np.isfinite(tokens).all()):
+            raise MapError(
+                f"the features of {name!r} are not finite: check the picture, and the model's precision"
+            )
+        crcs = (zlib.crc32(descriptor), zlib.crc32(tokens))
+        record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
+        try:
+            records.encode(record)
+        except ValueError as error:
+            raise MapError(f"{name!r} cannot be added to {self.path}: {error}, correct it") from error
+        return _Pending(record, descriptor, tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A picture waiting for the next commit; its record has no id, segment and row yet."""
+
+    record: Record
+    descriptor: npt.NDArray[np.float32]
+    tokens: npt.NDArray[np.float16]
+
+
+def _check_same(path: Path, held: Meta, wanted: Meta, settings_too: bool) -> None:
+    if held.identity != wanted.identity:
+        raise MapError(
+            f"{path} was made with model {held.identity[:12]}, not {wanted.identity[:12]}: "
+            f"use its own model, {path / MODEL}, or build another map"
+        )
+    shapes = (held.descriptor_dim, *held.token_shape), (wanted.descriptor_dim, *wanted.token_shape)
+    if shapes[0] != shapes[1]:
+        raise MapError(
+            f"{path} holds features of sizes {shapes[0]}, not {shapes[1]}: use its own model, {path / MODEL}"
+        )
+    if settings_too and held.settings != wanted.settings:
+        raise MapError(
+            f"{path} was made with settings {json.dumps(held.settings)}, not {json.dumps(wanted.settings)}: "
+            "use the same or build another map"
+        )
+
+
+def _remove_leftovers(folder: Path, committed: set[str]) -> None:
+    """Make sure of the segments folder and remove the files of commits that were cut short."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed:
+                file.unlink()

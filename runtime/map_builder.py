@@ -1,0 +1,139 @@
+"""Building a map: every picture of a folder, encoded and stored with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from pairvpr.errors import MapError, SourceError
+from pairvpr.runtime.map import Map, MapWriter
+from pairvpr.runtime.model import Model
+from pairvpr.runtime.poses import Place, PlaceFinder
+from pairvpr.runtime.sources import list_pictures
+
+ENCODE_BATCH = 8
+"""Pictures per encoder pass: enough to fill a device, few enough that a break costs little."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What became of a folder's pictures.
+
+    already: those the map held from an earlier run; skipped: one line per picture that could not be read.
+    """
+
+    added: int
+    already: int
+    with_place: int
+    skipped: tuple[str, ...]
+
+
+def add_pictures(
+    images: str | Path,
+    db: str | Path,
+    model: Model,
+    *,
+    poses: str | Path | None = None,
+    strict: bool = False,
+    create: bool = False,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Add every picture of the folder `images` to the map `db`; those it already holds from there are left out.
+
+    poses: a pose file (see `PlaceFinder`). strict: a picture that cannot be read is an error, not a skipped one.
+    create: make the map where there is none. progress: told pictures done and to do.
+    Raises MapError or SourceError; what was committed before stays.
+    """
+    source = str(Path(images).resolve())
+    pictures = list_pictures(images)
+    present = _present(Path(db), model.bundle.identity, create)
+    for name, _ in pictures:
+        if present.get(name, source) != source:
+            raise MapError(
+                f"{db}: already holds a picture {name!r}, from {present[name]}; put the new pictures into a "
+                "subfolder and give the folder above it, so that names differ"
+            )
+    todo = [(name, path) for name, path in pictures if name not in present]
+    finder = PlaceFinder(poses)
+    if poses is not None:
+        if pictures and not any(finder.in_file(name) for name, _ in pictures):
+            raise SourceError(f"{poses}: none of its entries belongs to a picture of {images}; check names or stamps")
+
+    added = with_place = done = 0
+    skipped: list[str] = []
+    with ExitStack() as stack:
+        writer: MapWriter | None = None
+        for batch in _batches(todo):
+            read = list(_read(batch, model, finder, strict, skipped))
+            if read:
+                features = model.encode_prepared(np.stack([image for _, image, _ in read]))
+                writer = writer or stack.enter_context(_open_writer(Path(db), model, create))
+                for i, (name, _, place) in enumerate(read):
+                    writer.add(
+                        name=name,
+                        source=source,
+                        features=features[i],
+                        timestamp=place.timestamp,
+                        pose=place.pose,
+                        gps=place.gps,
+                    )
+                    added += 1
+                    with_place += place.pose is not None or place.gps is not None
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(todo))
+    if added == 0 and not present:
+        raise SourceError(f"{images}: none of its {len(pictures)} pictures could be read; first: {skipped[0]}")
+    return BuildReport(added, len(pictures) - len(todo), with_place, tuple(skipped))
+
+
+def _present(db: Path, identity: str, create: bool) -> dict[str, str]:
+    """Name and source of the pictures the map holds; none where there is no map yet and one may be made."""
+    if create and not (db / "map.sqlite").exists():
+        return {}
+    with Map.open(db) as places:
+        if places.identity != identity:
+            raise MapError(
+                f"{db}: made with model {places.identity[:12]}, not with {identity[:12]}; "
+                "give --model that one, or choose another --db"
+            )
+        return {record.name: record.source for record in places.records}
+
+
+def _open_writer(db: Path, model: Model, create: bool) -> MapWriter:
+    dims = model.bundle.info.dims
+    return MapWriter.open(
+        db,
+        identity=model.bundle.identity,
+        descriptor_dim=dims.descriptor,
+        token_shape=(dims.tokens, dims.token_dim),
+        install_model=model.bundle.install if create else None,
+    )
+
+
+def _batches(pictures: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+    remaining = iter(pictures)
+    while batch := list(islice(remaining, ENCODE_BATCH)):
+        yield batch
+
+
+def _read(
+    batch: Sequence[tuple[str, Path]], model: Model, finder: PlaceFinder, strict: bool, skipped: list[str]
+) -> Iterator[tuple[str, np.ndarray, Place]]:
+    """Name, prepared picture and place of each picture that can be read; the others go to `skipped`."""
+    for name, path in batch:
+        try:
+            image, place = model.prepare(path), finder(name, path)
+        except SourceError as error:
+            if strict:
+                raise
+            skipped.append(str(error))
+        else:
+            yield name, image, place

@@ -1,0 +1,134 @@
+"""The model as the robot uses it: encode pictures, score pairs."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pairvpr.errors import EngineError
+from pairvpr.runtime.bundle import Bundle, Dims
+from pairvpr.runtime.engine import Engines, open_engines
+from pairvpr.runtime.features import Features
+from pairvpr.runtime.pictures import load_picture, resize
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+
+MAX_BATCH = 32
+"""Larger batches than this are no faster on any device seen so far and only take memory."""
+MEMORY_SHARE = 4
+"""A batch may take one part in this many of the memory that is available."""
+
+
+def default_bundle() -> Path:
+    """The bundle that is used where none is named: the `nano` preset, package data."""
+    return Path(str(importlib.resources.files("pairvpr.weights"))) / "nano"
+
+
+def load_model(
+    bundle: str | Path | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    *,
+    threads: int | None = None,
+    batch_size: int | None = None,
+) -> Model:
+    """Open a bundle (the default model's without one) on a device; see `open_engines`.
+
+    batch_size: pairs per forward pass; None derives it from the memory that is available.
+    Raises BundleError or EngineError.
+    """
+    opened = Bundle.open(bundle if bundle is not None else default_bundle())
+    if batch_size is not None and batch_size < 1:
+        raise EngineError(f"batch size {batch_size}: give at least 1")
+    return Model(opened, open_engines(opened, device, precision, threads), batch_size)
+
+
+class Model:
+    """A bundle on an engine."""
+
+    def __init__(self, bundle: Bundle, engines: Engines, batch_size: int | None = None) -> None:
+        self.bundle = bundle
+        self.engines = engines
+        self.batch_size = batch_size or pair_batch(bundle.info.dims, available_memory())
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the pictures the encoder takes."""
+        return self.bundle.info.picture.height, self.bundle.info.picture.width
+
+    def prepare(self, picture: Picture) -> npt.NDArray[np.uint8]:
+        """A picture as the encoder takes it: uint8 (H, W, 3). Raises SourceError."""
+        return resize(load_picture(picture), self.picture_size)
+
+    def encode(self, pictures: Sequence[Picture]) -> Features:
+        """Features of pictures (paths, PIL pictures or uint8 (H, W, 3) RGB arrays). Raises SourceError."""
+        if not pictures:
+            dims = self.bundle.info.dims
+            return Features(
+                np.zeros((0, dims.descriptor), np.float32), np.zeros((0, dims.tokens, dims.token_dim), np.float32)
+            )
+        step = self.batch_size
+        return Features.concatenate(
+            [
+                self.encode_prepared(np.stack([self.prepare(p) for p in pictures[i : i + step]]))
+                for i in range(0, len(pictures), step)
+            ]
+        )
+
+    def encode_prepared(self, images: npt.NDArray[np.uint8]) -> Features:
+        """Features of already resized pictures, uint8 (n, H, W, 3), in one forward pass."""
+        outputs = self.engines.encoder.run({"images": images})
+        return Features(outputs["descriptors"], outputs["tokens"])
+
+    def score(self, query: Features, database: Features) -> npt.NDArray[np.float32]:
+        """Pair scores (n,) of one query with n database pictures, both orders summed: higher = same place."""
+        if len(query) != 1:
+            raise ValueError(f"query must be the features of one picture, not of {len(query)}")
+        step = self.batch_size
+        parts = [
+            self.score_batch(query.tokens, database.tokens[i : i + step]) for i in range(0, len(database), step)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def score_batch(
+        self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
+    ) -> npt.NDArray[np.float32]:
+        """Pair scores (n,) of query tokens (1, T, D) with database tokens (n, M, D) in one forward pass."""
+        tokens = {"query_tokens": query_tokens, "database_tokens": database_tokens}
+        states = self.engines.pair_prefix.run(tokens)
+        outputs = self.engines.pair_suffix.run(
+            {
+                **tokens,
+                "query_state": states["query_state"],
+                "database_state": states["database_state"],
+                "keep": np.arange(len(database_tokens)),
+            }
+        )
+        return outputs["scores"]
+
+
+def pair_batch(dims: Dims, memory: int) -> int:
+    """Pairs per forward pass that fit a share of `memory` bytes.
+
+    A pair holds, in float32 and for both orders: tokens, states, normed states, queries, keys, values and the MLP's
+    hidden layer (about 14 times tokens x width), and two attention matrices per head.
+    """
+    rows = dims.tokens + 1
+    per_pair = 4 * (14 * rows * dims.token_dim + 2 * dims.heads * rows * rows)
+    return int(np.clip(memory // MEMORY_SHARE // per_pair, 1, MAX_BATCH))
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be had now without swapping."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,112 @@
+"""The engine protocol on ONNX Runtime, CPU and CUDA."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.errors import EngineError
+from pairvpr.runtime.engine import Arrays
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+INSTALL = {"cpu": 'pip install "pairvpr[cpu]"', "cuda": 'pip install "pairvpr[gpu]"'}
+
+# One node, y = x + x: ir_version 8, opset 13. Small enough to write down, so that a provider can be tried
+# without a model file.
+TINY_GRAPH = bytes.fromhex(
+    "080812003a370a0e0a01780a017812017922034164641201645a100a0178120b0a09"
+    "080112050a0312016e62100a0179120b0a09080112050a0312016e42040a00100d"
+)
+
+
+def load() -> ModuleType:
+    """The onnxruntime module; raises EngineError with the line that installs it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(f"ONNX Runtime cannot be imported ({error}); run {INSTALL['cpu']}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # What is left when onnxruntime and onnxruntime-gpu were both installed and one was removed.
+        raise EngineError(
+            "the onnxruntime package is broken; run pip uninstall -y onnxruntime onnxruntime-gpu, "
+            f"then {INSTALL['cpu']} or {INSTALL['cuda']}"
+        )
+    return onnxruntime
+
+
+def version() -> str:
+    """Version of ONNX Runtime."""
+    return str(load().__version__)
+
+
+class OnnxRuntimeEngine:
+    """One graph in an inference session on one device."""
+
+    def __init__(self, model: Path | bytes, device: str = "cpu", threads: int | None = None) -> None:
+        ort = load()
+        provider = PROVIDERS[device]
+        available = ort.get_available_providers()
+        if provider not in available:
+            raise EngineError(
+                f"device {device}: this ONNX Runtime {ort.__version__} has no {provider} "
+                f"(it has: {', '.join(available)}); run {INSTALL[device]}"
+            )
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; a warning of the library's is not the user's concern
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        name = model.name if isinstance(model, Path) else "graph"
+        try:
+            self.session: Any = ort.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=[provider]
+            )
+        except Exception as error:  # the library raises its own kinds, which share no base class
+            raise EngineError(f"{name}: ONNX Runtime cannot load it on {device} ({_first_line(error)})") from error
+        # ONNX Runtime falls back to the CPU with no more than a log line: what was obtained is read back.
+        if self.session.get_providers()[0] != provider:
+            raise EngineError(
+                f"device {device}: {provider} could not be started (got: {', '.join(self.session.get_providers())}); "
+                "see `pairvpr doctor`"
+            )
+        self.types = {i.name: TYPES.get(i.type) for i in self.session.get_inputs()}
+        self.outputs = [o.name for o in self.session.get_outputs()]
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray]:
+        """Run the graph on host arrays; float inputs are cast to the type the graph takes."""
+        feed = {name: np.ascontiguousarray(array, dtype=self.types[name]) for name, array in inputs.items()}
+        try:
+            results = self.session.run(self.outputs, feed)
+        except Exception as error:  # as above
+            raise EngineError(f"ONNX Runtime failed ({_first_line(error)}); try a smaller batch") from error
+        return dict(zip(self.outputs, results, strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def working_devices() -> dict[str, str | None]:
+    """The devices that really ran a tiny graph here."""
+    return {device: None for device, problem in try_devices().items() if problem is None}
+
+
+def try_devices() -> dict[str, str | None]:
+    """Each device this ONNX Runtime claims, tried on a tiny graph: None where it works, else the problem."""
+    claimed = load().get_available_providers()
+    return {device: _try(device) for device, provider in PROVIDERS.items() if provider in claimed}
+
+
+def _try(device: str) -> str | None:
+    x = np.array([1.5, -2.0], np.float32)
+    try:
+        y = OnnxRuntimeEngine(TINY_GRAPH, device).run({"x": x})["y"]
+    except EngineError as error:
+        return str(error)
+    return None if np.array_equal(y, x + x) else f"wrong result on a tiny graph: {y.tolist()}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

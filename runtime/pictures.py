@@ -1,0 +1,198 @@
+"""Pictures as the encoder takes them: upright 8-bit RGB, squashed to the model's size."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from pairvpr.errors import SourceError
+
+MIN_SIDE = 16  # pixels; a smaller picture shows no place
+MAX_PIXELS = 100_000_000  # decoded this is 300 MB; beyond it lie decompression bombs
+
+# The formats pictures of places come in. Pillow's others are left out: some run other programs (EPS).
+EXTENSIONS_OF_FORMATS = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg"),
+    "JPEG2000": (".jp2",),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+PICTURE_EXTENSIONS = tuple(sorted(ext for group in EXTENSIONS_OF_FORMATS.values() for ext in group))
+
+_TURN_OF_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
+    """An upright RGB picture from a file, a PIL picture or a uint8 array (H, W, 3) in RGB order.
+
+    EXIF orientation is applied, alpha dropped and 16-bit grey scaled to 8 bit. A PIL picture that needs
+    none of this comes back as it is. Raises SourceError if it is missing, damaged, of a kind that cannot be
+    shown in 8 bit, smaller than MIN_SIDE on a side or larger than MAX_PIXELS.
+    """
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    if isinstance(picture, Image.Image):
+        title = str(getattr(picture, "filename", "") or "the PIL picture")
+        _check_size(picture, title)
+        return _upright_rgb(picture, title)
+    with open_picture(picture) as opened:
+        return _upright_rgb(opened, str(picture))
+
+
+def resize(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """An RGB picture squashed to `size` (height, width): (height, width, 3) uint8.
+
+    Antialiased bilinear, the aspect ratio is not kept: the preprocessing of the published weights.
+    """
+    height, width = size
+    return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+@contextmanager
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
+    """A picture file with only its header read, closed on leaving; raises SourceError as load_picture."""
+    path = Path(path)
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder, not a picture: name a picture in it")
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            raise SourceError(f"{path} is not a file: name a picture file")
+        stream = path.open("rb")
+    except FileNotFoundError:
+        raise SourceError(f"there is no picture {path}: check the path") from None
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be opened ({error.strerror}): check the file and its rights"
+        ) from error
+    with stream:
+        if not stream.read(1):
+            raise SourceError(f"{path} is an empty file: replace or remove it")
+        stream.seek(0)
+        with pillow_reads(str(path)):
+            opened = Image.open(stream, formats=tuple(EXTENSIONS_OF_FORMATS))
+        with opened:
+            _check_size(opened, str(path))
+            yield opened
+
+
+@contextmanager
+def pillow_reads(title: str) -> Iterator[None]:
+    """Turns whatever Pillow raises on the picture `title` into SourceError; keeps its warnings quiet."""
+    with _no_pillow_warnings:
+        try:
+            yield
+        except (MemoryError, SourceError):
+            raise
+        except UnidentifiedImageError as error:
+            known = " ".join(PICTURE_EXTENSIONS)
+            raise SourceError(
+                f"{title} is not a picture of a known format: convert it to one of {known}"
+            ) from error
+        except Image.DecompressionBombError as error:
+            raise SourceError(_too_large(title)) from error
+        except (
+            Exception
+        ) as error:  # damaged bytes surface as nearly any type: OSError, SyntaxError, zlib.error...
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise SourceError(
+                f"{title} is damaged or cannot be decoded ({reason}): replace or remove it"
+            ) from error
+
+
+def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise SourceError(
+            f"an array of shape {array.shape} and dtype {array.dtype} is no picture: "
+            "give uint8 (H, W, 3) in RGB order"
+        )
+    _check_sides(array.shape[1], array.shape[0], "the array")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _upright_rgb(picture: Image.Image, title: str) -> Image.Image:
+    with pillow_reads(title):
+        picture.load()  # before the orientation is read: a TIFF file applies its own while loading
+        turn = _TURN_OF_ORIENTATION.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        if picture.mode == "F":
+            raise SourceError(f"{title} holds floating-point values: convert it to 8 or 16 bit")
+        if picture.mode == "I" or picture.mode.startswith("I;16"):
+            picture = _grey_from_16_bit(picture, title)
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
+        if turn is not None:
+            # Not ImageOps.exif_transpose: it writes the EXIF block anew and fails on tags it cannot write.
+            picture = picture.transpose(turn)
+            picture.info.clear()  # so that nobody turns the picture a second time
+        return picture
+
+
+def _grey_from_16_bit(picture: Image.Image, title: str) -> Image.Image:
+    """16-bit grey scaled to 8 bit; Pillow's own conversion clips everything above 255 to white."""
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise SourceError(f"{title} holds grey values outside 0 to 65535: convert it to 8 or 16 bit")
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
+def _check_size(picture: Image.Image, title: str) -> None:
+    _check_sides(picture.width, picture.height, title)
+
+
+def _check_sides(width: int, height: int, title: str) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise SourceError(f"{title} has {width} x {height} pixels: a picture needs {MIN_SIDE} on each side")
+    if width * height > MAX_PIXELS:
+        raise SourceError(_too_large(title, f" ({width} x {height})"))
+
+
+def _too_large(title: str, size: str = "") -> str:
+    return f"{title} has more than {MAX_PIXELS // 1_000_000} megapixels{size}: scale it down"
+
+
+class _NoPillowWarnings:
+    """Ignores Pillow's warnings while any thread is inside.
+
+    `warnings.catch_warnings` in several threads at once can restore a state that was never there; here the
+    first to enter saves the filters and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved: warnings.catch_warnings[None] = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_no_pillow_warnings = _NoPillowWarnings()

@@ -1,0 +1,95 @@
+"""The reference check: a few pictures with what the network made of them, against what an engine makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from pairvpr.errors import BundleError
+from pairvpr.runtime.bundle import RESTORE
+from pairvpr.runtime.features import Features
+from pairvpr.runtime.model import Model
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest error of a precision: descriptors (absolute and as cosine distance) and pair scores.
+
+    Scores may be off by `scores` plus `scores_relative` times their size.
+    """
+
+    descriptors: float
+    cosine: float
+    scores: float
+    scores_relative: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(descriptors=1e-4, cosine=1e-6, scores=1e-3, scores_relative=0.0),
+    "fp16": Tolerance(descriptors=np.inf, cosine=0.01, scores=0.02, scores_relative=0.01),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """images (n, H, W, 3) uint8; their features; scores (n,) of the first picture with each."""
+
+    images: npt.NDArray[np.uint8]
+    features: Features
+    scores: npt.NDArray[np.float32]
+
+    def save(self, file: Path) -> None:
+        """Write the reference as safetensors."""
+        arrays = {
+            "images": self.images,
+            "descriptors": self.features.descriptors,
+            "tokens": self.features.tokens,
+            "scores": self.scores,
+        }
+        file.write_bytes(save(arrays))
+
+    @staticmethod
+    def load(file: Path) -> Reference:
+        """Read a reference; raises BundleError where the file is not one."""
+        try:
+            arrays = load_file(file)
+            return Reference(
+                arrays["images"], Features(arrays["descriptors"], arrays["tokens"]), arrays["scores"]
+            )
+        except (SafetensorError, KeyError, OSError) as error:
+            raise BundleError(f"{file}: not a reference check ({error}); {RESTORE}") from error
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Largest differences from the network, and whether they are within the precision's tolerance."""
+
+    descriptors: float
+    cosine: float
+    scores: float
+    ok: bool
+
+
+def measure(features: Features, scores: npt.NDArray[np.float32], truth: Reference, precision: str) -> Errors:
+    """Compare features (n pictures) and scores (n,) with the reference's."""
+    expected = truth.features.descriptors
+    cosine = float(np.max(1.0 - np.sum(features.descriptors * expected, axis=1)))
+    descriptors = float(np.max(np.abs(features.descriptors - expected)))
+    differences = np.abs(scores - truth.scores)
+    limit = TOLERANCES[precision]
+    allowed = limit.scores + limit.scores_relative * np.abs(truth.scores)
+    # Written so that NaN fails.
+    ok = descriptors <= limit.descriptors and cosine <= limit.cosine and bool(np.all(differences <= allowed))
+    return Errors(descriptors, cosine, float(np.max(differences)), ok)
+
+
+def check_reference(model: Model) -> Errors:
+    """Run the bundle's reference check on the model's engine. Raises BundleError or EngineError."""
+    truth = Reference.load(model.bundle.reference())
+    features = model.encode_prepared(truth.images)
+    return measure(features, model.score(features[0], features), truth, model.engines.precision)

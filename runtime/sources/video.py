@@ -1,0 +1,179 @@
+"""Videos and finite streams, decoded with PyAV: the only module that imports it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.pictures import load_picture
+from pairvpr.runtime.sources.base import Frame, Source
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+# fmt: off
+VIDEO_EXTENSIONS = (
+    ".264", ".265", ".3gp", ".asf", ".avi", ".dav", ".flv", ".h264", ".h265",
+    ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg",
+    ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+)
+# fmt: on
+
+
+class VideoSource(Source):
+    """Every frame of a video file or finite stream; timestamps are its own, in seconds.
+
+    Takes over the container. A packet that cannot be decoded gives a Frame with its error; when nothing
+    more can be read because of a fault, iterating raises SourceError. It can be iterated once.
+    """
+
+    live = False
+    single = False
+
+    def __init__(self, container: InputContainer, name: str) -> None:
+        self._container = container
+        self._name = name
+        self.length: int | None = video_stream(container).frames or None
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number, decoded in enumerate(decode(self._container, self._name)):
+            yield decoded.as_frame(f"{self._name}#{number:06d}", decoded.seconds)
+
+    def close(self) -> None:
+        """Closes the file or connection."""
+        self._container.close()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded frame, or why its packet could not be decoded; `seconds` as the stream counts them."""
+
+    video_frame: av.VideoFrame | None
+    seconds: float | None
+    error: str | None
+    decode_ms: float
+
+    def as_frame(self, name: str, timestamp: float | None) -> Frame:
+        """Converts the colours to RGB and turns the picture upright."""
+        if self.video_frame is None:
+            return Frame(name, timestamp, None, self.error, self.decode_ms)
+        started = perf_counter()
+        picture, error = None, None
+        try:
+            picture = load_picture(_upright(self.video_frame))
+        except (SourceError, ValueError, OSError) as fault:  # PyAV's errors on odd pixel formats are of these
+            error = f"{name} cannot be converted to RGB ({' '.join(str(fault).split())}): convert the video"
+        return Frame(name, timestamp, picture, error, self.decode_ms + (perf_counter() - started) * 1e3)
+
+
+def open_container(
+    url: str,
+    title: str,
+    *,
+    format: str | None = None,  # noqa: A002  FFmpeg's word for the kind of container or device
+    options: dict[str, str] | None = None,
+    timeout: float | None = None,
+    advice: str = "check that it is a whole video file",
+) -> InputContainer:
+    """Opens a file, stream or device that holds video; messages call it `title`.
+
+    timeout: seconds without data after which opening and reading fail. advice: what to do if opening fails.
+    Raises SourceError if PyAV is missing or there is no video that can be decoded.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise SourceError(f'reading {title} needs PyAV ({error}): pip install "pairvpr[video]"') from error
+    try:
+        # Text in a file's metadata is often not UTF-8, which is no reason to refuse its pictures.
+        container = av.open(url, format=format, options=options, timeout=timeout, metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        raise SourceError(f"{title} cannot be opened ({_reason(error)}): {advice}") from error
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        container.close()
+        what = "holds no video" if stream is None else "is in a video format that PyAV has no decoder for"
+        raise SourceError(f"{title} {what}: {advice}")
+    return container
+
+
+def video_stream(container: InputContainer) -> VideoStream:
+    """The video stream of a container from `open_container`."""
+    stream = container.streams.best("video")
+    assert stream is not None, "open_container returns only containers with video"
+    return stream  # type: ignore[return-value]  # PyAV types it as a Stream of any kind
+
+
+def decode(container: InputContainer, title: str) -> Iterator[Decoded]:
+    """The frames of a container in order; raises SourceError when reading it fails.
+
+    Keeps no frame or packet that it has given away, so that its consumer decides when they are released.
+    """
+    packets = iter(container.demux(video_stream(container)))
+    while (frames := _next_frames(packets, title)) is not None:
+        while frames:
+            yield frames.pop(0)
+
+
+def _next_frames(packets: Iterator[av.Packet], title: str) -> list[Decoded] | None:
+    """What the next packet holds, None at the end."""
+    import av
+
+    started = perf_counter()
+    try:
+        packet = next(packets, None)
+        if packet is None:
+            return None
+    except av.error.FFmpegError as error:
+        advice = "check its connection or file"
+        raise SourceError(f"{title} ended with a fault ({_reason(error)}): {advice}") from error
+    try:
+        video_frames = packet.decode()
+    except av.error.FFmpegError as error:
+        fault = f"{title} has data that cannot be decoded ({_reason(error)}): left out"
+        return [Decoded(None, _seconds(packet), fault, (perf_counter() - started) * 1e3)]
+    share = (perf_counter() - started) * 1e3 / max(len(video_frames), 1)
+    return [Decoded(video_frame, video_frame.time, None, share) for video_frame in video_frames]
+
+
+def _seconds(packet: av.Packet) -> float | None:
+    return None if packet.pts is None else float(packet.pts * packet.time_base)
+
+
+def _upright(video_frame: av.VideoFrame) -> Image.Image:
+    """The frame in RGB, turned by its display matrix: telephones record sideways and say so."""
+    picture = video_frame.to_image()
+    turns = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
+    turn = turns.get(round(_rotation(video_frame) / 90) % 4)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _rotation(video_frame: av.VideoFrame) -> float:
+    """Degrees counterclockwise to the upright picture."""
+    if hasattr(video_frame, "rotation"):
+        return video_frame.rotation
+    # Before PyAV 14.1. Not `video_frame.side_data`: that ties the frame into a reference cycle.
+    from av.sidedata.sidedata import SideDataContainer
+
+    side_data: Any = SideDataContainer(video_frame)  # type: ignore[call-arg]
+    matrix = side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0.0
+    a, b = np.frombuffer(bytes(matrix), np.int32)[:2].tolist()
+    return -math.degrees(math.atan2(b, a))
+
+
+def _reason(error: av.error.FFmpegError) -> str:
+    """FFmpeg's reason, without the address: that may hold a password."""
+    if error.strerror == "Immediate exit requested":  # what FFmpeg says when PyAV's timeout interrupts it
+        return "no data in time"
+    return str(error.strerror)

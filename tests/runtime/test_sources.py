@@ -1,0 +1,532 @@
+import gc
+import http.client
+import http.server
+import io
+import os
+import socketserver
+import struct
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime import sources
+from pairvpr.runtime.sources import LiveSource, list_pictures, open_source
+from pairvpr.runtime.sources.video import VideoSource, _next_frames, open_container
+
+RATE = 10
+TEST_PATTERN = f"testsrc=size=320x240:rate={RATE}"
+
+
+def picture(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
+    return path
+
+
+def write_clip(path, frames=12, side=64, codec="mpeg4"):
+    """A video whose frame i is grey 16 * i, white in its upper half."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream(codec, rate=RATE)
+        stream.width, stream.height = 2 * side, side
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for i in range(frames):
+            pixels = np.full((side, 2 * side, 3), 16 * i, np.uint8)
+            pixels[: side // 2] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def grey(frame):
+    """The lower half's grey value."""
+    return float(np.asarray(frame.picture)[frame.picture.height // 2 + 4 :].mean())
+
+
+@contextmanager
+def serving(handler, kind=http.server.ThreadingHTTPServer):
+    server = kind(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class QuietFiles(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+class MotionJpeg(http.server.BaseHTTPRequestHandler):
+    """What network cameras serve: JPEG pictures, here one every 50 ms and 30 of them."""
+
+    protocol_version = "HTTP/1.1"
+    chunked = True  # without chunks FFmpeg takes the end for a lost connection
+
+    def do_GET(self):
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        if self.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):  # the reader may leave
+            for i in range(30):
+                stream = io.BytesIO()
+                Image.fromarray(np.full((48, 64, 3), 8 * i, np.uint8)).save(stream, "JPEG")
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {stream.tell()}\r\n\r\n"
+                part = head.encode() + stream.getvalue() + b"\r\n"
+                self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n" if self.chunked else part)
+                time.sleep(0.05)
+            self.finish_stream()
+
+    def finish_stream(self):
+        if self.chunked:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_):
+        pass
+
+
+class RtspCamera(socketserver.StreamRequestHandler):
+    """A network camera of 20 frames, one every 50 ms, that sends MPEG-4 over RTSP's own TCP connection."""
+
+    def handle(self):
+        while True:
+            method = self.rfile.readline().decode().partition(" ")[0]
+            header = http.client.parse_headers(self.rfile)
+            self.answer(method, header)
+            if method == "PLAY":
+                self.play()
+                return
+
+    def answer(self, method, header):
+        extra, body = "", ""
+        if method == "DESCRIBE":
+            body = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 MP4V-ES/90000\r\na=control:track\r\n"
+            extra = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
+        if method == "SETUP":
+            assert "TCP" in header["Transport"]  # asked for first
+            extra = f"Transport: {header['Transport']}\r\nSession: 1\r\n"
+        self.wfile.write(f"RTSP/1.0 200 OK\r\nCSeq: {header['CSeq']}\r\n{extra}\r\n{body}".encode())
+
+    def play(self):
+        import av
+
+        encoder = av.CodecContext.create("mpeg4", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = 128, 64, "yuv420p"
+        encoder.time_base = Fraction(1, 20)
+        frames = [
+            av.VideoFrame.from_ndarray(np.full((64, 128, 3), 12 * i, np.uint8), "rgb24") for i in range(20)
+        ]
+        for i, frame in enumerate(frames):
+            frame.pts = i
+            for packet in encoder.encode(frame):
+                rtp = struct.pack(">BBHII", 0x80, 0xE0, i, 4500 * i, 1) + bytes(packet)
+                self.wfile.write(struct.pack(">cBH", b"$", 0, len(rtp)) + rtp)
+            time.sleep(0.05)
+
+
+def test_single_picture(tmp_path):
+    path = picture(tmp_path / "a.png", 7)
+    with open_source(str(path)) as source:
+        assert (source.live, source.single, source.length) == (False, True, 1)
+        (frame,) = source
+    assert (frame.name, frame.timestamp, frame.error) == ("a.png", None, None)
+    assert np.asarray(frame.picture).mean() == 7
+    assert frame.decode_ms > 0
+
+
+def test_single_picture_that_is_broken_raises(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8 no more")
+    with pytest.raises(SourceError, match=r"a\.jpg"):
+        list(open_source(str(tmp_path / "a.jpg")))
+
+
+def test_picture_without_extension_is_known_by_its_content(tmp_path):
+    picture(tmp_path / "a.png").rename(tmp_path / "snapshot")
+    (frame,) = open_source(str(tmp_path / "snapshot"))
+    assert frame.name == "snapshot"
+
+
+def test_folder_in_natural_order_with_a_broken_file(tmp_path):
+    for name in ("10.png", "2.PNG", "b/1.png", "a/x10.png", "a/x9.png", ".hidden/1.png", "a/.2.png"):
+        picture(tmp_path / name)
+    (tmp_path / "3.jpg").write_bytes(b"broken")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with open_source(str(tmp_path)) as source:
+        assert (source.live, source.single, source.length) == (False, False, 6)
+        frames = list(source)
+    assert [frame.name for frame in frames] == [
+        "2.PNG",
+        "3.jpg",
+        "10.png",
+        "a/x9.png",
+        "a/x10.png",
+        "b/1.png",
+    ]
+    assert [frame.name for frame in frames if frame.error] == ["3.jpg"]
+    assert "not a picture" in frames[1].error
+    assert all((frame.picture is None) == (frame.error is not None) for frame in frames)
+    assert list_pictures(tmp_path)[3] == ("a/x9.png", tmp_path / "a" / "x9.png")
+
+
+def test_a_picture_that_vanishes_is_an_error_of_its_own(tmp_path):
+    picture(tmp_path / "1.png")
+    picture(tmp_path / "2.png")
+    source = open_source(str(tmp_path))
+    (tmp_path / "1.png").unlink()
+    assert [frame.error is None for frame in source] == [False, True]
+
+
+def test_linked_folders_are_entered_but_not_in_circles(tmp_path):
+    picture(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "all" / "circle").symlink_to(tmp_path / "all")
+    assert [name for name, _ in list_pictures(tmp_path / "all")] == ["linked/1.png"]
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(SourceError, match="holds no pictures"):
+        open_source(str(tmp_path))
+    with pytest.raises(SourceError, match="is not a folder"):
+        list_pictures(tmp_path / "notes.txt")
+    picture(tmp_path / "a.png").rename(tmp_path / "two\nlines.png")
+    with pytest.raises(SourceError, match="cannot be printed") as caught:
+        list_pictures(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_video_file(tmp_path):
+    path = write_clip(tmp_path / "at 12:30.mp4")  # FFmpeg would take "at 12" for a protocol
+    with open_source(str(path)) as source:
+        assert (source.live, source.single, source.length) == (False, False, 12)
+        frames = list(source)
+    assert [frame.name for frame in frames] == [f"at 12:30.mp4#{i:06d}" for i in range(12)]
+    assert [frame.timestamp for frame in frames] == pytest.approx([i / RATE for i in range(12)])
+    assert [grey(frame) for frame in frames] == pytest.approx([16 * i for i in range(12)], abs=6)
+    assert {frame.picture.mode for frame in frames} == {"RGB"}
+    assert all(frame.error is None and frame.decode_ms > 0 for frame in frames)
+
+
+def test_relative_video_path_with_a_colon(tmp_path, monkeypatch):
+    write_clip(tmp_path / "12:30.mp4", frames=2)
+    monkeypatch.chdir(tmp_path)
+    with open_source("12:30.mp4") as source:
+        assert len(list(source)) == 2
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((0, 1, -1, 0), Image.Transpose.ROTATE_270),
+        ((-1, 0, 0, -1), Image.Transpose.ROTATE_180),
+        ((0, -1, 1, 0), Image.Transpose.ROTATE_90),
+    ],
+)
+def test_video_held_sideways_is_turned_upright(tmp_path, matrix, turn):
+    path = write_clip(tmp_path / "clip.mp4", frames=2)
+    with open_source(str(path)) as source:
+        flat = next(iter(source)).picture
+    content = bytearray(path.read_bytes())
+    at = content.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    with open_source(str(path)) as source:
+        turned = next(iter(source)).picture
+    assert np.array_equal(np.asarray(turned), np.asarray(flat.transpose(turn)))
+
+
+def test_damaged_packets_give_errors_and_the_run_goes_on(tmp_path):
+    path = write_clip(tmp_path / "clip.avi", frames=12, codec="mjpeg")
+    content = path.read_bytes()
+    pieces = content.split(b"\xff\xd8\xff")
+    pieces[5] = (
+        bytes(len(pieces[5]) - 16) + pieces[5][-16:]
+    )  # all of the fifth picture, not the next one's header
+    path.write_bytes(b"\xff\xd8\xff".join(pieces))
+    with open_source(str(path)) as source:
+        frames = list(source)
+    bad = [frame for frame in frames if frame.error]
+    assert len(bad) == 1
+    assert "cannot be decoded" in bad[0].error
+    assert len(frames) == 12
+    assert len({frame.name for frame in frames}) == 12
+
+
+def test_files_that_are_no_video(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "clip.mp4").write_bytes(b"no video at all" * 100)
+    with pytest.raises(SourceError, match=r"clip\.mp4 cannot be opened \(Invalid data.*\): check"):
+        open_source(str(tmp_path / "clip.mp4"))
+    whole = write_clip(tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[:200])
+    with pytest.raises(SourceError, match=r"cut\.mp4 .*: check that it is a whole"):
+        open_source(str(tmp_path / "cut.mp4"))
+
+
+def test_text_is_neither_picture_nor_video(tmp_path):
+    (tmp_path / "notes.txt").write_text("FFmpeg would play this as text art\n" * 20)
+    with pytest.raises(SourceError, match=r"not a picture .*; a video needs one of \.264 "):
+        open_source(str(tmp_path / "notes.txt"))
+
+
+def test_sound_without_video(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(SourceError, match=r"sound\.mp4 holds no video: check"):
+        open_source(str(path))
+
+
+def test_http_video_is_finite_and_complete(tmp_path):
+    write_clip(tmp_path / "clip.mp4")
+    with serving(partial(QuietFiles, directory=str(tmp_path))) as host:
+        with open_source(f"http://user:secret@{host}/clip.mp4") as source:
+            assert isinstance(source, VideoSource)
+            assert (source.live, source.single) == (False, False)
+            frames = []
+            for frame in source:
+                frames.append(frame)
+                time.sleep(0.02)
+        assert [frame.name for frame in frames] == [f"http://{host}/clip.mp4#{i:06d}" for i in range(12)]
+        assert frames[-1].timestamp == pytest.approx(1.1)
+        with pytest.raises(SourceError, match=r"nope\.mp4 cannot be opened \(Server returned 404") as caught:
+            open_source(f"http://user:secret@{host}/nope.mp4")
+    assert "secret" not in str(caught.value)
+
+
+def test_http_camera_is_live():
+    pytest.importorskip("av")
+    with serving(MotionJpeg) as host, open_source(f"http://{host}/video") as source:
+        assert isinstance(source, LiveSource)
+        assert (source.live, source.length) == (True, None)
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            time.sleep(0.2)
+    assert len(frames) >= 3
+    assert source.dropped >= 3
+    assert len(frames) + source.dropped == 30
+    numbers = [int(frame.name.rpartition("#")[2]) for frame in frames]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 29  # the end of the stream does not swallow its last picture
+    assert [grey(frame) for frame in frames] == pytest.approx([8 * number for number in numbers], abs=2)
+    arrived = [frame.timestamp for frame in frames]
+    assert arrived == sorted(arrived)
+    assert arrived[0] == pytest.approx(time.time(), abs=60)
+
+
+def test_rtsp_camera_is_live():
+    pytest.importorskip("av")
+    server = serving(RtspCamera, socketserver.ThreadingTCPServer)
+    with server as host, open_source(f"rtsp://user:secret@{host}/live") as source:
+        assert source.live
+        frames = list(source)
+    assert len(frames) + source.dropped == 20
+    assert {frame.error for frame in frames} == {None}
+    assert frames[-1].name == f"rtsp://{host}/live#000019"
+    assert grey(frames[-1]) == pytest.approx(12 * 19, abs=6)
+
+
+def test_live_source_keeps_only_the_newest():
+    pytest.importorskip("av")
+    with LiveSource.open(f"{TEST_PATTERN},realtime", "test", format="lavfi") as source:
+        frames = []
+        for frame in source:
+            frames.append(frame)
+            if len(frames) == 4:
+                break
+            time.sleep(0.35)
+        thread = source._thread
+        assert thread.is_alive()
+    assert not thread.is_alive()
+    assert frames[0].picture.size == (320, 240)
+    assert frames[0].name.startswith("test#")
+    assert source.dropped >= 3
+    steps = np.diff([int(frame.name.partition("#")[2]) for frame in frames])
+    assert (steps >= 2).all()
+    source.close()
+    assert list(source) == []
+
+
+def test_live_source_ends_with_its_stream():
+    pytest.importorskip("av")
+    with LiveSource.open(f"{TEST_PATTERN}:duration=0.5,realtime", "test", format="lavfi") as source:
+        frames = list(source)
+        assert len(frames) + source.dropped == 5
+        assert frames[-1].name == "test#000004"
+        assert list(source) == []
+
+
+@pytest.mark.parametrize(
+    ("silence", "reason"),
+    [(0, "Input/output error|Invalid data.*"), (5, "no data in time")],
+    ids=["cut", "hangs"],
+)
+def test_live_source_that_is_lost_raises(monkeypatch, silence, reason):
+    pytest.importorskip("av")
+    monkeypatch.setattr("pairvpr.runtime.sources.READ_TIMEOUT", 0.6)
+    released = threading.Event()
+
+    class Breaking(MotionJpeg):
+        chunked = False
+
+        def finish_stream(self):
+            released.wait(silence)
+
+    with serving(Breaking) as host:
+        frames = []
+        with open_source(f"http://{host}/video") as source:
+            with pytest.raises(SourceError, match=rf"ended with a fault \(({reason})\): check"):
+                frames.extend(source)
+            assert frames[-1].name.endswith("#000029")
+        released.set()
+
+
+class Watched:
+    """A container that counts the packets and frames alive when it is closed."""
+
+    def __init__(self, container):
+        self._container = container
+        self.alive = None
+
+    def __getattr__(self, name):
+        return getattr(self._container, name)
+
+    def close(self):
+        av = sys.modules["av"]
+        # PyAV keeps an empty frame to decode the next one into.
+        self.alive = [o for o in gc.get_objects() if isinstance(o, av.VideoFrame) and o.width]
+        self.alive += [o for o in gc.get_objects() if isinstance(o, av.Packet) and o.size]
+        self._container.close()
+
+
+@pytest.mark.parametrize("ending", ["end", "close", "fault"])
+def test_no_frame_outlives_its_container(monkeypatch, ending):
+    """A camera's frames lie in the driver's memory: touching one after closing would crash."""
+    pytest.importorskip("av")
+    gc.collect()
+    pattern = f"{TEST_PATTERN}:duration={0.5 if ending == 'end' else 60},realtime"
+    watched = Watched(open_container(pattern, "test", format="lavfi"))
+    if ending == "fault":
+        countdown = iter("321")
+
+        def faulty(packets, title):
+            frames = _next_frames(packets, title)
+            if next(countdown, None) is None:
+                raise SourceError("unplugged")
+            return frames
+
+        monkeypatch.setattr("pairvpr.runtime.sources.video._next_frames", faulty)
+    with LiveSource(watched, "test") as source:
+        if ending == "close":
+            next(iter(source))
+        else:
+            source._thread.join(5)
+            frames = iter(source)
+            assert next(frames).picture.size == (320, 240)  # the last one, dropped by nobody
+            with pytest.raises(SourceError if ending == "fault" else StopIteration):
+                next(frames)
+    assert watched.alive == []
+
+
+def test_a_bug_in_the_reading_thread_is_raised(monkeypatch):
+    pytest.importorskip("av")
+
+    def broken(*_):
+        raise ZeroDivisionError
+        yield
+
+    monkeypatch.setattr("pairvpr.runtime.sources.live.decode", broken)
+    with LiveSource.open(TEST_PATTERN, "test", format="lavfi") as source, pytest.raises(ZeroDivisionError):
+        list(source)
+
+
+def test_unreachable_streams():
+    pytest.importorskip("av")
+    for scheme in ("rtsp", "http", "https"):
+        with pytest.raises(
+            SourceError, match=rf"{scheme}://127\.0\.0\.1:1/x cannot be opened \(Conn.*: check"
+        ) as e:
+            open_source(f"{scheme}://me:secret@127.0.0.1:1/x")
+        assert "secret" not in str(e.value)
+    with pytest.raises(SourceError, match="is no address"):
+        open_source("http://[bad/x")
+    with pytest.raises(SourceError, match="cannot be opened"):
+        open_source("http://127.0.0.1:1/" + "x" * 5000)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs character devices")  # noqa: PTH110
+def test_character_devices_are_cameras():
+    pytest.importorskip("av")
+    with pytest.raises(
+        SourceError, match=r"null cannot be opened .Inappropriate ioctl.*: see that /dev/null is a"
+    ):
+        open_source("/dev/null")
+
+
+def test_missing_camera_lists_the_cameras_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "DEVICES", tmp_path)
+    with pytest.raises(SourceError, match=r"no camera .*video3; found: none: connect"):
+        open_source("cam3")
+    for name in ("video10", "video2"):
+        (tmp_path / name).touch()
+    with pytest.raises(SourceError, match=r"found: \S+/video2, \S+/video10: connect"):
+        open_source("cam3")
+
+
+def test_an_existing_path_comes_before_a_camera(tmp_path, monkeypatch):
+    picture(tmp_path / "cam0" / "1.png")
+    monkeypatch.chdir(tmp_path)
+    assert [frame.name for frame in open_source("cam0")] == ["1.png"]
+
+
+@pytest.mark.parametrize("query", ["", "nowhere.jpg", "cam", "camera0", "ftp://host/x", "a\0b", "x" * 5000])
+def test_nothing_there(query):
+    with pytest.raises(SourceError, match="is no file, folder, camera or stream: give a picture"):
+        open_source(query)
+
+
+def test_pipes_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="neither file, folder nor camera"):
+        open_source(str(tmp_path / "pipe"))
+
+
+def test_without_pyav(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "clip.mp4").write_bytes(b"any")
+    for query in (str(tmp_path / "clip.mp4"), "/dev/null", "rtsp://127.0.0.1:1/x"):
+        with pytest.raises(SourceError, match=r'needs PyAV .*: pip install "pairvpr\[video\]"$'):
+            open_source(query)
+    picture(tmp_path / "a.png")
+    assert len(list(open_source(str(tmp_path / "a.png")))) == 1
+
+
+def test_exif_orientation_holds_in_folders(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    (frame,) = open_source(str(tmp_path))
+    assert frame.picture.size == (20, 30)
