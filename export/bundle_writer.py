@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,7 +126,8 @@ def _earlier_bundle(out: Path, identity_now: str) -> Bundle | None:
     bundle = Bundle.open(out)
     if bundle.identity != identity_now:
         raise BundleError(
-            f"{out}: holds another model's bundle ({bundle.identity[:12]}, {bundle.info.weights.origin}); choose another --out"
+            f"{out}: holds another model's bundle ({bundle.identity[:12]}, {bundle.info.weights.origin}); "
+            "choose another --out"
         )
     return bundle
 
@@ -159,7 +159,7 @@ def _merge(earlier: BundleInfo, now: BundleInfo) -> BundleInfo:
 def _put(folder: Path, out: Path) -> None:
     """Move the finished files into `out`, the description last."""
     if not out.exists():
-        os.rename(folder, out)
+        folder.rename(out)
         return
     for file in sorted(folder.iterdir(), key=lambda file: file.name == FILE):
-        os.replace(file, out / file.name)
+        file.replace(out / file.name)

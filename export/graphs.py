@@ -8,6 +8,7 @@ self-attention once, and in the last block the class token's query, projection a
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from pairvpr.errors import ExportError
 from pairvpr.model import PairVPR
-from pairvpr.model.decoder import Block, PairDecoder, merge_heads, split_heads
+from pairvpr.model.decoder import Block, Blocks, PairDecoder, merge_heads, split_heads
 from pairvpr.model.encoder import Encoder
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class EncoderGraph(nn.Module):
@@ -48,7 +51,7 @@ class PairPrefix(nn.Module):
 
     def __init__(self, network: PairVPR) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_blocks(network.decoder)[: network.config.split])
+        self.blocks = Blocks(list(network.decoder.blocks)[: network.config.split])
         decoder = network.decoder
         assert decoder.class_token is not None, "a stage-one network is refused before it is exported"
         self.register_buffer("class_token", decoder.class_token.detach() + decoder.class_positions[:1])
@@ -76,8 +79,8 @@ class PairSuffix(nn.Module):
 
     def __init__(self, network: PairVPR) -> None:
         super().__init__()
-        *blocks, last = _blocks(network.decoder)[network.config.split :]
-        self.blocks = nn.ModuleList(blocks)
+        *blocks, last = list(network.decoder.blocks)[network.config.split :]
+        self.blocks = Blocks(blocks)
         self.last = ClassTokenBlock(last)
         self.norm = network.decoder.norm
         self.classifier = network.decoder.classifier
@@ -131,10 +134,6 @@ def check_positions(decoder: PairDecoder) -> None:
         )
 
 
-def _blocks(decoder: PairDecoder) -> list[Block]:
-    return [block for block in decoder.blocks if isinstance(block, Block)]
-
-
 def _with_fixed_positions(encoder: Encoder, image_size: int) -> Encoder:
     """A copy that shares all weights but holds its position table already resized to the picture's grid."""
     grid = image_size // encoder.patch_size
@@ -145,7 +144,7 @@ def _with_fixed_positions(encoder: Encoder, image_size: int) -> Encoder:
     return fixed
 
 
-def _shallow(module: nn.Module) -> nn.Module:
+def _shallow(module: M) -> M:
     """A module of its own with the same children and parameters."""
     twin = copy.copy(module)
     twin._parameters, twin._modules = dict(module._parameters), dict(module._modules)

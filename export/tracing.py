@@ -81,9 +81,7 @@ def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) 
     """Trace a graph and write it into `folder`, its weights in a file of their own; checked by onnx."""
     files = GraphFiles(f"{name}.{precision}.onnx", f"{name}.{precision}.onnx", f"{name}.{precision}.weights")
     model = _trace(spec, precision)
-    onnx_ir.save(
-        model, folder / files.file, external_data=files.weights, size_threshold_bytes=INLINE_BYTES
-    )
+    onnx_ir.save(model, folder / files.file, external_data=files.weights, size_threshold_bytes=INLINE_BYTES)
     if precision == "fp16":
         files = GraphFiles(files.file, f"{name}.{precision}-cpu.onnx", files.weights)
         graph = onnx.load(str(folder / files.file), load_external_data=False)

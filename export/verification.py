@@ -105,9 +105,7 @@ def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str
         "descriptors": errors.descriptors,
         "descriptor_cosine": errors.cosine,
         "tokens": float(np.max(np.abs(features.tokens - expected.features.tokens))),
-        "prefix_class_tokens": float(
-            np.max(np.abs(states["class_tokens"] - truth.class_tokens[: model.batch_size]))
-        ),
+        "prefix_class_tokens": float(np.max(np.abs(states["class_tokens"] - truth.class_tokens[: model.batch_size]))),
         "suffix_scores": float(np.max(np.abs(suffix - truth.scores[kept]))),
         "scores": errors.scores,
     }
@@ -115,7 +113,9 @@ def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str
     if not errors.ok or not np.all(np.isfinite(list(result.values()))):
         raise ExportError(f"the {precision} graphs differ from the network by more than allowed ({where}: {listed})")
     if model.batch_size > 1 and not same_ranking(scores[1:], expected.scores[1:]):
-        raise ExportError(f"the {precision} graphs rank the {CANDIDATES} candidates otherwise than the network ({listed})")
+        raise ExportError(
+            f"the {precision} graphs rank the {CANDIDATES} candidates otherwise than the network ({listed})"
+        )
     return result
 
 

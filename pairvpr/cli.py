@@ -13,6 +13,7 @@ from pairvpr.errors import CheckpointError, MapError
 from pairvpr.runtime.console import Group, Meter, log_to_stderr, say_model
 
 if TYPE_CHECKING:
+    from pairvpr.export.precision import Precision
     from pairvpr.runtime.model import Model
 
 FOLDER = click.Path(path_type=Path)
@@ -41,7 +42,7 @@ def main() -> None:
 @click.option("--fp32", "precision", flag_value="fp32", default=True, help="Full precision (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
 @click.option("--out", type=FOLDER, help="The bundle's folder. Default: models/<preset>.")
-def export(checkpoint: str | None, preset: str | None, precision: str, out: Path | None) -> None:
+def export(checkpoint: str | None, preset: str | None, precision: Precision, out: Path | None) -> None:
     """Export a checkpoint (the default model without one) to a bundle of ONNX graphs."""
     if checkpoint and preset:
         raise click.UsageError("--checkpoint and --preset exclude each other")
@@ -49,7 +50,9 @@ def export(checkpoint: str | None, preset: str | None, precision: str, out: Path
         from pairvpr.export.bundle_writer import export_bundle
         from pairvpr.model import load_checkpoint, seeded_checkpoint
     except ImportError as error:
-        raise CheckpointError(f'export needs torch, timm and onnx ({error}); run pip install "pairvpr[export]"') from error
+        raise CheckpointError(
+            f'export needs torch, timm and onnx ({error}); run pip install "pairvpr[export]"'
+        ) from error
 
     start = time.monotonic()
     loaded = load_checkpoint(checkpoint) if checkpoint else seeded_checkpoint(preset or DEFAULT_PRESET)
@@ -99,9 +102,7 @@ def _add(images: Path, db: Path, model: Model, poses: Path | None, strict: bool,
     from pairvpr.runtime.map_builder import add_pictures
 
     say_model(model.bundle)
-    report = add_pictures(
-        images, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures")
-    )
+    report = add_pictures(images, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures"))
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     click.echo(
@@ -122,7 +123,9 @@ def map_list(db: Path, style: str) -> None:
             place = record.pose or record.gps
             pose = None if place is None else place.as_json()
             if style == "jsonl":
-                line = json.dumps({"name": record.name, "timestamp": record.timestamp, "pose": pose}, ensure_ascii=False)
+                line = json.dumps(
+                    {"name": record.name, "timestamp": record.timestamp, "pose": pose}, ensure_ascii=False
+                )
             else:
                 line = "  ".join([record.name, *([] if place is None else [str(place)])])
             click.echo(line)
@@ -169,7 +172,9 @@ def map_verify(db: Path) -> None:
     for damage in damages:
         click.echo(damage)
     if damages:
-        raise MapError(f"{db}: {len(damages)} damages found, listed above; restore the map from a copy or build it again")
+        raise MapError(
+            f"{db}: {len(damages)} damages found, listed above; restore the map from a copy or build it again"
+        )
     click.echo(f"{db}: intact")
 
 

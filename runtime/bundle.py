@@ -32,8 +32,8 @@ class PictureFormat:
     height: int
     width: int
     resize: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class BundleInfo:
             return BundleInfo(
                 identity=content["identity"],
                 preset=content["preset"],
-                picture=PictureFormat(**{k: tuple(v) if isinstance(v, list) else v for k, v in content["picture"].items()}),
+                picture=PictureFormat(**content["picture"]),
                 dims=Dims(**content["dims"]),
                 weights=Weights(**content["weights"]),
                 top_k=content["top_k"],
@@ -132,7 +132,9 @@ class BundleInfo:
                 made_with=content["made_with"],
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{where}: not a bundle description ({type(error).__name__}: {error}); {RESTORE}") from error
+            raise BundleError(
+                f"{where}: not a bundle description ({type(error).__name__}: {error}); {RESTORE}"
+            ) from error
 
 
 class Bundle:
@@ -194,7 +196,9 @@ class Bundle:
             for name in [*self.info.files, FILE]:
                 _link_or_copy(self.path / name, folder / name)
         except OSError as error:
-            raise BundleError(f"{folder}: the model could not be put there ({error.strerror}); free or allow the folder") from error
+            raise BundleError(
+                f"{folder}: the model could not be put there ({error.strerror}); free or allow the folder"
+            ) from error
 
 
 def sha256(file: Path) -> str:

@@ -59,9 +59,7 @@ def open_engines(
         device = "cuda" if "cuda" in ort.working_devices() else "cpu"
     precision = _choose_precision(bundle, device, precision)
     cpu = device == "cpu"
-    graphs = {
-        name: ort.OnnxRuntimeEngine(bundle.graph(precision, name, cpu), device, threads) for name in GRAPHS
-    }
+    graphs = {name: ort.OnnxRuntimeEngine(bundle.graph(precision, name, cpu), device, threads) for name in GRAPHS}
     description = f"ONNX Runtime {ort.version()} on {device}, {precision}"
     if cpu and precision == "fp16":
         description += " weights cast up at load (float32 arithmetic)"

@@ -62,9 +62,8 @@ def add_pictures(
             )
     todo = [(name, path) for name, path in pictures if name not in present]
     finder = PlaceFinder(poses)
-    if poses is not None:
-        if pictures and not any(finder.in_file(name) for name, _ in pictures):
-            raise SourceError(f"{poses}: none of its entries belongs to a picture of {images}; check names or stamps")
+    if poses is not None and not any(finder.in_file(name) for name, _ in pictures):
+        raise SourceError(f"{poses}: none of its entries belongs to a picture of {images}; check names or stamps")
 
     added = with_place = done = 0
     skipped: list[str] = []

@@ -91,9 +91,7 @@ class Model:
         if len(query) != 1:
             raise ValueError(f"query must be the features of one picture, not of {len(query)}")
         step = self.batch_size
-        parts = [
-            self.score_batch(query.tokens, database.tokens[i : i + step]) for i in range(0, len(database), step)
-        ]
+        parts = [self.score_batch(query.tokens, database.tokens[i : i + step]) for i in range(0, len(database), step)]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def score_batch(

@@ -80,9 +80,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise SourceError(f"there is no picture {path}: check the path") from None
     except OSError as error:
-        raise SourceError(
-            f"{path} cannot be opened ({error.strerror}): check the file and its rights"
-        ) from error
+        raise SourceError(f"{path} cannot be opened ({error.strerror}): check the file and its rights") from error
     with stream:
         if not stream.read(1):
             raise SourceError(f"{path} is an empty file: replace or remove it")
@@ -104,25 +102,18 @@ def pillow_reads(title: str) -> Iterator[None]:
             raise
         except UnidentifiedImageError as error:
             known = " ".join(PICTURE_EXTENSIONS)
-            raise SourceError(
-                f"{title} is not a picture of a known format: convert it to one of {known}"
-            ) from error
+            raise SourceError(f"{title} is not a picture of a known format: convert it to one of {known}") from error
         except Image.DecompressionBombError as error:
             raise SourceError(_too_large(title)) from error
-        except (
-            Exception
-        ) as error:  # damaged bytes surface as nearly any type: OSError, SyntaxError, zlib.error...
+        except Exception as error:  # damaged bytes surface as nearly any type: OSError, SyntaxError, zlib.error...
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise SourceError(
-                f"{title} is damaged or cannot be decoded ({reason}): replace or remove it"
-            ) from error
+            raise SourceError(f"{title} is damaged or cannot be decoded ({reason}): replace or remove it") from error
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise SourceError(
-            f"an array of shape {array.shape} and dtype {array.dtype} is no picture: "
-            "give uint8 (H, W, 3) in RGB order"
+            f"an array of shape {array.shape} and dtype {array.dtype} is no picture: give uint8 (H, W, 3) in RGB order"
         )
     _check_sides(array.shape[1], array.shape[0], "the array")
     return Image.fromarray(np.ascontiguousarray(array))

@@ -111,9 +111,7 @@ def read_poses(path: str | Path) -> PoseFile:
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not a text file: give {POSE_FILE_FORMS}") from None
     except OSError as error:
-        raise SourceError(
-            f"the pose file {path} cannot be read ({error.strerror}): check the path"
-        ) from error
+        raise SourceError(f"the pose file {path} cannot be read ({error.strerror}): check the path") from error
     number, first = next(_content(lines), (0, ""))
     if not number:
         raise SourceError(f"{path} holds no poses: give {POSE_FILE_FORMS}")
@@ -136,9 +134,7 @@ class CsvPoses:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(columns):
-                raise SourceError(
-                    f"{where}: {len(row)} fields where the header has {len(columns)}: correct it"
-                )
+                raise SourceError(f"{where}: {len(row)} fields where the header has {len(columns)}: correct it")
             if not row[0].strip():
                 raise SourceError(f"{where}: the name is missing: write the picture's path")
             name = PurePosixPath(row[0].strip()).as_posix()
@@ -167,14 +163,10 @@ class TumPoses:
             where = f"{path}, line {number}"
             fields = line.split()
             if len(fields) != 8:
-                raise SourceError(
-                    f'{where}: {len(fields)} fields, not the 8 of "timestamp x y z qx qy qz qw"'
-                )
+                raise SourceError(f'{where}: {len(fields)} fields, not the 8 of "timestamp x y z qx qy qz qw"')
             time = _number(fields[0], where)
             if time in by_time:
-                raise SourceError(
-                    f"{where}: time stamp {fields[0]} stands in the file twice: keep one of the two"
-                )
+                raise SourceError(f"{where}: time stamp {fields[0]} stands in the file twice: keep one of the two")
             by_time[time] = _pose(fields[1:], where)
         self._times = sorted(by_time)
         self._by_time = by_time
@@ -212,9 +204,7 @@ def exif_gps(path: str | Path) -> Gps | None:
     with open_picture(path) as picture, pillow_reads(str(path)):
         tags = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
         latitude = _degrees(tags.get(ExifTags.GPS.GPSLatitude), tags.get(ExifTags.GPS.GPSLatitudeRef), "NS")
-        longitude = _degrees(
-            tags.get(ExifTags.GPS.GPSLongitude), tags.get(ExifTags.GPS.GPSLongitudeRef), "EW"
-        )
+        longitude = _degrees(tags.get(ExifTags.GPS.GPSLongitude), tags.get(ExifTags.GPS.GPSLongitudeRef), "EW")
         if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
             return None
         altitude = _real(tags.get(ExifTags.GPS.GPSAltitude))
@@ -276,9 +266,7 @@ def _pose_place(values: list[str], where: str) -> Place:
 def _gps_place(values: list[str], where: str) -> Place:
     latitude, longitude = (_number(value, where) for value in values[:2])
     if abs(latitude) > 90 or abs(longitude) > 180:
-        raise SourceError(
-            f"{where}: {latitude}, {longitude} is no latitude and longitude in degrees: correct it"
-        )
+        raise SourceError(f"{where}: {latitude}, {longitude} is no latitude and longitude in degrees: correct it")
     altitude = _number(values[2], where) if len(values) > 2 and values[2].strip() else None
     return Place(gps=Gps(latitude, longitude, altitude))
 

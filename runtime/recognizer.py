@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import MapError
-from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.answer import Match, Recognition, Stage
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model, Picture, load_model
@@ -26,9 +26,9 @@ from pairvpr.runtime.sources import Frame
 class PlaceRecognizer:
     """Recognises the places of a map.
 
-        vpr = PlaceRecognizer.open("map/")
-        answer = vpr.recognize("query.jpg")
-        answer.best.name, answer.best.score, answer.best.pose
+    vpr = PlaceRecognizer.open("map/")
+    answer = vpr.recognize("query.jpg")
+    answer.best.name, answer.best.score, answer.best.pose
     """
 
     def __init__(self, places: Map, model: Model, index: DescriptorIndex, top_k: int, rerank: bool = True) -> None:
@@ -126,9 +126,7 @@ class PlaceRecognizer:
             timings=clock.timings(),
         )
 
-    def _rerank(
-        self, query: Features, rows: npt.NDArray[np.int64], clock: Stopwatch
-    ) -> npt.NDArray[np.float32]:
+    def _rerank(self, query: Features, rows: npt.NDArray[np.int64], clock: Stopwatch) -> npt.NDArray[np.float32]:
         """Pair scores (k,) of the candidates, batch by batch, so that their tokens need not fit in memory."""
         parts = []
         for start in range(0, len(rows), self.model.batch_size):
@@ -149,7 +147,7 @@ class PlaceRecognizer:
         for i in order:
             record = self.map.records[rows[i]]
             score = None if scores is None else float(scores[i])
-            stage = "descriptor" if scores is None else "full"
+            stage: Stage = "descriptor" if scores is None else "full"
             matches.append(Match(record.name, score, float(similarities[i]), stage, record.pose or record.gps))
         return tuple(matches)
 

@@ -45,7 +45,7 @@ class Reference:
 
     def save(self, file: Path) -> None:
         """Write the reference as safetensors."""
-        arrays = {
+        arrays: dict[str, npt.NDArray] = {
             "images": self.images,
             "descriptors": self.features.descriptors,
             "tokens": self.features.tokens,
@@ -58,9 +58,7 @@ class Reference:
         """Read a reference; raises BundleError where the file is not one."""
         try:
             arrays = load_file(file)
-            return Reference(
-                arrays["images"], Features(arrays["descriptors"], arrays["tokens"]), arrays["scores"]
-            )
+            return Reference(arrays["images"], Features(arrays["descriptors"], arrays["tokens"]), arrays["scores"])
         except (SafetensorError, KeyError, OSError) as error:
             raise BundleError(f"{file}: not a reference check ({error}); {RESTORE}") from error
 

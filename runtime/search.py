@@ -28,7 +28,7 @@ class FaissIndex:
     def __init__(self, descriptors: npt.NDArray[np.float32]) -> None:
         count, dim = descriptors.shape
         if count < HALF_PRECISION_FROM:
-            self._index = faiss.IndexFlatIP(dim)
+            self._index: faiss.Index = faiss.IndexFlatIP(dim)
         else:
             self._index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
             self._index.train(descriptors)

@@ -85,9 +85,7 @@ def choose_pictures(images: Path, out: Path) -> tuple[list[tuple[str, Path]], in
     return _evenly(found, MAX_PICTURES), len(found)
 
 
-def copy_album(
-    folder: Path, chosen: Sequence[tuple[str, Path]], found: int, visits: int, progress: Progress
-) -> Album:
+def copy_album(folder: Path, chosen: Sequence[tuple[str, Path]], found: int, visits: int, progress: Progress) -> Album:
     """The user's pictures as the map, and shifted and re-lit versions of them as queries, below `folder`.
 
     A picture that cannot be read is left out. Raises SourceError where fewer than 2 can be read.
@@ -138,7 +136,7 @@ def _notes(used: int, found: int, unread: Sequence[SourceError]) -> tuple[str, .
     if used + len(unread) < found:
         notes.append(f"Of your {found} pictures {used + len(unread)} were taken, evenly chosen.")
     if unread:
-        notes.append(f"{len(unread)} could not be read and were left out; the first: {unread[0]}.")
+        notes.append(f"Left out because they could not be read: {len(unread)}; the first: {unread[0]}.")
     return tuple(notes)
 
 

@@ -38,9 +38,10 @@ class Outcome:
 class DemoResult:
     """What a demo found and where it put it.
 
-    top_k: how many candidates of each query were re-ranked. recall_before, recall_after: Recall@1, the share of queries whose first match is right, by descriptor
-    alone and after re-ranking. milliseconds: median for a query; timings: medians by step. trained: whether
-    the model's weights were ever trained. engine: what it ran on. notes: what to know about the pictures.
+    top_k: how many candidates of each query were re-ranked. recall_before, recall_after: Recall@1, the share
+    of queries whose first match is right, by descriptor alone and after re-ranking. milliseconds: median for
+    a query; timings: medians by step. trained: whether the model's weights were ever trained. engine: what it
+    ran on. notes: what to know about the pictures.
     """
 
     places: int

@@ -73,17 +73,13 @@ def _time(result: DemoResult) -> str:
     steps = [(step, spent) for step, spent in result.timings.items() if step != "total"]
     longest = max((spent for _, spent in steps), default=0.0) or 1.0
     rows = [
-        STEP.substitute(
-            step=escape(step), share=f"{100 * spent / longest:.0f}", milliseconds=_milliseconds(spent)
-        )
+        STEP.substitute(step=escape(step), share=f"{100 * spent / longest:.0f}", milliseconds=_milliseconds(spent))
         for step, spent in steps
     ]
     return TIME.substitute(total=_milliseconds(result.milliseconds), steps="\n".join(rows))
 
 
-def _group(
-    title: str, explanation: str, before: bool, after: bool, album: Album, outcomes: Sequence[Outcome]
-) -> str:
+def _group(title: str, explanation: str, before: bool, after: bool, album: Album, outcomes: Sequence[Outcome]) -> str:
     """A heading and a strip for each query that went this way; nothing if none did."""
     found = [each for each in outcomes if (each.right_before, each.right_after) == (before, after)]
     if not found:

@@ -40,7 +40,7 @@ def run_demo(
 
     images: a folder of the user's own pictures for the map, its subfolders included, at most 200 of them;
     None draws `places` made-up ones. visits: queries per picture, at most 100 in all of the user's own.
-    top_k: candidates that are re-ranked, at most the map's size; 10 keep the demo short, on two CPU cores too.
+    top_k: candidates that are re-ranked, at most all; 10 keep the demo short, on two CPU cores too.
     model: a bundle, None for the default; device, precision: see `load_model`. progress: see `Progress`.
 
     `out` is new, empty or an earlier demo's, which is replaced; anything else raises PairVPRError. Raises
@@ -136,6 +136,4 @@ def _writing(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where, reason = error.filename or out, error.strerror or type(error).__name__
-        raise PairVPRError(
-            f"{where} cannot be written ({reason}): choose another folder for the demo"
-        ) from error
+        raise PairVPRError(f"{where} cannot be written ({reason}): choose another folder for the demo") from error

@@ -101,9 +101,7 @@ class Canvas:
         columns = slice(*(self._left_of((right + side * half) / distance) for side in (-1, 1)))
         along = self.across[columns] * np.float32(distance) - np.float32(right - half)
         height = np.float32(EYE) + np.float32(distance) * self.up
-        rows = slice(
-            int(np.count_nonzero(height > thing.texture.shape[0] / SCALE)), int(np.count_nonzero(height > 0))
-        )
+        rows = slice(int(np.count_nonzero(height > thing.texture.shape[0] / SCALE)), int(np.count_nonzero(height > 0)))
         self._paste((rows, columns), thing.texture, height[rows, None], along[None], np.float32(distance))
 
     def _left_of(self, edge: float) -> int:

@@ -42,7 +42,8 @@ td:last-child { width: 5.5em; text-align: right; }
 .pictures { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
 figure { margin: 0; min-width: 0; font-size: 0.78rem; line-height: 1.35; }
 figure img {
-  width: 100%; aspect-ratio: 4 / 3; object-fit: cover; border-radius: 6px; display: block;
+  width: 100%; aspect-ratio: 4 / 3; object-fit: contain; border-radius: 6px; display: block;
+  background: var(--line);
   border: 3px solid var(--line);
 }
 figure.right img { border-color: var(--right); }

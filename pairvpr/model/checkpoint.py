@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pickle
 import zlib
 from collections.abc import Mapping
@@ -71,9 +70,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     partial = path.with_suffix(".partial")
     state = {k: v.contiguous() for k, v in checkpoint.network.state_dict().items()}
     save_file(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
     partial.write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(partial, path.with_suffix(".json"))
+    partial.replace(path.with_suffix(".json"))
 
 
 def seeded_checkpoint(preset: str, seed: int = 0) -> Checkpoint:
@@ -135,13 +134,17 @@ def _load_own(file: Path) -> Checkpoint:
     try:
         description = json.loads(sidecar.read_text())
         if description["format"] > FORMAT:
-            raise CheckpointError(f"{sidecar}: format {description['format']} is newer than this pairvpr reads; upgrade")
+            raise CheckpointError(
+                f"{sidecar}: format {description['format']} is newer than this pairvpr reads; upgrade"
+            )
         config = NetworkConfig(**description["config"])
         weights = WeightsInfo(**description["weights"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{sidecar}: missing; copy it along with {file.name}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(f"{sidecar}: not a checkpoint description ({error}); copy the checkpoint again") from error
+        raise CheckpointError(
+            f"{sidecar}: not a checkpoint description ({error}); copy the checkpoint again"
+        ) from error
     try:
         tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
     except (SafetensorError, OSError) as error:
@@ -216,7 +219,9 @@ def _build(config: NetworkConfig, tensors: dict[str, Tensor], names: dict[str, s
         raise CheckpointError(f"{file}: does not fit {config.encoder} with its decoder: {found}; fetch it again")
     bad = [names[name] for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
-        raise CheckpointError(f"{file}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:SHOWN])}; fetch it again")
+        raise CheckpointError(
+            f"{file}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:SHOWN])}; fetch it again"
+        )
     network.load_state_dict(tensors, assign=True)
     return network.eval()
 

@@ -5,6 +5,8 @@ Architecture: CroCo's cross-attention decoder (Weinzaepfel et al., NeurIPS 2022)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,6 +98,13 @@ class Block(nn.Module):
         return x + self.mlp(self.norm3(x))
 
 
+class Blocks(nn.ModuleList):
+    """Decoder blocks in order."""
+
+    def __iter__(self) -> Iterator[Block]:
+        return super().__iter__()  # type: ignore[return-value]
+
+
 class PairDecoder(nn.Module):
     """Embeds encoder tokens and decodes the first picture's with the second picture's as memory."""
 
@@ -108,7 +117,7 @@ class PairDecoder(nn.Module):
         self.embed = nn.Linear(encoder_width, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("positions", sincos_positions(dim, tokens))
-        self.blocks = nn.ModuleList(Block(dim) for _ in range(config.decoder_depth))
+        self.blocks = Blocks(Block(dim) for _ in range(config.decoder_depth))
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.reconstruction = nn.Linear(dim, PIXELS * patch_size**2)
         self.classifier = nn.Sequential(

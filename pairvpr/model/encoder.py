@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from pairvpr.errors import CheckpointError
 from pairvpr.model.presets import NetworkConfig, PositionResize
+
+UNFIT = "not a timm vision transformer with a class token and a position table; choose another timm model"
 
 
 class Encoder(nn.Module):
@@ -22,11 +26,8 @@ class Encoder(nn.Module):
         args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
         vit = timm.create_model(config.encoder, pretrained=False, **args)
         if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
-            raise CheckpointError(
-                f"encoder {config.encoder}: not a timm vision transformer with a class token and a position "
-                "table; choose another timm model"
-            )
-        self.vit = vit
+            raise CheckpointError(f"encoder {config.encoder}: {UNFIT}")
+        self.vit: Any = vit  # timm's annotations allow for models without class token or table, refused above
         self.mask_token = nn.Parameter(torch.zeros(1, vit.embed_dim))
         self.position_resize: PositionResize = config.position_resize
 
@@ -87,8 +88,11 @@ def resize_positions(table: Tensor, rows: int, columns: int, how: PositionResize
 
 
 def _patch_size(name: str) -> int:
-    """The patch size of a timm model, from its registered configuration."""
+    """The patch size of a timm vision transformer, from its registered configuration."""
     if not timm.is_model(name):
         raise CheckpointError(f"encoder {name}: timm {timm.__version__} has no such model")
     with torch.device("meta"):
-        return int(timm.create_model(name, pretrained=False).patch_embed.patch_size[0])
+        model: Any = timm.create_model(name, pretrained=False)
+    if not isinstance(model, VisionTransformer):
+        raise CheckpointError(f"encoder {name}: {UNFIT}")
+    return int(model.patch_embed.patch_size[0])

@@ -1,0 +1,139 @@
+"""What this computer is: processor, memory, graphics and cameras, as far as it tells without any library."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+# Instructions that decide how fast a network runs, by the names Linux has for them.
+X86_FLAGS = {
+    "avx2": "AVX2",
+    "fma": "FMA",
+    "avx512f": "AVX512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX512-VNNI",
+    "avx512_bf16": "AVX512-BF16",
+    "amx_tile": "AMX",
+}
+ARM_FLAGS = {"asimd": "NEON", "asimdhp": "FP16", "asimddp": "DOT", "i8mm": "I8MM", "bf16": "BF16", "sve": "SVE"}
+TIMEOUT = 10  # seconds that nvidia-smi may take: a hung driver must not hang the caller
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The CPU's model, its instructions that matter, cores this process may use and cores there are.
+
+    quota: cores' worth of time a container grants, None without a limit.
+    """
+
+    model: str
+    flags: tuple[str, ...]
+    cores: int
+    all_cores: int
+    quota: float | None
+
+
+def system() -> str:
+    """The operating system, its kernel and the machine type."""
+    name = platform.system()
+    if name == "Linux":
+        match = re.search(r'^PRETTY_NAME="?([^"\n]*)', read(Path("/etc/os-release")), re.MULTILINE)
+        name = f"{match[1] if match else name}, kernel {platform.release()}"
+    return f"{name}, {platform.machine()}"
+
+
+def processor() -> Processor:
+    """The CPU."""
+    text = read(Path("/proc/cpuinfo"))
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    model = match[1].strip() if match else platform.processor() or platform.machine()
+    return Processor(model, cpu_flags(text), usable_cores(), os.cpu_count() or 1, quota())
+
+
+def cpu_flags(cpuinfo: str) -> tuple[str, ...]:
+    """The flags of /proc/cpuinfo that matter here, by their usual names."""
+    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    present = set(match[1].split()) if match else set()
+    return tuple(name for flag, name in {**X86_FLAGS, **ARM_FLAGS}.items() if flag in present)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
+    """Cores' worth of time that a container (control group, version 2) grants; None without a limit."""
+    match = re.fullmatch(r"(\d+) (\d+)", read(file).strip())
+    return int(match[1]) / int(match[2]) if match and int(match[2]) else None
+
+
+def memory() -> tuple[int, int] | None:
+    """Bytes of memory available now and in all; None where the system does not say."""
+    sizes = dict(re.findall(r"^(Mem\w+):\s*(\d+) kB$", read(Path("/proc/meminfo")), re.MULTILINE))
+    if "MemAvailable" not in sizes or "MemTotal" not in sizes:
+        return None
+    return int(sizes["MemAvailable"]) * 1024, int(sizes["MemTotal"]) * 1024
+
+
+def board() -> str | None:
+    """The name of a board with a device tree, such as a Jetson or a Raspberry Pi; None on other machines."""
+    return read(Path("/proc/device-tree/model")).strip("\0 \n") or None
+
+
+def jetson_release() -> str | None:
+    """The L4T release of a Jetson, such as R36.4.3; None on other machines."""
+    match = re.search(r"R(\d+) .*REVISION: ([\d.]+)", read(Path("/etc/nv_tegra_release")))
+    return f"R{match[1]}.{match[2]}" if match else None
+
+
+def nvidia_gpus() -> list[str] | str:
+    """Name, driver and memory of each NVIDIA GPU, or why they cannot be listed; [] without nvidia-smi."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    try:
+        done = subprocess.run(
+            [command, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"nvidia-smi gave no answer in {TIMEOUT} s"
+    except OSError as error:
+        return f"nvidia-smi cannot be run ({error.strerror})"
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode != 0 or not lines:
+        said = (done.stderr.strip() or done.stdout.strip() or "no GPU listed").splitlines()[0]
+        return f"nvidia-smi failed ({said})"
+    return [", ".join(_gpu_fields(line)) for line in lines]
+
+
+def cameras(folder: Path = Path("/dev")) -> list[str]:
+    """Video devices, in order of their numbers."""
+    numbers = [int(path.name[5:]) for path in folder.glob("video*") if path.name[5:].isdecimal()]
+    return [str(folder / f"video{number}") for number in sorted(numbers)]
+
+
+def read(file: Path) -> str:
+    """The text of one of the system's files; empty where there is none to be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # other systems and containers lack them, which is an answer too
+
+
+def _gpu_fields(line: str) -> list[str]:
+    name, *rest = (field.strip() for field in line.split(","))
+    labels = ("driver ", "")
+    return [name, *(label + value for label, value in zip(labels, rest, strict=False))]

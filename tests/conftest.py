@@ -1,0 +1,81 @@
+"""What tests share: places of data, seeded checkpoints, small bundles."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parent.parent / "shared"
+PARITY = HERE / "parity"
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+seeded = _load(PARITY / "seeded_checkpoint.py")
+
+
+def shared(path: str) -> Path:
+    """A file or folder beside the project; absent it skips the test, but fails it in CI where the rest is there."""
+    found = SHARED / path
+    if not found.exists():
+        if os.environ.get("CI") and SHARED.exists():
+            pytest.fail(f"shared/{path} is missing")
+        pytest.skip(f"needs shared/{path}, which stays outside the project")
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs torch where only the runtime is installed."""
+    if importlib.util.find_spec("torch") is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="needs the export extra"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory):
+    """A function: name of a layout -> the path of its seeded checkpoint in the published format."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def build(name: str) -> Path:
+        path = folder / f"{name}.pth"
+        if not path.exists():
+            here = PARITY / "layouts" / f"{name}.json"
+            layout = here if here.exists() else shared(f"parity/layouts/{name}.json")
+            state = seeded.seeded_state_dict(json.loads(layout.read_text())["tensors"])
+            tensors = {key: torch.from_numpy(value) for key, value in state.items()}
+            torch.save({"model": tensors} if "stage-one" in name else tensors, path)
+        return path
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(checkpoint_of, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of `tiny-decoder` in both precisions, exported by the code under test."""
+    from pairvpr.export.bundle_writer import export_bundle
+    from pairvpr.model import load_checkpoint
+
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    checkpoint = load_checkpoint(checkpoint_of("tiny-decoder"))
+    export_bundle(checkpoint, "fp32", out, lambda step: None)
+    export_bundle(checkpoint, "fp16", out, lambda step: None)
+    return out
