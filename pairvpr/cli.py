@@ -186,8 +186,20 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
     """Build a map, query it, and show on one page what was recognised."""
     from pairvpr.demo.run import run_demo
 
-    result = run_demo(out, images=images, model=model)
-    click.echo(result.summary())
+    meters: dict[str, Meter] = {}
+    result = run_demo(
+        out,
+        images=images,
+        model=model,
+        progress=lambda step, done, total: meters.setdefault(step, Meter(step))(done, total),
+    )
+    if not result.trained:
+        click.echo("the weights are seeded, never trained: the figures show the machinery, not the method")
+    click.echo(
+        f"Recall@1 on {result.queries} queries of {result.places} places: {result.recall_before:.1%} by descriptor, "
+        f"{result.recall_after:.1%} after re-ranking the best {result.top_k}; {result.milliseconds:.0f} ms a query"
+    )
+    click.echo(f"page: {result.report}")
 
 
 @main.command()

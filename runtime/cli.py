@@ -11,7 +11,7 @@ import click
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.console import Command, log_to_stderr, say_model
+from pairvpr.runtime.console import Command, log_to_stderr, release_log, say_model
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 MATCHES = 10
@@ -69,9 +69,9 @@ def main(
         try:
             for frame in source:
                 answer = recognizer.recognize_frame(frame)
+                release_log()
                 line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
                 click.echo(line, file=stream)
-                stream.flush()
         except KeyboardInterrupt:
             if not source.live:
                 raise
@@ -95,7 +95,7 @@ def _opened(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
     if out is None:
         return nullcontext(sys.stdout)
     try:
-        return out.open("w", encoding="utf-8")
+        return out.open("w", encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from logging.handlers import MemoryHandler
 from typing import Any, NoReturn
 
 import click
@@ -16,6 +20,11 @@ from pairvpr.runtime.bundle import Bundle
 
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # since click 8.2
+
+log = logging.getLogger("pairvpr")
+
 
 class _OneLineErrors:
     """Exit 2 and one line on stderr for whatever the user can mend; a traceback is a bug."""
@@ -24,8 +33,14 @@ class _OneLineErrors:
         run: Callable[..., Any] = super().main  # type: ignore[misc]
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Whatever the locale: JSON lines are UTF-8, and a file name need not even be text.
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         try:
             code = run(*args, standalone_mode=False, **extra)
+        except _NO_ARGUMENTS as error:
+            error.show()
+            sys.exit(2)
         except click.UsageError as error:
             hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             _fail(error.format_message().rstrip(".") + hint)
@@ -33,11 +48,25 @@ class _OneLineErrors:
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # The reader (`| head`) has seen enough; what is still buffered has nowhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+        release_log()
         sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what its output cannot take ends here, before click makes exit code 1 of it."""
+        run: Callable[..., Any] = super().invoke  # type: ignore[misc]
+        try:
+            return run(ctx)
+        except BrokenPipeError:  # the reader (`| head`) has seen enough
+            _discard_output()
+            sys.exit(0)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _discard_output()
+            where = error.filename or "the output"
+            raise click.ClickException(
+                f"{where} cannot be written ({error.strerror}); make room, run it again"
+            ) from error
 
 
 class Command(_OneLineErrors, click.Command):
@@ -49,28 +78,47 @@ class Group(_OneLineErrors, click.Group):
 
 
 def _fail(message: str) -> NoReturn:
+    for handler in log.handlers:
+        if isinstance(handler, MemoryHandler):
+            handler.buffer.clear()  # else it comes out when Python leaves
     click.echo("Error: " + " ".join(message.split()), err=True)
     sys.exit(2)
 
 
+def _discard_output() -> None:
+    """What is still buffered has nowhere to go; left there, Python would fail once more on leaving."""
+    with suppress(OSError, ValueError):  # stdout may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def log_to_stderr() -> None:
-    """Send the package's log to stderr as plain lines."""
+    """Send the package's log to stderr as plain lines, from `release_log` or the first warning on."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("pairvpr")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    log.handlers = [MemoryHandler(1000, logging.WARNING, handler, flushOnClose=False)]
+    log.setLevel(logging.INFO)
+
+
+def release_log() -> None:
+    """Show the log from now on. It is held until there is a result, so that a failure says one line: its error."""
+    for handler in log.handlers:
+        if isinstance(handler, MemoryHandler):
+            handler.flushLevel = logging.NOTSET
+            handler.flush()
 
 
 def say_model(bundle: Bundle) -> None:
     """Say on stderr which weights answer, under which licence, and whether they were ever trained."""
     weights = bundle.info.weights
-    click.echo(
-        f"model: {bundle.info.preset} {bundle.identity[:12]}, weights: {weights.origin}, licence: {weights.licence}",
-        err=True,
+    log.info(
+        "model: %s %s, weights: %s, licence: %s",
+        bundle.info.preset,
+        bundle.identity[:12],
+        weights.origin,
+        weights.licence,
     )
     if not weights.trained:
-        click.echo("these weights are seeded, never trained: answers show the machinery, not the method", err=True)
+        log.info("these weights are seeded, never trained: answers show the machinery, not the method")
 
 
 class Meter:
@@ -84,6 +132,7 @@ class Meter:
 
     def __call__(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done, if the last showing was long enough ago or it is the end."""
+        release_log()
         now = time.monotonic()
         if done < total and now - self.shown < self.interval:
             return

@@ -41,7 +41,7 @@ class PairVPR(nn.Module):
         """Pictures uint8 (B, H, W, 3) -> float32 (B, 3, H, W), ImageNet mean and deviation."""
         mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-        return (images.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
+        return (images.float().permute(0, 3, 1, 2) / 255.0 - mean) / std
 
     def describe(self, class_tokens: Tensor) -> Tensor:
         """Class tokens (B, C) -> L2-normalised global descriptors (B, G), float32."""

@@ -57,9 +57,7 @@ class Meta:
         fields = {key: json.loads(value) for key, value in values}
         made = fields.pop("format")
         if made > FORMAT:
-            raise MapError(
-                f"{file} was made by a newer pairvpr (format {made}, this one reads {FORMAT}): upgrade"
-            )
+            raise MapError(f"{file} was made by a newer pairvpr (format {made}, this one reads {FORMAT}): upgrade")
         tokens, width = fields.pop("token_shape")
         return Meta(**fields, token_shape=(tokens, width))
 
@@ -134,8 +132,7 @@ def read(connection: sqlite3.Connection, file: Path, *, thorough: bool = False) 
             for row in _select(connection, "segments", segments_table.COLUMNS, "ORDER BY number")
         ]
         records = [
-            records_table.decode(row)
-            for row in _select(connection, "records", records_table.COLUMNS, "ORDER BY id")
+            records_table.decode(row) for row in _select(connection, "records", records_table.COLUMNS, "ORDER BY id")
         ]
     finally:
         if connection.in_transaction:
@@ -163,9 +160,7 @@ def create(path: Path, meta: Meta) -> None:
     segments_table.sync_folder(path)
 
 
-def append(
-    connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, records: Sequence[Record]
-) -> None:
+def append(connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, records: Sequence[Record]) -> None:
     """Commit one segment and its records, and `meta` that counts them.
 
     Raises sqlite3.Error; the connection is then to be closed, which rolls back what was not committed.
@@ -173,17 +168,13 @@ def append(
     connection.execute("BEGIN IMMEDIATE")
     _insert(connection, "segments", [segment.encode()])
     _insert(connection, "records", [records_table.encode(record) for record in records])
-    connection.executemany(
-        "UPDATE meta SET value = ? WHERE key = ?", [(value, key) for key, value in meta.encode()]
-    )
+    connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(value, key) for key, value in meta.encode()])
     connection.execute("COMMIT")
 
 
 def _connect(file: Path, mode: str) -> sqlite3.Connection:
     # isolation_level None: transactions begin and end where this module says so.
-    return sqlite3.connect(
-        f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None
-    )
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
 
 
 def _make_durable(connection: sqlite3.Connection) -> None:
@@ -210,8 +201,7 @@ def _check_whole(meta: Meta, segments: list[SegmentEntry], records: list[Record]
     """Raise ValueError where rows were lost or came twice: each is sound, so only their number tells."""
     if (len(segments), len(records)) != (meta.segments, meta.records):
         raise ValueError(
-            f"it has {len(segments)} segments and {len(records)} records "
-            f"in place of {meta.segments} and {meta.records}"
+            f"it has {len(segments)} segments and {len(records)} records in place of {meta.segments} and {meta.records}"
         )
     wanted = {(segment.number, row) for segment in segments for row in range(segment.count)}
     found = {(record.segment, record.row) for record in records}

@@ -43,9 +43,7 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MapError(f"{path} is missing: {RESTORE}") from error
     except OSError as error:
-        raise MapError(
-            f"{path} cannot be read ({_reason(error, path)}): {_remedy_of_reading(error)}"
-        ) from error
+        raise MapError(f"{path} cannot be read ({_reason(error, path)}): {_remedy_of_reading(error)}") from error
     except (ValueError, TypeError, KeyError) as error:  # ValueError: also JSON and Unicode errors
         raise damaged(path, error) from error
 

@@ -144,9 +144,7 @@ class Map:
         self.close()
 
 
-def _gather_descriptors(
-    records: list[Record], segments: dict[int, Segment], dim: int
-) -> npt.NDArray[np.float32]:
+def _gather_descriptors(records: list[Record], segments: dict[int, Segment], dim: int) -> npt.NDArray[np.float32]:
     """The records' descriptors, (len(records), G), checked; a segment at a time."""
     places: dict[int, list[int]] = defaultdict(list)
     for place, record in enumerate(records):

@@ -100,9 +100,7 @@ def decode(row: Sequence[Any]) -> Record:
     latitude, longitude, altitude, segment, place, deleted, descriptor_crc, tokens_crc = fields[12:]
     pose = None if x is None else Pose(x, y, z, None if q[0] is None else (q[0], q[1], q[2], q[3]), frame)
     gps = None if latitude is None else Gps(latitude, longitude, altitude)
-    return Record(
-        number, name, source, timestamp, pose, gps, segment, place, descriptor_crc, tokens_crc, bool(deleted)
-    )
+    return Record(number, name, source, timestamp, pose, gps, segment, place, descriptor_crc, tokens_crc, bool(deleted))
 
 
 def checksum(fields: Sequence[object]) -> int:

@@ -30,9 +30,7 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
 
     damages: list[str] = []
     if not (path / MODEL).is_dir():
-        damages.append(
-            f"{path / MODEL} is missing: copy the model's bundle there, or restore the map from a copy"
-        )
+        damages.append(f"{path / MODEL} is missing: copy the model's bundle there, or restore the map from a copy")
     done = 0
     for entry in state.segments:
         try:

@@ -138,9 +138,7 @@ class MapWriter:
         """
         self._check_usable()
         if name in self._names:
-            raise MapError(
-                f"{self.path} already holds {name!r}: remove it first, or give the picture another name"
-            )
+            raise MapError(f"{self.path} already holds {name!r}: remove it first, or give the picture another name")
         picture = self._checked(name, source, timestamp, pose, gps, features)
         self._pending.append(picture)
         self._names[name] = source
@@ -222,9 +220,7 @@ class MapWriter:
             descriptor = features.descriptors[0].astype(DESCRIPTOR_TYPE)
             tokens = features.tokens[0].astype(TOKEN_TYPE, order="C")
         if not (np.isfinite(descriptor).all() and np.isfinite(tokens).all()):
-            raise MapError(
-                f"the features of {name!r} are not finite: check the picture, and the model's precision"
-            )
+            raise MapError(f"the features of {name!r} are not finite: check the picture, and the model's precision")
         crcs = (zlib.crc32(descriptor), zlib.crc32(tokens))
         record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
         try:

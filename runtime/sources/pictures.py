@@ -83,9 +83,7 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
-        raise SourceError(
-            f"the folder {folder} cannot be read ({error.strerror}): check its rights"
-        ) from error
+        raise SourceError(f"the folder {folder} cannot be read ({error.strerror}): check its rights") from error
     for entry in entries:
         if entry.name.startswith("."):
             continue

@@ -240,3 +240,9 @@ def test_command_line_errors_are_one_line(arguments, told):
     assert result.exit_code == 2
     assert told in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_pictures_are_cast_before_anything_else(tiny_bundle):
+    """TensorRT takes uint8 inputs, but no other operation on them than a cast."""
+    model = onnx.load(str(tiny_bundle / "encoder.fp16.onnx"), load_external_data=False)
+    assert [node.op_type for node in model.graph.node if "images" in node.input] == ["Cast"]

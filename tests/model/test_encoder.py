@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import torch.nn.functional as F  # noqa: E402, N812
+import torch.nn.functional as F  # noqa: E402
 
 from pairvpr.errors import CheckpointError  # noqa: E402
 from pairvpr.model.encoder import Encoder, resize_positions  # noqa: E402
@@ -52,7 +52,9 @@ def test_antialiased_resize_is_exact_size_bicubic():
 
 def test_the_two_ways_differ_and_the_native_grid_is_untouched():
     table = torch.randn(1, 37 * 37, 5)
-    assert not torch.allclose(resize_positions(table, 23, 23, "antialias"), resize_positions(table, 23, 23, "offset"), atol=0.05)
+    assert not torch.allclose(
+        resize_positions(table, 23, 23, "antialias"), resize_positions(table, 23, 23, "offset"), atol=0.05
+    )
     for how in ("antialias", "offset"):
         assert resize_positions(table, 37, 37, how) is table
 

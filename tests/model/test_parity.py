@@ -24,7 +24,8 @@ def pictures(count: int, side: int):
 
 
 @pytest.mark.parametrize(
-    "layout", ["tiny-decoder", pytest.param("vits", marks=pytest.mark.slow), pytest.param("vitb-speed", marks=pytest.mark.slow)]
+    "layout",
+    ["tiny-decoder", pytest.param("vits", marks=pytest.mark.slow), pytest.param("vitb-speed", marks=pytest.mark.slow)],
 )
 def test_descriptors_tokens_and_logits_agree(layout, checkpoint_of):
     golden_file = PARITY / "golden" / f"{layout}.npz"

@@ -59,9 +59,7 @@ def check(path):
         if count:
             expected = Features.concatenate([features_of(number) for number in range(count)])
             np.testing.assert_array_equal(opened.descriptors, expected.descriptors)
-            np.testing.assert_array_equal(
-                opened.read_tokens(range(count)), expected.tokens.astype(np.float16)
-            )
+            np.testing.assert_array_equal(opened.read_tokens(range(count)), expected.tokens.astype(np.float16))
     assert (path / "model" / "part" / "encoder.onnx").stat().st_size == 1000
     return count
 

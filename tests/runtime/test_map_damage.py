@@ -112,9 +112,7 @@ def test_a_damaged_record_is_seen_by_every_opening(path):
         lambda: verify_map(path),
         lambda: MapWriter.open(path, **SHAPE),
     ):
-        with pytest.raises(
-            MapError, match=r"map\.sqlite is damaged .* fails its checksum\): restore the map"
-        ):
+        with pytest.raises(MapError, match=r"map\.sqlite is damaged .* fails its checksum\): restore the map"):
             call()
 
 
@@ -247,7 +245,5 @@ def test_a_newer_format(tmp_path, monkeypatch):
         patched.setattr(catalog, "FORMAT", 7)
         MapWriter.open(path, **SHAPE, install_model=install_model).close()
     for call in (Map.open, verify_map, lambda path: MapWriter.open(path, **SHAPE)):
-        with pytest.raises(
-            MapError, match=r"made by a newer pairvpr \(format 7, this one reads 1\): upgrade"
-        ):
+        with pytest.raises(MapError, match=r"made by a newer pairvpr \(format 7, this one reads 1\): upgrade"):
             call(path)

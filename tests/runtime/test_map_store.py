@@ -310,10 +310,6 @@ def test_a_file_is_no_folder(path):
 
 
 def test_the_store_needs_no_torch():
-    code = (
-        "import sys, pairvpr.runtime.map; print({'torch', 'timm', 'onnx', 'onnxruntime'} & set(sys.modules))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path("/")
-    )
+    code = "import sys, pairvpr.runtime.map; print({'torch', 'timm', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path("/"))
     assert result.stdout == "set()\n"

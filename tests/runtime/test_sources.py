@@ -128,9 +128,7 @@ class RtspCamera(socketserver.StreamRequestHandler):
         encoder = av.CodecContext.create("mpeg4", "w")
         encoder.width, encoder.height, encoder.pix_fmt = 128, 64, "yuv420p"
         encoder.time_base = Fraction(1, 20)
-        frames = [
-            av.VideoFrame.from_ndarray(np.full((64, 128, 3), 12 * i, np.uint8), "rgb24") for i in range(20)
-        ]
+        frames = [av.VideoFrame.from_ndarray(np.full((64, 128, 3), 12 * i, np.uint8), "rgb24") for i in range(20)]
         for i, frame in enumerate(frames):
             frame.pts = i
             for packet in encoder.encode(frame):
@@ -256,9 +254,7 @@ def test_damaged_packets_give_errors_and_the_run_goes_on(tmp_path):
     path = write_clip(tmp_path / "clip.avi", frames=12, codec="mjpeg")
     content = path.read_bytes()
     pieces = content.split(b"\xff\xd8\xff")
-    pieces[5] = (
-        bytes(len(pieces[5]) - 16) + pieces[5][-16:]
-    )  # all of the fifth picture, not the next one's header
+    pieces[5] = bytes(len(pieces[5]) - 16) + pieces[5][-16:]  # all of the fifth picture, not the next one's header
     path.write_bytes(b"\xff\xd8\xff".join(pieces))
     with open_source(str(path)) as source:
         frames = list(source)
@@ -466,9 +462,7 @@ def test_a_bug_in_the_reading_thread_is_raised(monkeypatch):
 def test_unreachable_streams():
     pytest.importorskip("av")
     for scheme in ("rtsp", "http", "https"):
-        with pytest.raises(
-            SourceError, match=rf"{scheme}://127\.0\.0\.1:1/x cannot be opened \(Conn.*: check"
-        ) as e:
+        with pytest.raises(SourceError, match=rf"{scheme}://127\.0\.0\.1:1/x cannot be opened \(Conn.*: check") as e:
             open_source(f"{scheme}://me:secret@127.0.0.1:1/x")
         assert "secret" not in str(e.value)
     with pytest.raises(SourceError, match="is no address"):
@@ -480,9 +474,7 @@ def test_unreachable_streams():
 @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs character devices")  # noqa: PTH110
 def test_character_devices_are_cameras():
     pytest.importorskip("av")
-    with pytest.raises(
-        SourceError, match=r"null cannot be opened .Inappropriate ioctl.*: see that /dev/null is a"
-    ):
+    with pytest.raises(SourceError, match=r"null cannot be opened .Inappropriate ioctl.*: see that /dev/null is a"):
         open_source("/dev/null")
 
 

@@ -1,0 +1,317 @@
+"""`pairvpr-run`: answers on stdout in the shapes that are promised, failures in one line and exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pairvpr.demo.scenes import draw_scene
+from pairvpr.runtime.cli import main
+from pairvpr.runtime.map import MapWriter
+from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.model import Model, load_model
+
+COUNT, SIZE = 6, (96, 128)
+RUN = [sys.executable, "-m", "pairvpr.runtime.cli"]
+# The JSON line of the design, which other tools read.
+LINE = [
+    "format", "query", "timestamp", "best", "matches", "accepted", "confidence", "reason", "compared", "complete",
+    "timings", "error",
+]  # fmt: skip
+MATCH = ["name", "score", "similarity", "stage", "pose"]
+STEPS = ["decode", "preprocess", "encode", "search", "gather", "rerank", "total"]
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """The command sends the log to a stderr that ends with it."""
+    logger = logging.getLogger("pairvpr")
+    handlers, level = logger.handlers, logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def home(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures `db`, their `map`, and `queries` of which one is broken."""
+    home = tmp_path_factory.mktemp("home")
+    for folder, visit, count in (("db", 0, COUNT), ("queries", 1, 2)):
+        (home / folder).mkdir()
+        for place in range(count):
+            Image.fromarray(draw_scene(place, visit, SIZE)).save(home / folder / f"p{place}.png")
+    (home / "queries" / "a.jpg").write_bytes(b"broken")
+    poses = home / "poses.csv"
+    lines = [f"p{place}.png,{place},2,0,0,0,0,1" for place in range(COUNT)]
+    poses.write_text("\n".join(["name,x,y,z,qx,qy,qz,qw", *lines]))
+    add_pictures(home / "db", home / "map", model, poses=poses, create=True)
+    return home
+
+
+def run(home: Path, query: str, *options: str, db: str = "map") -> Result:
+    return CliRunner().invoke(main, ["--db", str(home / db), "--query", query, *options])
+
+
+def answers(result: Result) -> list[dict]:
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def assert_one_line(result: Result, *parts: str) -> None:
+    """The error is all there is: exit code 2, one line on stderr, nothing on stdout."""
+    assert result.exit_code == 2, (result.exit_code, result.output)
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stdout == ""
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_json_line_of_one_picture(home: Path) -> None:
+    (line,) = answers(run(home, str(home / "queries" / "p0.png"), "--format", "jsonl"))
+    assert list(line) == LINE
+    assert (line["format"], line["query"], line["timestamp"], line["error"]) == (1, "p0.png", None, None)
+    assert (line["accepted"], line["confidence"], line["reason"]) == (None, None, "not calibrated")
+    assert (line["compared"], line["complete"], len(line["matches"])) == (COUNT, True, COUNT)
+    assert list(line["timings"]) == STEPS
+    assert line["best"] == line["matches"][0]
+    for match in line["matches"]:
+        assert list(match) == MATCH
+        assert match["stage"] == "full"
+        assert -1 <= match["similarity"] <= 1.000001
+        place = float(match["name"][1])
+        assert match["pose"] == {"x": place, "y": 2.0, "z": 0.0, "q": [0, 0, 0, 1], "frame": "map"}
+        assert list(match["pose"]) == ["x", "y", "z", "q", "frame"]
+    scores = [match["score"] for match in line["matches"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_folder_with_a_broken_picture_goes_on(home: Path) -> None:
+    result = run(home, str(home / "queries"), "--format", "jsonl")
+    lines = answers(result)
+    assert [line["query"] for line in lines] == ["a.jpg", "p0.png", "p1.png"]
+    broken = lines[0]
+    assert list(broken) == LINE
+    assert "a.jpg is not a picture" in broken["error"]
+    assert (broken["best"], broken["matches"], broken["compared"], broken["complete"]) == (None, [], 0, False)
+    assert [line["error"] for line in lines[1:]] == [None, None]
+    assert "seeded, never trained" in result.stderr
+    assert "ONNX Runtime" in result.stderr
+
+
+def test_text_for_people(home: Path) -> None:
+    result = run(home, str(home / "queries"), "--matches", "2")
+    assert result.exit_code == 0, result.stderr
+    broken, *lines = result.stdout.splitlines()
+    assert broken.startswith("a.jpg: ")
+    assert "is not a picture" in broken
+    assert len(lines) == 6
+    for query, (head, second, tail) in (("p0.png", lines[:3]), ("p1.png", lines[3:])):
+        assert head.startswith(f"{query} -> p")
+        for line in (head, second):
+            assert "score " in line
+            assert "similarity " in line
+            assert "  at " in line
+        assert second.startswith("    p")
+        assert f"({COUNT} compared in " in tail
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_matches_limits_what_is_listed_not_what_is_compared(home: Path, count: int) -> None:
+    query = str(home / "queries" / "p1.png")
+    (line,) = answers(run(home, query, "--format", "jsonl", "--matches", str(count)))
+    assert len(line["matches"]) == min(count, COUNT)
+    assert line["compared"] == COUNT
+
+
+def test_without_reranking(home: Path) -> None:
+    (line,) = answers(run(home, str(home / "queries" / "p1.png"), "--format", "jsonl", "--no-rerank"))
+    assert {(match["score"], match["stage"]) for match in line["matches"]} == {(None, "descriptor")}
+    assert (line["compared"], line["complete"]) == (0, True)
+    similarities = [match["similarity"] for match in line["matches"]]
+    assert similarities == sorted(similarities, reverse=True)
+    text = run(home, str(home / "queries" / "p1.png"), "--no-rerank").stdout
+    assert text.count("not compared") == COUNT
+
+
+def test_options_reach_the_recogniser(home: Path, model: Model) -> None:
+    query = str(home / "queries" / "p1.png")
+    options = ["--top-k", "2", "--model", str(model.bundle.path), "--device", "cpu", "--precision", "fp16"]
+    (line,) = answers(run(home, query, "--format", "jsonl", "--batch-size", "1", *options))
+    assert line["compared"] == len(line["matches"]) == 2
+
+
+def test_answers_go_to_a_file(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    out.write_text("of yesterday\n" * 1000)
+    result = run(home, str(home / "queries"), "--format", "jsonl", "--out", str(out))
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert [json.loads(line)["query"] for line in out.read_text().splitlines()] == ["a.jpg", "p0.png", "p1.png"]
+
+
+def test_a_single_query_that_cannot_be_read(home: Path) -> None:
+    assert_one_line(run(home, str(home / "queries" / "a.jpg")), "a.jpg is not a picture")
+    assert_one_line(run(home, str(home / "queries" / "a.jpg"), "--format", "jsonl"), "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--query", "cam97"], "there is no camera /dev/video97"),
+        (["--query", "nowhere.jpg"], "no file, folder, camera or stream"),
+        (["--query", ""], "no file, folder, camera or stream"),
+        (["--db", "nowhere"], "nowhere holds no map: build it with"),
+        (["--db", "db"], "holds no map"),
+        (["--top-k", "0"], "top-k 0 is outside 1 to 6"),
+        (["--top-k", "7"], "top-k 7 is outside 1 to 6"),
+        (["--top-k", "many"], "'many' is not a valid integer"),
+        (["--matches", "0"], "--matches"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--device", "gpu"], "'gpu' is not one of"),
+        (["--precision", "fp32"], "no fp32 graphs in this bundle"),
+        (["--model", "nowhere"], "no model bundle there"),
+        (["--format", "xml"], "'xml' is not one of"),
+        (["--out", "nowhere/x.jsonl"], "cannot be written"),
+        (["--out", "db"], "--out"),
+        (["--speed", "high"], "No such option"),
+        (["more"], "unexpected extra argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told_in_one_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
+) -> None:
+    monkeypatch.chdir(home)
+    arguments = ["--db", "map", "--query", "queries/p0.png", *options]
+    assert_one_line(CliRunner().invoke(main, arguments), told)
+
+
+def test_options_that_are_missing() -> None:
+    assert_one_line(CliRunner().invoke(main, ["--query", "x"]), "Missing option '--db'")
+    assert_one_line(CliRunner().invoke(main, ["--db", "x"]), "Missing option '--query'")
+
+
+def test_maps_that_cannot_answer(home: Path, model: Model, tmp_path: Path) -> None:
+    dims = model.bundle.info.dims
+    shapes = {"descriptor_dim": dims.descriptor, "token_shape": (dims.tokens, dims.token_dim)}
+    for name, identity in (("empty", model.bundle.identity), ("other", "0" * 64)):
+        install = model.bundle.install
+        with MapWriter.open(tmp_path / name, identity=identity, install_model=install, **shapes) as writer:
+            if name == "other":
+                writer.add(name="p.png", source="", features=model.encode([draw_scene(0, 0, SIZE)]))
+    query = str(home / "queries" / "p0.png")
+    assert_one_line(run(tmp_path, query, db="empty"), "holds no pictures", "pairvpr map add")
+    assert_one_line(run(tmp_path, query, db="other"), "made with model 000000000000")
+
+
+def test_a_map_damaged_where_it_is_read_only_when_needed(home: Path, model: Model, tmp_path: Path) -> None:
+    add_pictures(home / "db", tmp_path / "map", model, create=True)
+    segment = next((tmp_path / "map" / "segments").iterdir())
+    content = bytearray(segment.read_bytes())
+    content[-7] ^= 1
+    segment.write_bytes(content)
+    assert_one_line(run(tmp_path, str(home / "queries" / "p0.png")), "is damaged", f"tokens of 'p{COUNT - 1}.png'")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_is_full(home: Path) -> None:
+    command = [*RUN, "--db", str(home / "map"), "--query", str(home / "queries"), "--no-rerank"]
+    with Path("/dev/full").open("w") as full:
+        to_stdout = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    to_file = subprocess.run([*command, "--out", "/dev/full"], capture_output=True, text=True, check=False)
+    for done in (to_stdout, to_file):
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("Error: the output cannot be written (No space left")
+        assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough(home: Path) -> None:
+    command = [*RUN, "--db", str(home / "map"), "--query", str(home / "db"), "--format", "jsonl", "--no-rerank"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert b"Traceback" not in errors
+    assert b"BrokenPipe" not in errors
+
+
+def test_names_that_are_no_text(home: Path, tmp_path: Path) -> None:
+    query = os.fsencode(tmp_path) + b"/bad\xff.png"
+    Path(os.fsdecode(query)).write_bytes((home / "queries" / "p0.png").read_bytes())
+    command = [*RUN, "--db", str(home / "map"), "--format", "jsonl", "--no-rerank", "--query", query]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, capture_output=True, env=strict, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode())["query"] == "bad\udcff.png"
+
+
+@contextlib.contextmanager
+def live_camera() -> Iterator[str]:
+    """The address of a camera that sends the same picture again and again."""
+    stream = io.BytesIO()
+    Image.fromarray(draw_scene(0, 1, SIZE)).save(stream, "JPEG")
+    closing = threading.Event()
+
+    class Camera(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+            self.end_headers()
+            head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(stream.getvalue())}\r\n\r\n".encode()
+            with contextlib.suppress(OSError):
+                while not closing.wait(0.05):
+                    self.wfile.write(head + stream.getvalue() + b"\r\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/live"
+        finally:
+            closing.set()
+            server.shutdown()
+
+
+def test_ctrl_c_ends_a_live_camera_well(home: Path) -> None:
+    pytest.importorskip("av")
+    with live_camera() as address:
+        command = [*RUN, "--db", str(home / "map"), "--query", address, "--format", "jsonl", "--top-k", "1"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            ready, _, _ = select.select([process.stdout], [], [], 60)
+            assert ready, "no answer within a minute"
+            time.sleep(0.3)  # some more answers
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert b"Traceback" not in errors
+    lines = [json.loads(line) for line in output.decode().splitlines()]
+    assert len(lines) >= 2
+    assert all(line["error"] is None and line["timestamp"] is not None for line in lines)
