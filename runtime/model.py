@@ -84,6 +84,7 @@ class Model:
     def encode_prepared(self, images: npt.NDArray[np.uint8]) -> Features:
         """Features of already resized pictures, uint8 (n, H, W, 3), in one forward pass."""
         outputs = self.engines.encoder.run({"images": images})
+        self._check_finite(outputs["descriptors"])
         return Features(outputs["descriptors"], outputs["tokens"])
 
     def score(self, query: Features, database: Features) -> npt.NDArray[np.float32]:
@@ -108,7 +109,16 @@ class Model:
                 "keep": np.arange(len(database_tokens)),
             }
         )
+        self._check_finite(outputs["scores"])
         return outputs["scores"]
+
+    def _check_finite(self, values: npt.NDArray) -> None:
+        """Raise EngineError for NaN and infinity, which would sort as if they were answers."""
+        if not np.isfinite(values).all():
+            raise EngineError(
+                f"{self.bundle.path}: the {self.engines.precision} graphs gave values that are not numbers on "
+                f"{self.engines.device}; try another --precision, and check the bundle with `pairvpr doctor`"
+            )
 
 
 def pair_batch(dims: Dims, memory: int) -> int:

@@ -35,6 +35,9 @@ class Pose:
     q: tuple[float, float, float, float] | None = None
     frame: str = "map"
 
+    def __str__(self) -> str:
+        return f"({self.x:.2f}, {self.y:.2f}, {self.z:.2f}) m in {self.frame}"
+
     def as_json(self) -> dict[str, object]:
         """The pose as it stands in JSONL output."""
         q = None if self.q is None else list(self.q)
@@ -48,6 +51,10 @@ class Gps:
     latitude: float
     longitude: float
     altitude: float | None = None
+
+    def __str__(self) -> str:
+        altitude = "" if self.altitude is None else f", {self.altitude:.1f} m"
+        return f"({self.latitude:.6f}, {self.longitude:.6f}{altitude}) in wgs84"
 
     def as_json(self) -> dict[str, object]:
         """The position as it stands in JSONL output, in the place of a metric pose."""

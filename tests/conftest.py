@@ -39,15 +39,6 @@ def shared(path: str) -> Path:
     return found
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs torch where only the runtime is installed."""
-    if importlib.util.find_spec("torch") is not None:
-        return
-    for item in items:
-        if item.get_closest_marker("torch"):
-            item.add_marker(pytest.mark.skip(reason="needs the export extra"))
-
-
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory):
     """A function: name of a layout -> the path of its seeded checkpoint in the published format."""

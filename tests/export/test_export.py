@@ -24,7 +24,6 @@ from pairvpr.runtime import load_model  # noqa: E402
 from pairvpr.runtime.bundle import Bundle  # noqa: E402
 from tests.conftest import PARITY, seeded  # noqa: E402
 
-pytestmark = pytest.mark.torch
 QUIET = lambda step: None  # noqa: E731
 
 

@@ -15,8 +15,6 @@ torch = pytest.importorskip("torch")
 from pairvpr.errors import CheckpointError  # noqa: E402
 from pairvpr.model import PRESETS, PairVPR, load_checkpoint, save_checkpoint, seeded_checkpoint  # noqa: E402
 
-pytestmark = pytest.mark.torch
-
 
 def hollow_checkpoint(layout: dict[str, list[int]], path, stage_one=False):
     """A file with a layout's names and shapes that takes no space: every tensor is one stored number."""

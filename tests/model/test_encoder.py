@@ -13,8 +13,6 @@ from pairvpr.errors import CheckpointError  # noqa: E402
 from pairvpr.model.encoder import Encoder, resize_positions  # noqa: E402
 from pairvpr.model.presets import NetworkConfig  # noqa: E402
 
-pytestmark = pytest.mark.torch
-
 
 def cubic(distance: np.ndarray) -> np.ndarray:
     """Keys' cubic convolution kernel with a = -0.75, the one of bicubic interpolation in torch."""

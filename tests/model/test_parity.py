@@ -12,8 +12,6 @@ torch = pytest.importorskip("torch")
 from pairvpr.model import PairVPR  # noqa: E402
 from pairvpr.runtime.pictures import load_picture, resize  # noqa: E402
 
-pytestmark = pytest.mark.torch
-
 DESCRIPTORS, LOGITS = 1e-4, 1e-3
 
 

@@ -202,3 +202,9 @@ def test_a_reference_that_is_none(tmp_path: Path, content: bytes | None) -> None
 
 def test_the_default_bundle_is_the_one_of_no_name(model: Model) -> None:
     assert model.bundle.path == default_bundle()
+
+
+def test_scores_that_are_no_numbers_are_refused(model: Model, features: Features) -> None:
+    overflown = Features(features.descriptors, np.full_like(features.tokens, np.inf))
+    with pytest.raises(EngineError, match="not numbers"):
+        model.score(features[0], overflown)

@@ -8,12 +8,11 @@ import io
 import json
 import logging
 import os
-import select
+import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,38 +110,31 @@ def test_a_folder_with_a_broken_picture_goes_on(home: Path) -> None:
     result = run(home, str(home / "queries"), "--format", "jsonl")
     lines = answers(result)
     assert [line["query"] for line in lines] == ["a.jpg", "p0.png", "p1.png"]
-    broken = lines[0]
-    assert list(broken) == LINE
+    assert list(broken := lines[0]) == LINE
     assert "a.jpg is not a picture" in broken["error"]
     assert (broken["best"], broken["matches"], broken["compared"], broken["complete"]) == (None, [], 0, False)
     assert [line["error"] for line in lines[1:]] == [None, None]
-    assert "seeded, never trained" in result.stderr
-    assert "ONNX Runtime" in result.stderr
+    assert re.match(r"engine: ONNX Runtime .*\nmodel: nano .*\nthese weights are seeded", result.stderr)
 
 
 def test_text_for_people(home: Path) -> None:
     result = run(home, str(home / "queries"), "--matches", "2")
     assert result.exit_code == 0, result.stderr
     broken, *lines = result.stdout.splitlines()
-    assert broken.startswith("a.jpg: ")
-    assert "is not a picture" in broken
+    assert re.match(r"a\.jpg: .*is not a picture", broken)
     assert len(lines) == 6
+    match = r"p\d\.png  score [+-]\d.*  similarity 0\.\d+  at \S.*"
     for query, (head, second, tail) in (("p0.png", lines[:3]), ("p1.png", lines[3:])):
-        assert head.startswith(f"{query} -> p")
-        for line in (head, second):
-            assert "score " in line
-            assert "similarity " in line
-            assert "  at " in line
-        assert second.startswith("    p")
+        assert re.fullmatch(f"{query} -> {match}", head)
+        assert re.fullmatch(f"    {match}", second)
         assert f"({COUNT} compared in " in tail
 
 
-@pytest.mark.parametrize("count", [1, 3, 100])
+@pytest.mark.parametrize("count", [1, 100])
 def test_matches_limits_what_is_listed_not_what_is_compared(home: Path, count: int) -> None:
     query = str(home / "queries" / "p1.png")
     (line,) = answers(run(home, query, "--format", "jsonl", "--matches", str(count)))
-    assert len(line["matches"]) == min(count, COUNT)
-    assert line["compared"] == COUNT
+    assert (len(line["matches"]), line["compared"]) == (min(count, COUNT), COUNT)
 
 
 def test_without_reranking(home: Path) -> None:
@@ -151,8 +143,7 @@ def test_without_reranking(home: Path) -> None:
     assert (line["compared"], line["complete"]) == (0, True)
     similarities = [match["similarity"] for match in line["matches"]]
     assert similarities == sorted(similarities, reverse=True)
-    text = run(home, str(home / "queries" / "p1.png"), "--no-rerank").stdout
-    assert text.count("not compared") == COUNT
+    assert run(home, str(home / "queries" / "p1.png"), "--no-rerank").stdout.count("not compared") == COUNT
 
 
 def test_options_reach_the_recogniser(home: Path, model: Model) -> None:
@@ -171,8 +162,8 @@ def test_answers_go_to_a_file(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_single_query_that_cannot_be_read(home: Path) -> None:
-    assert_one_line(run(home, str(home / "queries" / "a.jpg")), "a.jpg is not a picture")
-    assert_one_line(run(home, str(home / "queries" / "a.jpg"), "--format", "jsonl"), "a.jpg")
+    for style in ("text", "jsonl"):
+        assert_one_line(run(home, str(home / "queries" / "a.jpg"), "--format", style), "a.jpg is not a picture")
 
 
 @pytest.mark.parametrize(
@@ -205,11 +196,7 @@ def test_mistakes_are_told_in_one_line(
     monkeypatch.chdir(home)
     arguments = ["--db", "map", "--query", "queries/p0.png", *options]
     assert_one_line(CliRunner().invoke(main, arguments), told)
-
-
-def test_options_that_are_missing() -> None:
-    assert_one_line(CliRunner().invoke(main, ["--query", "x"]), "Missing option '--db'")
-    assert_one_line(CliRunner().invoke(main, ["--db", "x"]), "Missing option '--query'")
+    assert_one_line(CliRunner().invoke(main, arguments[2:4]), "Missing option '--db'")
 
 
 def test_maps_that_cannot_answer(home: Path, model: Model, tmp_path: Path) -> None:
@@ -248,13 +235,12 @@ def test_output_that_is_full(home: Path) -> None:
 
 def test_a_reader_that_has_seen_enough(home: Path) -> None:
     command = [*RUN, "--db", str(home / "map"), "--query", str(home / "db"), "--format", "jsonl", "--no-rerank"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.close()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert b"Traceback" not in errors
-    assert b"BrokenPipe" not in errors
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end) as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not re.search("Traceback|BrokenPipe", done.stderr)
 
 
 def test_names_that_are_no_text(home: Path, tmp_path: Path) -> None:
@@ -301,17 +287,14 @@ def test_ctrl_c_ends_a_live_camera_well(home: Path) -> None:
     with live_camera() as address:
         command = [*RUN, "--db", str(home / "map"), "--query", address, "--format", "jsonl", "--top-k", "1"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            assert process.stdout is not None
-            ready, _, _ = select.select([process.stdout], [], [], 60)
-            assert ready, "no answer within a minute"
-            time.sleep(0.3)  # some more answers
+        with process, contextlib.ExitStack() as stack:
+            stack.callback(process.kill)
+            assert process.stdout
+            assert process.stderr
+            output = [process.stdout.readline(), process.stdout.readline()]
             process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 0, errors
+            output += process.stdout.readlines()
+            errors = process.stderr.read()
+            assert process.wait(60) == 0, errors
     assert b"Traceback" not in errors
-    lines = [json.loads(line) for line in output.decode().splitlines()]
-    assert len(lines) >= 2
-    assert all(line["error"] is None and line["timestamp"] is not None for line in lines)
+    assert all(json.loads(line)["error"] is None for line in output)

@@ -1,0 +1,21 @@
+"""Measuring how well places are recognised: benchmark data sets, recall, precision and a report. Free of torch."""
+
+from pairvpr.evaluation.benchmark import Benchmark
+from pairvpr.evaluation.datasets import DATASETS, load_dataset
+from pairvpr.evaluation.folders import load_folders
+from pairvpr.evaluation.report import summary, write_report
+from pairvpr.evaluation.results import Evaluation, Figures
+from pairvpr.evaluation.run import evaluate, open_model
+
+__all__ = [
+    "DATASETS",
+    "Benchmark",
+    "Evaluation",
+    "Figures",
+    "evaluate",
+    "load_dataset",
+    "load_folders",
+    "open_model",
+    "summary",
+    "write_report",
+]

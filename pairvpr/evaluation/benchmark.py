@@ -1,0 +1,77 @@
+"""A benchmark: database, queries, and which database pictures are right answers to each query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.errors import SourceError
+
+Picture = tuple[str, Path]
+"""A picture's name, unique within its side of a benchmark, and its file."""
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Pictures of known places, and queries to find among them.
+
+    positives: for each query the indices of the database pictures that are right answers, ascending.
+    protocol: what counts as a right answer, how queries without any count, and after which publication.
+
+    Raises SourceError where there is nothing to measure: an empty side, a name twice, no right answer at all.
+    """
+
+    name: str
+    database: tuple[Picture, ...]
+    queries: tuple[Picture, ...]
+    positives: tuple[Indices, ...]
+    protocol: str
+
+    def __post_init__(self) -> None:
+        if len(self.positives) != len(self.queries):
+            raise ValueError(f"{len(self.queries)} queries need as many positives, not {len(self.positives)}")
+        for side, pictures in (("database", self.database), ("queries", self.queries)):
+            if not pictures:
+                raise SourceError(f"{self.name}: no pictures among its {side}; check the folder")
+            seen: set[str] = set()
+            for name, path in pictures:
+                if name in seen:
+                    raise SourceError(f"{path}: the {side} of {self.name} name {name!r} twice; remove one of the two")
+                seen.add(name)
+        if not any(len(right) for right in self.positives):
+            raise SourceError(
+                f"{self.name}: none of its {len(self.queries)} queries has a right answer in the database; "
+                "check that both sides show the same places"
+            )
+
+
+def within_radius(
+    database: npt.NDArray[np.float64], queries: npt.NDArray[np.float64], radius: float
+) -> tuple[Indices, ...]:
+    """For each query position (m, 2) the database positions (n, 2) at most `radius` metres away, ascending."""
+    by_east = np.argsort(database[:, 0], kind="stable")
+    east = database[by_east, 0]
+    margin = radius + 1e-3  # what rounding may take from the window; the distance decides
+    first = np.searchsorted(east, queries[:, 0] - margin)
+    last = np.searchsorted(east, queries[:, 0] + margin, side="right")
+    found = []
+    for query, start, end in zip(queries, first, last, strict=True):
+        window = by_east[start:end]
+        distance = np.hypot(*(database[window] - query).T)
+        found.append(np.sort(window[distance <= radius]).astype(np.int64))
+    return tuple(found)
+
+
+def within_frames(database: Sequence[int], queries: Sequence[int], tolerance: int) -> tuple[Indices, ...]:
+    """For each query's frame number the database frames at most `tolerance` numbers away, ascending."""
+    frames = np.asarray(database, np.int64)
+    order = np.argsort(frames, kind="stable")
+    wanted = np.asarray(queries, np.int64)
+    first = np.searchsorted(frames[order], wanted - tolerance)
+    last = np.searchsorted(frames[order], wanted + tolerance, side="right")
+    return tuple(np.sort(order[start:end]).astype(np.int64) for start, end in zip(first, last, strict=True))

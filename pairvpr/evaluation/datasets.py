@@ -1,0 +1,118 @@
+"""Published benchmarks by name, in the folders they commonly come in.
+
+pitts30k, pitts250k, tokyo247: the test sets as github.com/gmberton/VPR-datasets-downloader lays them out, pictures
+named by UTM position. nordland-2760, nordland-27592: two protocols on the same pictures, whose figures do not
+compare. msls-val: as published, or as index files. npy: any data set in index files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from pairvpr.errors import SourceError
+from pairvpr.evaluation.benchmark import Benchmark, Picture, within_frames
+from pairvpr.evaluation.folders import utm_folders
+from pairvpr.evaluation.indices import DATABASE, load_index_files
+from pairvpr.evaluation.msls import load_msls_val
+from pairvpr.runtime.sources import list_pictures
+
+LAYOUTS = ("images/test/database", "images/test/queries"), ("database", "queries"), ("ref", "query")
+"""Where database and queries lie: as the downloader writes them, its test folder alone, as VPR-Bench has them."""
+
+
+def load_dataset(name: str, root: str | Path) -> Benchmark:
+    """The published benchmark `name` (one of DATASETS) in the folder `root`. Raises SourceError."""
+    root = Path(root)
+    if name not in DATASETS:
+        raise SourceError(f"{name}: no known data set; give one of {', '.join(DATASETS)}")
+    if not root.exists():
+        raise SourceError(f"{root}: no such folder; give the folder of {name}")
+    return DATASETS[name](root)
+
+
+def _pitts_or_tokyo(name: str, index: str, size: tuple[int, int], root: Path) -> Benchmark:
+    if (root / f"{index}{DATABASE}").exists():
+        return _sized(load_index_files(root / f"{index}{DATABASE}", name), size)
+    return _sized(utm_folders(*_sides(root), name), size)
+
+
+def _msls_val(root: Path) -> Benchmark:
+    file = root / f"msls_val{DATABASE}"
+    return _sized(load_index_files(file, "msls-val") if file.exists() else load_msls_val(root), (18_871, 740))
+
+
+def _nordland_2760(root: Path) -> Benchmark:
+    """Every tenth frame asks, one frame off is right: VPR-Bench (Zaffar et al., IJCV 2021), SALAD and BoQ."""
+    size = (27_592, 2_760)
+    if (root / f"Nordland{DATABASE}").exists():
+        return _sized(load_index_files(root / f"Nordland{DATABASE}", "nordland-2760"), size)
+    return _sized(_nordland("nordland-2760", root, every=10, tolerance=1), size)
+
+
+def _nordland_27592(root: Path) -> Benchmark:
+    """Every frame asks, ten frames off are right: Patch-NetVLAD (Hausler et al., CVPR 2021) and the downloader."""
+    return _sized(_nordland("nordland-27592", root, every=1, tolerance=10), (27_592, 27_592))
+
+
+def _nordland(name: str, root: Path, every: int, tolerance: int) -> Benchmark:
+    """The pictures in order are the frames, the same ones in both seasons; queries may be thinned out already.
+
+    Whatever the names say: the downloader's positions are made up, and differ between its two protocols.
+    """
+    sides = _sides(root)
+    database, queries = (list_pictures(side) for side in sides)
+    asked: list[tuple[int, Picture]]
+    if len(queries) == len(database):
+        asked = list(enumerate(queries))[::every]
+    elif len(queries) == -(-len(database) // every):
+        asked = [(every * i, picture) for i, picture in enumerate(queries)]
+    else:
+        raise SourceError(
+            f"{sides[1]}: {len(queries)} pictures beside {len(database)} of the database; {name} needs as many, "
+            f"or every {every}th of them"
+        )
+    return Benchmark(
+        name,
+        tuple(database),
+        tuple(picture for _, picture in asked),
+        within_frames(range(len(database)), [frame for frame, _ in asked], tolerance),
+        f"Right is a database frame at most {tolerance} off. Every query has one.",
+    )
+
+
+def _sides(root: Path) -> tuple[Path, Path]:
+    for database, queries in LAYOUTS:
+        if (root / database).is_dir() and (root / queries).is_dir():
+            return root / database, root / queries
+    known = ", ".join(f"{database} and {queries}" for database, queries in LAYOUTS)
+    raise SourceError(f"{root}: holds none of {known}; give the folder above them")
+
+
+def _sized(benchmark: Benchmark, published: tuple[int, int]) -> Benchmark:
+    """The benchmark; where it is not as large as the published one, its protocol says so."""
+    found = len(benchmark.database), len(benchmark.queries)
+    if found == published:
+        return benchmark
+    warning = (
+        f" NOT the published set: {found[0]} database pictures and {found[1]} queries here, {published[0]} and "
+        f"{published[1]} there; figures do not compare."
+    )
+    return dataclasses.replace(benchmark, protocol=benchmark.protocol + warning)
+
+
+DATASETS: Mapping[str, Callable[[Path], Benchmark]] = MappingProxyType(
+    {
+        "msls-val": _msls_val,
+        "pitts30k": partial(_pitts_or_tokyo, "pitts30k", "pitts30k_test", (10_000, 6_816)),
+        "pitts250k": partial(_pitts_or_tokyo, "pitts250k", "pitts250k_test", (83_952, 8_280)),
+        "tokyo247": partial(_pitts_or_tokyo, "tokyo247", "tokyo247", (75_984, 315)),
+        "nordland-2760": _nordland_2760,
+        "nordland-27592": _nordland_27592,
+        "npy": load_index_files,
+    }
+)
+"""Name on the command line and the function that loads it from a folder."""

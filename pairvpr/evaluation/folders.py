@@ -1,0 +1,98 @@
+"""Benchmarks of two folders: names that carry UTM positions, or traverses numbered frame by frame."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.errors import SourceError
+from pairvpr.evaluation.benchmark import Benchmark, Picture, within_frames, within_radius
+from pairvpr.runtime.poses import utm_pose
+from pairvpr.runtime.sources import list_pictures
+
+RADIUS = 25.0
+"""Metres within which a database picture is right: the convention of Pitts30k, Tokyo 24/7, MSLS and others."""
+
+
+def load_folders(database: str | Path, queries: str | Path, tolerance: int | None = None) -> Benchmark:
+    """The benchmark of two folders of pictures.
+
+    tolerance: frames; given, pictures are matched by the number in their names, else by @UTM@ positions.
+    Raises SourceError for folders without pictures and names that carry neither.
+    """
+    sides = Path(database), Path(queries)
+    return utm_folders(*sides) if tolerance is None else traverses(*sides, tolerance)
+
+
+def utm_folders(database: Path, queries: Path, name: str | None = None) -> Benchmark:
+    """Two folders whose pictures are named `@UTM_east@UTM_north@...`; right is what lies within RADIUS.
+
+    As github.com/gmberton/VPR-methods-evaluation counts: the radius is inclusive, UTM zones are not looked at,
+    and recall is divided by all queries, so that one without a right answer is a miss.
+    """
+    known, asked = list_pictures(database), list_pictures(queries)
+    positives = within_radius(_positions(known), _positions(asked), RADIUS)
+    without = sum(not len(right) for right in positives)
+    return Benchmark(
+        name or f"{database.name} <- {queries.name}",
+        tuple(known),
+        tuple(asked),
+        positives,
+        f"Right is a database picture within {RADIUS:.0f} m by UTM position. Queries without one count as misses "
+        f"(here {without}), as in VPR-methods-evaluation.",
+    )
+
+
+def traverses(database: Path, queries: Path, tolerance: int) -> Benchmark:
+    """Two traverses of one way whose pictures carry the same frame numbers, as Gardens Point Walking.
+
+    Right is what lies within `tolerance` frames, inclusive; 2 for Gardens Point. The frame number is the last
+    number in a file's name.
+    """
+    if tolerance < 0:
+        raise ValueError(f"tolerance {tolerance}: give 0 or more frames")
+    known, asked = list_pictures(database), list_pictures(queries)
+    positives = within_frames(_frames(known), _frames(asked), tolerance)
+    without = sum(not len(right) for right in positives)
+    return Benchmark(
+        f"{database.name} <- {queries.name}",
+        tuple(known),
+        tuple(asked),
+        positives,
+        f"Right is a database picture whose frame number differs by at most {tolerance}. Queries without one count "
+        f"as misses (here {without}).",
+    )
+
+
+def _positions(pictures: Sequence[Picture]) -> npt.NDArray[np.float64]:
+    """East and north in metres (n, 2)."""
+    poses = [(utm_pose(name), path) for name, path in pictures]
+    for pose, path in poses:
+        if pose is None:
+            raise SourceError(
+                f"{path}: no position in its name; name pictures @UTM_east@UTM_north@..., or give --tolerance FRAMES "
+                "where the number in the name is a frame's"
+            )
+    return np.array([(pose.x, pose.y) for pose, _ in poses if pose is not None], np.float64)
+
+
+def _frames(pictures: Sequence[Picture]) -> list[int]:
+    """The frame number of each picture, every one a different one."""
+    frames: dict[int, Path] = {}
+    for name, path in pictures:
+        numbers = re.findall(r"\d+", PurePosixPath(name).stem)
+        if utm_pose(name) is not None:
+            raise SourceError(f"{path}: its name is a UTM position, no frame number; leave out --tolerance")
+        if not numbers or len(numbers[-1]) > 18:
+            raise SourceError(f"{path}: no frame number in its name; name pictures as Image042.jpg")
+        frame = int(numbers[-1])
+        if frame in frames:
+            raise SourceError(
+                f"{path}: has frame number {frame}, as {frames[frame].name}; a traverse has one picture a frame"
+            )
+        frames[frame] = path
+    return list(frames)

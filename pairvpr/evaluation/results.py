@@ -1,0 +1,94 @@
+"""What an evaluation found: every query's ranking, and the figures that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.evaluation.benchmark import Benchmark, Indices
+from pairvpr.evaluation.recall import PrecisionRecall, first_right, precision_recall, recall_at
+from pairvpr.runtime.bundle import Weights
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was evaluated: preset, identity and weights of the bundle, and the engine it ran on."""
+
+    preset: str
+    identity: str
+    weights: Weights
+    engine: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one step over all queries."""
+
+    step: str
+    median: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Shares and curves of an evaluation, before and after re-ranking.
+
+    recall_before, recall_after: Recall@N by N. by_similarity, by_score: precision and recall of the first match
+    by descriptor, with its similarity as confidence, and of the first re-ranked one, with its pair score.
+    without_answer: queries that have no right answer in the database.
+    """
+
+    recall_before: Mapping[int, float]
+    recall_after: Mapping[int, float]
+    by_similarity: PrecisionRecall
+    by_score: PrecisionRecall
+    latency: tuple[Latency, ...]
+    without_answer: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every query's answer, for m queries and a depth of min(database, max(100, top_k)) ranks.
+
+    by_descriptor: (m, depth) database indices by falling similarity; similarities (m, depth) are theirs.
+    re_ranked: (m, depth) the same indices, the first top_k in the order of the answer; scores (m, depth) are theirs,
+    NaN where a pair was not compared. timings: milliseconds (m,) by step.
+    built: pictures encoded for the map in this run, in build_seconds; the others were there from an earlier one.
+    """
+
+    benchmark: Benchmark
+    model: ModelInfo
+    top_k: int
+    by_descriptor: Indices
+    re_ranked: Indices
+    similarities: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    timings: Mapping[str, npt.NDArray[np.float64]]
+    built: int
+    build_seconds: float
+    bytes_per_picture: float
+
+    def ranks(self) -> tuple[Indices, Indices]:
+        """Ranks (m,), from 0, of the first right answer before and after re-ranking; depth where there is none."""
+        right = self.benchmark.positives
+        return first_right(self.by_descriptor, right), first_right(self.re_ranked, right)
+
+    def figures(self) -> Figures:
+        """Recall, precision and times over all queries."""
+        before, after = self.ranks()
+        database, depth = len(self.benchmark.database), self.by_descriptor.shape[1]
+        answerable = sum(len(right) > 0 for right in self.benchmark.positives)
+        return Figures(
+            recall_before=recall_at(before, database, depth),
+            recall_after=recall_at(after, database, depth),
+            by_similarity=precision_recall(self.similarities[:, 0], before == 0, answerable),
+            by_score=precision_recall(self.scores[:, 0], after == 0, answerable),
+            latency=tuple(
+                Latency(step, float(np.median(spent)), float(np.percentile(spent, 95)))
+                for step, spent in self.timings.items()
+            ),
+            without_answer=len(before) - answerable,
+        )

@@ -1,0 +1,193 @@
+"""Running a benchmark: a map of its database, an answer to each query, as a robot would do it."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.errors import CheckpointError, MapError
+from pairvpr.evaluation.benchmark import Benchmark
+from pairvpr.evaluation.recall import RECALL_AT
+from pairvpr.evaluation.results import Evaluation, ModelInfo
+from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.map import Map, MapWriter
+from pairvpr.runtime.map_builder import ENCODE_BATCH
+from pairvpr.runtime.model import Model, load_model
+from pairvpr.runtime.recognizer import PlaceRecognizer
+from pairvpr.runtime.search import DescriptorIndex, FaissIndex
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done and of how many."""
+MAP = "map"
+
+log = logging.getLogger(__name__)
+
+
+def quiet(step: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+@contextmanager
+def open_model(bundle: str | Path | None = None, checkpoint: str | Path | None = None) -> Iterator[Model]:
+    """The model of a bundle (the default one without either) or of a checkpoint, for the time of the context.
+
+    A checkpoint, which needs torch, is exported to a passing fp32 bundle: what is measured is what a robot runs.
+    Raises CheckpointError, BundleError, EngineError, ExportError.
+    """
+    if checkpoint is None:
+        yield load_model(bundle)
+        return
+    try:
+        from pairvpr.export.bundle_writer import export_bundle
+        from pairvpr.model import load_checkpoint
+    except ImportError as error:
+        raise CheckpointError(
+            f'{checkpoint}: a checkpoint needs torch, timm and onnx ({error}); run pip install "pairvpr[export]" '
+            "or give --model BUNDLE"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="pairvpr-eval-") as folder:
+        exported = export_bundle(load_checkpoint(checkpoint), "fp32", Path(folder) / "bundle", log.info)
+        yield load_model(exported.path)
+
+
+def evaluate(
+    benchmark: Benchmark,
+    model: Model,
+    *,
+    top_k: int | None = None,
+    progress: Progress = quiet,
+    work_dir: str | Path | None = None,
+) -> Evaluation:
+    """Build a map of the benchmark's database and recognise all its queries in it.
+
+    top_k: candidates to re-rank; None takes the model's default or the whole database, whichever is less.
+    work_dir: keeps the map, and goes on with one that an interrupted run left; None uses a temporary folder, which
+    must have room for the map (see TMPDIR).
+
+    Raises MapError for a top_k outside 1 to the database's size and a folder with another map, SourceError for a
+    picture that cannot be read: a benchmark with pictures left out would be another one.
+    """
+    count = len(benchmark.database)
+    k = min(model.bundle.info.top_k, count) if top_k is None else top_k
+    if not 1 <= k <= count:
+        raise MapError(f"{benchmark.name}: top-k {k} is outside 1 to {count}, its pictures; choose one inside")
+    with ExitStack() as stack:
+        if work_dir is None:
+            work_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="pairvpr-eval-"))
+        path = Path(work_dir) / MAP
+        start = time.perf_counter()
+        built = _build_map(benchmark, path, model, progress)
+        seconds = time.perf_counter() - start
+        places = stack.enter_context(Map.open(path))
+        index = DeepIndex(FaissIndex(places.descriptors), min(count, max(k, *RECALL_AT)))
+        answers = _Answers(benchmark, places, index.depth)
+        recognizer = PlaceRecognizer(places, model, index, k)
+        for number, (_, file) in enumerate(benchmark.queries):
+            progress("recognising", number, len(benchmark.queries))
+            answers.add(recognizer.recognize(file), *index.last)
+        progress("recognising", len(benchmark.queries), len(benchmark.queries))
+        info = model.bundle.info
+        return Evaluation(
+            benchmark=benchmark,
+            model=ModelInfo(info.preset, info.identity, info.weights, model.engines.description),
+            top_k=k,
+            by_descriptor=np.stack(answers.by_descriptor),
+            re_ranked=np.stack(answers.re_ranked),
+            similarities=np.stack(answers.similarities),
+            scores=np.stack(answers.scores),
+            timings={step: np.array(spent) for step, spent in answers.timings.items()},
+            built=built,
+            build_seconds=seconds,
+            bytes_per_picture=places.info().bytes_per_picture,
+        )
+
+
+def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progress) -> int:
+    """A map of exactly the benchmark's database; returns how many pictures it still lacked."""
+    dims = model.bundle.info.dims
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with MapWriter.open(
+        path,
+        identity=model.bundle.identity,
+        descriptor_dim=dims.descriptor,
+        token_shape=(dims.tokens, dims.token_dim),
+        install_model=model.bundle.install,
+    ) as writer:
+        present = writer.names()
+        files = {name: str(file.resolve()) for name, file in benchmark.database}
+        strange = next((name for name, source in present.items() if files.get(name) != source), None)
+        if strange is not None:
+            raise MapError(
+                f"{path}: holds {strange!r}, which is no database picture of {benchmark.name}; choose another folder"
+            )
+        todo = [(name, file) for name, file in benchmark.database if name not in present]
+        for start in range(0, len(todo), ENCODE_BATCH):
+            progress("building the map", start, len(todo))
+            batch = todo[start : start + ENCODE_BATCH]
+            features = model.encode_prepared(np.stack([model.prepare(file) for _, file in batch]))
+            for i, (name, _) in enumerate(batch):
+                writer.add(name=name, source=files[name], features=features[i])
+        progress("building the map", len(todo), len(todo))
+    return len(todo)
+
+
+class DeepIndex:
+    """A descriptor index that also keeps what it found below the candidates, for Recall@100 with a small top-k.
+
+    last: similarities and rows, (depth,) each, of the last search.
+    """
+
+    def __init__(self, index: DescriptorIndex, depth: int) -> None:
+        self.depth = depth
+        self.last: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] = (
+            np.zeros(0, np.float32),
+            np.zeros(0, np.int64),
+        )
+        self._index = index
+
+    def search(
+        self, descriptor: npt.NDArray[np.float32], k: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """See `DescriptorIndex`; k must not exceed `depth`."""
+        similarities, rows = self.last = self._index.search(descriptor, self.depth)
+        return similarities[:k], rows[:k]
+
+
+class _Answers:
+    """The answers so far, one row per query, in database indices of the benchmark."""
+
+    def __init__(self, benchmark: Benchmark, places: Map, depth: int) -> None:
+        self._index_of = {name: i for i, (name, _) in enumerate(benchmark.database)}
+        # An interrupted build may have left the map's rows in another order.
+        self._of_row = np.array([self._index_of[record.name] for record in places.records], np.int64)
+        self._depth = depth
+        self.by_descriptor: list[npt.NDArray[np.int64]] = []
+        self.re_ranked: list[npt.NDArray[np.int64]] = []
+        self.similarities: list[npt.NDArray[np.float32]] = []
+        self.scores: list[npt.NDArray[np.float32]] = []
+        self.timings: dict[str, list[float]] = {}
+
+    def add(
+        self, answer: Recognition, similarities: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
+    ) -> None:
+        """Take an answer, and the search it came from as deep as it went."""
+        found = self._of_row[rows]
+        ranked = found.copy()
+        scores = np.full(self._depth, np.nan, np.float32)
+        for rank, match in enumerate(answer.matches):
+            ranked[rank] = self._index_of[match.name]
+            if match.score is not None:
+                scores[rank] = match.score
+        self.by_descriptor.append(found)
+        self.re_ranked.append(ranked)
+        self.similarities.append(similarities)
+        self.scores.append(scores)
+        for step, spent in answer.timings.items():
+            self.timings.setdefault(step, []).append(spent)

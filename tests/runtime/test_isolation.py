@@ -1,0 +1,127 @@
+"""The runtime lives without what made the model: nothing of it is imported, and nothing is missed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pairvpr.demo.scenes import draw_scene
+
+BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av")
+
+BLOCK = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for place in range(3):
+        Image.fromarray(draw_scene(place, 0, (96, 128))).save(folder / f"p{place}.png")
+    return folder
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_the_block_holds(name: str) -> None:
+    done = python(f"{BLOCK}\nimport {name}")
+    assert done.returncode == 1
+    assert f"ModuleNotFoundError: {name} is blocked" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pairvpr",
+        "pairvpr.cli",
+        "pairvpr.demo.run",
+        "pairvpr.doctor",
+        "pairvpr.export",
+        "pairvpr.runtime",
+        "pairvpr.runtime.cli",
+        "pairvpr.runtime.map",
+        "pairvpr.runtime.map_builder",
+        "pairvpr.runtime.onnxruntime_engine",
+        "pairvpr.runtime.reference",
+        "pairvpr.runtime.sources",
+    ],
+)
+def test_imports(name: str) -> None:
+    done = python(f"{BLOCK}\nimport {name}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_map_is_built_and_asked(pictures: Path, tmp_path: Path) -> None:
+    script = f"""{BLOCK}
+pictures, db = sys.argv[1:]
+from pairvpr.cli import main as pairvpr
+from pairvpr.runtime.cli import main as pairvpr_run
+
+def run(command, *arguments):
+    try:
+        command(arguments)
+    except SystemExit as left:
+        assert not left.code, left.code
+
+run(pairvpr, "map", "build", pictures, "--db", db)
+run(pairvpr, "map", "verify", "--db", db)
+run(pairvpr_run, "--db", db, "--query", pictures, "--no-rerank")
+run(pairvpr_run, "--db", db, "--query", pictures + "/p1.png")
+from pairvpr.runtime import PlaceRecognizer, load_model
+from pairvpr.runtime.reference import check_reference
+with PlaceRecognizer.open(db) as vpr:
+    assert vpr.recognize(pictures + "/p2.png").compared == 3
+assert check_reference(load_model()).ok
+assert not {{name.partition(".")[0] for name in sys.modules}} & set({BLOCKED})
+"""
+    done = python(script, pictures, tmp_path / "map")
+    assert done.returncode == 0, done.stderr
+    assert "3 pictures added" in done.stdout
+    for place in range(3):
+        assert f"p{place}.png -> p{place}.png" in done.stdout
+
+
+def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
+    run = "\nfrom pairvpr.cli import main\nmain()"
+    done = python(BLOCK + run, "export", "--out", tmp_path / "out")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert 'pip install "pairvpr[export]"' in done.stderr
+    (tmp_path / "clip.mp4").write_bytes(b"\0" * 1000)
+    query = "\nfrom pairvpr.runtime.cli import main\nmain()"
+    done = python(BLOCK + query, "--db", tmp_path, "--query", tmp_path / "clip.mp4")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "pairvpr[video]" in done.stderr
+
+
+def test_help_needs_only_click() -> None:
+    for module in ("pairvpr.cli", "pairvpr.runtime.cli"):
+        done = python(f"{BLOCK}\nfrom {module} import main\nmain(['--help'])")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("Usage: ")
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    heavy = ("numpy", "PIL", "faiss", "onnxruntime", "safetensors", "click", *BLOCKED)
+    done = python(f"import pairvpr, pairvpr.errors, pairvpr.export, sys\nprint(*set({heavy}) & set(sys.modules))")
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done
+
+
+def test_engines_load_only_where_they_are_used() -> None:
+    done = python("import pairvpr.runtime, sys\nprint('onnxruntime' in sys.modules, 'av' in sys.modules)")
+    assert done.stdout.strip() == "False False", done

@@ -1,0 +1,108 @@
+"""What is installed is what is on the disk: a package that pyproject.toml forgets would vanish without a word."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import importlib
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info < (3, 11):
+    pytest.skip("needs tomllib", allow_module_level=True)
+
+import tomllib
+
+from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.model import default_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+MAPPED = {name: ROOT / folder for name, folder in SETUPTOOLS["package-dir"].items()}
+
+
+def folder_of(package: str) -> Path:
+    """Where a package's files are: the longest mapped name before it, and the rest as folders."""
+    above = [name for name in MAPPED if package == name or package.startswith(f"{name}.")]
+    if not above:
+        return ROOT / package.replace(".", "/")
+    name = max(above, key=len)
+    return MAPPED[name] / package[len(name) :].lstrip(".").replace(".", "/")
+
+
+def packages_on_disk() -> set[str]:
+    found = set()
+    for name, top in {"pairvpr": ROOT / "pairvpr", **MAPPED}.items():
+        for file in top.rglob("__init__.py"):
+            inside = file.parent.relative_to(top).parts
+            if not any((top / Path(*inside[: i + 1])).is_symlink() for i in range(len(inside))):
+                found.add(".".join([name, *inside]))
+    return found
+
+
+def test_every_package_is_listed_and_none_that_is_not_there() -> None:
+    assert SETUPTOOLS["packages"] == sorted(SETUPTOOLS["packages"])
+    assert set(SETUPTOOLS["packages"]) == packages_on_disk()
+    assert {"pairvpr", "pairvpr.runtime.map", "pairvpr.export"} <= packages_on_disk()
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    for name, top in {"pairvpr": ROOT / "pairvpr", **MAPPED}.items():
+        for file in top.rglob("*.py"):
+            assert (file.parent / "__init__.py").exists(), f"{name}: {file}"
+
+
+@pytest.mark.parametrize("package", SETUPTOOLS["packages"])
+def test_every_package_says_what_it_is(package: str) -> None:
+    text = (folder_of(package) / "__init__.py").read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("name", sorted(MAPPED))
+def test_links_for_editors(name: str) -> None:
+    link = ROOT / name.replace(".", "/")
+    assert link.is_symlink()
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == MAPPED[name]
+
+
+def test_the_default_bundle_ships() -> None:
+    folder, bundle = folder_of("pairvpr.weights"), Bundle.open(default_bundle())
+    assert bundle.path.parent.resolve() == folder
+    globs = SETUPTOOLS["package-data"]["pairvpr.weights"]
+    for name in [*bundle.info.files, FILE]:
+        path = (bundle.path / name).resolve().relative_to(folder).as_posix()
+        assert any(fnmatch.fnmatch(path, pattern) for pattern in globs), name
+    # Setuptools' glob does not enter folders, and takes all that lies there.
+    assert {file.name for file in bundle.path.iterdir()} == {*bundle.info.files, FILE}
+
+
+def test_types_ship() -> None:
+    assert "py.typed" in SETUPTOOLS["package-data"]["pairvpr"]
+    assert (ROOT / "pairvpr" / "py.typed").exists()
+
+
+@pytest.mark.parametrize("command", sorted(PROJECT["project"]["scripts"]))
+def test_commands_are_there(command: str) -> None:
+    module, _, name = PROJECT["project"]["scripts"][command].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_what_is_installed_is_this() -> None:
+    installed = importlib.metadata.distribution("pairvpr")
+    assert installed.version == PROJECT["project"]["version"] == importlib.import_module("pairvpr").__version__
+    scripts = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}
+    assert scripts == PROJECT["project"]["scripts"]
+
+
+def test_base_dependencies_are_the_runtimes() -> None:
+    """Neither an engine nor what trains: `onnxruntime` and `onnxruntime-gpu` break each other."""
+    names = {text.split(">")[0].split("=")[0].strip() for text in PROJECT["project"]["dependencies"]}
+    assert names == {"click", "faiss-cpu", "numpy", "pillow", "safetensors"}
+    for extra, requirements in PROJECT["project"]["optional-dependencies"].items():
+        engines = [text for text in requirements if text.startswith("onnxruntime")]
+        assert len(engines) == (extra in ("cpu", "gpu")), extra
