@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pairvpr.errors import CheckpointError, MapError
-from pairvpr.runtime.console import Group, Meter, log_to_stderr, say_model
+from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model
 
 if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
@@ -186,13 +186,7 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
     """Build a map, query it, and show on one page what was recognised."""
     from pairvpr.demo.run import run_demo
 
-    meters: dict[str, Meter] = {}
-    result = run_demo(
-        out,
-        images=images,
-        model=model,
-        progress=lambda step, done, total: meters.setdefault(step, Meter(step))(done, total),
-    )
+    result = run_demo(out, images=images, model=model, progress=Meters())
     if not result.trained:
         click.echo("the weights are seeded, never trained: the figures show the machinery, not the method")
     click.echo(
@@ -200,6 +194,49 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
         f"{result.recall_after:.1%} after re-ranking the best {result.top_k}; {result.milliseconds:.0f} ms a query"
     )
     click.echo(f"page: {result.report}")
+
+
+@main.command("eval")
+@click.argument("database", type=FOLDER, required=False)
+@click.argument("queries", type=FOLDER, required=False)
+@click.option("--dataset", help="A published benchmark instead, as msls-val or pitts30k; any other name lists them.")
+@click.option("--root", type=FOLDER, help="The folder of --dataset.")
+@click.option("--tolerance", type=click.IntRange(min=0), help="Frames: match by numbers in names, not @UTM@ positions.")
+@click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
+@click.option("--checkpoint", help="A checkpoint to measure instead, as `pairvpr export` takes it.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Candidates to re-rank. Default: the model's.")
+@click.option("--report", type=FOLDER, help="Write page, figures and predictions into this folder.")
+@click.option("--work", type=FOLDER, help="Keep the map here, and go on with it after an interruption.")
+def eval_(
+    database: Path | None,
+    queries: Path | None,
+    dataset: str | None,
+    root: Path | None,
+    tolerance: int | None,
+    model: Path | None,
+    checkpoint: str | None,
+    top_k: int | None,
+    report: Path | None,
+    work: Path | None,
+) -> None:
+    """Measure how well a model recognises QUERIES in a map of DATABASE."""
+    given = [each is not None for each in (database, queries, dataset, root)]
+    if given not in ([True, True, False, False], [False, False, True, True]):
+        raise click.UsageError("give DATABASE and QUERIES, or --dataset NAME and --root DIR")
+    if (dataset is not None and tolerance is not None) or (model is not None and checkpoint is not None):
+        raise click.UsageError("--tolerance goes with two folders, and --model and --checkpoint exclude each other")
+    from pairvpr.evaluation import evaluate, load_dataset, load_folders, open_model, summary, write_report
+
+    if database is not None and queries is not None:
+        benchmark = load_folders(database, queries, tolerance)
+    else:
+        benchmark = load_dataset(str(dataset), root or Path())
+    with open_model(model, checkpoint) as opened:
+        say_model(opened.bundle)
+        evaluation = evaluate(benchmark, opened, top_k=top_k, work_dir=work, progress=Meters())
+    click.echo(summary(evaluation))
+    if report is not None:
+        click.echo(f"page: {write_report(evaluation, report)}")
 
 
 @main.command()

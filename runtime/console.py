@@ -21,7 +21,6 @@ from pairvpr.runtime.bundle import Bundle
 INTERRUPTED = 130  # the shell's own code for Ctrl-C
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())  # since click 8.2
 
 log = logging.getLogger("pairvpr")
 
@@ -38,7 +37,7 @@ class _OneLineErrors:
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         try:
             code = run(*args, standalone_mode=False, **extra)
-        except _NO_ARGUMENTS as error:
+        except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)
         except click.UsageError as error:
@@ -144,3 +143,14 @@ class Meter:
             click.echo(f"\r\033[K{line}", err=True, nl=done >= total)
         else:
             click.echo(line, err=True)
+
+
+class Meters:
+    """Progress of work in several steps, a meter for each."""
+
+    def __init__(self) -> None:
+        self._meters: dict[str, Meter] = {}
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done in `step`; see `Meter`."""
+        self._meters.setdefault(step, Meter(step))(done, total)

@@ -132,7 +132,6 @@ def test_a_map_from_its_building_to_its_check(pictures: Path, tmp_path: Path) ->
     again = run("map", "build", pictures, "--db", db)
     assert f"0 pictures added, 0 with a place, {COUNT} already there" in again.stdout
     added = run("map", "add", more, "--db", db)
-    assert added.exit_code == 0, added.stderr
     assert "1 pictures added, 1 with a place, 0 already there, 1 could not be read" in added.stdout
     assert re.search(r"^skipped: .*bad\.jpg", added.stderr, re.MULTILINE)
 

@@ -12,19 +12,8 @@ from PIL import Image
 
 from pairvpr.demo.album import Album
 from pairvpr.demo.outcome import DemoResult, Outcome
-from pairvpr.demo.template import (
-    CHANGES,
-    GROUP,
-    NOTE,
-    PAGE,
-    PICTURE,
-    RECALL,
-    STEP,
-    STRIP,
-    STYLE,
-    TIME,
-    UNTRAINED,
-)
+from pairvpr.demo.template import CHANGES, NOTE, PAGE, RECALL, STEP, STRIP, TIME
+from pairvpr.pages import GROUP, PICTURE, STYLE, UNTRAINED
 from pairvpr.runtime.answer import Match
 from pairvpr.runtime.pictures import load_picture
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ def load_index_files(root: str | Path, name: str | None = None) -> Benchmark:
     chosen = file.with_name(f"{prefix}_qIdx.npy")
     if chosen.exists():
         truth = file.with_name(f"{prefix}_pIdx.npy")
-        which = _indices(_read(chosen), len(queries), chosen)
+        which = _indices(_read(chosen), len(queries), chosen).tolist()
         note = f"{len(queries) - len(which)} queries without one are left out, as in {chosen.name}."
         queries = [queries[i] for i in which]
     else:
@@ -41,7 +41,7 @@ def load_index_files(root: str | Path, name: str | None = None) -> Benchmark:
     listed = _read(truth)
     if len(listed) != len(queries):
         raise SourceError(f"{truth}: has {len(listed)} entries for {len(queries)} queries; get both from one source")
-    positives = tuple(_indices(np.atleast_1d(entry), len(database), truth) for entry in listed)
+    positives = tuple(np.unique(_indices(entry, len(database), truth)) for entry in listed)
     _check_files([*database, *queries], file)
     return Benchmark(
         name or prefix, tuple(database), tuple(queries), positives, f"Right is what {truth.name} lists. {note}"
@@ -89,16 +89,17 @@ def _check_files(pictures: list[Picture], file: Path) -> None:
         )
 
 
-def _indices(values: npt.ArrayLike, count: int, file: Path) -> Indices:
-    """Whole numbers from 0 to `count` - 1, ascending and without repetition."""
-    array = np.asarray(values)
-    if array.dtype == object:
-        array = np.array(array.ravel().tolist())
+def _indices(values: Any, count: int, file: Path) -> Indices:
+    """Whole numbers from 0 to `count` - 1, one or a list of them, in their order."""
+    try:
+        array = np.array(np.asarray(values).tolist()).reshape(-1)  # of an array of objects, what they are
+    except ValueError:  # lists of different lengths inside
+        array = np.array([None])
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= count:
         raise SourceError(f"{file}: holds something else than indices from 0 to {count - 1}; get both from one source")
-    return np.unique(array).astype(np.int64)
+    return array.astype(np.int64)
 
 
 def _read(file: Path) -> npt.NDArray[Any]:
@@ -128,7 +129,7 @@ class _ArraysOnly(pickle.Unpickler):
     """Builds numpy arrays, scalars and the plain types, and refuses what else a pickle may name."""
 
     # As numpy itself names them in a pickle, whatever module they live in.
-    ALLOWED = {
+    ALLOWED: ClassVar[dict[str, Any]] = {
         "_reconstruct": np.zeros(1).__reduce__()[0],
         "scalar": np.int64(0).__reduce__()[0],
         "ndarray": np.ndarray,

@@ -31,4 +31,4 @@ def write_predictions(evaluation: Evaluation, folder: Path) -> None:
 def predictions_text(query: str, predictions: list[str], positives: list[str]) -> str:
     """The content of one file: three headings, the paths below them, and an empty line between."""
     sections = (("Query path:", [query]), ("Predictions paths:", predictions), ("Positives paths:", positives))
-    return "\n".join("\n".join([heading, *paths]) + "\n" for heading, paths in sections)
+    return "\n".join(heading + "\n" + "\n".join(paths) + "\n" for heading, paths in sections)

@@ -60,7 +60,9 @@ def precision_recall(
     queries that have a right answer; one without is wrong once accepted and not missed otherwise. Definitions of
     Schubert et al., "Visual Place Recognition: A Tutorial" (2023), single-best-match, at every threshold there is.
     """
-    values = np.nan_to_num(np.asarray(confidence, np.float64), nan=-np.inf, neginf=-np.inf, posinf=np.inf)
+    values = np.asarray(confidence, np.float64)
+    compared = ~np.isnan(values)
+    values = np.where(compared, values, values[compared].min(initial=0.0) - 1.0)
     order = np.argsort(-values, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))  # equal confidences stand and fall together
     hits = np.cumsum(right[order])[ends]

@@ -89,10 +89,9 @@ def evaluate(
         index = DeepIndex(FaissIndex(places.descriptors), min(count, max(k, *RECALL_AT)))
         answers = _Answers(benchmark, places, index.depth)
         recognizer = PlaceRecognizer(places, model, index, k)
-        for number, (_, file) in enumerate(benchmark.queries):
-            progress("recognising", number, len(benchmark.queries))
+        for number, (_, file) in enumerate(benchmark.queries, 1):
             answers.add(recognizer.recognize(file), *index.last)
-        progress("recognising", len(benchmark.queries), len(benchmark.queries))
+            progress("recognising", number, len(benchmark.queries))
         info = model.bundle.info
         return Evaluation(
             benchmark=benchmark,
@@ -112,7 +111,6 @@ def evaluate(
 def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progress) -> int:
     """A map of exactly the benchmark's database; returns how many pictures it still lacked."""
     dims = model.bundle.info.dims
-    path.parent.mkdir(parents=True, exist_ok=True)
     with MapWriter.open(
         path,
         identity=model.bundle.identity,
@@ -129,12 +127,11 @@ def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progres
             )
         todo = [(name, file) for name, file in benchmark.database if name not in present]
         for start in range(0, len(todo), ENCODE_BATCH):
-            progress("building the map", start, len(todo))
             batch = todo[start : start + ENCODE_BATCH]
             features = model.encode_prepared(np.stack([model.prepare(file) for _, file in batch]))
             for i, (name, _) in enumerate(batch):
                 writer.add(name=name, source=files[name], features=features[i])
-        progress("building the map", len(todo), len(todo))
+            progress("building the map", start + len(batch), len(todo))
     return len(todo)
 
 
@@ -174,9 +171,7 @@ class _Answers:
         self.scores: list[npt.NDArray[np.float32]] = []
         self.timings: dict[str, list[float]] = {}
 
-    def add(
-        self, answer: Recognition, similarities: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
-    ) -> None:
+    def add(self, answer: Recognition, similarities: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> None:
         """Take an answer, and the search it came from as deep as it went."""
         found = self._of_row[rows]
         ranked = found.copy()

@@ -1,0 +1,101 @@
+"""The report of an evaluation: a few lines, a JSON file, predictions as text, and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pairvpr import __version__
+from pairvpr.errors import PairVPRError
+from pairvpr.evaluation.page import render
+from pairvpr.evaluation.predictions import write_predictions
+from pairvpr.evaluation.recall import PrecisionRecall
+from pairvpr.evaluation.results import Evaluation, Figures
+
+FORMAT = 1
+PAGE, RESULTS = "index.html", "results.json"
+
+
+def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
+    """Write results.json, preds/*.txt and index.html into `folder` (made if missing); returns the page's path.
+
+    Raises PairVPRError where it cannot be written, SourceError for a picture that has gone meanwhile.
+    """
+    folder = Path(folder)
+    figures = evaluation.figures()
+    page = render(evaluation, figures)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULTS).write_text(json.dumps(results(evaluation, figures), indent=1) + "\n", encoding="utf-8")
+        write_predictions(evaluation, folder)
+        (folder / PAGE).write_text(page, encoding="utf-8", errors="replace")
+    except OSError as error:
+        where, reason = error.filename or folder, error.strerror or error
+        raise PairVPRError(f"{where}: cannot be written ({reason}); choose another folder for the report") from error
+    return folder / PAGE
+
+
+def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
+    """The content of results.json: shares from 0 to 1, times in milliseconds, sizes in bytes."""
+    benchmark, model = evaluation.benchmark, evaluation.model
+    return {
+        "format": FORMAT,
+        "pairvpr": __version__,
+        "benchmark": {
+            "name": benchmark.name,
+            "protocol": benchmark.protocol,
+            "database": len(benchmark.database),
+            "queries": len(benchmark.queries),
+            "queries_without_answer": figures.without_answer,
+        },
+        "model": dataclasses.asdict(model),
+        "top_k": evaluation.top_k,
+        "recall": {"descriptor": _by_n(figures.recall_before), "re_ranked": _by_n(figures.recall_after)},
+        "precision_recall": {"similarity": _curve(figures.by_similarity), "score": _curve(figures.by_score)},
+        "milliseconds": {each.step: {"median": each.median, "p95": each.p95} for each in figures.latency},
+        "map": {
+            "bytes_per_picture": evaluation.bytes_per_picture,
+            "built": evaluation.built,
+            "build_seconds": evaluation.build_seconds,
+        },
+    }
+
+
+def summary(evaluation: Evaluation) -> str:
+    """What was found, in a few lines of text."""
+    figures, benchmark = evaluation.figures(), evaluation.benchmark
+    total = next(each for each in figures.latency if each.step == "total")
+    lines = [
+        f"{benchmark.name}: {len(benchmark.queries)} queries, {len(benchmark.database)} database pictures, "
+        f"the best {evaluation.top_k} re-ranked",
+        benchmark.protocol,
+        "  ".join([f"{'Recall, %':12}", *(f"{f'@{n}':>6}" for n in figures.recall_before)]),
+    ]
+    for title, recall in (("descriptor", figures.recall_before), ("re-ranked", figures.recall_after)):
+        lines.append("  ".join([f"{title:12}", *(f"{100 * share:6.1f}" for share in recall.values())]))
+    for title, curve in (("similarity", figures.by_similarity), ("pair score", figures.by_score)):
+        lines.append(
+            f"{title} as confidence: average precision {curve.average_precision:.1%}, "
+            f"recall at 100 % precision {curve.recall_at_full_precision:.1%}"
+        )
+    lines.append(
+        f"a query takes {total.median:.0f} ms, 95 % of them at most {total.p95:.0f} ms; "
+        f"the map {evaluation.bytes_per_picture / 1e3:.0f} kB a picture"
+    )
+    return "\n".join(lines)
+
+
+def _by_n(recall: Mapping[int, float]) -> dict[str, float]:
+    return {str(n): share for n, share in recall.items()}
+
+
+def _curve(curve: PrecisionRecall) -> dict[str, Any]:
+    return {
+        "average_precision": curve.average_precision,
+        "recall_at_full_precision": curve.recall_at_full_precision,
+        "recall": [round(float(value), 6) for value in curve.recall],
+        "precision": [round(float(value), 6) for value in curve.precision],
+    }
