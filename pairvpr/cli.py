@@ -51,7 +51,7 @@ def export(checkpoint: str | None, preset: str | None, precision: Precision, out
         from pairvpr.model import load_checkpoint, seeded_checkpoint
     except ImportError as error:
         raise CheckpointError(
-            f'export needs torch, timm and onnx ({error}); run pip install "pairvpr[export]"'
+            f'export needs torch, timm and onnx, several GB ({error}); run pip install "pairvpr[export]"'
         ) from error
 
     start = time.monotonic()
@@ -169,6 +169,7 @@ def map_verify(db: Path) -> None:
                 damages.append(f"{db / 'model'}: not the model the map was made with; copy the right bundle there")
     except (BundleError, MapError) as error:
         damages.append(str(error))
+    damages = list(dict.fromkeys(damages))
     for damage in damages:
         click.echo(damage)
     if damages:
@@ -199,7 +200,9 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
 @main.command("eval")
 @click.argument("database", type=FOLDER, required=False)
 @click.argument("queries", type=FOLDER, required=False)
-@click.option("--dataset", help="A published benchmark instead, as msls-val or pitts30k; any other name lists them.")
+@click.option(
+    "--dataset", help="A published benchmark instead, as msls-val or pitts30k; with --root, any other name lists them."
+)
 @click.option("--root", type=FOLDER, help="The folder of --dataset.")
 @click.option("--tolerance", type=click.IntRange(min=0), help="Frames: match by numbers in names, not @UTM@ positions.")
 @click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
@@ -225,12 +228,22 @@ def eval_(
         raise click.UsageError("give DATABASE and QUERIES, or --dataset NAME and --root DIR")
     if (dataset is not None and tolerance is not None) or (model is not None and checkpoint is not None):
         raise click.UsageError("--tolerance goes with two folders, and --model and --checkpoint exclude each other")
-    from pairvpr.evaluation import evaluate, load_dataset, load_folders, open_model, summary, write_report
+    from pairvpr.evaluation import (
+        check_report_folder,
+        evaluate,
+        load_dataset,
+        load_folders,
+        open_model,
+        summary,
+        write_report,
+    )
 
     if database is not None and queries is not None:
         benchmark = load_folders(database, queries, tolerance)
     else:
         benchmark = load_dataset(str(dataset), root or Path())
+    if report is not None:
+        check_report_folder(report)
     with open_model(model, checkpoint) as opened:
         say_model(opened.bundle)
         evaluation = evaluate(benchmark, opened, top_k=top_k, work_dir=work, progress=Meters())

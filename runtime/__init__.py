@@ -1,9 +1,35 @@
-"""The torch-free runtime: read bundles and maps, encode pictures, search, re-rank, answer."""
+"""The torch-free runtime: read bundles and maps, encode pictures, search, re-rank, answer.
 
-from pairvpr.runtime.answer import Match, Recognition
-from pairvpr.runtime.features import Features
-from pairvpr.runtime.model import Model, load_model
-from pairvpr.runtime.poses import Gps, Pose
-from pairvpr.runtime.recognizer import PlaceRecognizer
+Names are imported when they are first used, so that the commands' help needs none of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pairvpr.runtime.answer import Match, Recognition
+    from pairvpr.runtime.features import Features
+    from pairvpr.runtime.model import Model, load_model
+    from pairvpr.runtime.poses import Gps, Pose
+    from pairvpr.runtime.recognizer import PlaceRecognizer
 
 __all__ = ["Features", "Gps", "Match", "Model", "PlaceRecognizer", "Pose", "Recognition", "load_model"]
+
+_MODULES = {
+    "Features": "features",
+    "Gps": "poses",
+    "Match": "answer",
+    "Model": "model",
+    "PlaceRecognizer": "recognizer",
+    "Pose": "poses",
+    "Recognition": "answer",
+    "load_model": "model",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

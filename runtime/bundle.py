@@ -151,6 +151,8 @@ class Bundle:
         try:
             text = (folder / FILE).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError) as error:
+            if (folder / "model" / FILE).is_file():
+                raise BundleError(f"{folder}: a map, not a model bundle; its bundle is {folder / 'model'}") from error
             raise BundleError(f"{folder}: no model bundle there (no {FILE}); make one with `pairvpr export`") from error
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{folder / FILE}: cannot be read ({error}); {RESTORE}") from error

@@ -66,8 +66,11 @@ def main(
         _opened(out) as stream,
     ):
         say_model(recognizer.model.bundle)
+        unread = total = 0
         try:
             for frame in source:
+                total += 1
+                unread += frame.picture is None
                 answer = recognizer.recognize_frame(frame)
                 release_log()
                 line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
@@ -75,6 +78,10 @@ def main(
         except KeyboardInterrupt:
             if not source.live:
                 raise
+        if total and unread == total:
+            raise SourceError(f"{query}: none of its {total} pictures could be read; see the answers for why")
+        if unread:
+            click.echo(f"{query}: {unread} of {total} pictures could not be read", err=True)
 
 
 def as_text(answer: Recognition, matches: int) -> str:

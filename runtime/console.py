@@ -46,6 +46,7 @@ class _OneLineErrors:
         except (click.ClickException, PairVPRError) as error:
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
         except (click.Abort, KeyboardInterrupt):
+            click.echo("\ninterrupted; what was committed stays, and a build goes on when it is run again", err=True)
             sys.exit(INTERRUPTED)
         release_log()
         sys.exit(code if isinstance(code, int) else 0)

@@ -76,7 +76,8 @@ def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
     elif asked in present:
         return asked
     wanted = asked or " or ".join(PREFERENCES[device])
+    export = f"`pairvpr export --{asked or PREFERENCES[device][0]} --out BUNDLE`"
     raise EngineError(
         f"{bundle.path}: no {wanted} graphs in this bundle (it has: {', '.join(present) or 'none'}); "
-        f"add them with `pairvpr export --{asked or PREFERENCES[device][0]}`"
+        f"export them into a bundle ({export}) and give it as the model"
     )

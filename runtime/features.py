@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Features:
     """Features of n pictures; `features[i]` and `features[i:j]` are Features too.
 
@@ -19,6 +19,9 @@ class Features:
 
     descriptors: npt.NDArray[np.float32]
     tokens: npt.NDArray[np.floating]
+
+    def __repr__(self) -> str:
+        return f"Features(descriptors {self.descriptors.shape}, tokens {self.tokens.shape})"
 
     def __len__(self) -> int:
         return len(self.descriptors)

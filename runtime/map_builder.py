@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.errors import MapError, SourceError
-from pairvpr.runtime.map import Map, MapWriter
+from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.poses import Place, PlaceFinder
 from pairvpr.runtime.sources import list_pictures
@@ -55,13 +55,19 @@ def add_pictures(
     pictures = list_pictures(images)
     present = _present(Path(db), model.bundle.identity, create)
     for name, _ in pictures:
-        if present.get(name, source) != source:
+        if name in present and present[name].source != source:
             raise MapError(
-                f"{db}: already holds a picture {name!r}, from {present[name]}; put the new pictures into a "
+                f"{db}: already holds a picture {name!r}, from {present[name].source}; put new pictures into a "
                 "subfolder and give the folder above it, so that names differ"
             )
     todo = [(name, path) for name, path in pictures if name not in present]
     finder = PlaceFinder(poses)
+    late = [n for n, r in present.items() if r.pose is None and r.gps is None and finder.in_file(n)]
+    if late:
+        raise MapError(
+            f"{db}: already holds {len(late)} of these pictures without their poses ({late[0]!r} first); "
+            "build a new map with --poses from the start"
+        )
     if poses is not None and not any(finder.in_file(name) for name, _ in pictures):
         raise SourceError(f"{poses}: none of its entries belongs to a picture of {images}; check names or stamps")
 
@@ -93,8 +99,8 @@ def add_pictures(
     return BuildReport(added, len(pictures) - len(todo), with_place, tuple(skipped))
 
 
-def _present(db: Path, identity: str, create: bool) -> dict[str, str]:
-    """Name and source of the pictures the map holds; none where there is no map yet and one may be made."""
+def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
+    """The pictures the map holds, by name; none where there is no map yet and one may be made."""
     if create and not (db / "map.sqlite").exists():
         return {}
     with Map.open(db) as places:
@@ -103,7 +109,7 @@ def _present(db: Path, identity: str, create: bool) -> dict[str, str]:
                 f"{db}: made with model {places.identity[:12]}, not with {identity[:12]}; "
                 "give --model that one, or choose another --db"
             )
-        return {record.name: record.source for record in places.records}
+        return {record.name: record for record in places.records}
 
 
 def _open_writer(db: Path, model: Model, create: bool) -> MapWriter:

@@ -68,6 +68,8 @@ class Model:
 
     def encode(self, pictures: Sequence[Picture]) -> Features:
         """Features of pictures (paths, PIL pictures or uint8 (H, W, 3) RGB arrays). Raises SourceError."""
+        if isinstance(pictures, str | Path | Image.Image):
+            raise TypeError("encode takes a list of pictures: put the picture into one")
         if not pictures:
             dims = self.bundle.info.dims
             return Features(

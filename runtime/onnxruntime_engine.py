@@ -15,7 +15,10 @@ from pairvpr.runtime.engine import Arrays
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-INSTALL = {"cpu": 'pip install "pairvpr[cpu]"', "cuda": 'pip install "pairvpr[gpu]"'}
+INSTALL = {
+    "cpu": 'pip install "pairvpr[cpu]"',
+    "cuda": 'pip uninstall -y onnxruntime, then pip install "pairvpr[gpu]"',  # side by side they break each other
+}
 
 # One node, y = x + x: ir_version 8, opset 13. Small enough to write down, so that a provider can be tried
 # without a model file.

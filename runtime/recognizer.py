@@ -62,7 +62,10 @@ class PlaceRecognizer:
         try:
             count = len(places.records)
             if count == 0:
-                raise MapError(f"{path}: the map holds no pictures; add some with `pairvpr map add IMAGES --db {path}`")
+                raise MapError(
+                    f"{path}: the map holds no pictures yet; let its `pairvpr map build` finish, run it again if it "
+                    "was interrupted, or add pictures with `pairvpr map add`"
+                )
             if top_k is not None and not 1 <= top_k <= count:
                 raise MapError(f"{path}: top-k {top_k} is outside 1 to {count}, the map's pictures; choose one inside")
             loaded = load_model(

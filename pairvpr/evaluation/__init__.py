@@ -3,7 +3,7 @@
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.datasets import DATASETS, load_dataset
 from pairvpr.evaluation.folders import load_folders
-from pairvpr.evaluation.report import summary, write_report
+from pairvpr.evaluation.report import check_report_folder, summary, write_report
 from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.evaluation.run import evaluate, open_model
 
@@ -12,6 +12,7 @@ __all__ = [
     "Benchmark",
     "Evaluation",
     "Figures",
+    "check_report_folder",
     "evaluate",
     "load_dataset",
     "load_folders",

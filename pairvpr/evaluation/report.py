@@ -17,18 +17,31 @@ from pairvpr.evaluation.results import Evaluation, Figures
 
 FORMAT = 1
 PAGE, RESULTS = "index.html", "results.json"
+MARKER = ".pairvpr-report"  # makes a folder one that the next report may replace
+
+
+def check_report_folder(folder: str | Path) -> None:
+    """Raise PairVPRError unless a report may go there: a new or empty folder, or an earlier report's."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise PairVPRError(f"{folder}: a file, not a folder; choose another folder for the report")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+        raise PairVPRError(f"{folder}: not empty and holds no report; choose an empty or new folder for the report")
 
 
 def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
     """Write results.json, preds/*.txt and index.html into `folder` (made if missing); returns the page's path.
 
-    Raises PairVPRError where it cannot be written, SourceError for a picture that has gone meanwhile.
+    Raises PairVPRError where it cannot be written or holds other things, SourceError for a picture that has gone
+    meanwhile.
     """
     folder = Path(folder)
+    check_report_folder(folder)
     figures = evaluation.figures()
     page = render(evaluation, figures)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).write_text("made by pairvpr eval; the next report here replaces it\n", encoding="utf-8")
         (folder / RESULTS).write_text(json.dumps(results(evaluation, figures), indent=1) + "\n", encoding="utf-8")
         write_predictions(evaluation, folder)
         (folder / PAGE).write_text(page, encoding="utf-8", errors="replace")

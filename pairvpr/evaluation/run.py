@@ -77,10 +77,12 @@ def evaluate(
     count = len(benchmark.database)
     k = min(model.bundle.info.top_k, count) if top_k is None else top_k
     if not 1 <= k <= count:
-        raise MapError(f"{benchmark.name}: top-k {k} is outside 1 to {count}, its pictures; choose one inside")
+        raise MapError(f"{benchmark.name}: top-k {k} is outside 1 to {count}, its database's pictures; choose another")
     with ExitStack() as stack:
         if work_dir is None:
             work_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="pairvpr-eval-"))
+        if (Path(work_dir) / "map.sqlite").exists():
+            raise MapError(f"{work_dir}: is a map; choose another folder for the evaluation's own map")
         path = Path(work_dir) / MAP
         start = time.perf_counter()
         built = _build_map(benchmark, path, model, progress)

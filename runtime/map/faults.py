@@ -25,6 +25,8 @@ def damaged(path: Path, what: object) -> MapError:
 
 def missing(path: Path) -> MapError:
     """The error for a folder that holds no map."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        return MapError(f"{path} holds no map: give a map's folder, or build one elsewhere with `pairvpr map build`")
     return MapError(f"{path} holds no map: build it with `pairvpr map build IMAGES --db {path}`")
 
 

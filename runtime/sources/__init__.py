@@ -71,7 +71,9 @@ def _open_numbered_camera(number: int) -> Source:
     if device.is_char_device():
         return _open_camera(device, f"cam{number}")
     found = sorted((path.name for path in DEVICES.glob("video*")), key=natural_order)
-    cameras = ", ".join(str(DEVICES / name) for name in found) or "none"
+    if not found:
+        raise SourceError(f"there is no camera {device}, nor any other: connect it, and see that it may be read")
+    cameras = ", ".join(str(DEVICES / name) for name in found)
     raise SourceError(f"there is no camera {device}; found: {cameras}: connect it or name one of these")
 
 

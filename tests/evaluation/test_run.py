@@ -19,6 +19,7 @@ from pairvpr.errors import CheckpointError, MapError, PairVPRError, SourceError
 from pairvpr.evaluation import Evaluation, evaluate, load_folders, open_model, summary, write_report
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.predictions import predictions_text
+from pairvpr.evaluation.report import MARKER
 from pairvpr.evaluation.results import ModelInfo
 from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle, Weights
@@ -118,11 +119,13 @@ def test_an_interrupted_build_goes_on(benchmark, model, evaluation, tmp_path):
     other = dataclasses.replace(benchmark, name="other", database=benchmark.database[:4])
     with pytest.raises(MapError, match=r"is no database picture of other; choose another folder"):
         evaluate(other, model, top_k=1, work_dir=tmp_path)
+    with pytest.raises(MapError, match="is a map; choose another folder"):
+        evaluate(benchmark, model, top_k=1, work_dir=tmp_path / "map")
 
 
 def test_what_cannot_be_evaluated(benchmark, model, tmp_path):
     for k in (0, PLACES + 1):
-        with pytest.raises(MapError, match=rf"top-k {k} is outside 1 to {PLACES}, its pictures; choose"):
+        with pytest.raises(MapError, match=rf"top-k {k} is outside 1 to {PLACES}, its database's pictures; choose"):
             evaluate(benchmark, model, top_k=k)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
@@ -276,6 +279,7 @@ def test_results_and_summary(crafted, tmp_path):
 
 def test_predictions_are_in_the_known_format(crafted, tmp_path):
     (tmp_path / "preds").mkdir()
+    (tmp_path / MARKER).touch()
     for name in ("007.txt", "mine.txt"):
         (tmp_path / "preds" / name).touch()
     write_report(crafted, tmp_path)
@@ -295,5 +299,14 @@ def test_predictions_are_in_the_known_format(crafted, tmp_path):
 
 def test_a_report_that_cannot_be_written(crafted, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(PairVPRError, match=r"file.* cannot be written .*choose another folder for the report"):
+    with pytest.raises(PairVPRError, match=r"file: a file, not a folder; choose another folder for the report"):
         write_report(crafted, tmp_path / "file")
+
+
+def test_a_report_never_replaces_other_things(crafted, tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(PairVPRError, match="not empty and holds no report"):
+        write_report(crafted, tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("index.html", "mine")]
+    write_report(crafted, tmp_path / "new")
+    write_report(crafted, tmp_path / "new")

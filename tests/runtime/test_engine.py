@@ -73,7 +73,9 @@ def test_auto_is_a_device_that_works(fp16_only: Bundle) -> None:
 
 
 def test_fp32_of_a_bundle_without_it_names_the_command(fp16_only: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"no fp32 graphs in this bundle \(it has: fp16\).*`pairvpr export --fp32`"):
+    with pytest.raises(
+        EngineError, match=r"no fp32 graphs in this bundle \(it has: fp16\).*`pairvpr export --fp32 --out BUNDLE`"
+    ):
         open_engines(fp16_only, "cpu", "fp32")
 
 

@@ -150,7 +150,7 @@ def test_a_name_from_another_folder_is_refused(tmp_path: Path, model: Model) -> 
     db = tmp_path / "map"
     first, second = draw(tmp_path / "monday", 0, 1), draw(tmp_path / "tuesday", 5, 1)
     add_pictures(first, db, model, create=True)
-    with pytest.raises(MapError, match=r"already holds a picture 'p1\.png', from .*monday; put the new pictures into"):
+    with pytest.raises(MapError, match=r"already holds a picture 'p1\.png', from .*monday; put new pictures into"):
         add_pictures(second, db, model)
     assert sorted(names(db)) == ["p0.png", "p1.png"]
     # What the message advises works.
@@ -255,3 +255,16 @@ def test_a_place_where_no_map_can_be(tmp_path: Path, model: Model) -> None:
     with pytest.raises(MapError, match="not empty and holds no map"):
         add_pictures(pictures, full, model, create=True)
     assert [file.name for file in full.iterdir()] == ["thesis.tex"]
+
+
+def test_poses_that_come_too_late_are_refused(tmp_path: Path, model: Model) -> None:
+    """They could not reach the pictures that are there already; without a word they would be lost."""
+    db, images = tmp_path / "map", draw(tmp_path / "monday", 0, 1)
+    add_pictures(images, db, model, create=True)
+    poses = tmp_path / "poses.csv"
+    poses.write_text("name,x,y,z,qx,qy,qz,qw\np1.png,1,2,3,0,0,0,1\n")
+    with pytest.raises(MapError, match=r"already holds 1 of these pictures without their poses \('p1.png' first\)"):
+        add_pictures(images, db, model, poses=poses)
+    other = tmp_path / "other"
+    for _ in range(2):  # going on with the same poses is no mistake
+        add_pictures(images, other, model, poses=poses, create=True)

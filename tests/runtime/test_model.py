@@ -208,3 +208,13 @@ def test_scores_that_are_no_numbers_are_refused(model: Model, features: Features
     overflown = Features(features.descriptors, np.full_like(features.tokens, np.inf))
     with pytest.raises(EngineError, match="not numbers"):
         model.score(features[0], overflown)
+
+
+def test_a_single_picture_is_not_taken_for_a_list(model: Model) -> None:
+    with pytest.raises(TypeError, match="list of pictures"):
+        model.encode("a.jpg")
+
+
+def test_features_print_short(features: Features) -> None:
+    assert repr(features).startswith("Features(descriptors (")
+    assert len(repr(features)) < 80

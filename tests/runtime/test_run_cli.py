@@ -115,6 +115,15 @@ def test_a_folder_with_a_broken_picture_goes_on(home: Path) -> None:
     assert re.match(r"engine: ONNX Runtime .*\nmodel: nano .*\nthese weights are seeded", result.stderr)
 
 
+def test_a_folder_without_a_readable_picture_is_an_error(home: Path, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("no picture")
+    result = run(home, str(tmp_path), "--format", "jsonl")
+    assert result.exit_code == 2
+    assert [json.loads(line)["error"] is None for line in result.stdout.splitlines()] == [False, False]
+    assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path}: none of its 2 pictures could be read")
+
+
 def test_text_for_people(home: Path) -> None:
     result = run(home, str(home / "queries"), "--matches", "2")
     assert result.exit_code == 0, result.stderr

@@ -480,7 +480,7 @@ def test_character_devices_are_cameras():
 
 def test_missing_camera_lists_the_cameras_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "DEVICES", tmp_path)
-    with pytest.raises(SourceError, match=r"no camera .*video3; found: none: connect"):
+    with pytest.raises(SourceError, match=r"no camera .*video3, nor any other: connect"):
         open_source("cam3")
     for name in ("video10", "video2"):
         (tmp_path / name).touch()
