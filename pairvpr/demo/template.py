@@ -53,4 +53,3 @@ STRIP = Template("""<div class="strip"><div class="pictures">
 $pictures
 </div>
 <p class="ranks faint">$ranks</p></div>""")
-
