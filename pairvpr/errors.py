@@ -30,3 +30,7 @@ class SourceError(PairVPRError):
 
 class EngineError(PairVPRError):
     """An inference engine or device was asked for and cannot be had."""
+
+
+class TrainingError(PairVPRError):
+    """A training run cannot start, go on, or be resumed: its configuration, its machine, or its numbers."""

@@ -1,0 +1,128 @@
+"""From a draw to tensors: pictures read, replaced where broken, transformed, collated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pairvpr.data.places import PlaceDataset
+from pairvpr.data.sampling import Draw
+from pairvpr.data.transforms import Transform, seeded_torch
+from pairvpr.errors import SourceError
+from pairvpr.runtime.pictures import load_picture
+
+MOST_PLACES = 100
+"""Places tried before a draw is given up: this many without a readable picture is no accident."""
+
+
+class Found(NamedTuple):
+    """Readable pictures of one place; `broken` has a line for each picture that could not be read on the way."""
+
+    place: int
+    pictures: list[Image.Image]
+    broken: list[str]
+
+
+class PairBatch(NamedTuple):
+    """Stage one: pictures uint8 (B, S, S, 3), `mask` (B, T) true where the first is hidden."""
+
+    masked: Tensor
+    reference: Tensor
+    mask: Tensor
+    broken: list[str]
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The batch on a device."""
+        masked, reference, mask = (x.to(device, non_blocking=True) for x in (self.masked, self.reference, self.mask))
+        return PairBatch(masked, reference, mask, self.broken)
+
+
+class PlaceBatch(NamedTuple):
+    """Stage two: pictures uint8 (P * K, S, S, 3), place by place, and their places' numbers (P * K,)."""
+
+    images: Tensor
+    labels: Tensor
+    broken: list[str]
+
+    def to(self, device: torch.device) -> PlaceBatch:
+        """The batch on a device."""
+        images, labels = (x.to(device, non_blocking=True) for x in (self.images, self.labels))
+        return PlaceBatch(images, labels, self.broken)
+
+
+def read_pictures(places: PlaceDataset, index: int, count: int, rng: np.random.Generator) -> Found:
+    """`count` different readable pictures of a place, in random order.
+
+    A broken picture is replaced by another of the same place; a place with too few readable ones by another
+    place. Raises SourceError after MOST_PLACES places in vain.
+    """
+    broken: list[str] = []
+    for _ in range(MOST_PLACES):
+        place = places.place(index, rng)
+        pictures: list[Image.Image] = []
+        for choice in rng.permutation(len(place.pictures)):
+            picture = place.pictures[choice]
+            try:
+                pictures.append(load_picture(picture.load()))
+            except SourceError as error:
+                broken.append(f"{picture.name}: {error}")
+            if len(pictures) == count:
+                return Found(index, pictures, broken)
+        broken.append(f"place {place.name}: {len(pictures)} readable pictures, {count} needed; another one taken")
+        index = int(rng.integers(len(places)))
+    raise SourceError(
+        f"{MOST_PLACES} places in a row lack {count} readable pictures; check the data, first {broken[0]}"
+    )
+
+
+class PairSamples(Dataset[PairBatch]):
+    """Stage one: two pictures of a place and a mask of the first, indexed by `Draw`."""
+
+    def __init__(self, places: PlaceDataset, transform: Transform, tokens: int, mask_ratio: float) -> None:
+        """`tokens`: patches of a picture, of which the share `mask_ratio` is hidden (rounded down)."""
+        self.places, self.transform, self.tokens = places, transform, tokens
+        self.hidden = int(mask_ratio * tokens)
+
+    def __getitem__(self, draw: Draw) -> PairBatch:
+        rng = draw.rng()
+        found = read_pictures(self.places, draw.place, 2, rng)
+        with seeded_torch(int(rng.integers(2**63))):
+            masked, reference = (self.transform(picture) for picture in found.pictures)
+        mask = torch.from_numpy(rng.permutation(self.tokens) < self.hidden)
+        return PairBatch(masked, reference, mask, found.broken)
+
+    @staticmethod
+    def collate(items: Sequence[PairBatch]) -> PairBatch:
+        """Items -> a batch."""
+        return PairBatch(
+            masked=torch.stack([item.masked for item in items]),
+            reference=torch.stack([item.reference for item in items]),
+            mask=torch.stack([item.mask for item in items]),
+            broken=[line for item in items for line in item.broken],
+        )
+
+
+class PlaceSamples(Dataset[PlaceBatch]):
+    """Stage two: `count` pictures of a place, indexed by `Draw`."""
+
+    def __init__(self, places: PlaceDataset, transform: Transform, count: int) -> None:
+        self.places, self.transform, self.count = places, transform, count
+
+    def __getitem__(self, draw: Draw) -> PlaceBatch:
+        rng = draw.rng()
+        found = read_pictures(self.places, draw.place, self.count, rng)
+        with seeded_torch(int(rng.integers(2**63))):
+            images = torch.stack([self.transform(picture) for picture in found.pictures])
+        return PlaceBatch(images, torch.full((self.count,), found.place), found.broken)
+
+    @staticmethod
+    def collate(items: Sequence[PlaceBatch]) -> PlaceBatch:
+        """Items -> a batch."""
+        images, labels = torch.cat([item.images for item in items]), torch.cat([item.labels for item in items])
+        return PlaceBatch(images, labels, [line for item in items for line in item.broken])

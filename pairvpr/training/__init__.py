@@ -1,0 +1,17 @@
+"""How the network learns (needs torch, timm, torchvision and pytorch-metric-learning): both stages of the paper."""
+
+from pairvpr.training.config import StageOneConfig, StageTwoConfig, stage_one_config, stage_two_config
+from pairvpr.training.loop import Progress, RunResult
+from pairvpr.training.stage_one import train_stage_one
+from pairvpr.training.stage_two import train_stage_two
+
+__all__ = [
+    "Progress",
+    "RunResult",
+    "StageOneConfig",
+    "StageTwoConfig",
+    "stage_one_config",
+    "stage_two_config",
+    "train_stage_one",
+    "train_stage_two",
+]

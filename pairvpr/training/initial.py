@@ -1,0 +1,117 @@
+"""Where a run's weights start: the seed, timm's encoder weights, or a checkpoint of either stage."""
+
+from __future__ import annotations
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pairvpr.errors import CheckpointError, TrainingError
+from pairvpr.model import Checkpoint, NetworkConfig, PairVPR, WeightsInfo, load_checkpoint
+from pairvpr.training.config import ALL_BLOCKS, StageOneConfig, StageTwoConfig
+
+UNSTATED = "not stated by whoever trained it"
+
+
+def initial_checkpoint(config: StageOneConfig | StageTwoConfig, teacher: WeightsInfo | None = None) -> Checkpoint:
+    """The network that a run starts from, and origin and licence of what it will learn.
+
+    The licence is the configuration's, else that of the weights it starts from, else the `teacher`'s.
+    Raises TrainingError and CheckpointError.
+    """
+    network, init = seeded_network(config.network, config.seed), config.init
+    origin, licence = f"pairvpr, seed {config.seed}", teacher.licence if teacher else UNSTATED
+    if init.checkpoint:
+        donor = load_checkpoint(init.checkpoint)
+        take_over(network, donor, init.checkpoint)
+        origin, licence = f"{origin}, from {donor.weights.origin}", donor.weights.licence
+    elif init.pretrained:
+        load_pretrained_encoder(network)
+        known = f"timm's weights of {config.network.encoder}"
+        origin, licence = f"{origin}, encoder from {known}", f"that of {known}"
+    elif config.train.trained_blocks != ALL_BLOCKS:
+        raise TrainingError(
+            "setting train.trained_blocks: would freeze encoder blocks that never learned; set it to -1, "
+            "or start from init.pretrained or init.checkpoint"
+        )
+    if teacher:
+        origin = f"{origin}, taught by {teacher.origin} ({teacher.licence})"
+    return Checkpoint(network, WeightsInfo(origin, config.licence or licence))
+
+
+def seeded_network(config: NetworkConfig, seed: int) -> PairVPR:
+    """Fresh weights: timm's own for the encoder, MAE's and CroCo's for the rest.
+
+    That is Xavier-uniform matrices, zero biases, tokens from a normal distribution of deviation 0.02.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = PairVPR(config)
+        for part in (network.descriptor, network.decoder):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    nn.init.zeros_(module.bias)
+        for token in (network.encoder.mask_token, network.decoder.mask_token, network.decoder.class_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
+    return network
+
+
+def load_pretrained_encoder(network: PairVPR) -> None:
+    """Give a network's encoder timm's weights; raises CheckpointError where they cannot be had.
+
+    timm fits patch embedding and position table to the configuration's sizes.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    config = network.config
+    side = config.position_grid * network.encoder.patch_size
+    args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
+    try:
+        donor = timm.create_model(config.encoder, pretrained=True, **args)
+    except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"setting init.pretrained: timm's weights of {config.encoder} could not be had ({reason}); fetch them on a "
+            "machine that reaches the Hugging Face hub and copy its cache folder (HF_HOME) here, or set init.checkpoint"
+        ) from error
+    network.encoder.vit.load_state_dict(donor.state_dict())
+
+
+def take_over(network: PairVPR, donor: Checkpoint, source: str) -> None:
+    """Load a checkpoint of either stage into a network, perhaps for pictures of another size.
+
+    Decoder positions are resized bicubically and get a class row (zeros) in front. What a stage-one checkpoint lacks
+    or never trained (class token, classifier, descriptor) stays as it is; a class token that stage one has no use for
+    is left out. Raises CheckpointError where encoder or decoder are others.
+    """
+    state = dict(donor.network.state_dict())
+    if not donor.network.config.pair_classifier:
+        state = {k: v for k, v in state.items() if not k.startswith(("descriptor.", "decoder.classifier."))}
+    expected = network.state_dict()
+    positions = resized_positions(state["decoder.positions"], len(expected["decoder.positions"]))
+    state["decoder.positions"] = positions
+    if "decoder.class_positions" in expected:
+        state["decoder.class_positions"] = torch.cat([torch.zeros_like(positions[:1]), positions])
+    if not network.config.pair_classifier:
+        state = {k: v for k, v in state.items() if k not in ("decoder.class_token", "decoder.class_positions")}
+    wrong = [name for name, tensor in state.items() if name not in expected or expected[name].shape != tensor.shape]
+    lacking = [name for name in expected if name.startswith(("encoder.", "decoder.blocks.")) and name not in state]
+    if wrong or lacking:
+        raise CheckpointError(
+            f"{source}: does not fit the configured network ({(wrong + lacking)[0]}); configure the same encoder "
+            "and decoder"
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def resized_positions(table: Tensor, tokens: int) -> Tensor:
+    """A square table (T, D) resized bicubically to (tokens, D), as the published code moves on to stage two."""
+    if len(table) == tokens:
+        return table
+    old, new = round(len(table) ** 0.5), round(tokens**0.5)
+    square = table.T.reshape(1, -1, old, old)
+    resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)
+    return resized.reshape(-1, tokens).T.contiguous()

@@ -1,0 +1,48 @@
+"""What stage one reconstructs, as one PNG to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pairvpr.model.network import IMAGENET_MEAN, IMAGENET_STD
+from pairvpr.training.losses import patch_statistics, patches, unpatch
+
+ROWS = 8
+GREY = 0.5  # of hidden patches
+
+
+def write_reconstructions(images: Tensor, reference: Tensor, mask: Tensor, prediction: Tensor, path: Path) -> None:
+    """Write a PNG of up to ROWS rows: what the network saw, what it made of it, the picture, the reference picture.
+
+    images, reference: normalised pictures (B, 3, S, S); mask (B, T), true where hidden; prediction (B, T, P)
+    per-patch normalised pixels, which take mean and deviation from the true patches (as MAE shows its own).
+    """
+    images, reference, mask, prediction = (x[:ROWS].float() for x in (images, reference, mask, prediction))
+    patch = round((prediction.shape[-1] / 3) ** 0.5)
+    pixels = patches(_colours(images), patch)
+    hidden = mask.unsqueeze(-1)
+    mean, deviation = patch_statistics(patches(images, patch))
+    made = patches(_colours(unpatch(prediction * deviation + mean, patch)), patch)
+    columns = [
+        unpatch(pixels * (1 - hidden) + GREY * hidden, patch),
+        unpatch(pixels * (1 - hidden) + made * hidden, patch),
+        _colours(images),
+        _colours(reference),
+    ]
+    grid = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)  # (3, rows * S, 4 * S)
+    array = (grid.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    Image.fromarray(array).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def _colours(images: Tensor) -> Tensor:
+    """Normalised pictures (B, 3, H, W) -> colours from 0 to 1."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    deviation = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return images * deviation + mean

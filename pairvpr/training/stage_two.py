@@ -1,0 +1,140 @@
+"""Stage two: descriptor and pair classifier together, on a batch that is mined across all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pairvpr.data.places import PlaceDataset
+from pairvpr.data.samples import PlaceBatch, PlaceSamples
+from pairvpr.data.sampling import EpochOrder
+from pairvpr.data.transforms import Squash, SquashAndAugment, Transform
+from pairvpr.model import Checkpoint, PairVPR
+from pairvpr.training.batches import Feed, StageBatches, open_all, require_places, total_steps
+from pairvpr.training.config import StageTwoConfig
+from pairvpr.training.distributed import World, joined_world
+from pairvpr.training.initial import initial_checkpoint
+from pairvpr.training.log import Progress
+from pairvpr.training.loop import Loop, Outcome, Plan, RunResult
+from pairvpr.training.losses import (
+    Pairs,
+    descriptor_loss,
+    hardest_pairs,
+    nearest_is_same,
+    pair_loss,
+    score_distillation,
+    similarity_distillation,
+)
+from pairvpr.training.schedules import StageTwoSchedule, freeze, parameter_groups
+from pairvpr.training.settings import write_toml
+from pairvpr.training.state import RunFolder
+from pairvpr.training.teacher import Teacher
+
+
+class StageTwoObjective(nn.Module):
+    """Descriptor loss of the global batch and pair loss of its hardest pairs; a teacher's losses beside or instead."""
+
+    def __init__(
+        self, network: PairVPR, world: World, pair_weight: float, labelled: bool = True, teacher: Teacher | None = None
+    ) -> None:
+        """`labelled`: whether labels teach. `teacher`: what teaches beside them; without labels there must be one."""
+        super().__init__()
+        self.network, self.world, self.pair_weight = network, world, pair_weight
+        self.labelled, self.teacher = labelled, teacher
+
+    def forward(self, batch: PlaceBatch) -> Outcome:
+        """The process' part of the loss: all of the descriptor loss, and the pairs whose anchors it holds.
+
+        Parts are scaled so that their mean over the processes, which DDP takes of the gradients, is the loss.
+        """
+        # Encode this process' pictures, and share descriptors and tokens.
+        descriptors, tokens = map(self.world.gather, self.network.encode(batch.images))
+        labels = self.world.gather(batch.labels)
+        lesson = self.teacher.look(batch.images) if self.teacher else None
+
+        # Mine in the global batch.
+        pairs = hardest_pairs(descriptors, labels) if self.labelled or lesson is None else lesson.pairs()
+        scale = self.world.size / (2 * len(pairs.anchors))  # the mean is over positives and negatives together
+        firsts, seconds = self._mine(pairs, len(batch.images))
+
+        # Score the pairs whose anchor is here, in one order, anchor first.
+        logits = self.network.pair_logits(tokens[firsts], tokens[seconds])
+        positive, negative = logits.chunk(2)
+
+        measures: dict[str, Tensor] = {}
+        total = descriptors.new_zeros(())
+        if self.labelled:
+            measures["descriptor_loss"] = descriptor_loss(descriptors, labels)
+            measures["pair_loss"] = scale * pair_loss(positive, negative)
+            total = total + measures["descriptor_loss"] + self.pair_weight * measures["pair_loss"]
+            measures["descriptor_accuracy"] = nearest_is_same(descriptors.detach(), labels)
+            measures["pair_accuracy"] = 2 * scale * (positive > negative).float().sum()
+            measures["accuracy"] = (measures["descriptor_accuracy"] + measures["pair_accuracy"]) / 2
+        if self.teacher is not None and lesson is not None:
+            taught = self.teacher.logits(lesson, firsts, seconds)
+            measures["similarity_distillation"] = similarity_distillation(descriptors, lesson.descriptors)
+            measures["score_distillation"] = scale * score_distillation(logits, taught)
+            distilled = measures["similarity_distillation"] + measures["score_distillation"]
+            total = total + self.teacher.weight * distilled
+        return Outcome(total, {"loss": total, **measures})
+
+    def _mine(self, pairs: Pairs, held: int) -> tuple[Tensor, Tensor]:
+        """First and second pictures of this process' pairs, positives then negatives; it holds `held` pictures."""
+        here = pairs.anchors // held == self.world.rank
+        anchors, positives, negatives = (indices[here] for indices in pairs)
+        return torch.cat([anchors, anchors]), torch.cat([positives, negatives])
+
+
+def train_stage_two(config: StageTwoConfig, progress: Callable[[Progress], None] | None = None) -> RunResult:
+    """Train, or go on with, the run in `config.out`. Raises PairVPRError.
+
+    Under torchrun every process calls this; the result is the same for any number of them.
+    """
+    with joined_world(config.run.device) as world, RunFolder(config.out, write_toml(config), world.first) as folder:
+        teacher = Teacher(config.teacher, world) if config.teacher.checkpoint else None
+        start = folder.checkpoint() or initial_checkpoint(config, teacher.weights if teacher else None)
+        return Loop(plan_stage_two(config, world, start, teacher), config.run, folder, world, progress).run()
+
+
+def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teacher: Teacher | None) -> Plan:
+    """What the loop has to know of a stage-two run whose weights so far are `start`."""
+    train = config.train
+    side, labelled = config.network.image_size, train.pictures_per_place > 1
+    places = open_all(config.data)
+    require_places(len(places), train.places, "data")
+    steps = total_steps(train, len(places), train.places)
+    world.share(train.places, "train.places")
+
+    network = start.network.to(world.device)
+    freeze(network, "two", train.trained_blocks)
+    objective = StageTwoObjective(network, world, train.pair_weight, labelled, teacher)
+
+    feed = partial(_feed, config=config, world=world)
+    validation = None
+    if config.validation:
+        held_out = open_all(config.validation)
+        require_places(len(held_out), train.places, "validation")
+        validation = feed(held_out, Squash(side))
+    batches = StageBatches(feed(places, SquashAndAugment(side)), validation, steps, train.validate_steps)
+    return Plan(
+        network=network,
+        weights=start.weights,
+        objective=objective,
+        batches=batches,
+        groups=parameter_groups(network),
+        rates=StageTwoSchedule(train.lr, train.weight_decay, train.decay_to, train.decay_steps),
+        steps=steps,
+        pictures_per_step=train.places * train.pictures_per_place,
+        train=train,
+        seed=config.seed,
+        best=("accuracy", True) if labelled else ("loss", False),
+        memory="train.places, train.pictures_per_place or network.image_size",
+    )
+
+
+def _feed(places: PlaceDataset, transform: Transform, *, config: StageTwoConfig, world: World) -> Feed:
+    samples = PlaceSamples(places, transform, config.train.pictures_per_place)
+    return Feed(samples, EpochOrder(places.groups, config.seed), config.train.places, world, config.run.workers)

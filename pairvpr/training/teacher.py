@@ -1,0 +1,60 @@
+"""Distillation: what a trained network says of a batch, for a smaller one to learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pairvpr.errors import TrainingError
+from pairvpr.model import WeightsInfo, load_checkpoint
+from pairvpr.training.config import TeacherConfig
+from pairvpr.training.distributed import World
+from pairvpr.training.losses import Pairs, off_diagonal_order
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher sees in the global batch: descriptors (B, G') and decoder-ready tokens (B, T', D')."""
+
+    descriptors: Tensor
+    tokens: Tensor
+
+    def pairs(self) -> Pairs:
+        """Pairs to score where no labels say which: every picture with its most similar one, and with one more.
+
+        That one is of another rank of similarity for each picture, so that all ranks occur equally often.
+        """
+        order = off_diagonal_order(self.descriptors)  # (B, B - 1)
+        anchors = torch.arange(len(order), device=order.device)
+        return Pairs(anchors, order[:, 0], order[anchors, anchors % order.shape[1]])
+
+
+class Teacher:
+    """A frozen network. No module of the student's, so that neither DDP nor a checkpoint takes it along."""
+
+    def __init__(self, config: TeacherConfig, world: World) -> None:
+        """Raises CheckpointError, or TrainingError for a checkpoint of stage one, which scores no pairs."""
+        checkpoint = load_checkpoint(config.checkpoint)
+        if not checkpoint.network.config.pair_classifier:
+            raise TrainingError(f"setting teacher.checkpoint: {config.checkpoint} is of stage one and scores no pairs")
+        self.network = checkpoint.network.to(world.device).requires_grad_(False)
+        self.weights: WeightsInfo = checkpoint.weights
+        self.weight, self.world = config.weight, world
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> Lesson:
+        """Own pictures uint8 (b, S, S, 3), resized to the teacher's size -> the lesson of the global batch."""
+        side = self.network.config.image_size
+        if images.shape[1] != side:
+            resized = F.interpolate(images.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
+            images = resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        descriptors, tokens = self.network.encode(images)
+        return Lesson(self.world.gather(descriptors), self.world.gather(tokens))
+
+    @torch.no_grad()
+    def logits(self, lesson: Lesson, firsts: Tensor, seconds: Tensor) -> Tensor:
+        """Pair logits (N,) in one order, of pictures by their indices (N,) in the global batch."""
+        return self.network.pair_logits(lesson.tokens[firsts], lesson.tokens[seconds]).float()

@@ -1,0 +1,157 @@
+"""From one stage to the next, from a teacher, from timm: where weights come from, and what runs leave behind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytorch_metric_learning")
+
+from pairvpr.errors import CheckpointError, TrainingError  # noqa: E402
+from pairvpr.model import Checkpoint, WeightsInfo, load_checkpoint, save_checkpoint  # noqa: E402
+from pairvpr.training.initial import load_pretrained_encoder, resized_positions, seeded_network, take_over  # noqa: E402
+from tests.training.support import lines, train, write_config  # noqa: E402
+from tests.training.test_schedules import CONFIG  # noqa: E402
+
+INFO = WeightsInfo("a test", "a licence")
+
+
+def test_stage_two_takes_over_from_stage_one(tmp_path):
+    donor = seeded_network(dataclasses.replace(CONFIG, pair_classifier=False), seed=1)
+    network = seeded_network(dataclasses.replace(CONFIG, image_size=84), seed=2)
+    fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    take_over(network, Checkpoint(donor, INFO), "donor")
+    taken, given = network.state_dict(), donor.state_dict()
+    fixed = ("decoder.positions", "decoder.class_positions")
+    own = ("descriptor.", "decoder.classifier.", "decoder.class_token")
+    for name, tensor in taken.items():
+        if name not in fixed:
+            assert torch.equal(tensor, fresh[name] if name.startswith(own) else given[name]), name
+    square = given["decoder.positions"].T.reshape(1, 64, 4, 4)
+    expected = torch.nn.functional.interpolate(square, size=(6, 6), mode="bicubic").reshape(64, 36).T
+    assert torch.equal(taken["decoder.positions"], expected)
+    assert torch.equal(taken["decoder.class_positions"], torch.cat([torch.zeros(1, 64), expected]))
+
+
+def test_positions_of_the_same_grid_stay():
+    table = torch.rand(16, 8)
+    assert torch.equal(resized_positions(table, 16), table)
+
+
+def test_a_donor_that_does_not_fit_is_refused():
+    network = seeded_network(CONFIG, 0)
+    for change in ({"decoder_depth": 2}, {"decoder_dim": 128}, {"encoder_args": {"patch_size": 14, "depth": 2}}):
+        donor = seeded_network(dataclasses.replace(CONFIG, **change), 0)
+        with pytest.raises(CheckpointError, match="does not fit the configured network"):
+            take_over(network, Checkpoint(donor, INFO), "donor")
+
+
+def test_both_stages_one_after_the_other(tmp_path):
+    first = train("one", write_config(tmp_path, "one", "first"), "run.pictures_every=4", "licence=Apache-2.0")
+    with Image.open(tmp_path / "first" / "pictures" / "step-00000008.png") as shown:
+        assert shown.size == (4 * 56, 4 * 56)  # four columns, a row for each of four pairs
+    checkpoint = first.checkpoint / "network.safetensors"
+    second = train(
+        "two", write_config(tmp_path, "two", "second"), f"init.checkpoint={checkpoint}", "train.trained_blocks=1"
+    )
+    weights = load_checkpoint(second.checkpoint / "network.safetensors").weights
+    assert weights.licence == "Apache-2.0"
+    assert "step 8" in weights.origin
+    before, after = (load_checkpoint(run.checkpoint / "network.safetensors").network for run in (first, second))
+    assert torch.equal(before.encoder.vit.blocks[0].attn.qkv.weight, after.encoder.vit.blocks[0].attn.qkv.weight)
+    assert not torch.equal(before.encoder.vit.blocks[1].attn.qkv.weight, after.encoder.vit.blocks[1].attn.qkv.weight)
+
+
+@pytest.mark.parametrize(("count", "labelled"), [(2, True), (1, False)])
+def test_a_teacher_teaches_with_and_without_labels(tmp_path, count, labelled):
+    larger = dataclasses.replace(CONFIG, image_size=70, decoder_depth=2, descriptor_dim=48)
+    save_checkpoint(Checkpoint(seeded_network(larger, 3), INFO), tmp_path / "teacher.safetensors")
+    settings = [f"teacher.checkpoint={tmp_path / 'teacher.safetensors'}", f"train.pictures_per_place={count}"]
+    result = train("two", write_config(tmp_path, "two"), *settings, "train.places=6")
+    found = lines(tmp_path / "run")
+    assert ("pair_loss" in found[0]) is labelled
+    assert all("score_distillation" in line and "similarity_distillation" in line for line in found)
+    weights = load_checkpoint(result.checkpoint / "network.safetensors").weights
+    assert weights.licence == "a licence"
+    assert "taught by a test" in weights.origin
+
+
+def test_a_teacher_of_stage_one_is_refused(tmp_path):
+    donor = seeded_network(dataclasses.replace(CONFIG, pair_classifier=False), seed=1)
+    save_checkpoint(Checkpoint(donor, INFO), tmp_path / "one.safetensors")
+    with pytest.raises(TrainingError, match="is of stage one and scores no pairs"):
+        train("two", write_config(tmp_path, "two"), f"teacher.checkpoint={tmp_path / 'one.safetensors'}")
+
+
+def test_a_pupil_learns_from_a_teacher_alone(tmp_path):
+    """A few dozen steps on the same pictures bring the pupil closer to its teacher."""
+    save_checkpoint(Checkpoint(seeded_network(CONFIG, 3), INFO), tmp_path / "teacher.safetensors")
+    settings = [
+        f"teacher.checkpoint={tmp_path / 'teacher.safetensors'}",
+        "train.pictures_per_place=1",
+        "train.places=12",
+    ]
+    train("two", write_config(tmp_path, "two"), *settings, "train.steps=40", "data.0.arguments.visits=1")
+    first, last = (
+        sum(line["loss"] for line in part) for part in (lines(tmp_path / "run")[:5], lines(tmp_path / "run")[-5:])
+    )
+    assert last < 0.7 * first
+
+
+def test_broken_pictures_are_replaced_counted_and_told(tmp_path, caplog):
+    broken = [f"{place}/{visit}" for place in range(12) for visit in (0, 1)]
+    train("one", write_config(tmp_path, "one"), f"data.0.arguments.broken={broken}", "run.workers=1")
+    told = lines(tmp_path / "run", "broken picture")
+    assert 0 < len(told) <= len(broken)
+    assert [line["count"] for line in told] == list(range(1, len(told) + 1))
+    assert len({line["report"] for line in told}) == len(told)
+    assert "is damaged" in caplog.text
+
+
+def test_data_without_a_readable_picture_stop_the_run(tmp_path):
+    broken = [f"{place}/{visit}" for place in range(12) for visit in range(4)]
+    with pytest.raises(TrainingError, match="100 places in a row lack 2 readable pictures") as caught:
+        train("one", write_config(tmp_path, "one"), f"data.0.arguments.broken={broken}", "run.workers=1")
+    assert "\n" not in str(caught.value)
+
+
+def test_freezing_what_never_learned_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="would freeze encoder blocks that never learned"):
+        train("one", write_config(tmp_path, "one"), "train.trained_blocks=1")
+
+
+def test_settings_that_do_not_fit_the_data_are_refused(tmp_path):
+    with pytest.raises(TrainingError, match="holds 12 places, a batch takes 20"):
+        train("two", write_config(tmp_path, "two"), "train.places=20")
+    with pytest.raises(TrainingError, match="warmup_epochs: 30 steps, but the run has 8"):
+        train("one", write_config(tmp_path, "one"), "train.warmup_epochs=10")
+
+
+def test_weights_that_cannot_be_fetched_are_told(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"vit_tiny_patch16_224 could not be had.*HF_HOME"):
+        load_pretrained_encoder(seeded_network(CONFIG, 0))
+
+
+def test_pretrained_encoder_weights_are_taken(monkeypatch):
+    """timm's own loading, with weights drawn here in place of fetched ones."""
+    import timm
+
+    create = timm.create_model
+
+    def fetched(name, pretrained, **args):
+        assert pretrained
+        torch.manual_seed(9)
+        return create(name, pretrained=False, **args)
+
+    network = seeded_network(CONFIG, 0)
+    before = network.encoder.vit.blocks[0].attn.qkv.weight.clone()
+    monkeypatch.setattr("pairvpr.training.initial.timm.create_model", fetched)
+    load_pretrained_encoder(network)
+    assert not torch.equal(network.encoder.vit.blocks[0].attn.qkv.weight, before)
