@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -54,22 +54,11 @@ def add_pictures(
     source = str(Path(images).resolve())
     pictures = list_pictures(images)
     present = _present(Path(db), model.bundle.identity, create)
-    for name, _ in pictures:
-        if name in present and present[name].source != source:
-            raise MapError(
-                f"{db}: already holds a picture {name!r}, from {present[name].source}; put new pictures into a "
-                "subfolder and give the folder above it, so that names differ"
-            )
-    todo = [(name, path) for name, path in pictures if name not in present]
     finder = PlaceFinder(poses)
-    late = [n for n, r in present.items() if r.pose is None and r.gps is None and finder.in_file(n)]
-    if late:
-        raise MapError(
-            f"{db}: already holds {len(late)} of these pictures without their poses ({late[0]!r} first); "
-            "build a new map with --poses from the start"
-        )
-    if poses is not None and not any(finder.in_file(name) for name, _ in pictures):
-        raise SourceError(f"{poses}: none of its entries belongs to a picture of {images}; check names or stamps")
+    _check_names(db, source, [name for name, _ in pictures], present)
+    if poses is not None:
+        _check_poses(db, poses, [name for name, _ in pictures], present, finder)
+    todo = [(name, path) for name, path in pictures if name not in present]
 
     added = with_place = done = 0
     skipped: list[str] = []
@@ -79,7 +68,7 @@ def add_pictures(
             read = list(_read(batch, model, finder, strict, skipped))
             if read:
                 features = model.encode_prepared(np.stack([image for _, image, _ in read]))
-                writer = writer or stack.enter_context(_open_writer(Path(db), model, create))
+                writer = writer or stack.enter_context(open_writer(Path(db), model, create))
                 for i, (name, _, place) in enumerate(read):
                     writer.add(
                         name=name,
@@ -112,7 +101,33 @@ def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
         return {record.name: record for record in places.records}
 
 
-def _open_writer(db: Path, model: Model, create: bool) -> MapWriter:
+def _check_names(db: str | Path, source: str, names: Sequence[str], present: Mapping[str, Record]) -> None:
+    """Raise MapError for a name that the map holds from another folder."""
+    for name in names:
+        if name in present and present[name].source != source:
+            raise MapError(
+                f"{db}: already holds a picture {name!r}, from {present[name].source}; put new pictures into a "
+                "subfolder and give the folder above it, so that names differ"
+            )
+
+
+def _check_poses(
+    db: str | Path, poses: str | Path, names: Sequence[str], present: Mapping[str, Record], finder: PlaceFinder
+) -> None:
+    """Raise SourceError for a file of other pictures' poses, MapError for poses that come too late."""
+    matched = [name for name in names if finder.in_file(name)]
+    if not matched:
+        raise SourceError(f"{poses}: none of its entries belongs to one of the pictures; check names or time stamps")
+    late = [n for n in matched if n in present and present[n].pose is None and present[n].gps is None]
+    if late:
+        raise MapError(
+            f"{db}: already holds {len(late)} of these pictures without their poses ({late[0]!r} first); "
+            "build a new map with --poses from the start"
+        )
+
+
+def open_writer(db: Path, model: Model, create: bool) -> MapWriter:
+    """The map `db` opened for adding the model's features; made where there is none and `create` says so."""
     dims = model.bundle.info.dims
     return MapWriter.open(
         db,

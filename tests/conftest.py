@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -37,6 +39,16 @@ def shared(path: str) -> Path:
             pytest.fail(f"shared/{path} is missing, and CI must not skip what needs it")
         pytest.skip(f"needs shared/{path}, which stays outside the project")
     return found
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command sends the log to a stderr that ends with its test."""
+    logger = logging.getLogger("pairvpr")
+    handlers, level = logger.handlers, logger.level
+    yield
+    logger.handlers = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import re
 import shutil
@@ -26,16 +25,6 @@ from pairvpr.runtime.map import Map, MapWriter, verify_map
 from pairvpr.runtime.model import default_bundle
 
 COUNT, SIZE = 6, (96, 128)
-
-
-@pytest.fixture(autouse=True)
-def log_as_before() -> Iterator[None]:
-    """The command sends the log to a stderr that ends with it."""
-    logger = logging.getLogger("pairvpr")
-    handlers, level = logger.handlers, logger.level
-    yield
-    logger.handlers = handlers
-    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")

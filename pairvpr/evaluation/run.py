@@ -17,8 +17,8 @@ from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.recall import RECALL_AT
 from pairvpr.evaluation.results import Evaluation, ModelInfo
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.map import Map, MapWriter
-from pairvpr.runtime.map_builder import ENCODE_BATCH
+from pairvpr.runtime.map import Map
+from pairvpr.runtime.map_builder import ENCODE_BATCH, open_writer
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
@@ -112,14 +112,7 @@ def evaluate(
 
 def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progress) -> int:
     """A map of exactly the benchmark's database; returns how many pictures it still lacked."""
-    dims = model.bundle.info.dims
-    with MapWriter.open(
-        path,
-        identity=model.bundle.identity,
-        descriptor_dim=dims.descriptor,
-        token_shape=(dims.tokens, dims.token_dim),
-        install_model=model.bundle.install,
-    ) as writer:
+    with open_writer(path, model, create=True) as writer:
         present = writer.names()
         files = {name: str(file.resolve()) for name, file in benchmark.database}
         strange = next((name for name, source in present.items() if files.get(name) != source), None)

@@ -6,7 +6,6 @@ import contextlib
 import http.server
 import io
 import json
-import logging
 import os
 import re
 import signal
@@ -35,16 +34,6 @@ LINE = [
 ]  # fmt: skip
 MATCH = ["name", "score", "similarity", "stage", "pose"]
 STEPS = ["decode", "preprocess", "encode", "search", "gather", "rerank", "total"]
-
-
-@pytest.fixture(autouse=True)
-def log_as_before() -> Iterator[None]:
-    """The command sends the log to a stderr that ends with it."""
-    logger = logging.getLogger("pairvpr")
-    handlers, level = logger.handlers, logger.level
-    yield
-    logger.handlers = handlers
-    logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")
