@@ -280,19 +280,24 @@ def live_camera() -> Iterator[str]:
             server.shutdown()
 
 
+def heed_ctrl_c() -> None:
+    """As in a terminal; what a shell starts in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_a_live_camera_well(home: Path) -> None:
     pytest.importorskip("av")
     with live_camera() as address:
         command = [*RUN, "--db", str(home / "map"), "--query", address, "--format", "jsonl", "--top-k", "1"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, preexec_fn=heed_ctrl_c, **pipes)
         with process, contextlib.ExitStack() as stack:
             stack.callback(process.kill)
             assert process.stdout
-            assert process.stderr
             output = [process.stdout.readline(), process.stdout.readline()]
             process.send_signal(signal.SIGINT)
-            output += process.stdout.readlines()
-            errors = process.stderr.read()
-            assert process.wait(60) == 0, errors
+            rest, errors = process.communicate(timeout=60)
+            output += rest.splitlines()
+            assert process.returncode == 0, errors
     assert b"Traceback" not in errors
     assert all(json.loads(line)["error"] is None for line in output)
