@@ -54,7 +54,7 @@ def log_as_before() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory):
     """A function: name of a layout -> the path of its seeded checkpoint in the published format."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     folder = tmp_path_factory.mktemp("checkpoints")
 

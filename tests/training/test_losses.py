@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.conftest import PARITY
-from tests.model.test_parity import pictures
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
@@ -17,6 +16,7 @@ from pairvpr.training import losses  # noqa: E402
 from pairvpr.training.distributed import World  # noqa: E402
 from pairvpr.training.stage_one import StageOneObjective  # noqa: E402
 from pairvpr.training.stage_two import StageTwoObjective  # noqa: E402
+from tests.model.test_parity import pictures  # noqa: E402
 
 TOLERANCE = 1e-4
 
