@@ -2,7 +2,7 @@
 
 Together they compute what `PairVPR.encode` and `PairVPR.score` compute, to float rounding, without what the plain
 form recomputes: the query's keys and values once per batch instead of once per pair, the query's first
-self-attention once, and in the last block the class token's query, projection and MLP alone.
+self-attention once, and in the last block all but the class token, whose attention then needs no keys and values.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pairvpr.errors import ExportError
 from pairvpr.model import PairVPR
 from pairvpr.model.decoder import Block, Blocks, PairDecoder, merge_heads, split_heads
 from pairvpr.model.encoder import Encoder
+from pairvpr.model.presets import HEAD_DIM
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -99,30 +100,56 @@ class PairSuffix(nn.Module):
 
 
 class ClassTokenBlock(nn.Module):
-    """A decoder block for its class token alone: x (B, N, D), memory (B, M, D) -> (B, 1, D)."""
+    """A decoder block for its class token alone: x (B, N, D), memory (B or 1, M, D) -> (B, 1, D)."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
         self.block = block
-        dim = block.attn.proj.in_features
-        weights, biases = block.attn.qkv.weight.detach(), block.attn.qkv.bias.detach()
-        self.register_buffer("query_weight", weights[:dim].clone())
-        self.register_buffer("query_bias", biases[:dim].clone())
-        self.register_buffer("memory_weight", weights[dim:].clone())
-        self.register_buffer("memory_bias", biases[dim:].clone())
+        q, k, v = zip(block.attn.qkv.weight.chunk(3), block.attn.qkv.bias.chunk(3), strict=True)
+        cross = block.cross_attn
+        self.register_buffer("query_weight", q[0].detach().clone())
+        self.register_buffer("query_bias", q[1].detach().clone())
+        self.self_attention = OneQuestion(k[0], v[0], v[1])
+        self.cross_attention = OneQuestion(cross.projk.weight, cross.projv.weight, cross.projv.bias)
 
     query_weight: Tensor
     query_bias: Tensor
-    memory_weight: Tensor
-    memory_bias: Tensor
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        block = self.block
+        block, cross = self.block, self.block.cross_attn
         normed = block.norm1(x)
-        q = split_heads(F.linear(normed[:, :1], self.query_weight, self.query_bias))
-        k, v = F.linear(normed, self.memory_weight, self.memory_bias).chunk(2, dim=-1)
-        seen = F.scaled_dot_product_attention(q, split_heads(k), split_heads(v))
-        return block.look(x[:, :1] + block.attn.proj(merge_heads(seen)), block.memory(memory))
+        asked = F.linear(normed[:, :1], self.query_weight, self.query_bias)
+        x = x[:, :1] + block.attn.proj(self.self_attention(asked, normed))
+        x = x + cross.proj(self.cross_attention(cross.projq(block.norm2(x)), block.norm_y(memory)))
+        return x + block.mlp(block.norm3(x))
+
+
+class OneQuestion(nn.Module):
+    """Multi-head attention of one query (B, 1, D) over tokens (B or 1, N, D), without keys or values of each token.
+
+    With a single query q it is cheaper to move the projections to its side: q . (K t) = (K' q) . t, and the
+    weighted sum of values V t + b is V applied to the weighted sum of t, plus b. The keys' bias adds the same to every
+    token's weight before the softmax, so it drops out.
+    """
+
+    def __init__(self, key_weight: Tensor, value_weight: Tensor, value_bias: Tensor) -> None:
+        super().__init__()
+        by_head = (-1, HEAD_DIM, key_weight.shape[1])
+        self.register_buffer("key_weight", key_weight.detach().reshape(by_head).clone())  # (heads, 64, D)
+        value_by_head = value_weight.detach().reshape(by_head).transpose(1, 2)
+        self.register_buffer("value_weight", value_by_head.contiguous().clone())  # (heads, D, 64)
+        self.register_buffer("value_bias", value_bias.detach().reshape(-1, 1, HEAD_DIM).clone())
+
+    key_weight: Tensor
+    value_weight: Tensor
+    value_bias: Tensor
+
+    def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+        q = split_heads(query) * HEAD_DIM**-0.5  # (B, heads, 1, 64)
+        asked = (q @ self.key_weight).squeeze(2)  # (B, heads, D)
+        weights = (asked @ tokens.transpose(1, 2)).softmax(dim=-1)  # (B, heads, N)
+        seen = (weights @ tokens).unsqueeze(2)  # (B, heads, 1, D)
+        return merge_heads(seen @ self.value_weight + self.value_bias)
 
 
 def check_positions(decoder: PairDecoder) -> None:
