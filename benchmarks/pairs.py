@@ -64,8 +64,8 @@ def matrix_rate() -> float:
     return round(2 * 2048**3 / best / 1e9, 1)
 
 
-def main() -> None:
-    """Measure, print, and write the figures."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="speed")
     parser.add_argument("--precision", default="fp32")
@@ -75,7 +75,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="Bundle of the preset; made there if missing.")
     parser.add_argument("--full", type=int, default=0, help="Also time one re-ranking of so many candidates.")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, and write the figures."""
+    args = arguments()
 
     torch.set_num_threads(args.threads)
     checkpoint = seeded_checkpoint(args.preset)
