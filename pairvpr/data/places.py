@@ -17,7 +17,9 @@ from pairvpr.errors import SourceError
 
 SHORT_NAMES: Mapping[str, str] = {
     "folders": "pairvpr.data.folders:FolderPlaces",
+    "clips": "pairvpr.data.folders:ClipPlaces",
     "pictures": "pairvpr.data.folders:LoosePictures",
+    "town": "pairvpr.data.town:Town",
 }
 """Data sets of ours by the name that a configuration calls them."""
 

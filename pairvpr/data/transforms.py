@@ -11,16 +11,20 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from pairvpr.data.town.camera import GAMMA, Sensor
 from pairvpr.runtime.pictures import resize
 
 Transform = Callable[[Image.Image], Tensor]
 
 CROP = (0.7, 1.0)  # share of the picture's area that a stage-one crop keeps (recipe)
 JITTER = (0.6, 1.4)  # factors of brightness, contrast and saturation in stage one (recipe)
+CROP_RELIT = (0.5, 1.0)
+NIGHT = 1 / 3
 OPERATIONS = 3  # of RandAugment in stage two (recipe), at torchvision's own strength
 
 
@@ -47,6 +51,39 @@ class SquashAndAugment:
     def __call__(self, picture: Image.Image) -> Tensor:
         """An RGB picture of any size -> uint8 (side, side, 3)."""
         return to_tensor(self.augment(Image.fromarray(resize(picture, (self.side, self.side)))))
+
+
+class CropAndRelight:
+    """Stage two from scratch: a crop, the light of another hour, and another camera (our choice).
+
+    Light comes from all round, or at night, one time in three, from a few lamps; the camera is the made-up town's.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.crop = v2.RandomResizedCrop(side, CROP_RELIT, ratio=(0.75, 1.33), interpolation=InterpolationMode.BILINEAR)
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        """An RGB picture of any size -> uint8 (side, side, 3)."""
+        light = (to_tensor(self.crop(picture)).permute(2, 0, 1)[None] / 255.0) ** GAMMA
+        night = float(torch.rand(())) < NIGHT
+        light = light * (lamplight(light.shape[-1]) if night else 0.6 + 0.8 * smooth_field(light.shape[-1]))
+        sensor = Sensor([int(torch.randint(2**31, ()))], [float(torch.rand(()))], [float(night)])
+        return sensor.expose(sensor.blurred(light))[0].permute(1, 2, 0)
+
+
+def smooth_field(side: int) -> Tensor:
+    """(side, side) numbers of 0 to 1 that change slowly."""
+    return F.interpolate(torch.rand(1, 1, 3, 3), (side, side), mode="bilinear", align_corners=True)[0, 0]
+
+
+def lamplight(side: int) -> Tensor:
+    """(side, side): how much light falls where, from 1 to 4 lamps and a little from all round."""
+    steps = torch.linspace(0, 1, side)
+    total = torch.full((side, side), 0.02 + 0.1 * float(torch.rand(())))
+    for _ in range(1 + int(torch.randint(4, ()))):
+        x, y, reach = torch.rand(3)
+        total += 1 / (1 + ((steps[:, None] - y) ** 2 + (steps - x) ** 2) / (0.03 + 0.2 * reach) ** 2)
+    return total
 
 
 class Squash:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -16,19 +20,35 @@ from pairvpr.model.presets import NetworkConfig, PositionResize
 UNFIT = "not a timm vision transformer with a class token and a position table; choose another timm model"
 
 
+class ConvolutionalStem(PatchEmbed):
+    """A patch embedding made of 3 x 3 convolutions of stride 2 (Xiao et al., NeurIPS 2021), without norms.
+
+    Small transformers learn faster from scratch with it. No norms, so that a picture's tokens depend on nothing
+    but the picture, in training too.
+    """
+
+    def __init__(self, *args: Any, channels: Sequence[int], in_chans: int = 3, **kwargs: Any) -> None:
+        super().__init__(*args, in_chans=in_chans, **kwargs)
+        if 2 ** len(channels) != self.patch_size[0]:
+            raise CheckpointError(
+                f"a stem of {len(channels)} convolutions makes patches of {2 ** len(channels)} pixels, not of "
+                f"{self.patch_size[0]}; give as many channels as halvings"
+            )
+        layers: list[nn.Module] = []
+        for before, after in pairwise((in_chans, *channels)):
+            convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
+            nn.init.kaiming_normal_(convolution.weight)
+            layers += [convolution, nn.GELU()]
+        self.proj = nn.Sequential(*layers, nn.Conv2d(channels[-1], self.proj.out_channels, 1))
+
+
 class Encoder(nn.Module):
     """Normalised pictures (B, 3, H, W) -> class token (B, C) and patch tokens (B, N, C)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        patch = dict(config.encoder_args).get("patch_size")
-        side = config.position_grid * (patch or _patch_size(config.encoder))
-        args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
-        vit = timm.create_model(config.encoder, pretrained=False, **args)
-        if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
-            raise CheckpointError(f"encoder {config.encoder}: {UNFIT}")
-        self.vit: Any = vit  # timm's annotations allow for models without class token or table, refused above
-        self.mask_token = nn.Parameter(torch.zeros(1, vit.embed_dim))
+        self.vit: Any = create_vit(config)  # timm's annotations allow for models without class token or table
+        self.mask_token = nn.Parameter(torch.zeros(1, self.width))
         self.position_resize: PositionResize = config.position_resize
 
     @property
@@ -67,6 +87,22 @@ class Encoder(nn.Module):
         if not self.vit.no_embed_class:
             class_position, table = table[:, :1], table[:, 1:]
         return class_position, resize_positions(table, rows, columns, self.position_resize)
+
+
+def create_vit(config: NetworkConfig, pretrained: bool = False) -> VisionTransformer:
+    """The timm model of a configuration, its position table `position_grid` patches a side.
+
+    With `pretrained` it holds timm's weights, which are fetched. Raises CheckpointError for a model that does not fit.
+    """
+    patch = dict(config.encoder_args).get("patch_size")
+    side = config.position_grid * (patch or _patch_size(config.encoder))
+    args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
+    if config.stem:
+        args["embed_layer"] = partial(ConvolutionalStem, channels=config.stem)
+    vit = timm.create_model(config.encoder, pretrained=pretrained, **args)
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
+        raise CheckpointError(f"encoder {config.encoder}: {UNFIT}")
+    return vit
 
 
 def resize_positions(table: Tensor, rows: int, columns: int, how: PositionResize) -> Tensor:

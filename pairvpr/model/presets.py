@@ -15,6 +15,7 @@ class NetworkConfig:
     """All that is needed to build a `PairVPR` network.
 
     encoder: name of a timm vision transformer with a class token; `encoder_args` are passed to timm.
+    stem: channels of the convolutions that stand in for its patch embedding, each halving the picture; () for none.
     position_grid: rows (= columns) of the encoder's learned position table, resized to the picture's grid.
     position_resize: how: "antialias" (bicubic with antialiasing, as DINOv2 with registers and timm) or
         "offset" (bicubic without, sizes enlarged by 0.1 token, as DINOv2 without registers).
@@ -34,10 +35,14 @@ class NetworkConfig:
     decoder_dim: int
     decoder_depth: int
     encoder_args: Mapping[str, Any] = field(default_factory=dict)
+    stem: tuple[int, ...] = ()
     position_resize: PositionResize = "antialias"
     classifier_dim: int = 512
     pair_classifier: bool = True
     top_k: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stem", tuple(self.stem))  # JSON knows lists alone
 
     @property
     def split(self) -> int:
@@ -55,9 +60,10 @@ PRESETS: Mapping[str, NetworkConfig] = MappingProxyType(
             NetworkConfig(
                 preset="nano",
                 encoder="vit_tiny_patch16_224",
-                encoder_args={"patch_size": 14},
-                image_size=140,
-                position_grid=10,
+                encoder_args={"depth": 6},
+                stem=(32, 64, 128, 192),
+                image_size=144,
+                position_grid=9,
                 descriptor_dim=256,
                 decoder_dim=192,
                 decoder_depth=4,

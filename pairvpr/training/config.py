@@ -125,7 +125,9 @@ class StageTwoTrain(OptimizerConfig):
     """Stage two. places: of a step over all processes; each gives `pictures_per_place` pictures.
 
     decay_steps, decay_to: the learning rate falls linearly to `decay_to` of itself over so many steps.
-    pair_weight: of the pair loss beside the descriptor loss.
+    pair_weight: of the pair loss beside the descriptor loss; with 0 the descriptor learns alone, several times as fast.
+    augmentation: "randaugment" (recipe), or "relight" (ours): crops and strong changes of light and of the camera, for
+    learning from scratch where no pictures of other hours are to be had.
     """
 
     epochs: float = 10.0
@@ -136,6 +138,7 @@ class StageTwoTrain(OptimizerConfig):
     decay_steps: int = 6225
     decay_to: float = 0.2
     pair_weight: float = 2.0
+    augmentation: Literal["randaugment", "relight"] = "randaugment"
 
     def __post_init__(self) -> None:
         super().__post_init__()

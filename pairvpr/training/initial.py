@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pairvpr.errors import CheckpointError, TrainingError
 from pairvpr.model import Checkpoint, NetworkConfig, PairVPR, WeightsInfo, load_checkpoint
+from pairvpr.model.encoder import create_vit
 from pairvpr.training.config import ALL_BLOCKS, StageOneConfig, StageTwoConfig
 
 UNSTATED = "not stated by whoever trained it"
@@ -67,10 +67,10 @@ def load_pretrained_encoder(network: PairVPR) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     config = network.config
-    side = config.position_grid * network.encoder.patch_size
-    args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
+    if config.stem:
+        raise CheckpointError(f"setting init.pretrained: timm has no weights of {config.encoder} with a stem; leave it out")
     try:
-        donor = timm.create_model(config.encoder, pretrained=True, **args)
+        donor = create_vit(config, pretrained=True)
     except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

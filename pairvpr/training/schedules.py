@@ -13,11 +13,12 @@ from pairvpr.errors import TrainingError
 from pairvpr.model import PairVPR
 from pairvpr.training.config import ALL_BLOCKS
 
-Stage = Literal["one", "two"]
+Stage = Literal["one", "two", "descriptor"]
 
 UNUSED: dict[Stage, tuple[str, ...]] = {
     "one": ("descriptor.", "decoder.classifier.", "decoder.class_token", "decoder.mask_token"),
     "two": ("encoder.mask_token", "decoder.mask_token", "decoder.reconstruction."),
+    "descriptor": ("encoder.mask_token", "decoder."),
 }
 """Parameters by prefix that take no part in a stage. They must not learn: with DDP every other one gets a gradient."""
 

@@ -63,7 +63,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise TrainingError(f"setting {where}: {value!r} is none of {', '.join(map(repr, inner))}")
         return value
     if origin is tuple:
-        items = _expect(value, list, "a list", where)
+        items = _expect(value, list | tuple, "a list", where)
         return tuple(_convert(inner[0], item, f"{where}.{i}") for i, item in enumerate(items))
     if origin is not None and issubclass(origin, Mapping):
         return dict(_expect(value, Mapping, "a table", where))

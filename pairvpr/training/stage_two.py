@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pairvpr.data.places import PlaceDataset
 from pairvpr.data.samples import PlaceBatch, PlaceSamples
 from pairvpr.data.sampling import EpochOrder
-from pairvpr.data.transforms import Squash, SquashAndAugment, Transform
+from pairvpr.data.transforms import CropAndRelight, Squash, SquashAndAugment, Transform
 from pairvpr.model import Checkpoint, PairVPR
 from pairvpr.training.batches import Feed, StageBatches, open_all, require_places, total_steps
 from pairvpr.training.config import StageTwoConfig
@@ -32,6 +32,9 @@ from pairvpr.training.schedules import StageTwoSchedule, freeze, parameter_group
 from pairvpr.training.settings import write_toml
 from pairvpr.training.state import RunFolder
 from pairvpr.training.teacher import Teacher
+
+
+TRANSFORMS: dict[str, Callable[[int], Transform]] = {"randaugment": SquashAndAugment, "relight": CropAndRelight}
 
 
 class StageTwoObjective(nn.Module):
@@ -55,6 +58,16 @@ class StageTwoObjective(nn.Module):
         labels = self.world.gather(batch.labels)
         lesson = self.teacher.look(batch.images) if self.teacher else None
 
+        measures: dict[str, Tensor] = {}
+        total = descriptors.new_zeros(())
+        if self.labelled:
+            measures["descriptor_loss"] = descriptor_loss(descriptors, labels)
+            measures["descriptor_accuracy"] = nearest_is_same(descriptors.detach(), labels)
+            measures["accuracy"] = measures["descriptor_accuracy"]
+            total = total + measures["descriptor_loss"]
+        if not self.pair_weight and lesson is None:
+            return Outcome(total, {"loss": total, **measures})
+
         # Mine in the global batch.
         pairs = hardest_pairs(descriptors, labels) if self.labelled or lesson is None else lesson.pairs()
         scale = self.world.size / (2 * len(pairs.anchors))  # the mean is over positives and negatives together
@@ -62,17 +75,12 @@ class StageTwoObjective(nn.Module):
 
         # Score the pairs whose anchor is here, in one order, anchor first.
         logits = self.network.pair_logits(tokens[firsts], tokens[seconds])
-        positive, negative = logits.chunk(2)
-
-        measures: dict[str, Tensor] = {}
-        total = descriptors.new_zeros(())
         if self.labelled:
-            measures["descriptor_loss"] = descriptor_loss(descriptors, labels)
+            positive, negative = logits.chunk(2)
             measures["pair_loss"] = scale * pair_loss(positive, negative)
-            total = total + measures["descriptor_loss"] + self.pair_weight * measures["pair_loss"]
-            measures["descriptor_accuracy"] = nearest_is_same(descriptors.detach(), labels)
             measures["pair_accuracy"] = 2 * scale * (positive > negative).float().sum()
             measures["accuracy"] = (measures["descriptor_accuracy"] + measures["pair_accuracy"]) / 2
+            total = total + self.pair_weight * measures["pair_loss"]
         if self.teacher is not None and lesson is not None:
             taught = self.teacher.logits(lesson, firsts, seconds)
             measures["similarity_distillation"] = similarity_distillation(descriptors, lesson.descriptors)
@@ -109,7 +117,7 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
     world.share(train.places, "train.places")
 
     network = start.network.to(world.device)
-    freeze(network, "two", train.trained_blocks)
+    freeze(network, "two" if train.pair_weight or teacher else "descriptor", train.trained_blocks)
     objective = StageTwoObjective(network, world, train.pair_weight, labelled, teacher)
 
     feed = partial(_feed, config=config, world=world)
@@ -118,7 +126,7 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
         held_out = open_all(config.validation)
         require_places(len(held_out), train.places, "validation")
         validation = feed(held_out, Squash(side))
-    batches = StageBatches(feed(places, SquashAndAugment(side)), validation, steps, train.validate_steps)
+    batches = StageBatches(feed(places, TRANSFORMS[train.augmentation](side)), validation, steps, train.validate_steps)
     return Plan(
         network=network,
         weights=start.weights,

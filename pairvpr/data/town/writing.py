@@ -1,0 +1,105 @@
+"""A town drawn ahead, as plain folders of pictures: what training reads and what evaluation compares.
+
+    OUT/<street>/<place>/@east@north@heading@condition@number@.jpg       `pairvpr train`, data set "folders"
+    OUT/database/...jpg and OUT/queries/<condition>/...jpg               `pairvpr eval`
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pairvpr.data.town.dataset import SIZE, heading, position, street_seed
+from pairvpr.data.town.plan import PLACES, draw_street
+from pairvpr.data.town.studio import take_pictures
+from pairvpr.data.town.visits import CONDITIONS, MAP_CONDITIONS, Visit, draw_visit
+from pairvpr.errors import SourceError
+
+QUALITY = 88  # of JPEG files
+QUERIES = 4  # of each place in an evaluation
+Progress = Callable[[int, int], None]
+"""Told how many streets are drawn, of how many."""
+
+
+def write_town(out: Path, streets: int, seed: int, visits: int, hardness: float, progress: Progress) -> None:
+    """Draw a town for training: `visits` pictures of each place, the first a map's, the others of growing hardness.
+
+    Run again, it goes on with the streets that are missing. Raises SourceError where `out` cannot be written.
+    """
+    _write(partial(_training_street, out, seed, visits, hardness), out, streets, progress)
+
+
+def write_evaluation(out: Path, streets: int, seed: int, progress: Progress) -> None:
+    """Draw a town for evaluation: a map picture of each place, and QUERIES others of it, each in another condition.
+
+    Run again, it goes on with the streets that are missing. Raises SourceError where `out` cannot be written.
+    """
+    _write(partial(_evaluation_street, out, seed), out, streets, progress)
+
+
+def _write(job: Callable[[int], None], out: Path, streets: int, progress: Progress) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(os.cpu_count(), context, _one_thread) as pool:
+            for done, future in enumerate(as_completed([pool.submit(job, street) for street in range(streets)])):
+                future.result()
+                progress(done + 1, streets)
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be written ({error.strerror or error}); free or allow the folder") from error
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _training_street(out: Path, town: int, visits: int, hardness: float, number: int) -> None:
+    final = out / f"{number:06d}"
+    if final.exists():
+        return
+    street, rng = draw_street(street_seed(town, number)), np.random.default_rng((town, number, visits))
+    partial_folder = out / f".{number:06d}.partial"
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    for place in range(len(PLACES)):
+        hard = [hardness * i / max(1, visits - 1) for i in range(visits)]
+        conditions = [rng.choice(CONDITIONS if i else MAP_CONDITIONS) for i in range(visits)]
+        taken = [draw_visit(street, place, rng, str(c), h) for c, h in zip(conditions, hard, strict=True)]
+        pictures = take_pictures(taken, hard, SIZE)
+        for i, visit in enumerate(taken):
+            _save(pictures[i], partial_folder / str(place) / _name(visit, i))
+    partial_folder.replace(final)
+
+
+def _evaluation_street(out: Path, town: int, number: int) -> None:
+    """Names tell what a street has: its last picture written, it is done."""
+    street, rng = draw_street(street_seed(town, number)), np.random.default_rng((town, number))
+    for place in range(len(PLACES)):
+        conditions = [str(rng.choice(MAP_CONDITIONS)), *map(str, rng.permutation(CONDITIONS)[:QUERIES])]
+        hard = [0.3, *QUERIES * [1.0]]
+        taken = [draw_visit(street, place, rng, c, h) for c, h in zip(conditions, hard, strict=True)]
+        folders: Sequence[Path] = [out / "database", *(out / "queries" / c for c in conditions[1:])]
+        files = [folder / _name(visit, i) for i, (folder, visit) in enumerate(zip(folders, taken, strict=True))]
+        if not all(file.exists() for file in files):
+            for picture, file in zip(take_pictures(taken, hard, SIZE), files, strict=True):
+                _save(picture, file)
+
+
+def _name(visit: Visit, number: int) -> str:
+    east, north = position(visit)
+    return f"@{east:.2f}@{north:.2f}@{heading(visit):.0f}@{visit.weather.condition}@{number}@.jpg"
+
+
+def _save(picture: np.ndarray, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".partial")
+    Image.fromarray(picture).save(unfinished, "JPEG", quality=QUALITY)
+    unfinished.replace(file)
