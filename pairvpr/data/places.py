@@ -18,6 +18,9 @@ from pairvpr.errors import SourceError
 SHORT_NAMES: Mapping[str, str] = {
     "folders": "pairvpr.data.folders:FolderPlaces",
     "pictures": "pairvpr.data.folders:LoosePictures",
+    "gsv-cities": "pairvpr.data.gsv_cities:GsvCities",
+    "sf-xl": "pairvpr.data.sf_xl:SfXl",
+    "google-landmarks": "pairvpr.data.google_landmarks:GoogleLandmarks",
 }
 """Data sets of ours by the name that a configuration calls them."""
 
