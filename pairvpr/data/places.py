@@ -20,6 +20,9 @@ SHORT_NAMES: Mapping[str, str] = {
     "clips": "pairvpr.data.folders:ClipPlaces",
     "pictures": "pairvpr.data.folders:LoosePictures",
     "town": "pairvpr.data.town:Town",
+    "gsv-cities": "pairvpr.data.gsv_cities:GsvCities",
+    "sf-xl": "pairvpr.data.sf_xl:SfXl",
+    "google-landmarks": "pairvpr.data.google_landmarks:GoogleLandmarks",
 }
 """Data sets of ours by the name that a configuration calls them."""
 

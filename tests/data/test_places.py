@@ -80,7 +80,11 @@ def test_data_sets_by_name(folders):
     assert len(open_places("folders", {"root": str(folders)})) == 3
     assert len(open_places("tests.training.support:Scenes", {"count": 5})) == 5
     for name, arguments, told in [
-        ("fodlers", {}, "unknown; name one of folders, pictures, or module:callable"),
+        (
+            "fodlers",
+            {},
+            "unknown; name one of folders, pictures, gsv-cities, sf-xl, google-landmarks, or module:callable",
+        ),
         ("absent.module:Places", {}, "cannot be imported"),
         ("tests.training.support:Absent", {}, "cannot be imported"),
         ("folders", {}, "arguments do not fit.*root"),

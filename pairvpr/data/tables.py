@@ -1,0 +1,46 @@
+"""CSV files of data sets, row by row: they may be larger than memory."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pairvpr.errors import SourceError
+
+LONGEST_FIELD = 1 << 24
+"""Characters of a field. Python's own limit of 131,072 is a landmark of 7,710 pictures."""
+
+
+def read_table(file: Path, columns: Sequence[str], remedy: str) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a CSV file with a header: file and line for messages, and the text of each of `columns`.
+
+    remedy: what to do about a bad file. Raises SourceError where it cannot be read, lacks a column, or a row has
+    more or fewer fields than the header.
+    """
+    limit = csv.field_size_limit(LONGEST_FIELD)
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            for name in columns:
+                if name not in header:
+                    raise SourceError(f"{file}: has no column {name!r}; {remedy}")
+            places = [header.index(name) for name in columns]
+            for fields in reader:
+                where = f"{file}, line {reader.line_num}"
+                if len(fields) != len(header):
+                    raise SourceError(f"{where}: {len(fields)} fields where the header has {len(header)}; {remedy}")
+                yield where, [fields[place] for place in places]
+    except FileNotFoundError:
+        raise SourceError(f"{file}: is missing; {remedy}") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{file}: cannot be read as CSV ({error}); {remedy}") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def start_of_month(year: int, month: int) -> float:
+    """Seconds since 1970 at the start of a month, UTC. Raises ValueError where there is no such month."""
+    return datetime(year, month, 1, tzinfo=timezone.utc).timestamp()
