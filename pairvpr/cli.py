@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
 
-from pairvpr.errors import CheckpointError, MapError, TrainingError
-from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, release_log, say_model
+from pairvpr.cli_learning import town, train_group
+from pairvpr.errors import CheckpointError, MapError
+from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model
 
 if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
     from pairvpr.runtime.model import Model
-    from pairvpr.training import RunResult
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_PRESET = "nano"
@@ -255,50 +253,6 @@ def eval_(
         click.echo(f"page: {write_report(evaluation, report)}")
 
 
-@main.group("train", cls=Group)
-def train_group() -> None:
-    """Train the network; run the same command again to go on after an interruption."""
-
-
-config_option = click.option("--config", required=True, type=FOLDER, help="A TOML configuration.")
-set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting.")
-
-
-@train_group.command("stage-one")
-@config_option
-@set_option
-def train_stage_one(config: Path, overrides: tuple[str, ...]) -> None:
-    """Place-aware siamese masked image modelling."""
-    training = _training()
-    settings = training.stage_one_config(config, overrides)
-    _say_run(training.train_stage_one(settings, lambda told: click.echo(told, err=True)))
-
-
-@train_group.command("stage-two")
-@config_option
-@set_option
-def train_stage_two(config: Path, overrides: tuple[str, ...]) -> None:
-    """Descriptor and pair classifier together; with teacher.checkpoint set, distillation."""
-    training = _training()
-    settings = training.stage_two_config(config, overrides)
-    _say_run(training.train_stage_two(settings, lambda told: click.echo(told, err=True)))
-
-
-def _training() -> ModuleType:
-    try:
-        from pairvpr import training
-    except ImportError as error:
-        raise TrainingError(f'training needs more packages ({error}); run pip install "pairvpr[train]"') from error
-    release_log()
-    return training
-
-
-def _say_run(result: RunResult) -> None:
-    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
-        done = "finished" if result.finished else "stopped; the same command goes on"
-        click.echo(f"{result.checkpoint / 'network.safetensors'}: step {result.step}, {done}")
-
-
 @main.command()
 @click.pass_context
 def doctor(context: click.Context) -> None:
@@ -313,6 +267,10 @@ def doctor(context: click.Context) -> None:
 def _folder_name(preset: str, checkpoint: str | None) -> str:
     """The default folder of a bundle: the preset's name, or the checkpoint's where no preset fits."""
     return preset if preset != "custom" or checkpoint is None else Path(checkpoint).stem
+
+
+main.add_command(train_group)
+main.add_command(town)
 
 
 if __name__ == "__main__":

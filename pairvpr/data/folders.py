@@ -37,7 +37,10 @@ class FolderPlaces:
         found = sorted(folders.items(), key=lambda item: (Path(item[0]).parent.as_posix(), item[0]))
         self._places = [(place, names) for place, names in found if len(names) >= min_pictures]
         if not self._places:
-            raise SourceError(f"{root}: no folder in it holds {min_pictures} pictures that fit {match!r}; give a folder of place folders")
+            raise SourceError(
+                f"{root}: no folder in it holds {min_pictures} pictures that fit {match!r}; "
+                "give a folder of place folders"
+            )
 
     def __len__(self) -> int:
         return len(self._places)

@@ -68,7 +68,9 @@ def load_pretrained_encoder(network: PairVPR) -> None:
 
     config = network.config
     if config.stem:
-        raise CheckpointError(f"setting init.pretrained: timm has no weights of {config.encoder} with a stem; leave it out")
+        raise CheckpointError(
+            f"setting init.pretrained: timm has no weights of {config.encoder} with a stem; leave it out"
+        )
     try:
         donor = create_vit(config, pretrained=True)
     except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:

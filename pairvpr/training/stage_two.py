@@ -33,7 +33,6 @@ from pairvpr.training.settings import write_toml
 from pairvpr.training.state import RunFolder
 from pairvpr.training.teacher import Teacher
 
-
 TRANSFORMS: dict[str, Callable[[int], Transform]] = {"randaugment": SquashAndAugment, "relight": CropAndRelight}
 
 

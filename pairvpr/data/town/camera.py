@@ -124,7 +124,11 @@ def _rolled(light: Tensor, roll: Tensor) -> Tensor:
     shrink = 1 / (cos + sin.abs() * max(aspect, 1 / aspect))
     zero = torch.zeros_like(roll)
     theta = torch.stack(
-        [torch.stack([cos * shrink, -sin * shrink / aspect, zero], 1), torch.stack([sin * shrink * aspect, cos * shrink, zero], 1)], 1
+        [
+            torch.stack([cos * shrink, -sin * shrink / aspect, zero], 1),
+            torch.stack([sin * shrink * aspect, cos * shrink, zero], 1),
+        ],
+        1,
     )
     grid = F.affine_grid(theta, list(light.shape), align_corners=False)
     return F.grid_sample(light, grid, align_corners=False, padding_mode="border")

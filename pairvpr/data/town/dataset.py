@@ -44,8 +44,11 @@ class Town:
     """
 
     def __init__(self, streets: int, seed: int = 0, visits: int = 4, hardness: float = 1.0) -> None:
-        """`seed`: the town; towns of other seeds share no street. `visits`: pictures of a place in each draw.
-        `hardness`: 0 for the same view in mild light, 1 for all that happens in a year."""
+        """`seed`: the town; towns of other seeds share no street.
+
+        `visits`: pictures of a place in each draw. `hardness`: 0 for the same view in mild light, 1 for all that
+        happens in a year.
+        """
         if not 0 < streets <= STREETS_PER_TOWN or visits < 1 or not 0 <= hardness <= 1:
             raise SourceError(
                 f"town of {streets} streets, {visits} visits, hardness {hardness}: "

@@ -74,7 +74,7 @@ class Street:
     lamps: list[tuple[float, float, float]] = field(default_factory=list)
 
     def middle(self, z: float) -> float:
-        """x of the street's middle."""
+        """X of the street's middle."""
         return self.bend[0] * math.sin(z / self.bend[1])
 
     def texture(self, rng: np.random.Generator, kind: int, across: float, up: float) -> int:

@@ -27,8 +27,11 @@ LAMPS = 5  # nearest lamps that light a picture
 
 @dataclass(frozen=True)
 class Scenery:
-    """What the visits of a batch see, on the device: the atlas (S, texels, 5) of all their textures, the `shared`
-    ones of the street first, then each visit's own in turn, and the ground (along, across, 3)."""
+    """What the visits of a batch see, on the device.
+
+    atlas: all their textures (S, texels, 5), the `shared` ones of the street first, then each visit's own in turn.
+    ground: (along, across, 3).
+    """
 
     atlas: Tensor
     shared: int
@@ -116,7 +119,7 @@ class Drawing:
         return Seen(colour, depth, x, y, z, shade, facing, 0.6 * panels.float(), torch.where(roofed, 0 * ones, ones))
 
     def _at(self, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """x and z in the world of pixels (B, H, W) at a depth."""
+        """X and z in the world of pixels (B, H, W) at a depth."""
         return (
             self.x0[:, None, None] + depth * self.ray_x[:, None, :],
             self.z0[:, None, None] + depth * self.ray_z[:, None, :],
@@ -209,7 +212,7 @@ class Drawing:
         return tuple(torch.from_numpy(a).to(self.device) for a in (table, texture, kinds))  # type: ignore[return-value]
 
     def _meet(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where columns meet faces: depths, metres along the face, faces' numbers, each (B, LAYERS, W), nearest first."""
+        """Where columns meet faces, nearest first: depths, metres along it, faces' numbers: (B, LAYERS, W)."""
         x0, z0, x1, z1 = (table[..., i, None] for i in range(4))  # (B, N, 1)
         ex, ez = x1 - x0, z1 - z0
         rx, rz = self.ray_x[:, None, :], self.ray_z[:, None, :]
@@ -278,7 +281,10 @@ class Drawing:
         pale = (sky * 1.5 + zenith) / 2
         above = torch.lerp(pale, zenith, rise.sqrt())
         clouds = F.interpolate(self._chance(1, 5, 9), (self.height, self.width), mode="bicubic")[:, 0]
-        clouds = (clouds + F.interpolate(self._chance(1, 14, 24) - 0.5, (self.height, self.width), mode="bilinear")[:, 0] * 0.6)
+        clouds = (
+            clouds
+            + F.interpolate(self._chance(1, 14, 24) - 0.5, (self.height, self.width), mode="bilinear")[:, 0] * 0.6
+        )
         cover = ((clouds - 0.55) * 4).clamp(0, 1) * get([w.clouds for w in weathers])[:, None, None]
         above = torch.lerp(above.expand(*light.shape), pale * 1.25, cover[..., None])
         # Far away, what stands on the horizon all round.

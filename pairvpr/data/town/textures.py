@@ -209,7 +209,9 @@ def car(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
     slope = 0.25 * (y - 0.55)
     cabin = (y >= 0.55) & (x > p.uniform(0.1, 0.25) + slope) & (x < p.uniform(0.7, 0.92) - slope)
     glass = cabin & (y > 0.62) & (y < 0.9) & ((x * 3) % 1 > 0.08)
-    wheel = (((x - 0.2).abs() * across) ** 2 + (v - 0.3) ** 2 < 0.1) | (((x - 0.8).abs() * across) ** 2 + (v - 0.3) ** 2 < 0.1)
+    wheel = (((x - 0.2).abs() * across) ** 2 + (v - 0.3) ** 2 < 0.1) | (
+        ((x - 0.8).abs() * across) ** 2 + (v - 0.3) ** 2 < 0.1
+    )
     colour = torch.where(wheel, torch.full((), 0.06), torch.where(glass, 0.25 * p.colour(0.9), p.colour(0.2)))
     light = ((y - 0.45).abs() < 0.06) & ((x < 0.08) | (x > 0.92))
     colour = torch.where(light, 0.5 + 0.5 * p.colour(0.3), colour)
@@ -306,7 +308,9 @@ def _shapes(
     for _ in range(count):
         x, y = (u - across * p.uniform()) / across, (v - up * p.uniform()) / up
         wide, tall = p.uniform(0.01, 0.2), p.uniform(0.01, 0.2)
-        inside = torch.where(p.chance(0.7) > 0, torch.maximum(x.abs() / wide, y.abs() / tall), (x / wide) ** 2 + (y / tall) ** 2)
+        inside = torch.where(
+            p.chance(0.7) > 0, torch.maximum(x.abs() / wide, y.abs() / tall), (x / wide) ** 2 + (y / tall) ** 2
+        )
         inside = (inside < 1) & (p.chance(0.75) > 0)
         stripes = ((x / wide * p.uniform(0.5, 4.0)) % 1 < 0.4) & (p.chance(0.4) > 0)
         colour = torch.where(inside, torch.where(stripes, p.colour(0.3), p.colour(0.3)), colour)

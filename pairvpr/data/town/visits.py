@@ -17,8 +17,10 @@ MAP_CONDITIONS = ("day", "overcast")
 
 @dataclass(frozen=True)
 class View:
-    """A camera: x, z and eye height in metres, yaw in radians to the right of the street, the horizon's row and the
-    focal length as parts of the picture's height and width, and roll in radians."""
+    """A camera: x, z and eye height in metres, yaw in radians to the right of the street, roll in radians.
+
+    horizon: its row, as a part of the picture's height. focal: the focal length, as a part of its width.
+    """
 
     x: float
     z: float
@@ -129,7 +131,9 @@ def draw_weather(rng: np.random.Generator, condition: str, hardness: float) -> W
             lamps=float(rng.uniform(0.6, 3.0)), windows=float(rng.uniform(0.5, 1.5)), lit=float(rng.uniform(0.05, 0.7)),
         )  # fmt: skip
     elif condition == "rain":
-        weather = replace(grey, sky=(0.36, 0.38, 0.42), zenith=(0.5, 0.52, 0.56), wet=1.0, rain=float(rng.uniform(0.3, 1.0)))
+        weather = replace(
+            grey, sky=(0.36, 0.38, 0.42), zenith=(0.5, 0.52, 0.56), wet=1.0, rain=float(rng.uniform(0.3, 1.0))
+        )
         weather = replace(weather, fog=float(rng.uniform(90.0, 500.0)))
     elif condition == "fog":
         weather = replace(grey, fog=float(rng.uniform(18.0, 70.0)))

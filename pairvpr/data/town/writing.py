@@ -1,7 +1,7 @@
 """A town drawn ahead, as plain folders of pictures: what training reads and what evaluation compares.
 
-    OUT/<street>/<place>/@east@north@heading@condition@number@.jpg       `pairvpr train`, data set "folders"
-    OUT/database/...jpg and OUT/queries/<condition>/...jpg               `pairvpr eval`
+OUT/<street>/<place>/@east@north@heading@condition@number@.jpg       `pairvpr train`, data set "folders"
+OUT/database/...jpg and OUT/queries/<condition>/...jpg               `pairvpr eval`
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Progress = Callable[[int, int], None]
 """Told how many streets are drawn, of how many."""
 
 
-def write_town(out: Path, streets: int, seed: int, visits: int, hardness: float, progress: Progress) -> None:
-    """Draw a town for training: `visits` pictures of each place, the first a map's, the others of growing hardness.
+def write_town(out: Path, streets: int, seed: int, visits: int, progress: Progress) -> None:
+    """Draw a town for training: `visits` pictures of each place, from a map's (number 0) to the hardest.
 
     Run again, it goes on with the streets that are missing. Raises SourceError where `out` cannot be written.
     """
-    _write(partial(_training_street, out, seed, visits, hardness), out, streets, progress)
+    _write(partial(_training_street, out, seed, visits), out, streets, progress)
 
 
 def write_evaluation(out: Path, streets: int, seed: int, progress: Progress) -> None:
@@ -62,7 +62,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _training_street(out: Path, town: int, visits: int, hardness: float, number: int) -> None:
+def _training_street(out: Path, town: int, visits: int, number: int) -> None:
     final = out / f"{number:06d}"
     if final.exists():
         return
@@ -70,7 +70,7 @@ def _training_street(out: Path, town: int, visits: int, hardness: float, number:
     partial_folder = out / f".{number:06d}.partial"
     shutil.rmtree(partial_folder, ignore_errors=True)
     for place in range(len(PLACES)):
-        hard = [hardness * i / max(1, visits - 1) for i in range(visits)]
+        hard = [i / (visits - 1) for i in range(visits)]
         conditions = [rng.choice(CONDITIONS if i else MAP_CONDITIONS) for i in range(visits)]
         taken = [draw_visit(street, place, rng, str(c), h) for c, h in zip(conditions, hard, strict=True)]
         pictures = take_pictures(taken, hard, SIZE)
