@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from pairvpr.errors import ExportError
 from pairvpr.model import PairVPR
-from pairvpr.model.decoder import Block, Blocks, PairDecoder, merge_heads, split_heads
+from pairvpr.model.decoder import Block, Blocks, PairDecoder, SelfAttention, merge_heads, split_heads
 from pairvpr.model.encoder import Encoder
 from pairvpr.model.presets import HEAD_DIM
 
@@ -29,7 +30,8 @@ class EncoderGraph(nn.Module):
     def __init__(self, network: PairVPR) -> None:
         super().__init__()
         self.normalise = network.normalise
-        self.encoder = _with_fixed_positions(network.encoder, network.config.image_size)
+        encoder = _with_fixed_positions(network.encoder, network.config.image_size)
+        self.encoder = _with_decoder_attention(encoder)
         self.descriptor = network.descriptor
         self.embed = network.decoder.embed
         self.register_buffer("positions", network.decoder.positions)
@@ -41,6 +43,18 @@ class EncoderGraph(nn.Module):
         class_tokens, dense = self.encoder(pictures)
         descriptors = F.normalize(self.descriptor(class_tokens).float(), dim=-1)
         return descriptors, self.embed(dense) + self.positions
+
+
+class EncoderAttention(SelfAttention):
+    """timm's attention with the decoder's way to split queries, keys and values: no five-dimensional transpose."""
+
+    def __init__(self, attention: Attention) -> None:
+        nn.Module.__init__(self)
+        self.qkv, self.proj = attention.qkv, attention.proj
+
+    def forward(self, x: Tensor, **masks: object) -> Tensor:
+        """Attention of x (B, N, C); timm passes masks by name, none of which a picture needs."""
+        return super().forward(x)
 
 
 class PairPrefix(nn.Module):
@@ -169,6 +183,18 @@ def _with_fixed_positions(encoder: Encoder, image_size: int) -> Encoder:
     fixed, fixed.vit = _shallow(encoder), _shallow(encoder.vit)
     fixed.vit.pos_embed = nn.Parameter(table.detach(), requires_grad=False)
     return fixed
+
+
+def _with_decoder_attention(encoder: Encoder) -> Encoder:
+    """A copy that shares all weights but attends as the decoder does; what attends in another way is left so."""
+    same, same.vit = _shallow(encoder), _shallow(encoder.vit)
+    same.vit.blocks = nn.Sequential(*(_shallow(block) for block in encoder.vit.blocks))
+    for block in same.vit.blocks:
+        parts = block.attn.named_children()
+        working = {name for name, part in parts if not isinstance(part, nn.Identity | nn.Dropout)}
+        if type(block.attn) is Attention and working == {"qkv", "proj"} and block.attn.head_dim == HEAD_DIM:
+            block.attn = EncoderAttention(block.attn)
+    return same
 
 
 def _shallow(module: M) -> M:

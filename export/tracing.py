@@ -13,9 +13,9 @@ from typing import Any
 import onnx
 import onnx_ir
 import torch
-from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from pairvpr.export.cpu_form import write_cpu_form
 from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix
 from pairvpr.export.precision import DTYPES, Precision, in_precision
 from pairvpr.model import PairVPR
@@ -78,48 +78,14 @@ def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
 
 
 def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) -> GraphFiles:
-    """Trace a graph and write it into `folder`, its weights in a file of their own; checked by onnx."""
-    files = GraphFiles(f"{name}.{precision}.onnx", f"{name}.{precision}.onnx", f"{name}.{precision}.weights")
+    """Trace a graph and write both its forms into `folder`, their weights in a file of their own; checked by onnx."""
+    files = GraphFiles(f"{name}.{precision}.onnx", f"{name}.{precision}-cpu.onnx", f"{name}.{precision}.weights")
     model = _trace(spec, precision)
     onnx_ir.save(model, folder / files.file, external_data=files.weights, size_threshold_bytes=INLINE_BYTES)
-    if precision == "fp16":
-        files = GraphFiles(files.file, f"{name}.{precision}-cpu.onnx", files.weights)
-        graph = onnx.load(str(folder / files.file), load_external_data=False)
-        onnx.save(cast_up(graph), str(folder / files.cpu_file))
-    for file in {files.file, files.cpu_file}:
+    write_cpu_form(folder / files.file, folder / files.cpu_file)
+    for file in (files.file, files.cpu_file):
         onnx.checker.check_model(str(folder / file), full_check=True)
     return files
-
-
-def cast_up(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float16 graph as a float32 graph over the same half-stored weights, for CPUs.
-
-    Every float16 type becomes float32, and every float16 initializer is cast to float32 where it is used; an engine
-    does that once, at load. External data is left untouched, so both graphs read one weights file.
-    """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT16:
-            stored = f"{tensor.name}.stored"
-            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
-            tensor.name = stored
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
-            value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
-                attribute.i = TensorProto.FLOAT
-            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT16:
-                values = onnx.numpy_helper.to_array(attribute.t).astype("float32")
-                attribute.t.CopyFrom(onnx.numpy_helper.from_array(values, attribute.t.name))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return result
 
 
 def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:

@@ -61,7 +61,8 @@ class Weights:
 class GraphFiles:
     """One graph in one precision: the file, its weights beside it, and the form for CPUs.
 
-    Both forms read the same weights; where a CPU has no use for float16 arithmetic, its form casts them up at load.
+    Both forms read the same weights. The file is pure ONNX for any engine; the form for CPUs may hold ONNX Runtime's
+    own operators and computes in float32, whatever the weights are stored in.
     """
 
     file: str
