@@ -92,7 +92,7 @@ def reference_jobs(preset: str, images: np.ndarray, threads: int) -> Jobs:
 
 
 def runtime_jobs(bundle: Path, precision: str, images: np.ndarray, tokens: np.ndarray, threads: int) -> Jobs:
-    """This runtime on a bundle, torch-free, on the same pictures and `tokens`: `pair` and `encode`."""
+    """Our runtime on a bundle, torch-free, on the same pictures and `tokens`: `pair` and `encode`."""
     from pairvpr.runtime import load_model
 
     model = load_model(bundle, "cpu", precision, threads=threads, batch_size=len(tokens) - 1)

@@ -27,19 +27,21 @@ class ConvolutionalStem(PatchEmbed):
     but the picture, in training too.
     """
 
-    def __init__(self, *args: Any, channels: Sequence[int], in_chans: int = 3, **kwargs: Any) -> None:
-        super().__init__(*args, in_chans=in_chans, **kwargs)
+    proj: nn.Module  # type: ignore[assignment]  # a single convolution in timm
+
+    def __init__(self, *, channels: Sequence[int], embed_dim: int, **kwargs: Any) -> None:
+        super().__init__(embed_dim=embed_dim, **kwargs)
         if 2 ** len(channels) != self.patch_size[0]:
             raise CheckpointError(
                 f"a stem of {len(channels)} convolutions makes patches of {2 ** len(channels)} pixels, not of "
                 f"{self.patch_size[0]}; give as many channels as halvings"
             )
         layers: list[nn.Module] = []
-        for before, after in pairwise((in_chans, *channels)):
+        for before, after in pairwise((3, *channels)):
             convolution = nn.Conv2d(before, after, 3, stride=2, padding=1)
             nn.init.kaiming_normal_(convolution.weight)
             layers += [convolution, nn.GELU()]
-        self.proj = nn.Sequential(*layers, nn.Conv2d(channels[-1], self.proj.out_channels, 1))
+        self.proj = nn.Sequential(*layers, nn.Conv2d(channels[-1], embed_dim, 1))
 
 
 class Encoder(nn.Module):

@@ -83,7 +83,7 @@ def test_data_sets_by_name(folders):
         (
             "fodlers",
             {},
-            "unknown; name one of folders, pictures, gsv-cities, sf-xl, google-landmarks, or module:callable",
+            "unknown; name one of folders, clips, pictures, town, .* or module:callable",
         ),
         ("absent.module:Places", {}, "cannot be imported"),
         ("tests.training.support:Absent", {}, "cannot be imported"),
@@ -100,3 +100,31 @@ def test_data_sets_by_name(folders):
 def test_a_folder_without_places_is_refused(tmp_path, folders):
     with pytest.raises(SourceError, match="no folder in it holds 9 pictures"):
         FolderPlaces(str(folders), min_pictures=9)
+
+
+def test_frames_of_a_clip_are_places(tmp_path):
+    from PIL import Image
+
+    frames = [f"hall/walk_{n:04}.png" for n in (*range(1, 9), *range(20, 24))] + [
+        "hall/stairs_0001.png",
+        "roof/a_1.png",
+    ]
+    for name in frames:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw_scene(0, 0, (20, 30))).save(tmp_path / name)
+    places = open_places("clips", {"root": str(tmp_path), "window": 3, "gap": 2})
+    shown = [[picture.name for picture in places.place(i, RNG).pictures] for i in range(len(places))]
+    assert shown == [[frames[0], frames[1], frames[2]], [frames[5], frames[6], frames[7]], frames[8:11]]
+    assert list(places.groups) == [3]
+    with pytest.raises(SourceError, match="no clip of 9 frames"):
+        open_places("clips", {"root": str(tmp_path), "window": 9})
+    with pytest.raises(SourceError, match="a place needs 2 frames"):
+        open_places("clips", {"root": str(tmp_path), "window": 1})
+
+
+def test_a_pattern_chooses_pictures(folders):
+    places = FolderPlaces(str(folders), match="*/[xz].png", min_pictures=2)
+    assert [picture.name for picture in places.place(0, RNG).pictures] == ["a/2/x.png", "a/2/z.png"]
+    assert len(places) == 1
+    with pytest.raises(SourceError, match="fit"):
+        FolderPlaces(str(folders), match="*.jpg")

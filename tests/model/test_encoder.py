@@ -106,3 +106,26 @@ def test_mask_replaces_patches_alone():
 def test_a_model_that_cannot_serve_is_refused(name):
     with pytest.raises(CheckpointError, match=name):
         Encoder(config(encoder=name, position_grid=14))
+
+
+def test_a_stem_of_convolutions_makes_the_same_tokens():
+    torch.manual_seed(0)
+    encoder = Encoder(
+        config(encoder="vit_tiny_patch16_224", stem=[8, 8, 16, 16], position_grid=4, image_size=64)
+    ).eval()
+    convolutions = [layer for layer in encoder.vit.patch_embed.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert [layer.stride[0] for layer in convolutions] == [2, 2, 2, 2, 1]
+    assert encoder.patch_size == 16
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        class_token, patches = encoder(images)
+        assert class_token.shape == (2, 192)
+        assert patches.shape == (2, 16, 192)
+        larger = encoder(torch.randn(1, 3, 96, 96))[1]
+        torch.testing.assert_close(encoder(images[:1])[1], patches[:1])  # no norm over the batch
+    assert larger.shape == (1, 36, 192)
+
+
+def test_a_stem_that_does_not_fit_the_patches_is_refused():
+    with pytest.raises(CheckpointError, match="8 pixels, not of 16"):
+        Encoder(config(encoder="vit_tiny_patch16_224", stem=(8, 8, 16), position_grid=4, image_size=64))

@@ -12,6 +12,7 @@ pytest.importorskip("pytorch_metric_learning")
 
 from pairvpr.errors import CheckpointError, TrainingError  # noqa: E402
 from pairvpr.model import Checkpoint, WeightsInfo, load_checkpoint, save_checkpoint  # noqa: E402
+from pairvpr.training.config import stage_two_config  # noqa: E402
 from pairvpr.training.initial import load_pretrained_encoder, resized_positions, seeded_network, take_over  # noqa: E402
 from tests.training.support import lines, train, write_config  # noqa: E402
 from tests.training.test_schedules import CONFIG  # noqa: E402
@@ -152,6 +153,30 @@ def test_pretrained_encoder_weights_are_taken(monkeypatch):
 
     network = seeded_network(CONFIG, 0)
     before = network.encoder.vit.blocks[0].attn.qkv.weight.clone()
-    monkeypatch.setattr("pairvpr.training.initial.timm.create_model", fetched)
+    monkeypatch.setattr("pairvpr.model.encoder.timm.create_model", fetched)
     load_pretrained_encoder(network)
     assert not torch.equal(network.encoder.vit.blocks[0].attn.qkv.weight, before)
+
+
+def test_without_pairs_the_descriptor_learns_alone(tmp_path):
+    train("two", write_config(tmp_path, "two", "alone"), "train.pair_weight=0", "train.augmentation=relight")
+    (line, *_, last) = lines(tmp_path / "alone")
+    assert "pair_loss" not in line
+    assert line["loss"] == line["descriptor_loss"]
+    assert last["step"] == 8
+    before = seeded_network(stage_two_config(tmp_path / "alone.toml").network, 0).state_dict()
+    after = load_checkpoint(tmp_path / "alone" / "last" / "network.safetensors").network.state_dict()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert "descriptor.weight" in moved
+    assert not any(name.startswith("decoder.") for name in moved)
+
+
+def test_a_network_with_a_stem_learns_saves_and_loads(tmp_path):
+    stem = ("network.stem=[8, 8, 16, 16]", "network.encoder_args={depth = 2}", "network.image_size=64")
+    train("one", write_config(tmp_path, "one"), *stem)
+    saved = tmp_path / "run" / "last" / "network.safetensors"
+    assert load_checkpoint(saved).network.config.stem == (8, 8, 16, 16)
+    train("two", write_config(tmp_path, "two", "two"), *stem, f"init.checkpoint={saved}")
+    assert lines(tmp_path / "two", "finished")
+    with pytest.raises(CheckpointError, match="stem"):
+        train("two", write_config(tmp_path, "two", "three"), *stem, "init.pretrained=true")

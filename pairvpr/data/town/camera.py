@@ -25,11 +25,13 @@ class Sensor:
         self.hardness = torch.tensor(list(hardness), dtype=torch.float32)
         self.dark = torch.tensor(list(dark), dtype=torch.float32)
 
-    def _chance(self, *shape: int) -> Tensor:
+    def chance(self, *shape: int) -> Tensor:
+        """(B, *shape) numbers of 0 to 1, each camera's next ones."""
         return torch.from_numpy(np.stack([rng.random(shape, np.float32) for rng in self.rngs]))
 
-    def _between(self, low: float, high: float) -> Tensor:
-        return low + (high - low) * self._chance()
+    def between(self, low: float, high: float) -> Tensor:
+        """(B,) numbers of low to high."""
+        return low + (high - low) * self.chance()
 
     def take(self, light: Tensor, rain: Tensor, flakes: Tensor, size: tuple[int, int], roll: Tensor) -> Tensor:
         """Linear light (B, H, W, 3) -> pictures uint8 (B, *size, 3). rain, flakes, roll: (B,), as in visits."""
@@ -47,37 +49,37 @@ class Sensor:
             return values.view(-1, 1, 1, 1).to(light.device)
 
         # Exposure aims at a middle grey: of the mean or, as some cameras do, of what is not burnt out.
-        aim = 0.26 * (2.0 ** (h * self._between(-1.1, 0.9))) * (1 - 0.35 * dark)
+        aim = 0.26 * (2.0 ** (h * self.between(-1.1, 0.9))) * (1 - 0.35 * dark)
         level = light.clamp(max=3.0).mean(dim=(1, 2, 3)).cpu()
         gain = (aim / level.clamp(min=1e-4)).clamp(max=60.0)
         light = light * each(gain)
-        warmth, tint = h * self._between(-0.22, 0.22), h * self._between(-0.08, 0.08)
+        warmth, tint = h * self.between(-0.22, 0.22), h * self.between(-0.08, 0.08)
         balance = torch.stack([1 + warmth, 1 + tint, 1 - warmth], dim=1).to(light.device)
         light = light * balance[..., None, None]
         # Corners get less light.
         rows, columns = (torch.linspace(-1, 1, n, device=light.device) for n in light.shape[-2:])
-        light = light * (1 - each(h * self._between(0.0, 0.4)) * (rows[:, None] ** 2 + columns**2) / 2)
+        light = light * (1 - each(h * self.between(0.0, 0.4)) * (rows[:, None] ** 2 + columns**2) / 2)
         # Photons and the amplifier.
-        shot = (0.004 + 0.04 * h * self._chance() ** 2) * (1 + 3.0 * dark * self._chance())
-        seed = int(self.rngs[0].integers(2**31))
-        noise = torch.randn(light.shape, generator=torch.Generator().manual_seed(seed)).to(light.device)
-        mono = (self._chance() < 0.45 * dark).float()
+        shot = (0.004 + 0.04 * h * self.chance() ** 2) * (1 + 3.0 * dark * self.chance())
+        drawn = np.stack([rng.standard_normal(light.shape[1:], np.float32) for rng in self.rngs])
+        noise = torch.from_numpy(drawn).to(light.device)
+        mono = (self.chance() < 0.45 * dark).float()
         noise = torch.lerp(noise, noise[:, :1].expand_as(noise), each(mono))
         light = light + each(shot) * (0.25 + light.clamp(min=0).sqrt()) * noise
-        toe = each(0.8 + 0.4 * h * self._between(-0.5, 1.0))
+        toe = each(0.8 + 0.4 * h * self.between(-0.5, 1.0))
         tone = light.clamp(min=1e-5) ** (toe / GAMMA)
         tone = 1 - (1 - tone).clamp(min=0)
-        contrast = each(1.15 + h * self._between(-0.35, 0.45))
+        contrast = each(1.15 + h * self.between(-0.35, 0.45))
         tone = (tone - 0.45) * contrast + 0.45
         grey = tone.mean(1, keepdim=True)
-        saturation = each((1 + h * self._between(-0.5, 0.4)) * (1 - mono))
+        saturation = each((1 + h * self.between(-0.5, 0.4)) * (1 - mono))
         tone = grey + (tone - grey) * saturation
         return (tone.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def blurred(self, light: Tensor) -> Tensor:
         """Out of focus or moved: a 5 x 5 kernel of each picture's own."""
-        amount = self.hardness * self._chance() ** 2 * 1.6
-        angle, motion = self._chance() * math.pi, self._chance()
+        amount = self.hardness * self.chance() ** 2 * 1.6
+        angle, motion = self.chance() * math.pi, self.chance()
         steps = torch.arange(-2.0, 3.0)
         y, x = torch.meshgrid(steps, steps, indexing="ij")
         along = x * angle.cos()[:, None, None] + y * angle.sin()[:, None, None]
@@ -100,10 +102,9 @@ def filtered(pictures: Tensor, kernels: Tensor) -> Tensor:
 
 def _falling(light: Tensor, sensor: Sensor, rain: Tensor, flakes: Tensor) -> Tensor:
     """Streaks of rain and flakes of snow before the scene."""
+    drops, lean = sensor.chance(1, *light.shape[-2:]), sensor.between(-0.5, 0.5)
     if not bool(((rain + flakes) > 0).any()):
         return light
-    drops = sensor._chance(1, *light.shape[-2:])
-    lean = sensor._between(-0.5, 0.5)
     steps = torch.arange(-6.0, 7.0)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     streak = ((x - lean[:, None, None] * y).abs() < 0.6).float()

@@ -7,6 +7,7 @@ the few nearest faces, however many there are. Everything is a tensor over all v
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,14 +78,14 @@ class Drawing:
         across = columns / self.focal[:, None]
         cos, sin = self.yaw.cos()[:, None], self.yaw.sin()[:, None]
         self.ray_x, self.ray_z = cos * across + sin, cos - sin * across  # (B, W), a metre forward
-        self.rngs = [np.random.default_rng((visit.seed, 3)) for visit in visits]
 
-    def _numbers(self, values: Sequence[object]) -> Tensor:
+    def _numbers(self, values: Sequence[object] | np.ndarray) -> Tensor:
         return torch.tensor(np.array(values, np.float32), device=self.device)
 
-    def _chance(self, *shape: int) -> Tensor:
-        """(B, *shape) numbers of 0 to 1, each visit's from its own seed."""
-        drawn = np.stack([rng.random(shape, np.float32) for rng in self.rngs])
+    def _chance(self, what: str, *shape: int) -> Tensor:
+        """(B, *shape) numbers of 0 to 1, each visit's from its own seed, a stream for `what` they are for."""
+        stream = zlib.crc32(what.encode())
+        drawn = np.stack([np.random.default_rng((v.seed, stream)).random(shape, np.float32) for v in self.visits])
         return torch.from_numpy(drawn).to(self.device)
 
     def draw(self) -> Tensor:
@@ -127,7 +128,7 @@ class Drawing:
 
     def _ground_shadows(self, x: Tensor, z: Tensor) -> Tensor:
         """1 where the sun reaches the ground: houses' shadows from one side, as far as chance has it."""
-        cells = self._chance(32)
+        cells = self._chance("shadows on the ground", 32)
         reach = (cells * 2.4 - 0.7) * self._numbers([visit.street.half for visit in self.visits])[:, None]
         cell = (z / 7.0).long() % 32
         edge = torch.gather(reach, 1, cell.flatten(1)).view_as(x)
@@ -139,7 +140,7 @@ class Drawing:
         table, texture, kinds = self._table()
         depths, along, order = self._meet(table)
         batch, _, width = order.shape
-        shadows = self._chance(table.shape[1]) * 1.6 - 0.3
+        shadows = self._chance("shadows on faces", table.shape[1]) * 1.6 - 0.3
         leaf = self._numbers([visit.weather.leaf for visit in self.visits])[:, None, None]
         tint = self._numbers([visit.weather.leaf_tint for visit in self.visits])[:, None, None, :]
         sun = self._numbers([visit.weather.sun for visit in self.visits])
@@ -187,7 +188,7 @@ class Drawing:
             seen.depth[where] = d[b, w]
             seen.y[where] = y[where]
             seen.facing[where] = of(facing)[b, w]
-            seen.shade[where] = (y[where] > of(shadows)[b, w] * of(top)[b, w]).float()
+            seen.shade[where] = (y[where] > of(shadows)[b, w] * top[b, w]).float()
             seen.glow[where] = texel[:, 4]
             seen.up[where] = 0.25 * (leafy[b, w]).float()
             seen.x[where] = (self.x0[:, None] + d * self.ray_x)[b, w]
@@ -245,7 +246,7 @@ class Drawing:
         direct = sunlight * (seen.facing * seen.shade)[..., None] * (1 - roofed)
         total = ambient + direct + self._lamps(seen)[..., None] * torch.tensor([1.0, 0.85, 0.62], device=self.device)
         lit = get([w.lit for w in weathers])[:, None, None]
-        salt = self._chance(1, 1)
+        salt = self._chance("windows", 1, 1)
         shines = (seen.glow > 0.09) & ((torch.frac(seen.glow * 37.7 + salt) < lit) | (seen.glow > 0.995))
         windows = get([w.windows for w in weathers])[:, None, None]
         tone = 0.7 + 0.5 * torch.frac(seen.glow * 91.3 + salt)
@@ -259,12 +260,13 @@ class Drawing:
         if not bool((power > 0).any()):
             return total
         table = np.zeros((len(self.visits), LAMPS, 4), np.float32)
+        chance = self._chance("lamps", LAMPS + 1).cpu().numpy()
         for i, visit in enumerate(self.visits):
             ahead = sorted(visit.street.lamps, key=lambda lamp: abs(lamp[2] - visit.view.z - 8.0))[:LAMPS]
             for j, lamp in enumerate(ahead):
-                table[i, j] = (*lamp, visit.weather.lamps * float(self.rngs[i].random() > 0.2))
+                table[i, j] = (*lamp, visit.weather.lamps * (chance[i, j] > 0.2))
             if not ahead:  # a light somewhere, or all would be black
-                table[i, 0] = (float(self.rngs[i].uniform(-3, 3)), 5.0, visit.view.z + 8.0, visit.weather.lamps)
+                table[i, 0] = (6.0 * chance[i, LAMPS] - 3.0, 5.0, visit.view.z + 8.0, visit.weather.lamps)
         lamps = torch.from_numpy(table).to(self.device)
         for j in range(LAMPS):
             x, y, z, strength = (lamps[:, j, i, None, None] for i in range(4))
@@ -280,10 +282,13 @@ class Drawing:
         rise = (self.slope / 0.9).clamp(0, 1)[..., None]  # (B, H, 1, 1)
         pale = (sky * 1.5 + zenith) / 2
         above = torch.lerp(pale, zenith, rise.sqrt())
-        clouds = F.interpolate(self._chance(1, 5, 9), (self.height, self.width), mode="bicubic")[:, 0]
+        clouds = F.interpolate(self._chance("clouds", 1, 5, 9), (self.height, self.width), mode="bicubic")[:, 0]
         clouds = (
             clouds
-            + F.interpolate(self._chance(1, 14, 24) - 0.5, (self.height, self.width), mode="bilinear")[:, 0] * 0.6
+            + F.interpolate(self._chance("small clouds", 1, 14, 24) - 0.5, (self.height, self.width), mode="bilinear")[
+                :, 0
+            ]
+            * 0.6
         )
         cover = ((clouds - 0.55) * 4).clamp(0, 1) * get([w.clouds for w in weathers])[:, None, None]
         above = torch.lerp(above.expand(*light.shape), pale * 1.25, cover[..., None])

@@ -1,0 +1,42 @@
+"""Relighting: deterministic under its seed, varied without, and still the same scene."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+from PIL import Image  # noqa: E402
+
+from pairvpr.data.transforms import CropAndRelight, lamplight, seeded_torch  # noqa: E402
+from pairvpr.demo.scenes import draw_scene  # noqa: E402
+
+
+def relit(seed, place=0):
+    with seeded_torch(seed):
+        return CropAndRelight(48)(Image.fromarray(draw_scene(place, 0, (60, 80))))
+
+
+def test_a_seed_decides_everything():
+    assert relit(1).shape == (48, 48, 3)
+    assert relit(1).dtype == torch.uint8
+    assert torch.equal(relit(1), relit(1))
+    assert not torch.equal(relit(1), relit(2))
+
+
+def test_light_changes_much_and_nothing_is_lost():
+    pictures = torch.stack([relit(seed) for seed in range(40)]).float()
+    brightness = pictures.mean(dim=(1, 2, 3))
+    assert brightness.max() - brightness.min() > 50
+    assert (pictures.std(dim=(1, 2)).mean(1) > 4).all()
+    grey = (pictures[..., 0] == pictures[..., 2]).all(dim=(1, 2))
+    assert 0 < int(grey.sum()) < 20  # some cameras see no colours at night
+
+
+def test_lamps_shine_where_they_stand():
+    with seeded_torch(0):
+        fields = np.stack([lamplight(32).numpy() for _ in range(20)])
+    assert (fields > 0).all()
+    assert (fields.max(axis=(1, 2)) > 3 * fields.min(axis=(1, 2))).mean() > 0.8
