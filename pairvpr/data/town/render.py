@@ -23,6 +23,7 @@ from pairvpr.data.town.visits import Visit
 LAYERS = 9
 """Faces that a column looks at, nearest first: railings and trees let one see what is behind."""
 NEAREST = 0.4  # metres: nearer faces are walked through
+TOP = 5  # column of the table of faces that holds their tops
 LAMPS = 5  # nearest lamps that light a picture
 
 
@@ -56,6 +57,21 @@ class Seen:
     facing: Tensor
     glow: Tensor
     up: Tensor
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A face of each column: numbers (B, W, 8) as in `Drawing._table`; the rest (B, W).
+
+    texture: number in the atlas. kinds: as in `plan`. shadows: metres up to which there is no sun. facing: share of the
+    sunlight that falls on it.
+    """
+
+    table: Tensor
+    texture: Tensor
+    kinds: Tensor
+    shadows: Tensor
+    facing: Tensor
 
 
 class Drawing:
@@ -106,7 +122,7 @@ class Drawing:
         depth = torch.where(roofed & (to_roof < 60.0), to_roof, depth)
         finite = depth.clamp(max=400.0)
         x, z = self._at(finite)
-        y = torch.where(roofed, ceilings, torch.zeros(()))
+        y = torch.where(roofed, ceilings, 0.0)
         rows, columns = self.scenery.ground.shape[:2]
         row = (z / GROUND_METRES[0] * rows).long() % rows
         column = ((x / GROUND_METRES[1] + 0.5) * columns).long().clamp(0, columns - 1)
@@ -114,7 +130,7 @@ class Drawing:
         shade = self._ground_shadows(x, z)
         ones = torch.ones_like(x)
         facing = self._numbers([visit.weather.sun[1] for visit in self.visits])[:, None, None].expand(shape).clone()
-        facing = torch.where(roofed, torch.zeros(()), facing)
+        facing = torch.where(roofed, 0.0, facing)
         panels = roofed & (((x / 1.5).floor() + (z / 3.0).floor()) % 3 == 0)
         colour = torch.where(roofed[..., None], 0.4 + 0.5 * colour, colour)
         return Seen(colour, depth, x, y, z, shade, facing, 0.6 * panels.float(), torch.where(roofed, 0 * ones, ones))
@@ -139,60 +155,67 @@ class Drawing:
         """Put the nearest faces over what is seen so far."""
         table, texture, kinds = self._table()
         depths, along, order = self._meet(table)
-        batch, _, width = order.shape
-        shadows = self._chance("shadows on faces", table.shape[1]) * 1.6 - 0.3
-        leaf = self._numbers([visit.weather.leaf for visit in self.visits])[:, None, None]
-        tint = self._numbers([visit.weather.leaf_tint for visit in self.visits])[:, None, None, :]
+        shadows = (self._chance("shadows on faces", table.shape[1]) * 1.6 - 0.3) * table[..., TOP]
+        facing = self._facing(table, kinds)
+        free = torch.ones_like(seen.depth, dtype=torch.bool)
+        for layer in range(order.shape[1]):
+            face, depth, u = order[:, layer], depths[:, layer], along[:, layer]  # (B, W)
+            if bool(torch.isfinite(depth).any()):
+                found = Faces(
+                    torch.gather(table, 1, face[..., None].expand(*face.shape, table.shape[-1])),
+                    *(torch.gather(values, 1, face) for values in (texture, kinds, shadows, facing)),
+                )
+                self._layer(seen, free, found, depth, u)
+
+    def _facing(self, table: Tensor, kinds: Tensor) -> Tensor:
+        """Share of the sunlight that each face catches (B, N), on the side that the camera sees."""
         sun = self._numbers([visit.weather.sun for visit in self.visits])
         x0, z0, x1, z1 = (table[..., i] for i in range(4))
         length = torch.hypot(x1 - x0, z1 - z0).clamp(min=1e-3)
         normal_x, normal_z = (z1 - z0) / length, -(x1 - x0) / length
         toward = torch.sign((self.x0[:, None] - x0) * normal_x + (self.z0[:, None] - z0) * normal_z)
         facing = ((normal_x * sun[:, :1] + normal_z * sun[:, 2:]) * toward).clamp(min=0.0)
-        facing = torch.where(kinds == TREE, torch.full((), 0.6), facing)
-        open_ = torch.ones(batch, self.height, width, dtype=torch.bool, device=self.device)
-        atlas = self.scenery.atlas.view(-1, self.scenery.atlas.shape[-1])
-        for layer in range(order.shape[1]):
-            face, depth, u = order[:, layer], depths[:, layer], along[:, layer]  # (B, W)
+        return torch.where(kinds == TREE, 0.6, facing)
 
-            def of(values: Tensor, face: Tensor = face) -> Tensor:
-                return torch.gather(values, 1, face)
+    def _layer(self, seen: Seen, free: Tensor, faces: Faces, depth: Tensor, u: Tensor) -> None:
+        """Put one face of each column where nothing nearer is (`free`), `depth` metres away and `u` along it (B, W)."""
+        base, top, across, up = (faces.table[..., i] for i in range(4, 8))
+        met = torch.isfinite(depth)
+        depth = torch.where(met, depth, 1.0)
+        y = self.eye[:, None, None] + depth[:, None, :] * self.slope
+        here = free & met[:, None, :] & (y >= base[:, None]) & (y < top[:, None])
+        where = here.nonzero(as_tuple=True)
 
-            met = torch.isfinite(depth)
-            if not bool(met.any()):
-                break
-            base, top, across, up = (of(table[..., i]) for i in (4, 5, 6, 7))
-            d = torch.where(met, depth, torch.ones(()))
-            y = self.eye[:, None, None] + d[:, None, :] * self.slope
-            here = open_ & met[:, None, :] & (y >= base[:, None]) & (y < top[:, None])
-            # The mip level whose texels are about as large as a pixel there.
-            texels = d / self.focal[:, None] * SIDE / torch.minimum(across, up)
-            level = texels.clamp(min=1.0).log2().round().long().clamp(max=LEVELS - 1)
-            side = SIDE >> level
-            column = ((u / across).clamp(0, 0.999) * side).long()
-            row = (((y - base[:, None]) / up[:, None]).clamp(0, 0.999) * side[:, None]).long()
-            first = of(texture) * STARTS[-1] + torch.tensor(STARTS, device=self.device)[level]
-            index = first[:, None] + row * side[:, None] + column[:, None]
-            where = here.nonzero(as_tuple=True)
-            texel = atlas[index[where]].float() / 255
-            leafy = (of(kinds) == TREE) | (of(kinds) == HEDGE)
-            threshold = torch.where(leafy[:, None] & (leaf < 0.99), 1 - leaf * 0.9, torch.full((), 0.2))
-            solid = texel[:, 3] > threshold.expand(here.shape)[where]
-            where = tuple(part[solid] for part in where)
-            texel = texel[solid]
-            open_[where] = False
-            b, _, w = where
-            colour = texel[:, :3]
-            colour = torch.where(leafy[b, w][:, None], (colour * tint[b, 0, 0]).clamp(max=0.9), colour)
-            seen.colour[where] = colour
-            seen.depth[where] = d[b, w]
-            seen.y[where] = y[where]
-            seen.facing[where] = of(facing)[b, w]
-            seen.shade[where] = (y[where] > of(shadows)[b, w] * top[b, w]).float()
-            seen.glow[where] = texel[:, 4]
-            seen.up[where] = 0.25 * (leafy[b, w]).float()
-            seen.x[where] = (self.x0[:, None] + d * self.ray_x)[b, w]
-            seen.z[where] = (self.z0[:, None] + d * self.ray_z)[b, w]
+        # The texel, of the mip level whose texels are about as large as a pixel there.
+        texels = depth / self.focal[:, None] * SIDE / torch.minimum(across, up)
+        level = texels.clamp(min=1.0).log2().round().long().clamp(max=LEVELS - 1)
+        side = SIDE >> level
+        column = ((u / across).clamp(0, 0.999) * side).long()
+        row = (((y - base[:, None]) / up[:, None]).clamp(0, 0.999) * side[:, None]).long()
+        first = faces.texture * STARTS[-1] + torch.tensor(STARTS, device=self.device)[level]
+        index = first[:, None] + row * side[:, None] + column[:, None]
+        texel = self.scenery.atlas.flatten(0, 1)[index[where]].float() / 255
+
+        # Leaves that the season left, and all that is solid.
+        leaf = self._numbers([visit.weather.leaf for visit in self.visits])[:, None]
+        tint = self._numbers([visit.weather.leaf_tint for visit in self.visits])
+        leafy = (faces.kinds == TREE) | (faces.kinds == HEDGE)
+        threshold = torch.where(leafy & (leaf < 0.99), 1 - leaf * 0.9, 0.2)
+        solid = texel[:, 3] > threshold[where[0], where[2]]
+        where, texel = tuple(part[solid] for part in where), texel[solid]
+        b, _, w = where
+        tinted = (texel[:, :3] * tint[b]).clamp(max=0.9)
+
+        free[where] = False
+        seen.colour[where] = torch.where(leafy[b, w][:, None], tinted, texel[:, :3])
+        seen.depth[where] = depth[b, w]
+        seen.x[where] = (self.x0[:, None] + depth * self.ray_x)[b, w]
+        seen.y[where] = y[where]
+        seen.z[where] = (self.z0[:, None] + depth * self.ray_z)[b, w]
+        seen.facing[where] = faces.facing[b, w]
+        seen.shade[where] = (y[where] > faces.shadows[b, w]).float()
+        seen.glow[where] = texel[:, 4]
+        seen.up[where] = 0.25 * leafy[b, w].float()
 
     def _table(self) -> tuple[Tensor, Tensor, Tensor]:
         """Faces as numbers: (B, N, 8) x0, z0, x1, z1, base, top, across, up; textures and kinds (B, N)."""
@@ -219,7 +242,7 @@ class Drawing:
         rx, rz = self.ray_x[:, None, :], self.ray_z[:, None, :]
         px, pz = x0 - self.x0[:, None, None], z0 - self.z0[:, None, None]
         cross = rx * ez - rz * ex
-        cross = torch.where(cross.abs() < 1e-6, torch.full((), 1e-6), cross)
+        cross = torch.where(cross.abs() < 1e-6, 1e-6, cross)
         depth = (px * ez - pz * ex) / cross
         part = (px * rz - pz * rx) / cross
         met = (part >= 0) & (part < 1) & (depth > NEAREST)
@@ -236,7 +259,7 @@ class Drawing:
         sky = get([w.sky for w in weathers])[:, None, None]
         snow = get([w.snow for w in weathers])[:, None, None] * seen.up
         patchy = (snow * 1.6 - 0.4 * torch.frac((seen.x * 3.1 + seen.z * 1.7).sin().abs() * 9)).clamp(0, 1)
-        colour = torch.lerp(seen.colour, torch.full((), 0.85), patchy[..., None])
+        colour = seen.colour + (0.85 - seen.colour) * patchy[..., None]
         wet = get([w.wet for w in weathers])[:, None, None] * (seen.up > 0.9)
         colour = colour * (1 - 0.45 * wet[..., None])
         ambient = sky * (0.55 + 0.45 * (seen.y / 6.0).clamp(0, 1))[..., None]
@@ -299,6 +322,6 @@ class Drawing:
         ridge = self.slope < torch.gather(skyline, 1, cell)[:, None, :] * 0.7
         above = torch.where(ridge[..., None], 0.45 * sky + 0.12 * pale, above)
         clear = torch.exp(-seen.depth.clamp(max=300.0) / get([w.fog for w in weathers])[:, None, None])
-        clear = torch.where(torch.isinf(seen.depth), torch.zeros(()), clear)
+        clear = torch.where(torch.isinf(seen.depth), 0.0, clear)
         away = torch.where(torch.isinf(seen.depth)[..., None], above, pale)
         return torch.lerp(away, light, clear[..., None])

@@ -145,16 +145,18 @@ def draw_weather(rng: np.random.Generator, condition: str, hardness: float) -> W
     else:
         raise ValueError(f"condition {condition!r} is none of {', '.join(CONDITIONS)}")
     weather = replace(weather, condition=condition)
-    if condition != "snow" and rng.random() < h:
-        season = rng.random()
-        if season < 0.35:  # autumn
-            tint = (float(rng.uniform(1.5, 2.6)), float(rng.uniform(0.7, 1.1)), 0.5)
-            weather = replace(weather, leaf_tint=tint, leaf=float(rng.uniform(0.5, 1.0)))
-        elif season < 0.65:  # winter
-            weather = replace(weather, leaf=float(rng.uniform(0.0, 0.3)))
-        else:  # spring
-            weather = replace(weather, leaf_tint=(1.1, 1.3, 0.8), leaf=float(rng.uniform(0.6, 1.0)))
-    return weather
+    return _in_season(weather, rng) if condition != "snow" and rng.random() < h else weather
+
+
+def _in_season(weather: Weather, rng: np.random.Generator) -> Weather:
+    """The weather in autumn, winter or spring."""
+    season = rng.random()
+    if season < 0.35:
+        tint = (float(rng.uniform(1.5, 2.6)), float(rng.uniform(0.7, 1.1)), 0.5)
+        return replace(weather, leaf_tint=tint, leaf=float(rng.uniform(0.5, 1.0)))
+    if season < 0.65:
+        return replace(weather, leaf=float(rng.uniform(0.0, 0.3)))
+    return replace(weather, leaf_tint=(1.1, 1.3, 0.8), leaf=float(rng.uniform(0.6, 1.0)))
 
 
 def _passers_by(street: Street, rng: np.random.Generator, view: View, hardness: float) -> None:
