@@ -125,6 +125,7 @@ class StageTwoTrain(OptimizerConfig):
     """Stage two. places: of a step over all processes; each gives `pictures_per_place` pictures.
 
     decay_steps, decay_to: the learning rate falls linearly to `decay_to` of itself over so many steps.
+    warmup_steps: over which it first rises. The recipe, whose encoder has learned before, has none.
     pair_weight: of the pair loss beside the descriptor loss; with 0 the descriptor learns alone, several times as fast.
     augmentation: "randaugment" (recipe), or "relight" (ours): crops and strong changes of light and of the camera, for
     learning from scratch where no pictures of other hours are to be had.
@@ -137,6 +138,7 @@ class StageTwoTrain(OptimizerConfig):
     pictures_per_place: int = 4
     decay_steps: int = 6225
     decay_to: float = 0.2
+    warmup_steps: int = 0
     pair_weight: float = 2.0
     augmentation: Literal["randaugment", "relight"] = "randaugment"
 
@@ -146,6 +148,7 @@ class StageTwoTrain(OptimizerConfig):
         at_least("train.pictures_per_place", self.pictures_per_place, 1)
         at_least("train.decay_steps", self.decay_steps, 1)
         between("train.decay_to", self.decay_to)
+        at_least("train.warmup_steps", self.warmup_steps, 0)
         at_least("train.pair_weight", self.pair_weight, 0)
 
 

@@ -58,17 +58,21 @@ class StageOneSchedule:
 
 @dataclass(frozen=True)
 class StageTwoSchedule:
-    """The learning rate falls linearly to `decay_to` of itself over `decay_steps`, then stays (recipe)."""
+    """The learning rate falls linearly to `decay_to` of itself over `decay_steps`, then stays (recipe).
+
+    warmup: steps over which it first rises linearly (0 in the recipe, whose encoder was trained before).
+    """
 
     lr: float
     weight_decay: float
     decay_to: float
     decay_steps: int
+    warmup: int = 0
 
     def __call__(self, step: int) -> Rates:
         """The rates of a step, from 0 on."""
-        done = min(step / self.decay_steps, 1.0)
-        return Rates(self.lr * (1 - (1 - self.decay_to) * done), self.weight_decay)
+        done, warm = min(step / self.decay_steps, 1.0), min((step + 1) / max(self.warmup, 1), 1.0)
+        return Rates(self.lr * warm * (1 - (1 - self.decay_to) * done), self.weight_decay)
 
 
 def half_cosine(start: float, end: float, done: float) -> float:

@@ -132,7 +132,7 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
         objective=objective,
         batches=batches,
         groups=parameter_groups(network),
-        rates=StageTwoSchedule(train.lr, train.weight_decay, train.decay_to, train.decay_steps),
+        rates=StageTwoSchedule(train.lr, train.weight_decay, train.decay_to, train.decay_steps, train.warmup_steps),
         steps=steps,
         pictures_per_step=train.places * train.pictures_per_place,
         train=train,

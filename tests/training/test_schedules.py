@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,8 @@ def test_stage_two_falls_in_a_line_and_stays():
         published.step()
     assert schedule(7000).lr == pytest.approx(1.6e-5)
     assert schedule(7000).weight_decay == 0.05
+    warm = replace(schedule, warmup=4)
+    assert [warm(step).lr / schedule(step).lr for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
 
 
 def rates_by_name(network, layer_decay, patch_embed):
