@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -50,15 +51,21 @@ def _write(job: Callable[[int], None], out: Path, streets: int, progress: Progre
     try:
         out.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(os.cpu_count(), context, _one_thread) as pool:
-            for done, future in enumerate(as_completed([pool.submit(job, street) for street in range(streets)])):
-                future.result()
-                progress(done + 1, streets)
+        with ProcessPoolExecutor(os.cpu_count(), context, _prepare) as pool:
+            futures = [pool.submit(job, street) for street in range(streets)]
+            try:
+                for done, future in enumerate(as_completed(futures)):
+                    future.result()
+                    progress(done + 1, streets)
+            finally:
+                pool.shutdown(cancel_futures=True)
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror or error}); free or allow the folder") from error
 
 
-def _one_thread() -> None:
+def _prepare() -> None:
+    """A process draws with one thread, and finishes its street when Ctrl-C stops the others from being begun."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
