@@ -21,7 +21,7 @@ from pairvpr.export import bundle_writer  # noqa: E402
 from pairvpr.export.bundle_writer import export_bundle  # noqa: E402
 from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix, check_positions  # noqa: E402
 from pairvpr.export.verification import network_truth, same_ranking, verify_export  # noqa: E402
-from pairvpr.model import load_checkpoint  # noqa: E402
+from pairvpr.model import NetworkConfig, load_checkpoint, seeded_checkpoint  # noqa: E402
 from pairvpr.runtime import Features, load_model, reference  # noqa: E402
 from pairvpr.runtime.bundle import Bundle  # noqa: E402
 from tests.conftest import PARITY, seeded  # noqa: E402
@@ -62,6 +62,26 @@ def test_shared_graphs_equal_the_plain_network(tiny):
         images = torch.randint(0, 255, (2, 224, 224, 3), dtype=torch.uint8)
         for ours, expected in zip(EncoderGraph(network)(images), network.encode(images), strict=True):
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_network_with_a_stem_is_exported(tmp_path, monkeypatch, precision):
+    """Convolutions in place of the patch embedding: the export compares with the network, and so does the runtime."""
+    config = NetworkConfig(
+        preset="stem",
+        encoder="vit_tiny_patch16_224",
+        encoder_args={"depth": 2},
+        stem=(8, 16, 16, 24),
+        image_size=64,
+        position_grid=4,
+        descriptor_dim=16,
+        decoder_dim=64,
+        decoder_depth=2,
+    )
+    monkeypatch.setattr("pairvpr.model.checkpoint.PRESETS", {"stem": config})
+    bundle = export_bundle(seeded_checkpoint("stem"), precision, tmp_path / "stem", QUIET)
+    assert bundle.info.dims.tokens == 16
+    assert reference.check_reference(load_model(tmp_path / "stem", "cpu", precision)).ok
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
