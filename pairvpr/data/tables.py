@@ -19,16 +19,15 @@ def read_table(file: Path, columns: Sequence[str], remedy: str) -> Iterator[tupl
     remedy: what to do about a bad file. Raises SourceError where it cannot be read, lacks a column, or a row has
     more or fewer fields than the header.
     """
-    limit = csv.field_size_limit(LONGEST_FIELD)
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
-            header = next(reader, [])
+            header = _next_row(reader) or []
             for name in columns:
                 if name not in header:
                     raise SourceError(f"{file}: has no column {name!r}; {remedy}")
             places = [header.index(name) for name in columns]
-            for fields in reader:
+            while (fields := _next_row(reader)) is not None:
                 where = f"{file}, line {reader.line_num}"
                 if len(fields) != len(header):
                     raise SourceError(f"{where}: {len(fields)} fields where the header has {len(header)}; {remedy}")
@@ -37,6 +36,13 @@ def read_table(file: Path, columns: Sequence[str], remedy: str) -> Iterator[tupl
         raise SourceError(f"{file}: is missing; {remedy}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file}: cannot be read as CSV ({error}); {remedy}") from error
+
+
+def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next row, None at the end. Python's limit is the whole process's: it is raised for this row alone."""
+    limit = csv.field_size_limit(LONGEST_FIELD)
+    try:
+        return next(reader, None)
     finally:
         csv.field_size_limit(limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
 from datetime import datetime, timezone
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from pairvpr.data import GoogleLandmarks, GsvCities, SfXl, open_places
+from pairvpr.data.tables import read_table
 from pairvpr.errors import SourceError
 from tests.data import trees
 
@@ -164,6 +166,14 @@ def test_google_landmarks_of_many_pictures(tmp_path):
     names = " ".join(f"{number:016x}" for number in range(9000))
     (tmp_path / "train_clean.csv").write_text(f"landmark_id,images\n138982,{names}\n")
     assert len(GoogleLandmarks(str(tmp_path)).place(0, None).pictures) == 9000
+
+
+def test_a_half_read_table_leaves_the_limit_of_fields_alone(tmp_path):
+    (tmp_path / "table.csv").write_text("one\n1\n2\n")
+    before = csv.field_size_limit()
+    rows = read_table(tmp_path / "table.csv", ["one"], "mend it")
+    assert next(rows)[1] == ["1"]
+    assert csv.field_size_limit() == before
 
 
 @pytest.mark.parametrize(
