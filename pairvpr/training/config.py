@@ -128,7 +128,9 @@ class StageTwoTrain(OptimizerConfig):
     warmup_steps: over which it first rises. The recipe, whose encoder has learned before, has none.
     pair_weight: of the pair loss beside the descriptor loss; with 0 the descriptor learns alone, several times as fast.
     augmentation: "randaugment" (recipe), or "relight" (ours): crops and strong changes of light and of the camera, for
-    learning from scratch where no pictures of other hours are to be had.
+    learning from scratch where no pictures of other hours are to be had; or "none".
+    order: of places. "groups" (recipe): one group (city, street) after the other, so that a step's places are alike;
+    "mixed": from everywhere, which a network needs that cannot tell places apart yet.
     """
 
     epochs: float = 10.0
@@ -140,7 +142,8 @@ class StageTwoTrain(OptimizerConfig):
     decay_to: float = 0.2
     warmup_steps: int = 0
     pair_weight: float = 2.0
-    augmentation: Literal["randaugment", "relight"] = "randaugment"
+    augmentation: Literal["randaugment", "relight", "none"] = "randaugment"
+    order: Literal["groups", "mixed"] = "groups"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,11 @@ from pairvpr.training.settings import write_toml
 from pairvpr.training.state import RunFolder
 from pairvpr.training.teacher import Teacher
 
-TRANSFORMS: dict[str, Callable[[int], Transform]] = {"randaugment": SquashAndAugment, "relight": CropAndRelight}
+TRANSFORMS: dict[str, Callable[[int], Transform]] = {
+    "randaugment": SquashAndAugment,
+    "relight": CropAndRelight,
+    "none": Squash,
+}
 
 
 class StageTwoObjective(nn.Module):
@@ -144,4 +148,5 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
 
 def _feed(places: PlaceDataset, transform: Transform, *, config: StageTwoConfig, world: World) -> Feed:
     samples = PlaceSamples(places, transform, config.train.pictures_per_place)
-    return Feed(samples, EpochOrder(places.groups, config.seed), config.train.places, world, config.run.workers)
+    groups = places.groups if config.train.order == "groups" else [len(places)]
+    return Feed(samples, EpochOrder(groups, config.seed), config.train.places, world, config.run.workers)

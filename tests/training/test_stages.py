@@ -13,7 +13,9 @@ pytest.importorskip("pytorch_metric_learning")
 from pairvpr.errors import CheckpointError, TrainingError  # noqa: E402
 from pairvpr.model import Checkpoint, WeightsInfo, load_checkpoint, save_checkpoint  # noqa: E402
 from pairvpr.training.config import stage_two_config  # noqa: E402
+from pairvpr.training.distributed import joined_world  # noqa: E402
 from pairvpr.training.initial import load_pretrained_encoder, resized_positions, seeded_network, take_over  # noqa: E402
+from pairvpr.training.stage_two import plan_stage_two  # noqa: E402
 from tests.training.support import lines, train, write_config  # noqa: E402
 from tests.training.test_schedules import CONFIG  # noqa: E402
 
@@ -169,6 +171,16 @@ def test_without_pairs_the_descriptor_learns_alone(tmp_path):
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert "descriptor.weight" in moved
     assert not any(name.startswith("decoder.") for name in moved)
+
+
+@pytest.mark.parametrize(("order", "groups"), [("groups", 1), ("mixed", 2)])
+def test_a_step_takes_places_of_one_group_or_of_all(tmp_path, order, groups):
+    overrides = ["train.places=6", "train.augmentation=none", f"train.order={order}"]
+    config = stage_two_config(write_config(tmp_path, "two"), overrides)
+    with joined_world("cpu") as world:
+        plan = plan_stage_two(config, world, Checkpoint(seeded_network(config.network, 0), INFO), None)
+        first = next(plan.batches.training(0))
+    assert len({int(place) // 6 for place in first.labels}) == groups
 
 
 def test_a_network_with_a_stem_learns_saves_and_loads(tmp_path):
