@@ -23,7 +23,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 CROP = (0.7, 1.0)  # share of the picture's area that a stage-one crop keeps (recipe)
 JITTER = (0.6, 1.4)  # factors of brightness, contrast and saturation in stage one (recipe)
-CROP_RELIT = (0.5, 1.0)
+LOST, STRETCH = 0.5, 4 / 3  # largest share of the area that relighting's crop leaves out, and its change of aspect
 NIGHT = 1 / 3
 OPERATIONS = 3  # of RandAugment in stage two (recipe), at torchvision's own strength
 
@@ -56,19 +56,34 @@ class SquashAndAugment:
 class CropAndRelight:
     """Stage two from scratch: a crop, the light of another hour, and another camera (our choice).
 
-    Light comes from all round, or at night, one time in three, from a few lamps; the camera is the made-up town's.
+    Light comes from all round, or at night, at most one time in three, from a few lamps; the camera is the made-up
+    town's.
     """
 
-    def __init__(self, side: int) -> None:
-        self.crop = v2.RandomResizedCrop(side, CROP_RELIT, ratio=(0.75, 1.33), interpolation=InterpolationMode.BILINEAR)
+    def __init__(self, side: int, strength: float) -> None:
+        """`strength`: from 0, the whole picture in its own light by a good camera, to 1."""
+        self.side, self.strength = side, strength
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """An RGB picture of any size -> uint8 (side, side, 3)."""
-        light = (to_tensor(self.crop(picture)).permute(2, 0, 1)[None] / 255.0) ** GAMMA
-        night = float(torch.rand(())) < NIGHT
-        light = light * (lamplight(light.shape[-1]) if night else 0.6 + 0.8 * smooth_field(light.shape[-1]))
-        sensor = Sensor([int(torch.randint(2**31, ()))], [float(torch.rand(()))], [float(night)])
+        hard = self.strength
+        light = (to_tensor(self._crop(picture)).permute(2, 0, 1)[None] / 255.0) ** GAMMA
+        night = float(torch.rand(())) < NIGHT * hard
+        light = light * (lamplight(self.side) if night else 1 + hard * (0.8 * smooth_field(self.side) - 0.4))
+        sensor = Sensor([int(torch.randint(2**31, ()))], [hard * float(torch.rand(()))], [float(night)])
         return sensor.expose(sensor.blurred(light))[0].permute(1, 2, 0)
+
+    def _crop(self, picture: Image.Image) -> Image.Image:
+        """A part of the picture, of nearly its own aspect, squashed as the runtime squashes a whole one."""
+        across, down, share, shape = torch.rand(4).tolist()
+        area, stretch = 1 - self.strength * LOST * share, STRETCH ** (self.strength * (2 * shape - 1))
+        width, height = (
+            picture.width * min(1, (area * stretch) ** 0.5),
+            picture.height * min(1, (area / stretch) ** 0.5),
+        )
+        left, top = across * (picture.width - width), down * (picture.height - height)
+        box = (left, top, left + width, top + height)
+        return picture.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box)
 
 
 def smooth_field(side: int) -> Tensor:

@@ -127,8 +127,8 @@ class StageTwoTrain(OptimizerConfig):
     decay_steps, decay_to: the learning rate falls linearly to `decay_to` of itself over so many steps.
     warmup_steps: over which it first rises. The recipe, whose encoder has learned before, has none.
     pair_weight: of the pair loss beside the descriptor loss; with 0 the descriptor learns alone, several times as fast.
-    augmentation: "randaugment" (recipe), or "relight" (ours): crops and strong changes of light and of the camera, for
-    learning from scratch where no pictures of other hours are to be had; or "none".
+    augmentation: "randaugment" (recipe), or "relight" (ours): crops and changes of light and of the camera, for
+    learning from scratch, as strong as `strength` says: 0 to 1.
     order: of places. "groups" (recipe): one group (city, street) after the other, so that a step's places are alike;
     "mixed": from everywhere, which a network needs that cannot tell places apart yet.
     """
@@ -142,7 +142,8 @@ class StageTwoTrain(OptimizerConfig):
     decay_to: float = 0.2
     warmup_steps: int = 0
     pair_weight: float = 2.0
-    augmentation: Literal["randaugment", "relight", "none"] = "randaugment"
+    augmentation: Literal["randaugment", "relight"] = "randaugment"
+    strength: float = 1.0
     order: Literal["groups", "mixed"] = "groups"
 
     def __post_init__(self) -> None:
@@ -153,6 +154,8 @@ class StageTwoTrain(OptimizerConfig):
         between("train.decay_to", self.decay_to)
         at_least("train.warmup_steps", self.warmup_steps, 0)
         at_least("train.pair_weight", self.pair_weight, 0)
+        if not 0 <= self.strength <= 1:
+            raise TrainingError(f"setting train.strength: must be from 0 to 1, is {self.strength}")
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,6 @@ from pairvpr.training.settings import write_toml
 from pairvpr.training.state import RunFolder
 from pairvpr.training.teacher import Teacher
 
-TRANSFORMS: dict[str, Callable[[int], Transform]] = {
-    "randaugment": SquashAndAugment,
-    "relight": CropAndRelight,
-    "none": Squash,
-}
-
 
 class StageTwoObjective(nn.Module):
     """Descriptor loss of the global batch and pair loss of its hardest pairs; a teacher's losses beside or instead."""
@@ -129,7 +123,8 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
         held_out = open_all(config.validation)
         require_places(len(held_out), train.places, "validation")
         validation = feed(held_out, Squash(side))
-    batches = StageBatches(feed(places, TRANSFORMS[train.augmentation](side)), validation, steps, train.validate_steps)
+    transform = SquashAndAugment(side) if train.augmentation == "randaugment" else CropAndRelight(side, train.strength)
+    batches = StageBatches(feed(places, transform), validation, steps, train.validate_steps)
     return Plan(
         network=network,
         weights=start.weights,

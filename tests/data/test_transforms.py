@@ -12,11 +12,12 @@ from PIL import Image  # noqa: E402
 
 from pairvpr.data.transforms import CropAndRelight, lamplight, seeded_torch  # noqa: E402
 from pairvpr.demo.scenes import draw_scene  # noqa: E402
+from pairvpr.runtime.pictures import resize  # noqa: E402
 
 
-def relit(seed, place=0):
+def relit(seed, strength=1.0):
     with seeded_torch(seed):
-        return CropAndRelight(48)(Image.fromarray(draw_scene(place, 0, (60, 80))))
+        return CropAndRelight(48, strength)(Image.fromarray(draw_scene(0, 0, (60, 80))))
 
 
 def test_a_seed_decides_everything():
@@ -33,6 +34,13 @@ def test_light_changes_much_and_nothing_is_lost():
     assert (pictures.std(dim=(1, 2)).mean(1) > 4).all()
     grey = (pictures[..., 0] == pictures[..., 2]).all(dim=(1, 2))
     assert 0 < int(grey.sum()) < 20  # some cameras see no colours at night
+
+
+def test_without_strength_view_and_light_stay():
+    pictures = torch.stack([relit(seed, 0.0) for seed in range(4)]).float()
+    assert (pictures - pictures.mean(0)).abs().mean() < 3  # a good camera's noise
+    squashed = torch.from_numpy(resize(Image.fromarray(draw_scene(0, 0, (60, 80))), (48, 48))).float()
+    assert np.corrcoef(pictures[0].ravel(), squashed.ravel())[0, 1] > 0.97
 
 
 def test_lamps_shine_where_they_stand():

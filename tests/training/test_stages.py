@@ -175,7 +175,7 @@ def test_without_pairs_the_descriptor_learns_alone(tmp_path):
 
 @pytest.mark.parametrize(("order", "groups"), [("groups", 1), ("mixed", 2)])
 def test_a_step_takes_places_of_one_group_or_of_all(tmp_path, order, groups):
-    overrides = ["train.places=6", "train.augmentation=none", f"train.order={order}"]
+    overrides = ["train.places=6", f"train.order={order}"]
     config = stage_two_config(write_config(tmp_path, "two"), overrides)
     with joined_world("cpu") as world:
         plan = plan_stage_two(config, world, Checkpoint(seeded_network(config.network, 0), INFO), None)
