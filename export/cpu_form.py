@@ -13,8 +13,6 @@ from pathlib import Path
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from pairvpr.model.presets import HEAD_DIM
-
 CONTRIB = "com.microsoft"
 # What stands between the projections and the products of an attention: it moves and scales values, no more.
 LAYOUT = ("Mul", "Reshape", "Transpose")
@@ -47,13 +45,14 @@ def fuse_attention(model: ModelProto) -> None:
         q, k, v = (wires.before(name, LAYOUT) for name in (*product.input, weighted.input[1]))
         if [len(shapes[name]) for name in (softmax.input[0], q, k, v)] != [4, 3, 3, 3]:
             continue  # another kind of attention: the last block's one question
-        fused[out] = _attention(q, k, v, out, shapes)
+        heads = int(shapes[v][2]) // int(shapes[weighted.input[1]][3])
+        fused[out] = _attention(q, k, v, out, shapes, heads)
     if fused:
         _replace(graph, fused)
         model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
 
 
-def _attention(q: str, k: str, v: str, out: str, shapes: Mapping[str, list[int | str]]) -> list[NodeProto]:
+def _attention(q: str, k: str, v: str, out: str, shapes: Mapping[str, list[int | str]], heads: int) -> list[NodeProto]:
     """ONNX Runtime's attention, with what makes the batch of queries and of the memory equal where one is 1."""
     queries, memories, width = shapes[q][0], shapes[k][0], shapes[v][2]
     before, after, asked, seen = [], [], q, out
@@ -75,7 +74,6 @@ def _attention(q: str, k: str, v: str, out: str, shapes: Mapping[str, list[int |
             helper.make_node("Concat", [f"{out}.memories", f"{out}.once"], [f"{out}.each"], axis=0),
             helper.make_node("Expand", [q, f"{out}.each"], [asked]),
         ]
-    heads = int(width) // HEAD_DIM
     attend = helper.make_node("MultiHeadAttention", [asked, k, v], [seen], domain=CONTRIB, num_heads=heads)
     return [*before, attend, *after]
 

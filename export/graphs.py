@@ -50,7 +50,7 @@ class EncoderAttention(SelfAttention):
 
     def __init__(self, attention: Attention) -> None:
         nn.Module.__init__(self)
-        self.qkv, self.proj = attention.qkv, attention.proj
+        self.qkv, self.proj, self.head_dim = attention.qkv, attention.proj, attention.head_dim
 
     def forward(self, x: Tensor, **masks: object) -> Tensor:
         """Attention of x (B, N, C); timm passes masks by name, none of which a picture needs."""
@@ -192,7 +192,7 @@ def _with_decoder_attention(encoder: Encoder) -> Encoder:
     for block in same.vit.blocks:
         parts = block.attn.named_children()
         working = {name for name, part in parts if not isinstance(part, nn.Identity | nn.Dropout)}
-        if type(block.attn) is Attention and working == {"qkv", "proj"} and block.attn.head_dim == HEAD_DIM:
+        if type(block.attn) is Attention and working == {"qkv", "proj"}:
             block.attn = EncoderAttention(block.attn)
     return same
 

@@ -17,18 +17,20 @@ NORM_EPS = 1e-6
 PIXELS = 3  # colour channels a reconstructed pixel has
 
 
-def split_heads(x: Tensor) -> Tensor:
-    """(B, N, D) -> (B, heads, N, 64)."""
-    return x.unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)
+def split_heads(x: Tensor, width: int = HEAD_DIM) -> Tensor:
+    """(B, N, D) -> (B, heads, N, width)."""
+    return x.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, heads, N, 64) -> (B, N, D)."""
+    """(B, heads, N, width) -> (B, N, D)."""
     return x.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention."""
+
+    head_dim = HEAD_DIM
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -36,7 +38,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (split_heads(part, self.head_dim) for part in self.qkv(x).chunk(3, dim=-1))
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
 
 

@@ -51,7 +51,7 @@ class NetworkConfig:
 
 
 HEAD_DIM = 64
-"""Width of one attention head, in encoder and decoder alike (Pair-VPR and DINOv2)."""
+"""Width of one attention head of the decoder (Pair-VPR)."""
 
 PRESETS: Mapping[str, NetworkConfig] = MappingProxyType(
     {

@@ -70,7 +70,7 @@ def test_a_network_with_a_stem_is_exported(tmp_path, monkeypatch, precision):
     config = NetworkConfig(
         preset="stem",
         encoder="vit_tiny_patch16_224",
-        encoder_args={"depth": 2},
+        encoder_args={"depth": 2, "num_heads": 6},
         stem=(8, 16, 16, 24),
         image_size=64,
         position_grid=4,
@@ -81,6 +81,9 @@ def test_a_network_with_a_stem_is_exported(tmp_path, monkeypatch, precision):
     monkeypatch.setattr("pairvpr.model.checkpoint.PRESETS", {"stem": config})
     bundle = export_bundle(seeded_checkpoint("stem"), precision, tmp_path / "stem", QUIET)
     assert bundle.info.dims.tokens == 16
+    nodes = onnx.load(bundle.graph(precision, "encoder", True), load_external_data=False).graph.node
+    heads = [node.attribute[0].i for node in nodes if node.op_type == "MultiHeadAttention"]
+    assert heads == [6, 6]  # narrower than the decoder's
     assert reference.check_reference(load_model(tmp_path / "stem", "cpu", precision)).ok
 
 
