@@ -1,0 +1,145 @@
+"""Does each part of the paper earn its place? Short runs with and without stage one, re-ranked by one order and by both.
+
+    python -m benchmarks.ablation TOWN TEST --start CHECKPOINT --out benchmarks/results/ablation.json
+
+TOWN and TEST are of `pairvpr town`, TEST with --evaluation. Encoder and descriptor start from CHECKPOINT, as the
+paper's start from DINOv2; the decoder starts afresh. Recall@1 by descriptor, and after re-ranking by one order (query
+first) and by both, on queries spread evenly over TEST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pairvpr.evaluation import load_folders
+from pairvpr.model import Checkpoint, PairVPR, load_checkpoint, save_checkpoint
+from pairvpr.runtime.pictures import load_picture, resize
+from pairvpr.training import StageOneConfig, StageTwoConfig, train_stage_one, train_stage_two
+from pairvpr.training.config import InitConfig, RunConfig, SourceConfig, StageOneTrain, StageTwoTrain
+from pairvpr.training.initial import seeded_network
+
+BATCH = 64
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("town", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("--start", required=True, help="Checkpoint whose encoder and descriptor have learned.")
+    parser.add_argument("--stage-one", type=int, default=300, help="Steps.")
+    parser.add_argument("--stage-two", type=int, default=300, help="Steps.")
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def fresh_decoder(start: Checkpoint, path: Path) -> Path:
+    """A checkpoint of the start's encoder and descriptor with a decoder that has learned nothing."""
+    network = seeded_network(start.network.config, 0)
+    learned = {k: v for k, v in start.network.state_dict().items() if not k.startswith("decoder.")}
+    network.load_state_dict(learned, strict=False)
+    save_checkpoint(Checkpoint(network, start.weights), path)
+    return path
+
+
+def train(args: argparse.Namespace, start: Path, folder: Path, with_stage_one: bool) -> tuple[PairVPR, float]:
+    """The network of one arm, and the seconds it took."""
+    began = time.perf_counter()
+    network = load_checkpoint(start).network.config
+    common: dict[str, Any] = {
+        "data": (SourceConfig("folders", {"root": str(args.town)}),),
+        "run": RunConfig(workers=1, device="cpu", save_every=10**6),
+    }
+    if with_stage_one:
+        one = StageOneConfig(
+            out=folder / "one",
+            network=dataclasses.replace(network, pair_classifier=False),
+            init=InitConfig(checkpoint=str(start)),
+            train=StageOneTrain(
+                steps=args.stage_one, batch=64, lr=3e-3, warmup_epochs=1, layer_decay=0.8, trained_blocks=-1, clip=1.0
+            ),
+            **common,
+        )
+        start = train_stage_one(one).checkpoint / "network.safetensors"
+    two = StageTwoConfig(
+        out=folder / "two",
+        network=network,
+        init=InitConfig(checkpoint=str(start)),
+        train=StageTwoTrain(
+            steps=args.stage_two,
+            places=24,
+            pictures_per_place=3,
+            lr=3e-4,
+            warmup_steps=20,
+            augmentation="relight",
+            strength=0.3,
+            order="mixed",
+            trained_blocks=-1,
+            clip=1.0,
+        ),
+        **common,
+    )
+    trained = load_checkpoint(train_stage_two(two).checkpoint / "network.safetensors").network
+    return trained, time.perf_counter() - began
+
+
+@torch.inference_mode()
+def recall(network: PairVPR, args: argparse.Namespace) -> dict[str, float]:
+    """Recall@1 in per cent by descriptor, after re-ranking by one order, and by both."""
+    benchmark = load_folders(args.test / "database", args.test / "queries")
+    chosen = np.linspace(0, len(benchmark.queries) - 1, min(args.queries, len(benchmark.queries))).astype(int)
+    database = features(network, [file for _, file in benchmark.database])
+    queries = features(network, [benchmark.queries[i][1] for i in chosen])
+    right = {"descriptor": 0, "one order": 0, "both orders": 0, "reachable": 0}
+    for row, number in enumerate(chosen):
+        similarities = database[0] @ queries[0][row]
+        candidates = similarities.topk(min(args.candidates, len(similarities))).indices
+        first, second = queries[1][row].expand(len(candidates), -1, -1), database[1][candidates]
+        one = network.pair_logits(first, second)
+        both = one + network.pair_logits(second, first)
+        positives = set(benchmark.positives[number].tolist())
+        for name, scores in (("descriptor", similarities[candidates]), ("one order", one), ("both orders", both)):
+            right[name] += int(candidates[scores.argmax()]) in positives
+        right["reachable"] += bool(positives & set(candidates.tolist()))
+    return {name: round(100 * count / len(chosen), 1) for name, count in right.items()}
+
+
+def features(network: PairVPR, files: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Descriptors (n, G) and tokens (n, T, D) of picture files."""
+    side = network.config.image_size
+    parts = []
+    for start in range(0, len(files), BATCH):
+        pictures = np.stack([resize(load_picture(file), (side, side)) for file in files[start : start + BATCH]])
+        parts.append(network.encode(torch.from_numpy(pictures)))
+    descriptors, tokens = zip(*parts, strict=True)
+    return torch.cat(descriptors), torch.cat(tokens)
+
+
+def main() -> None:
+    """Train both arms, measure, print, and write the table."""
+    args = arguments()
+    table: dict[str, Any] = {name: getattr(args, name) for name in ("stage_one", "stage_two", "queries", "candidates")}
+    with tempfile.TemporaryDirectory() as folder:
+        start = fresh_decoder(load_checkpoint(args.start), Path(folder) / "start.safetensors")
+        table["start"] = recall(load_checkpoint(start).network, args)
+        for name, with_stage_one in (("with stage one", True), ("without stage one", False)):
+            network, seconds = train(args, start, Path(folder) / name.replace(" ", "-"), with_stage_one)
+            table[name] = {"recall@1": recall(network, args), "seconds": round(seconds)}
+            print(name, json.dumps(table[name]), flush=True)
+    if args.out:
+        args.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
