@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet
 
 .PHONY: demo test test-runtime lint format bench clean
 
-demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures made by code
+demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
 
 test: $(VENV)/.all  ## everything; installs torch (several GB)

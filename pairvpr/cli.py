@@ -181,7 +181,7 @@ def map_verify(db: Path) -> None:
 
 
 @main.command()
-@click.option("--images", type=FOLDER, help="Your own pictures, in place of those made by code.")
+@click.option("--images", type=FOLDER, help="Your own pictures, in place of the made-up town.")
 @click.option("--model", type=FOLDER, help="Another bundle than the default model's.")
 @click.option("--out", type=FOLDER, default=Path("demo-out"), show_default=True)
 def demo(images: Path | None, model: Path | None, out: Path) -> None:

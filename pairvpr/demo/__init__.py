@@ -1,1 +1,1 @@
-"""The demo: pictures made by code, a map of them, and a page that shows what was recognised."""
+"""The demo: pictures of a made-up town, a map of them, and a page that shows what was recognised."""

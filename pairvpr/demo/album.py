@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,8 @@ from PIL import Image
 
 from pairvpr.demo.dice import Dice
 from pairvpr.demo.light import Light
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
+from pairvpr.evaluation import load_folders
 from pairvpr.runtime.pictures import MIN_SIDE, load_picture
 from pairvpr.runtime.sources import list_pictures
 
@@ -21,6 +23,8 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done and of how many."""
 
+TOWN = Path(str(importlib.resources.files("pairvpr.demo"))) / "town"
+"""`pairvpr town --streets 10 --seed 3 --evaluation`: 30 places, 120 queries."""
 MAX_PICTURES = 200  # of the user's own; more would take long and show no more
 MAX_QUERIES = 100
 MAX_SIDE = 640  # pixels of the copies of the user's own pictures
@@ -49,26 +53,26 @@ class Album:
     notes: tuple[str, ...]
 
 
-def draw_album(folder: Path, places: int, visits: int, progress: Progress) -> Album:
-    """Made-up places, each with one picture for the map and `visits` queries, as files below `folder`."""
+def town_album(folder: Path, places: int, visits: int, progress: Progress) -> Album:
+    """The first places of the town that ships, with at most `visits` queries each, as files below `folder`."""
     maps, queries = _folders(folder)
-    titles: dict[str, str] = {}
+    benchmark = load_folders(TOWN / "database", TOWN / "queries")
     asked: list[Query] = []
-    for place in range(places):
-        progress("drawing pictures", place, places)
-        name = f"place-{place:03d}.jpg"
-        titles[name] = f"place {place}"
-        _save(Image.fromarray(draw_scene(place, 0)), maps / name)
-        for visit in range(1, visits + 1):
-            file = queries / f"place-{place:03d}-visit-{visit}.jpg"
-            _save(Image.fromarray(draw_scene(place, visit)), file)
-            asked.append(Query(file, name))
-    progress("drawing pictures", places, places)
+    chosen = benchmark.database[:places]
+    for number, (name, file) in enumerate(chosen):
+        progress("copying pictures", number, len(chosen))
+        shutil.copyfile(file, maps / name)
+        here = [query for query, right in zip(benchmark.queries, benchmark.positives, strict=True) if number in right]
+        for query, picture in here[:visits]:
+            copy = queries / query.replace("/", "-")
+            shutil.copyfile(picture, copy)
+            asked.append(Query(copy, name))
+    progress("copying pictures", len(chosen), len(chosen))
     note = (
-        f"The {places} places are made up and drawn by code; each query shows one of them from another spot, "
-        "in another light and with other cars."
+        f"The {len(chosen)} places are of a made-up town that the model never saw; each query shows one of them from "
+        "another spot, on another day, in another light or weather and with other cars."
     )
-    return Album(maps, titles, tuple(asked), (note,))
+    return Album(maps, {name: name.strip("@").replace("@", " ") for name, _ in chosen}, tuple(asked), (note,))
 
 
 def choose_pictures(images: Path, out: Path) -> tuple[list[tuple[str, Path]], int]:

@@ -1,4 +1,4 @@
-"""The demo from pictures to page: draw, build a map, recognise, count, show."""
+"""The demo from pictures to page: copy, build a map, recognise, count, show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from pairvpr.demo.album import Album, Progress, choose_pictures, copy_album, draw_album
+from pairvpr.demo.album import Album, Progress, choose_pictures, copy_album, town_album
 from pairvpr.demo.outcome import DemoResult, Outcome, median_timings, recall
 from pairvpr.demo.page import render
 from pairvpr.errors import PairVPRError
@@ -29,8 +29,8 @@ def run_demo(
     images: Path | None = None,
     model: Path | None = None,
     *,
-    places: int = 40,
-    visits: int = 2,
+    places: int = 30,
+    visits: int = 4,
     top_k: int = 10,
     device: str = "auto",
     precision: str | None = None,
@@ -39,7 +39,8 @@ def run_demo(
     """Build a map in the folder `out`, recognise queries in it and write the page `out`/index.html.
 
     images: a folder of the user's own pictures for the map, its subfolders included, at most 200 of them;
-    None draws `places` made-up ones. visits: queries per picture, at most 100 in all of the user's own.
+    None takes the first `places` of the town that ships. visits: queries per picture, at most 100 in all of the user's
+    own.
     top_k: candidates that are re-ranked, at most all; 10 keep the demo short, on two CPU cores too.
     model: a bundle, None for the default; device, precision: see `load_model`. progress: see `Progress`.
 
@@ -54,7 +55,7 @@ def run_demo(
     with _writing(out):
         _claim(out)
         if chosen is None:
-            album = draw_album(out / PICTURES, places, visits, progress)
+            album = town_album(out / PICTURES, places, visits, progress)
         else:
             album = copy_album(out / PICTURES, *chosen, visits, progress)
     _build_map(album, out / MAP, loaded, progress)
