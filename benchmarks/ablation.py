@@ -1,4 +1,4 @@
-"""Does each part of the paper earn its place? Short runs with and without stage one, re-ranked by one order and by both.
+"""Does each part of the paper earn its place? Short runs without and with stage one, re-ranked one way and both.
 
     python -m benchmarks.ablation TOWN TEST --start CHECKPOINT --out benchmarks/results/ablation.json
 

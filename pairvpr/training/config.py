@@ -31,10 +31,12 @@ class InitConfig:
 
     pretrained: timm's weights for the encoder (DINOv2's for DINOv2 encoders).
     checkpoint: a checkpoint of either stage, ours or published; stage two takes encoder and decoder over from it.
+    decoder: another checkpoint, which the decoder is taken from instead.
     """
 
     pretrained: bool = False
     checkpoint: str = ""
+    decoder: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ def initial_checkpoint(config: StageOneConfig | StageTwoConfig, teacher: Weights
             "setting train.trained_blocks: would freeze encoder blocks that never learned; set it to -1, "
             "or start from init.pretrained or init.checkpoint"
         )
+    if init.decoder:
+        donor = load_checkpoint(init.decoder)
+        take_over(network, donor, init.decoder, "decoder.")
+        origin = f"{origin}, decoder from {donor.weights.origin} ({donor.weights.licence})"
     if teacher:
         origin = f"{origin}, taught by {teacher.origin} ({teacher.licence})"
     return Checkpoint(network, WeightsInfo(origin, config.licence or licence))
@@ -82,10 +86,11 @@ def load_pretrained_encoder(network: PairVPR) -> None:
     network.encoder.vit.load_state_dict(donor.state_dict())
 
 
-def take_over(network: PairVPR, donor: Checkpoint, source: str) -> None:
-    """Load a checkpoint of either stage into a network, perhaps for pictures of another size.
+def take_over(network: PairVPR, donor: Checkpoint, source: str, part: str = "") -> None:
+    """Load a checkpoint of either stage, or the `part` of it that names begin with, into a network.
 
-    Decoder positions are resized bicubically and get a class row (zeros) in front. What a stage-one checkpoint lacks
+    It may be for pictures of another size: decoder positions are resized bicubically. They get a class row (zeros) in
+    front. What a stage-one checkpoint lacks
     or never trained (class token, classifier, descriptor) stays as it is; a class token that stage one has no use for
     is left out. Raises CheckpointError where encoder or decoder are others.
     """
@@ -99,8 +104,10 @@ def take_over(network: PairVPR, donor: Checkpoint, source: str) -> None:
         state["decoder.class_positions"] = torch.cat([torch.zeros_like(positions[:1]), positions])
     if not network.config.pair_classifier:
         state = {k: v for k, v in state.items() if k not in ("decoder.class_token", "decoder.class_positions")}
+    state = {name: tensor for name, tensor in state.items() if name.startswith(part)}
+    needed = ("encoder.", "decoder.blocks.")
+    lacking = [name for name in expected if name.startswith(part) and name.startswith(needed) and name not in state]
     wrong = [name for name, tensor in state.items() if name not in expected or expected[name].shape != tensor.shape]
-    lacking = [name for name in expected if name.startswith(("encoder.", "decoder.blocks.")) and name not in state]
     if wrong or lacking:
         raise CheckpointError(
             f"{source}: does not fit the configured network ({(wrong + lacking)[0]}); configure the same encoder "

@@ -12,9 +12,15 @@ pytest.importorskip("pytorch_metric_learning")
 
 from pairvpr.errors import CheckpointError, TrainingError  # noqa: E402
 from pairvpr.model import Checkpoint, WeightsInfo, load_checkpoint, save_checkpoint  # noqa: E402
-from pairvpr.training.config import stage_two_config  # noqa: E402
+from pairvpr.training.config import InitConfig, stage_two_config  # noqa: E402
 from pairvpr.training.distributed import joined_world  # noqa: E402
-from pairvpr.training.initial import load_pretrained_encoder, resized_positions, seeded_network, take_over  # noqa: E402
+from pairvpr.training.initial import (  # noqa: E402
+    initial_checkpoint,
+    load_pretrained_encoder,
+    resized_positions,
+    seeded_network,
+    take_over,
+)
 from pairvpr.training.stage_two import plan_stage_two  # noqa: E402
 from tests.training.support import lines, train, write_config  # noqa: E402
 from tests.training.test_schedules import CONFIG  # noqa: E402
@@ -37,6 +43,23 @@ def test_stage_two_takes_over_from_stage_one(tmp_path):
     expected = torch.nn.functional.interpolate(square, size=(6, 6), mode="bicubic").reshape(64, 36).T
     assert torch.equal(taken["decoder.positions"], expected)
     assert torch.equal(taken["decoder.class_positions"], torch.cat([torch.zeros(1, 64), expected]))
+
+
+def test_a_decoder_of_another_checkpoint(tmp_path):
+    """An encoder that went on learning and a decoder that learned beside it, in another stage."""
+    one, two = (
+        seeded_network(dataclasses.replace(CONFIG, pair_classifier=kind), i) for i, kind in ((1, True), (2, False))
+    )
+    for name, network in (("one", one), ("two", two)):
+        save_checkpoint(Checkpoint(network, WeightsInfo(name, name)), tmp_path / f"{name}.safetensors")
+    init = InitConfig(checkpoint=str(tmp_path / "one.safetensors"), decoder=str(tmp_path / "two.safetensors"))
+    config = dataclasses.replace(stage_two_config(write_config(tmp_path, "two")), network=CONFIG, init=init)
+    start = initial_checkpoint(config)
+    for name, tensor in start.network.state_dict().items():
+        if name.startswith(("decoder.blocks.", "encoder.", "descriptor.")):
+            assert torch.equal(tensor, (two if name.startswith("decoder.") else one).state_dict()[name]), name
+    assert start.weights.licence == "one"
+    assert "decoder from two (two)" in start.weights.origin
 
 
 def test_positions_of_the_same_grid_stay():
