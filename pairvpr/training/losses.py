@@ -19,7 +19,7 @@ outweighs hundreds of others (0.2 or so), while these still count."""
 
 
 class Pairs(NamedTuple):
-    """Indices (A,) into a batch: every anchor with its hardest positive and its hardest negative."""
+    """Indices (A,) into a batch: every anchor with its positive and its negative."""
 
     anchors: Tensor
     positives: Tensor
@@ -69,6 +69,16 @@ def hardest_pairs(descriptors: Tensor, labels: Tensor) -> Pairs:
     """Batch-hard pairs (Hermans et al. 2017): the least similar of each picture's place, the most similar of others."""
     with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
         return Pairs(*BatchHardMiner()(descriptors, labels))
+
+
+def easy_pairs(labels: Tensor) -> Pairs:
+    """Every picture with the next one of its place, and with one of the next place of the batch.
+
+    labels (B,): place by place, as many pictures of each. What lies side by side in a batch is left to chance.
+    """
+    number, count = torch.arange(len(labels), device=labels.device), int((labels == labels[0]).sum())
+    first = number - number % count
+    return Pairs(number, first + (number + 1) % count, (number + count) % len(labels))
 
 
 def pair_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from pairvpr.training.loop import Loop, Outcome, Plan, RunResult
 from pairvpr.training.losses import (
     Pairs,
     descriptor_loss,
+    easy_pairs,
     hardest_pairs,
     nearest_is_same,
     pair_loss,
@@ -35,15 +36,24 @@ from pairvpr.training.teacher import Teacher
 
 
 class StageTwoObjective(nn.Module):
-    """Descriptor loss of the global batch and pair loss of its hardest pairs; a teacher's losses beside or instead."""
+    """Descriptor loss of the global batch and loss of its pairs; a teacher's losses beside or instead."""
 
     def __init__(
-        self, network: PairVPR, world: World, pair_weight: float, labelled: bool = True, teacher: Teacher | None = None
+        self,
+        network: PairVPR,
+        world: World,
+        pair_weight: float,
+        labelled: bool = True,
+        teacher: Teacher | None = None,
+        hardest: bool = True,
     ) -> None:
-        """`labelled`: whether labels teach. `teacher`: what teaches beside them; without labels there must be one."""
+        """`labelled`: whether labels teach. `teacher`: what teaches beside them; without labels there must be one.
+
+        hardest: mine the pairs that labels give; else take easy ones.
+        """
         super().__init__()
         self.network, self.world, self.pair_weight = network, world, pair_weight
-        self.labelled, self.teacher = labelled, teacher
+        self.labelled, self.teacher, self.hardest = labelled, teacher, hardest
 
     def forward(self, batch: PlaceBatch) -> Outcome:
         """The process' part of the loss: all of the descriptor loss, and the pairs whose anchors it holds.
@@ -66,7 +76,10 @@ class StageTwoObjective(nn.Module):
             return Outcome(total, {"loss": total, **measures})
 
         # Mine in the global batch.
-        pairs = hardest_pairs(descriptors, labels) if self.labelled or lesson is None else lesson.pairs()
+        if self.labelled or lesson is None:
+            pairs = hardest_pairs(descriptors, labels) if self.hardest else easy_pairs(labels)
+        else:
+            pairs = lesson.pairs()
         scale = self.world.size / (2 * len(pairs.anchors))  # the mean is over positives and negatives together
         firsts, seconds = self._mine(pairs, len(batch.images))
 
@@ -115,7 +128,7 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
 
     network = start.network.to(world.device)
     freeze(network, "two" if train.pair_weight or teacher else "descriptor", train.trained_blocks)
-    objective = StageTwoObjective(network, world, train.pair_weight, labelled, teacher)
+    objective = StageTwoObjective(network, world, train.pair_weight, labelled, teacher, train.pairs == "hardest")
 
     feed = partial(_feed, config=config, world=world)
     validation = None

@@ -80,6 +80,15 @@ def test_only_hidden_patches_count():
     assert float(losses.reconstruction_loss(prediction, target, mask)) == pytest.approx((1 + 9) / 2)
 
 
+def test_easy_pairs_are_neighbours_of_the_same_place_and_of_another():
+    labels = torch.tensor([7, 7, 7, 2, 2, 2, 9, 9, 9])
+    anchors, positives, negatives = losses.easy_pairs(labels)
+    assert anchors.tolist() == list(range(9))
+    assert positives.tolist() == [1, 2, 0, 4, 5, 3, 7, 8, 6]
+    assert (labels[negatives] != labels).all()
+    assert sorted(negatives.tolist()) == list(range(9))
+
+
 def test_a_teacher_is_matched_where_it_is_copied():
     descriptors = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
     other = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)

@@ -206,6 +206,17 @@ def test_a_step_takes_places_of_one_group_or_of_all(tmp_path, order, groups):
     assert len({int(place) // 6 for place in first.labels}) == groups
 
 
+def test_easy_pairs_make_an_easier_start(tmp_path):
+    hard, easy = (
+        train("two", write_config(tmp_path, "two", name), f"train.pairs={name}") for name in ("hardest", "easy")
+    )
+    assert hard.finished
+    assert easy.finished
+    first = [lines(tmp_path / name)[0] for name in ("hardest", "easy")]
+    assert first[0]["descriptor_loss"] == first[1]["descriptor_loss"]
+    assert first[0]["pair_loss"] != first[1]["pair_loss"]
+
+
 def test_a_network_with_a_stem_learns_saves_and_loads(tmp_path):
     stem = ("network.stem=[8, 8, 16, 16]", "network.encoder_args={depth = 2}", "network.image_size=64")
     train("one", write_config(tmp_path, "one"), *stem)
