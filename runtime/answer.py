@@ -45,7 +45,8 @@ class Recognition:
 
     matches: all candidates, best first: compared ones by score, then the others by similarity.
     accepted, confidence: None until the model or map is calibrated; `reason` says why.
-    compared: how many candidates the pair classifier compared; complete: whether that is all it was asked to.
+    compared: how many candidates the pair classifier compared; complete: whether that is all it was asked to, which it
+    is not where the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
     error: why the picture could not be read, None where it could.
     """

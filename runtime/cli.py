@@ -29,6 +29,7 @@ MATCHES = 10
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best that the bundle has.")
 @click.option("--top-k", type=int, help="Candidates to re-rank. Default: the model's, at most the map's size.")
 @click.option("--no-rerank", is_flag=True, help="Answer by global descriptors alone.")
+@click.option("--budget-ms", type=float, help="Milliseconds for an answer; what does not fit in is not compared.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: by the memory available.")
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
@@ -42,6 +43,7 @@ def main(
     precision: str | None,
     top_k: int | None,
     no_rerank: bool,
+    budget_ms: float | None,
     batch_size: int | None,
     matches: int,
     style: str,
@@ -62,6 +64,7 @@ def main(
             device=device,
             precision=precision,
             batch_size=batch_size,
+            budget_ms=budget_ms,
         ) as recognizer,
         _opened(out) as stream,
     ):
@@ -94,7 +97,8 @@ def as_text(answer: Recognition, matches: int) -> str:
         place = "" if match.pose is None else f"  at {match.pose}"
         lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{place}")
     head = f"{answer.query} -> {lines[0]}"
-    tail = f"  ({answer.compared} compared in {answer.timings['total']:.0f} ms)"
+    compared = f"{answer.compared} compared" if answer.complete else f"only {answer.compared} compared"
+    tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
     return "\n".join([head, *("    " + line for line in lines[1:]), tail])
 
 
