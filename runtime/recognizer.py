@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from pairvpr.errors import EngineError, MapError
 from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model, Picture, load_model
 from pairvpr.runtime.pictures import load_picture, resize
@@ -20,6 +22,8 @@ from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
 
 
 class PlaceRecognizer:
@@ -38,6 +42,7 @@ class PlaceRecognizer:
         top_k: int,
         rerank: bool = True,
         budget_ms: float | None = None,
+        cascade: Cascade | None = None,
     ) -> None:
         """Put together what `open` opens."""
         if budget_ms is not None and not 0 < budget_ms < math.inf:
@@ -47,7 +52,7 @@ class PlaceRecognizer:
         self.index = index
         self.top_k = top_k
         self.budget_ms = budget_ms
-        self._reranker = Reranker(places, model) if rerank else None
+        self._reranker = Reranker(places, model, cascade) if rerank else None
 
     @classmethod
     def open(
@@ -62,6 +67,7 @@ class PlaceRecognizer:
         threads: int | None = None,
         batch_size: int | None = None,
         budget_ms: float | None = None,
+        exact: bool = False,
     ) -> PlaceRecognizer:
         """Open a map folder.
 
@@ -69,7 +75,9 @@ class PlaceRecognizer:
         top_k: candidates to re-rank; None takes the model's default or the whole map, whichever is less.
         rerank: false answers by descriptors alone.
         budget_ms: milliseconds for a whole answer, from decoding on; candidates that do not fit in are not compared,
-        and where encoding takes it all none is. The rest: see `load_model`.
+        and where encoding takes it all none is.
+        exact: compare every candidate in full, as published; else those that a calibrated bundle's cascade sees no
+        prospects for are dropped on the way. The rest: see `load_model`.
         Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, EngineError (also
         for a budget that is not above 0).
         """
@@ -92,7 +100,10 @@ class PlaceRecognizer:
                     f"({loaded.bundle.path}); use the map's own model or build the map again"
                 )
             k = min(loaded.bundle.info.top_k, count) if top_k is None else top_k
-            return cls(places, loaded, FaissIndex(places.descriptors), k, rerank, budget_ms)
+            cascade = Cascade.of(loaded.bundle) if rerank and not exact else None
+            if cascade is not None:
+                log.info("cascade: %s", cascade)
+            return cls(places, loaded, FaissIndex(places.descriptors), k, rerank, budget_ms, cascade)
         except BaseException:
             places.close()
             raise

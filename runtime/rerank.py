@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.runtime.answer import Stage
+from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.stopwatch import Stopwatch
 
-STAGES: tuple[Stage, ...] = ("full", "descriptor")
+STAGES: tuple[Stage, ...] = ("full", "prefix", "descriptor")
 """In the order of an answer."""
 
 
@@ -21,7 +22,7 @@ STAGES: tuple[Stage, ...] = ("full", "descriptor")
 class Ranking:
     """What became of k candidates, which come in descriptor order.
 
-    scores: (k,) float32, NaN where a candidate was not compared. stages: (k,) indices into STAGES.
+    scores: (k,) float32; predicted ones at stage "prefix", NaN at "descriptor". stages: (k,) indices into STAGES.
     compared: the first so many were compared.
     """
 
@@ -42,9 +43,11 @@ class Ranking:
 class Reranker:
     """Compares queries with candidates from a map, batch by batch, so that their tokens need not fit in memory."""
 
-    def __init__(self, places: Map, model: Model) -> None:
+    def __init__(self, places: Map, model: Model, cascade: Cascade | None = None) -> None:
+        """cascade: drops candidates without prospects after the prefix; without one every answer is exact."""
         self._places = places
         self._model = model
+        self._cascade = cascade
         self._pace = Pace()
 
     def rank(
@@ -57,6 +60,7 @@ class Reranker:
         """
         ranking = Ranking.by_descriptor(len(rows))
         scores, stages = ranking.scores, ranking.stages
+        best = -np.inf  # of the predicted scores
         done = 0
         while done < len(rows):
             size = self._model.batch_size
@@ -69,8 +73,16 @@ class Reranker:
             with clock.step("gather"):
                 tokens = self._places.read_tokens(rows[batch])
             with clock.step("rerank"):
-                scores[batch] = self._model.score_batch(query.tokens, tokens)
-            stages[batch] = STAGES.index("full")
+                pairs = self._model.prefix(query.tokens, tokens)
+                keep = np.arange(len(tokens))
+                if self._cascade is not None:
+                    scores[batch] = predicted = self._cascade.predict(pairs.class_tokens)
+                    stages[batch] = STAGES.index("prefix")
+                    best = max(best, float(predicted.max()))
+                    keep = self._cascade.keep(predicted, best)
+                if len(keep):
+                    scores[done + keep] = self._model.suffix(pairs, keep)
+                    stages[done + keep] = STAGES.index("full")
             done += len(tokens)
             self._pace.measured(clock.elapsed() - began, len(tokens))
         return Ranking(scores, stages, done)
