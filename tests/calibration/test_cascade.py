@@ -232,9 +232,12 @@ def test_a_head_that_predicts_nothing_loses_winners() -> None:
 def test_the_query_itself_is_no_candidate(places: Map, model: Model, home: Path) -> None:
     found = compare(places, model, home / "db", quiet)
     assert len(found) == PLACES
-    for query, features in zip(found, model.encode(sorted((home / "db").iterdir())), strict=True):
-        assert len(query.scores) == 5
-        assert np.abs(query.scores - model.score(features, features)).min() > 1e-4
+    features = model.encode(sorted((home / "db").iterdir()))
+    for number, query in enumerate(found):
+        similarities = features.descriptors @ features.descriptors[number]
+        others = [i for i in np.argsort(-similarities) if i != number][:5]
+        expected = model.score(features[number], features)[others]
+        np.testing.assert_allclose(query.scores, expected, atol=5e-3)  # the map's tokens are float16
 
 
 # What is stored
@@ -328,12 +331,8 @@ def test_a_cascade_that_lacks_a_part_is_refused(calibrated: Cascade, home: Path)
 # What answers become
 
 
-def recognize(
-    places: Map, model: Model, query: np.ndarray, cascade: Cascade | None, budget_ms: float | None = None
-) -> Recognition:
-    index = FaissIndex(places.descriptors)
-    vpr = PlaceRecognizer(places, model, index, PLACES, budget_ms=budget_ms, cascade=cascade)
-    return vpr.recognize(query)
+def recognize(places: Map, model: Model, query: np.ndarray, cascade: Cascade | None) -> Recognition:
+    return PlaceRecognizer(places, model, FaissIndex(places.descriptors), PLACES, cascade=cascade).recognize(query)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1e9])
@@ -388,15 +387,6 @@ def test_the_full_winner_survives_where_the_head_knows_it(places: Map, model: Mo
     answer = recognize(places, Model(model.bundle, model.engines, 32), query, taught)
     assert answer.best.name == recognize(places, model, query, None).best.name
     assert [match.stage for match in answer.matches].count("full") <= 2
-
-
-def test_stages_come_in_order_when_time_runs_out(places: Map, model: Model, calibrated: Cascade) -> None:
-    query = draw_scene(1, 9, SIZE)
-    answer = recognize(places, model, query, with_margin(calibrated, 0.0), budget_ms=1e-3)
-    assert {match.stage for match in answer.matches} == {"descriptor"}
-    bounded = recognize(places, model, query, with_margin(calibrated, 0.0), budget_ms=1e6)
-    assert bounded.complete
-    assert {match.stage for match in bounded.matches} == {"full", "prefix"}
 
 
 def test_json_and_text_say_the_stage(places: Map, model: Model, calibrated: Cascade) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import EngineError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, load_model, stopwatch
+from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.engine import Arrays, Engine
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.map_builder import add_pictures
@@ -86,8 +87,11 @@ def slow(model: Model, clock: Clock) -> Model:
     return Model(model.bundle, engines, batch_size=32)
 
 
-def recognizer(places: Map, model: Model, budget_ms: float | None = None) -> PlaceRecognizer:
-    return PlaceRecognizer(places, model, FaissIndex(places.descriptors), COUNT, budget_ms=budget_ms)
+def recognizer(
+    places: Map, model: Model, budget_ms: float | None = None, cascade: Cascade | None = None
+) -> PlaceRecognizer:
+    index = FaissIndex(places.descriptors)
+    return PlaceRecognizer(places, model, index, COUNT, budget_ms=budget_ms, cascade=cascade)
 
 
 def by_similarity(matches: tuple[Match, ...]) -> list[str]:
@@ -118,6 +122,30 @@ def test_an_answer_that_was_cut_short(places: Map, model: Model, slow: Model, qu
     assert scores == pytest.approx([score[match.name] for match in answer.matches[:4]], abs=1e-4)
     assert [match.name for match in answer.matches[4:]] == nearest[4:]
     assert {match.score for match in answer.matches[4:]} == {None}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_cascade_that_was_cut_short(places: Map, model: Model, slow: Model, query: np.ndarray, sign: int) -> None:
+    """Candidates come one by one: each goes on exactly if none before it was predicted better."""
+    head = sign * np.random.default_rng(0).normal(size=2 * model.bundle.info.dims.token_dim).astype(np.float32)
+    cascade = Cascade(model.bundle.identity, "", head, 0.5, 0.0, 0.9, COUNT, 1, 1, 1, (0.0, 1.0), 1.0)
+    nearest = by_similarity(recognizer(places, model).recognize(query).matches)
+    rows = {record.name: row for row, record in enumerate(places.records)}
+    tokens = places.read_tokens([rows[name] for name in nearest[:4]])
+    predicted = cascade.predict(model.prefix(model.encode([query]).tokens, tokens).class_tokens)
+    goes_on = predicted >= np.maximum.accumulate(predicted)
+
+    answer = recognizer(places, slow, 60.0, cascade).recognize(query)
+    assert (answer.compared, answer.complete) == (4, False)
+    full = [match.name for match in answer.matches if match.stage == "full"]
+    assert set(full) == {name for name, goes in zip(nearest, goes_on, strict=False) if goes}
+    dropped = [(match.name, match.score) for match in answer.matches if match.stage == "prefix"]
+    by_prediction = sorted(zip(predicted, nearest, goes_on, strict=False), reverse=True)
+    assert [name for name, _ in dropped] == [name for _, name, goes in by_prediction if not goes]
+    assert [score for _, score in dropped] == pytest.approx([p for p, _, goes in by_prediction if not goes], abs=1e-3)
+    stages = [match.stage for match in answer.matches]
+    assert stages == ["full"] * len(full) + ["prefix"] * len(dropped) + ["descriptor"] * 4
+    assert len(full) < 4 or sign == 1  # one of the two heads drops some
 
 
 @pytest.mark.parametrize("budget", [1e-9, 5.0, ENCODE])
