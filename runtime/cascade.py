@@ -28,7 +28,7 @@ class Cascade:
     margin: the winner was at most so far below the best prediction in the share `probability` of the queries it was
     chosen on. candidates: at most, per query. fitted: queries that head and margin come from.
     checked: other queries, in `survived` of which the candidate with the best full score went on; interval: of that
-    share, 95 %. kept: share of all their candidates that went on.
+    share, 95 %. kept: share of all their candidates that went on, in batches as they were in use.
     """
 
     identity: str
@@ -58,11 +58,13 @@ class Cascade:
             numbers = np.array([cascade.bias, cascade.margin, cascade.kept, low, high, *head], np.float64)
             if len(head) != 2 * bundle.info.dims.token_dim or not np.isfinite(numbers).all() or cascade.margin < 0:
                 raise ValueError(f"a head of {len(head)} numbers, margin {cascade.margin}")
+            if not 0 <= cascade.survived <= cascade.checked or cascade.checked < 1:
+                raise ValueError(f"{cascade.survived} of {cascade.checked} queries")
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{where}: its cascade is no calibration of this model's ({error}); {remedy}") from error
         if cascade.identity != bundle.identity:
             raise BundleError(
-                f"{where}: its cascade was calibrated for model {cascade.identity[:12]}, not for "
+                f"{where}: its cascade was calibrated for model {str(cascade.identity)[:12]}, not for "
                 f"{bundle.identity[:12]}; {remedy}"
             )
         return cascade
@@ -90,6 +92,6 @@ class Cascade:
     def __str__(self) -> str:
         low, high = self.interval
         return (
-            f"{self.kept:.0%} of the candidates go on, the best of them in {self.survived} of {self.checked} queries "
-            f"({self.survived / self.checked:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+            f"{self.kept:.0%} of up to {self.candidates} candidates go on, the best among them in {self.survived} of "
+            f"{self.checked} queries ({self.survived / self.checked:.1%}, 95 % interval {low:.1%} to {high:.1%})"
         )

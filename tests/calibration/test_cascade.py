@@ -303,6 +303,9 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(home: Path, tmp_path: Path, mon
         {"margin": float("nan")},
         {"margin": "wide"},
         {"interval": [0.5]},
+        {"checked": 0, "survived": 0},
+        {"survived": "all"},
+        {"identity": 7},
         {"surprise": 1},
         {"identity": "0" * 64},
     ],
@@ -434,7 +437,7 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
     assert "95 % interval" in done.stdout
     assert "398 or more pictures" in done.stderr
     runner = CliRunner()
-    assert "of the candidates go on" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
+    assert "of up to 5 candidates go on" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
     info = json.loads(runner.invoke(main, ["map", "info", "--db", str(db), "--format", "jsonl"]).stdout)
     assert info["cascade"]["fitted"] + info["cascade"]["checked"] == QUERIES
     assert "head" not in info["cascade"]
