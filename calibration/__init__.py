@@ -1,4 +1,1 @@
-"""What a bundle or map learns from the user's own pictures after export.
-
-Empty as yet: INT8 ranges, the cascade head and the accept threshold belong here.
-"""
+"""What a bundle learns from the user's own pictures after export, without labels and without torch."""

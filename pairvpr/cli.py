@@ -140,15 +140,18 @@ def map_info(db: Path, style: str) -> None:
     import dataclasses
 
     from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.cascade import Cascade
     from pairvpr.runtime.map import Map
 
     with Map.open(db) as places:
         info = {**dataclasses.asdict(places.info()), "path": str(db)}
-        bundle = Bundle.open(places.model_path).info
-    info.update(preset=bundle.preset, weights=bundle.weights.origin, licence=bundle.weights.licence)
+        bundle = Bundle.open(places.model_path)
+    weights, cascade = bundle.info.weights, Cascade.of(bundle)
+    info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
-        click.echo(json.dumps(info))
+        click.echo(json.dumps({**info, "cascade": None if cascade is None else cascade.figures()}))
         return
+    info["cascade"] = cascade or "not calibrated"
     for name, value in info.items():
         click.echo(f"{name.replace('_', ' '):18} {value}")
 
@@ -209,6 +212,7 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
 @click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
 @click.option("--checkpoint", help="A checkpoint to measure instead, as `pairvpr export` takes it.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Candidates to re-rank. Default: the model's.")
+@click.option("--exact", is_flag=True, help="Compare every candidate in full, also where a cascade was calibrated.")
 @click.option("--report", type=FOLDER, help="Write page, figures and predictions into this folder.")
 @click.option("--work", type=FOLDER, help="Keep the map here, and go on with it after an interruption.")
 def eval_(
@@ -220,6 +224,7 @@ def eval_(
     model: Path | None,
     checkpoint: str | None,
     top_k: int | None,
+    exact: bool,
     report: Path | None,
     work: Path | None,
 ) -> None:
@@ -247,10 +252,37 @@ def eval_(
         check_report_folder(report)
     with open_model(model, checkpoint) as opened:
         say_model(opened.bundle)
-        evaluation = evaluate(benchmark, opened, top_k=top_k, work_dir=work, progress=Meters())
+        evaluation = evaluate(benchmark, opened, top_k=top_k, exact=exact, work_dir=work, progress=Meters())
     click.echo(summary(evaluation))
     if report is not None:
         click.echo(f"page: {write_report(evaluation, report)}")
+
+
+@main.command()
+@click.option("--model", type=FOLDER, help="The bundle to calibrate, on a map of the pictures themselves.")
+@click.option("--db", type=FOLDER, help="The map whose model to calibrate, on answers from this map.")
+@click.option("--images", required=True, type=FOLDER, help="Your own pictures, as the robot sees them; no labels.")
+def calibrate(model: Path | None, db: Path | None, images: Path) -> None:
+    """Learn from your pictures which candidates need no full comparison, and measure what that costs."""
+    if (model is None) == (db is None):
+        raise click.UsageError("give --model BUNDLE or --db MAP")
+    from contextlib import ExitStack
+
+    from pairvpr.calibration.cascade import calibrate_cascade, map_of
+    from pairvpr.runtime.cascade import KEY
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.model import load_model
+
+    with ExitStack() as stack:
+        places = None if db is None else stack.enter_context(Map.open(db))
+        opened = load_model(model if places is None else places.model_path)
+        opened.bundle.check_writable()
+        say_model(opened.bundle)
+        meters = Meters()
+        places = places or stack.enter_context(map_of(images, opened, meters))
+        cascade = calibrate_cascade(places, opened, images, meters)
+    opened.bundle.store_calibration(KEY, cascade.to_json())
+    click.echo(f"{opened.bundle.path}: {cascade}")
 
 
 @main.command()

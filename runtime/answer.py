@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pairvpr.runtime.poses import Gps, Pose
 
 FORMAT = 1
-Stage = Literal["full", "descriptor"]
+Stage = Literal["full", "prefix", "descriptor"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Match:
 
     score: pair score, both orders summed (higher = same place); None where the pair was not compared.
     similarity: cosine similarity of the global descriptors.
-    stage: "full" where the pair classifier compared the pair, "descriptor" where only descriptors did.
+    stage: "full" where the pair classifier compared the pair; "prefix" where the cascade dropped it after the first
+    blocks, its score then being what they predict; "descriptor" where only descriptors were compared.
     """
 
     name: str
@@ -43,9 +44,11 @@ class Match:
 class Recognition:
     """The answer for one query picture.
 
-    matches: all candidates, best first: compared ones by score, then the others by similarity.
+    matches: all candidates, best first: fully compared ones by score, then those that the cascade dropped by
+    predicted score, then the others by similarity.
     accepted, confidence: None until the model or map is calibrated; `reason` says why.
-    compared: how many candidates the pair classifier compared; complete: whether that is all it was asked to.
+    compared: how many candidates the pair classifier compared, if only to drop them; complete: whether that is all it
+    was asked to, which it is not where the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
     error: why the picture could not be read, None where it could.
     """

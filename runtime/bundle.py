@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,36 @@ class Bundle:
                 f"{folder}: the model could not be put there ({error.strerror}); free or allow the folder"
             ) from error
 
+    def check_writable(self) -> None:
+        """Raise BundleError where calibration results could not be stored, before they are worked out."""
+        try:
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def store_calibration(self, name: str, result: Mapping[str, Any]) -> None:
+        """Put a JSON value among the calibration results, in place of an earlier one of that name.
+
+        The description is written beside and renamed; where it was linked to another bundle's, that keeps its own.
+        Raises BundleError where it cannot be written or the bundle became another model's meanwhile.
+        """
+        now = Bundle.open(self.path).info  # an export may have added a precision
+        if now.identity != self.identity:
+            raise BundleError(f"{self.path}: became another model's bundle meanwhile; calibrate again")
+        info = replace(now, calibration={**now.calibration, name: dict(result)})
+        beside = self.path / f".{FILE}.new"
+        try:
+            with beside.open("w", encoding="utf-8") as stream:
+                stream.write(info.to_json())
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(self.path / FILE)
+        except OSError as error:
+            with suppress(OSError):
+                beside.unlink()
+            raise _cannot_write(self.path, error) from error
+        self.info = info
+
 
 def sha256(file: Path) -> str:
     """Hex sha256 of a file."""
@@ -211,6 +243,12 @@ def sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _cannot_write(folder: Path, error: OSError) -> BundleError:
+    return BundleError(
+        f"{folder}: cannot be written ({error.strerror or error}); free or allow the folder, or calibrate a copy of it"
+    )
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

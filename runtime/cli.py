@@ -29,6 +29,8 @@ MATCHES = 10
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best that the bundle has.")
 @click.option("--top-k", type=int, help="Candidates to re-rank. Default: the model's, at most the map's size.")
 @click.option("--no-rerank", is_flag=True, help="Answer by global descriptors alone.")
+@click.option("--exact", is_flag=True, help="Compare every candidate in full, also where a cascade was calibrated.")
+@click.option("--budget-ms", type=float, help="Milliseconds for an answer; what does not fit in is not compared.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: by the memory available.")
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
@@ -42,6 +44,8 @@ def main(
     precision: str | None,
     top_k: int | None,
     no_rerank: bool,
+    exact: bool,
+    budget_ms: float | None,
     batch_size: int | None,
     matches: int,
     style: str,
@@ -62,6 +66,8 @@ def main(
             device=device,
             precision=precision,
             batch_size=batch_size,
+            budget_ms=budget_ms,
+            exact=exact,
         ) as recognizer,
         _opened(out) as stream,
     ):
@@ -90,11 +96,13 @@ def as_text(answer: Recognition, matches: int) -> str:
         return f"{answer.query}: {answer.error}"
     lines = []
     for match in answer.matches[:matches]:
-        score = "not compared" if match.score is None else f"score {match.score:+.3f}"
+        kind = "predicted score" if match.stage == "prefix" else "score"
+        score = "not compared" if match.score is None else f"{kind} {match.score:+.3f}"
         place = "" if match.pose is None else f"  at {match.pose}"
         lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{place}")
     head = f"{answer.query} -> {lines[0]}"
-    tail = f"  ({answer.compared} compared in {answer.timings['total']:.0f} ms)"
+    compared = f"{answer.compared} compared" if answer.complete else f"only {answer.compared} compared"
+    tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
     return "\n".join([head, *("    " + line for line in lines[1:]), tail])
 
 

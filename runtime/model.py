@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import Bundle, Dims
-from pairvpr.runtime.engine import Engines, open_engines
+from pairvpr.runtime.engine import Arrays, Engines, open_engines
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.pictures import load_picture, resize
 
@@ -47,6 +48,14 @@ def load_model(
     if batch_size is not None and batch_size < 1:
         raise EngineError(f"batch size {batch_size}: give at least 1")
     return Model(opened, open_engines(opened, device, precision, threads), batch_size)
+
+
+@dataclass(frozen=True)
+class HalfComparedPairs:
+    """n pairs after the prefix: class tokens (n, 2, D), one for each order, and what the suffix goes on with."""
+
+    class_tokens: npt.NDArray[np.floating]
+    states: Arrays
 
 
 class Model:
@@ -101,18 +110,23 @@ class Model:
         self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
     ) -> npt.NDArray[np.float32]:
         """Pair scores (n,) of query tokens (1, T, D) with database tokens (n, M, D) in one forward pass."""
+        return self.suffix(self.prefix(query_tokens, database_tokens), np.arange(len(database_tokens)))
+
+    def prefix(
+        self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
+    ) -> HalfComparedPairs:
+        """The first blocks of the pair decoder on query tokens (1, T, D) and database tokens (n, M, D)."""
         tokens = {"query_tokens": query_tokens, "database_tokens": database_tokens}
         states = self.engines.pair_prefix.run(tokens)
-        outputs = self.engines.pair_suffix.run(
-            {
-                **tokens,
-                "query_state": states["query_state"],
-                "database_state": states["database_state"],
-                "keep": np.arange(len(database_tokens)),
-            }
-        )
-        self._check_finite(outputs["scores"])
-        return outputs["scores"]
+        class_tokens = states.pop("class_tokens")
+        self._check_finite(class_tokens)
+        return HalfComparedPairs(class_tokens, {**tokens, **states})
+
+    def suffix(self, pairs: HalfComparedPairs, keep: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Pair scores (m,) of those of the pairs that `keep` (m,) selects, m at least 1."""
+        scores = self.engines.pair_suffix.run({**pairs.states, "keep": keep})["scores"]
+        self._check_finite(scores)
+        return scores
 
     def _check_finite(self, values: npt.NDArray) -> None:
         """Raise EngineError for NaN and infinity, which would sort as if they were answers."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -13,14 +12,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pairvpr.errors import MapError
-from pairvpr.runtime.answer import Match, Recognition, Stage
-from pairvpr.runtime.features import Features
+from pairvpr.errors import EngineError, MapError
+from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model, Picture, load_model
 from pairvpr.runtime.pictures import load_picture, resize
+from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sources import Frame
+from pairvpr.runtime.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
 
 
 class PlaceRecognizer:
@@ -31,12 +34,25 @@ class PlaceRecognizer:
     answer.best.name, answer.best.score, answer.best.pose
     """
 
-    def __init__(self, places: Map, model: Model, index: DescriptorIndex, top_k: int, rerank: bool = True) -> None:
+    def __init__(
+        self,
+        places: Map,
+        model: Model,
+        index: DescriptorIndex,
+        top_k: int,
+        rerank: bool = True,
+        budget_ms: float | None = None,
+        cascade: Cascade | None = None,
+    ) -> None:
+        """Put together what `open` opens."""
+        if budget_ms is not None and not 0 < budget_ms < math.inf:
+            raise EngineError(f"budget of {budget_ms:g} ms: give more than 0, or none for no limit")
         self.map = places
         self.model = model
         self.index = index
         self.top_k = top_k
-        self.rerank = rerank
+        self.budget_ms = budget_ms
+        self._reranker = Reranker(places, model, cascade) if rerank else None
 
     @classmethod
     def open(
@@ -50,13 +66,20 @@ class PlaceRecognizer:
         precision: str | None = None,
         threads: int | None = None,
         batch_size: int | None = None,
+        budget_ms: float | None = None,
+        exact: bool = False,
     ) -> PlaceRecognizer:
         """Open a map folder.
 
         model: another bundle of the same identity; None takes the map's own.
         top_k: candidates to re-rank; None takes the model's default or the whole map, whichever is less.
-        rerank: false answers by descriptors alone. The rest: see `load_model`.
-        Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, EngineError.
+        rerank: false answers by descriptors alone.
+        budget_ms: milliseconds for a whole answer, from decoding on; candidates that do not fit in are not compared,
+        and where encoding takes it all none is.
+        exact: compare every candidate in full, as published; else those that a calibrated bundle's cascade sees no
+        prospects for are dropped on the way. The rest: see `load_model`.
+        Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, EngineError (also
+        for a budget that is not above 0).
         """
         places = Map.open(path)
         try:
@@ -77,7 +100,10 @@ class PlaceRecognizer:
                     f"({loaded.bundle.path}); use the map's own model or build the map again"
                 )
             k = min(loaded.bundle.info.top_k, count) if top_k is None else top_k
-            return cls(places, loaded, FaissIndex(places.descriptors), k, rerank)
+            cascade = Cascade.of(loaded.bundle) if rerank and not exact else None
+            if cascade is not None:
+                log.info("cascade: %s", cascade)
+            return cls(places, loaded, FaissIndex(places.descriptors), k, rerank, budget_ms, cascade)
         except BaseException:
             places.close()
             raise
@@ -98,7 +124,7 @@ class PlaceRecognizer:
         answer = Recognition(frame.name, frame.timestamp)
         if frame.picture is None:
             return replace(answer, reason="no picture", error=frame.error)
-        return self._answer(answer, frame.picture, Stopwatch({"decode": frame.decode_ms}))
+        return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms))
 
     def close(self) -> None:
         """Close the map's files."""
@@ -120,57 +146,31 @@ class PlaceRecognizer:
             query = self.model.encode_prepared(image[None])
         with clock.step("search"):
             similarities, rows = self.index.search(query.descriptors, self.top_k)
-        scores = self._rerank(query, rows, clock) if self.rerank else None
+        if self._reranker is None:
+            ranking = Ranking.by_descriptor(len(rows))
+        else:
+            ranking = self._reranker.rank(query, rows, clock, self.budget_ms)
         return replace(
             answer,
-            matches=self._matches(rows, similarities, scores),
-            compared=0 if scores is None else len(scores),
-            complete=True,
+            matches=self._matches(rows, similarities, ranking),
+            compared=ranking.compared,
+            complete=self._reranker is None or ranking.compared == len(rows),
             timings=clock.timings(),
         )
 
-    def _rerank(self, query: Features, rows: npt.NDArray[np.int64], clock: Stopwatch) -> npt.NDArray[np.float32]:
-        """Pair scores (k,) of the candidates, batch by batch, so that their tokens need not fit in memory."""
-        parts = []
-        for start in range(0, len(rows), self.model.batch_size):
-            with clock.step("gather"):
-                tokens = self.map.read_tokens(rows[start : start + self.model.batch_size])
-            with clock.step("rerank"):
-                parts.append(self.model.score_batch(query.tokens, tokens))
-        return np.concatenate(parts)
-
     def _matches(
-        self,
-        rows: npt.NDArray[np.int64],
-        similarities: npt.NDArray[np.float32],
-        scores: npt.NDArray[np.float32] | None,
+        self, rows: npt.NDArray[np.int64], similarities: npt.NDArray[np.float32], ranking: Ranking
     ) -> tuple[Match, ...]:
-        order = range(len(rows)) if scores is None else np.argsort(-scores, kind="stable")
         matches = []
-        for i in order:
-            record = self.map.records[rows[i]]
-            score = None if scores is None else float(scores[i])
-            stage: Stage = "descriptor" if scores is None else "full"
-            matches.append(Match(record.name, score, float(similarities[i]), stage, record.pose or record.gps))
+        for i in ranking.order():
+            record, score = self.map.records[rows[i]], float(ranking.scores[i])
+            matches.append(
+                Match(
+                    name=record.name,
+                    score=None if math.isnan(score) else score,
+                    similarity=float(similarities[i]),
+                    stage=STAGES[ranking.stages[i]],
+                    pose=record.pose or record.gps,
+                )
+            )
         return tuple(matches)
-
-
-@dataclass
-class Stopwatch:
-    """Milliseconds by step; steps entered more than once add up."""
-
-    spent: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time the block under `name`."""
-        start = time.perf_counter()
-        yield
-        self.spent[name] = self.spent.get(name, 0.0) + 1e3 * (time.perf_counter() - start)
-
-    def timings(self) -> Mapping[str, float]:
-        """Every step of an answer, 0 where it was not taken, and their total."""
-        steps = {
-            name: self.spent.get(name, 0.0) for name in ("decode", "preprocess", "encode", "search", "gather", "rerank")
-        }
-        return {**steps, "total": sum(steps.values())}

@@ -61,7 +61,7 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
         preset=escape(model.preset),
         identity=escape(model.identity[:12]),
         origin=escape(model.weights.origin),
-        engine=escape(model.engine),
+        engine=escape(model.engine + ("" if evaluation.cascade is None else f"; cascade: {evaluation.cascade}")),
         protocol=escape(benchmark.protocol),
         warning="" if model.weights.trained else UNTRAINED,
         figures="\n".join((_recall(figures), _latency(evaluation, figures), _curves(evaluation, figures))),

@@ -66,6 +66,7 @@ def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
         },
         "model": dataclasses.asdict(model),
         "top_k": evaluation.top_k,
+        "cascade": None if evaluation.cascade is None else evaluation.cascade.figures(),
         "recall": {"descriptor": _by_n(figures.recall_before), "re_ranked": _by_n(figures.recall_after)},
         "precision_recall": {"similarity": _curve(figures.by_similarity), "score": _curve(figures.by_score)},
         "milliseconds": {each.step: {"median": each.median, "p95": each.p95} for each in figures.latency},
@@ -85,6 +86,7 @@ def summary(evaluation: Evaluation) -> str:
         f"{benchmark.name}: {len(benchmark.queries)} queries, {len(benchmark.database)} database pictures, "
         f"the best {evaluation.top_k} re-ranked",
         benchmark.protocol,
+        *([] if evaluation.cascade is None else [f"cascade: {evaluation.cascade}"]),
         "  ".join([f"{'Recall, %':12}", *(f"{f'@{n}':>6}" for n in figures.recall_before)]),
     ]
     for title, recall in (("descriptor", figures.recall_before), ("re-ranked", figures.recall_after)):

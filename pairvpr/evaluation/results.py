@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pairvpr.evaluation.benchmark import Benchmark, Indices
 from pairvpr.evaluation.recall import PrecisionRecall, first_right, precision_recall, recall_at
 from pairvpr.runtime.bundle import Weights
+from pairvpr.runtime.cascade import Cascade
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Evaluation:
 
     by_descriptor: (m, depth) database indices by falling similarity; similarities (m, depth) are theirs.
     re_ranked: (m, depth) the same indices, the first top_k in the order of the answer; scores (m, depth) are theirs,
-    NaN where a pair was not compared. timings: milliseconds (m,) by step.
+    NaN where a pair was not compared in full. timings: milliseconds (m,) by step.
+    cascade: what dropped candidates; None in an exact evaluation.
     built: pictures encoded for the map in this run, in build_seconds; the others were there from an earlier one.
     """
 
@@ -70,6 +72,7 @@ class Evaluation:
     built: int
     build_seconds: float
     bytes_per_picture: float
+    cascade: Cascade | None = None
 
     def ranks(self) -> tuple[Indices, Indices]:
         """Ranks (m,), from 0, of the first right answer before and after re-ranking; depth where there is none."""

@@ -17,6 +17,7 @@ from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.recall import RECALL_AT
 from pairvpr.evaluation.results import Evaluation, ModelInfo
 from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.map_builder import ENCODE_BATCH, open_writer
 from pairvpr.runtime.model import Model, load_model
@@ -62,12 +63,14 @@ def evaluate(
     model: Model,
     *,
     top_k: int | None = None,
+    exact: bool = False,
     progress: Progress = quiet,
     work_dir: str | Path | None = None,
 ) -> Evaluation:
     """Build a map of the benchmark's database and recognise all its queries in it.
 
     top_k: candidates to re-rank; None takes the model's default or the whole database, whichever is less.
+    exact: compare all of them in full; else the model's cascade drops some, where it was calibrated.
     work_dir: keeps the map, and goes on with one that an interrupted run left; None uses a temporary folder, which
     must have room for the map (see TMPDIR).
 
@@ -90,7 +93,8 @@ def evaluate(
         places = stack.enter_context(Map.open(path))
         index = DeepIndex(FaissIndex(places.descriptors), min(count, max(k, *RECALL_AT)))
         answers = _Answers(benchmark, places, index.depth)
-        recognizer = PlaceRecognizer(places, model, index, k)
+        cascade = None if exact else Cascade.of(model.bundle)
+        recognizer = PlaceRecognizer(places, model, index, k, cascade=cascade)
         for number, (_, file) in enumerate(benchmark.queries, 1):
             answers.add(recognizer.recognize(file), *index.last)
             progress("recognising", number, len(benchmark.queries))
@@ -107,6 +111,7 @@ def evaluate(
             built=built,
             build_seconds=seconds,
             bytes_per_picture=places.info().bytes_per_picture,
+            cascade=cascade,
         )
 
 
@@ -173,7 +178,7 @@ class _Answers:
         scores = np.full(self._depth, np.nan, np.float32)
         for rank, match in enumerate(answer.matches):
             ranked[rank] = self._index_of[match.name]
-            if match.score is not None:
+            if match.stage == "full" and match.score is not None:
                 scores[rank] = match.score
         self.by_descriptor.append(found)
         self.re_ranked.append(ranked)

@@ -149,6 +149,22 @@ def test_options_reach_the_recogniser(home: Path, model: Model) -> None:
     assert line["compared"] == len(line["matches"]) == 2
 
 
+def test_a_budget_that_is_spent_is_said(home: Path) -> None:
+    query = str(home / "queries" / "p1.png")
+    (line,) = answers(run(home, query, "--format", "jsonl", "--budget-ms", "0.001"))
+    assert (line["compared"], line["complete"], len(line["matches"])) == (0, False, COUNT)
+    assert {(match["score"], match["stage"]) for match in line["matches"]} == {(None, "descriptor")}
+    assert "(only 0 compared in " in run(home, query, "--budget-ms", "0.001").stdout
+    (line,) = answers(run(home, query, "--format", "jsonl", "--budget-ms", "1000000"))
+    assert (line["compared"], line["complete"]) == (COUNT, True)
+
+
+@pytest.mark.parametrize("budget", ["0", "-3", "nan", "inf"])
+def test_a_budget_that_is_none(home: Path, budget: str) -> None:
+    result = run(home, str(home / "queries" / "p1.png"), "--budget-ms", budget)
+    assert_one_line(result, f"budget of {budget} ms", "give more than 0")
+
+
 def test_answers_go_to_a_file(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     out.write_text("of yesterday\n" * 1000)

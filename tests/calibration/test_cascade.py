@@ -1,0 +1,543 @@
+"""The cascade: what is learnt and counted, and that what it lets through is what exact answers hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pairvpr.calibration import cascade as calibration
+from pairvpr.calibration.cascade import (
+    MIN_PICTURES,
+    PENALTIES,
+    Compared,
+    calibrate_cascade,
+    compare,
+    fit,
+    gap_of_winner,
+    kept,
+    map_of,
+    margin_for,
+    margin_needs,
+    ridge,
+    split,
+    wilson_interval,
+)
+from pairvpr.cli import main
+from pairvpr.demo.scenes import draw_scene
+from pairvpr.errors import BundleError, MapError, SourceError
+from pairvpr.evaluation import evaluate, load_folders, summary
+from pairvpr.evaluation.report import results
+from pairvpr.runtime import Model, PlaceRecognizer, Recognition, load_model
+from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.cascade import KEY, Cascade
+from pairvpr.runtime.cli import main as run_main
+from pairvpr.runtime.map import Map
+from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.search import FaissIndex
+
+PLACES, SIZE = 7, (96, 128)
+QUERIES = MIN_PICTURES + 1
+
+
+def quiet(step: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `bundle`, never calibrated, pictures `db` and `queries`, and a `map` made with the bundle."""
+    home = tmp_path_factory.mktemp("home")
+    bundle = Bundle.open(default_bundle())
+    bundle.install(home / "bundle")
+    (home / "bundle" / FILE).unlink()  # a link to the package's own
+    info = dataclasses.replace(bundle.info, calibration={}, top_k=5)
+    (home / "bundle" / FILE).write_text(info.to_json())
+    for folder, count, visits in (("db", PLACES, 1), ("queries", QUERIES, 6)):
+        (home / folder).mkdir()
+        for number in range(count):
+            visit = 0 if folder == "db" else 1 + number % visits
+            picture = draw_scene(number % PLACES, visit, SIZE)
+            Image.fromarray(picture).save(home / folder / f"p{number}.png")
+    add_pictures(home / "db", home / "map", load_model(home / "bundle"), create=True)
+    return home
+
+
+@pytest.fixture(scope="module")
+def model(home: Path) -> Model:
+    return load_model(home / "bundle", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def places(home: Path) -> Iterator[Map]:
+    with Map.open(home / "map") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def compared(places: Map, model: Model, home: Path) -> list[Compared]:
+    return compare(places, model, home / "queries", quiet)
+
+
+@pytest.fixture(scope="module")
+def calibrated(places: Map, model: Model, home: Path, compared: list[Compared]) -> Cascade:
+    with pytest.MonkeyPatch.context() as patch:  # what takes its time was done for `compared`
+        patch.setattr(calibration, "compare", lambda *_: compared)
+        return calibrate_cascade(places, model, home / "queries", quiet)
+
+
+def planted(queries: int, width: int, noise: float, seed: int = 0) -> tuple[list[Compared], np.ndarray, float]:
+    """Queries whose scores are a linear function of what the prefix gives, and `noise`."""
+    chance = np.random.default_rng(seed)
+    head, bias = chance.normal(size=width), 2.5
+    found = []
+    for _ in range(queries):
+        inputs = chance.normal(3.0, chance.uniform(0.1, 4, width), (20, width)).astype(np.float32)
+        scores = inputs @ head + bias + noise * chance.normal(size=20)
+        found.append(Compared(inputs, scores.astype(np.float32)))
+    return found, head, bias
+
+
+def with_margin(cascade: Cascade, margin: float) -> Cascade:
+    return dataclasses.replace(cascade, margin=margin)
+
+
+# What is learnt
+
+
+def test_the_head_recovers_a_planted_relation() -> None:
+    queries, head, bias = planted(60, 16, noise=0.0)
+    found, constant, gaps = fit([queries[start : start + 12] for start in range(0, 60, 12)])
+    np.testing.assert_allclose(found, head, atol=1e-3)
+    assert constant == pytest.approx(bias, abs=0.02)
+    np.testing.assert_allclose(gaps, 0, atol=1e-3)  # the best prediction is the winner's
+    assert gaps.shape == (60,)
+
+
+def test_ridge_is_that_of_the_normal_equations() -> None:
+    """Against the plain form on standardised inputs; a constant input changes nothing."""
+    chance = np.random.default_rng(1)
+    inputs = np.column_stack([chance.normal(5, [1, 10, 0.1], (200, 3)), np.full(200, 7.0)])
+    scores = inputs @ [1.0, -0.5, 3.0, 9.0] + chance.normal(size=200)
+    rows = np.column_stack([inputs, np.ones(200), scores])
+    heads, biases = ridge(rows.T @ rows, (1e-3, 0.5))
+    centre, scale = inputs[:, :3].mean(axis=0), inputs[:, :3].std(axis=0)
+    standard = (inputs[:, :3] - centre) / scale
+    for penalty, head, bias in zip((1e-3, 0.5), heads, biases, strict=True):
+        slow = np.linalg.solve(standard.T @ standard / 200 + penalty * np.eye(3), standard.T @ scores / 200) / scale
+        np.testing.assert_allclose(head, [*slow, 0], rtol=1e-6, atol=1e-9)
+        assert bias == pytest.approx(scores.mean() - slow @ centre)
+
+
+def test_the_penalty_grows_with_the_noise() -> None:
+    """More inputs than are worth anything: heads that did not see a block predict it better when held back."""
+    quiet_blocks, *_ = planted(30, 200, noise=0.0)
+    chance = np.random.default_rng(2)
+    noisy = [Compared(query.inputs, chance.normal(size=20).astype(np.float32)) for query in quiet_blocks]
+    heads = [fit([queries[i : i + 6] for i in range(0, 30, 6)])[0] for queries in (quiet_blocks, noisy)]
+    moments = np.column_stack([np.concatenate([q.inputs for q in noisy]), np.ones(600)])
+    scores = np.concatenate([q.scores for q in noisy])
+    free = np.linalg.lstsq(moments, scores, rcond=None)[0][:-1]
+    assert np.abs(heads[1]).mean() < 0.5 * np.abs(free).mean()
+    assert np.abs(heads[0]).mean() > 0.3
+    assert list(PENALTIES) == sorted(PENALTIES)
+
+
+@pytest.mark.parametrize("count", [MIN_PICTURES, 41, 199, 1000])
+def test_learning_and_checking_share_no_query(count: int) -> None:
+    learning, checking = split(count)
+    learnt = np.concatenate(learning)
+    assert not set(learnt) & set(checking)
+    assert sorted([*learnt, *checking]) == list(range(count))
+    assert abs(len(learnt) - len(checking)) <= 5
+    for block in learning:  # whole stretches of a drive: neighbours are alike
+        assert list(block) == list(range(block[0], block[-1] + 1))
+        assert len(block) >= count // 10
+
+
+def test_the_gap_of_the_winner() -> None:
+    predicted = np.array([1.0, 4.0, 2.0])
+    assert gap_of_winner(predicted, np.array([0.0, 9.0, 1.0])) == 0
+    assert gap_of_winner(predicted, np.array([9.0, 0.0, 1.0])) == 3
+
+
+def test_the_margin_holds_as_often_as_it_says() -> None:
+    gaps = np.arange(1000.0)
+    assert margin_for(gaps, 0.995) == 995  # rank 996 of 1001 chances
+    assert margin_for(gaps, 0.5) == 500
+    assert margin_for(gaps[::-1][:50], 0.995) == 999  # too few: the largest
+    assert margin_needs(0.995) == 199
+    assert math.ceil((199 + 1) * 0.995) == 199
+    chance = np.random.default_rng(3)
+    trials = chance.exponential(size=(4000, 20))
+    margins = [margin_for(row[:-1], 0.9) for row in trials]
+    assert np.mean(trials[:, -1] <= margins) == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (0, 10, 0.0, 0.2775), (995, 1000, 0.9883, 0.9979)],
+)
+def test_intervals_are_wilsons(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_the_share_kept_is_that_of_the_rule_in_use(calibrated: Cascade, batch: int) -> None:
+    chance = np.random.default_rng(4)
+    for margin in (0.0, 0.7, 9.0):
+        predicted = chance.normal(size=20).astype(np.float32)
+        rule, best, count = with_margin(calibrated, margin), -np.inf, 0
+        for start in range(0, 20, batch):
+            part = predicted[start : start + batch]
+            best = max(best, float(part.max()))
+            count += len(rule.keep(part, best))
+        assert kept(predicted, margin, batch) == count
+
+
+def test_calibration_counts_right(calibrated: Cascade, compared: list[Compared], model: Model) -> None:
+    learning, checking = split(QUERIES)
+    assert len(compared) == QUERIES
+    assert {query.inputs.shape for query in compared} == {(5, 2 * model.bundle.info.dims.token_dim)}
+    survived = 0
+    for i in checking:
+        predicted = compared[i].inputs @ calibrated.head + calibrated.bias
+        survived += int(np.argmax(compared[i].scores)) in calibrated.keep(predicted, predicted.max())
+    assert (calibrated.fitted, calibrated.checked) == (sum(map(len, learning)), len(checking))
+    assert calibrated.survived == survived
+    assert calibrated.interval == wilson_interval(survived, len(checking))
+    assert 1 / 5 <= calibrated.kept <= 1
+    assert calibrated.identity == model.bundle.identity
+    assert f"in {survived} of {len(checking)} queries" in str(calibrated)
+
+
+def test_a_head_that_predicts_nothing_loses_winners() -> None:
+    """The check can fail: gaps of queries that the head knows nothing about exceed a margin of those it knows."""
+    known, *_ = planted(50, 8, noise=0.0)
+    head, bias, gaps = fit([known[i : i + 10] for i in range(0, 50, 10)])
+    margin = margin_for(gaps, 0.995)
+    strange, *_ = planted(50, 8, noise=0.0, seed=7)
+    lost = [gap_of_winner(query.inputs @ head + bias, query.scores) > margin for query in strange]
+    assert sum(lost) > 10
+
+
+def test_the_query_itself_is_no_candidate(places: Map, model: Model, home: Path) -> None:
+    found = compare(places, model, home / "db", quiet)
+    assert len(found) == PLACES
+    features = model.encode(sorted((home / "db").iterdir()))
+    for number, query in enumerate(found):
+        similarities = features.descriptors @ features.descriptors[number]
+        others = [i for i in np.argsort(-similarities) if i != number][:5]
+        expected = model.score(features[number], features)[others]
+        np.testing.assert_allclose(query.scores, expected, atol=5e-3)  # the map's tokens are float16
+
+
+# What is stored
+
+
+def test_a_cascade_survives_being_stored(calibrated: Cascade, home: Path, tmp_path: Path) -> None:
+    first, linked = tmp_path / "first", tmp_path / "linked"
+    Bundle.open(home / "bundle").install(first)
+    Bundle.open(first).install(linked)
+    before = (first / FILE).read_bytes()
+    bundle = Bundle.open(linked)
+    assert Cascade.of(bundle) is None
+    bundle.store_calibration("other", {"kept": True})
+    bundle.store_calibration(KEY, calibrated.to_json())
+    assert (first / FILE).read_bytes() == before  # linked no longer
+    assert sorted(path.name for path in linked.iterdir()) == sorted(path.name for path in first.iterdir())
+    opened = Bundle.open(linked)
+    opened.verify()
+    assert (opened.identity, opened.info) == (bundle.identity, bundle.info)
+    assert opened.info.calibration["other"] == {"kept": True}
+    assert dataclasses.replace(opened.info, calibration={}) == Bundle.open(first).info
+    stored = Cascade.of(opened)
+    assert stored is not None
+    np.testing.assert_array_equal(stored.head, calibrated.head)
+    assert stored.figures() == calibrated.figures()
+    assert json.loads(json.dumps(stored.to_json())) == stored.to_json()
+
+
+def test_a_precision_that_was_added_meanwhile_stays(home: Path, tmp_path: Path) -> None:
+    Bundle.open(home / "bundle").install(tmp_path / "b")
+    mine, theirs = Bundle.open(tmp_path / "b"), Bundle.open(tmp_path / "b")
+    (tmp_path / "b" / FILE).unlink()
+    info = dataclasses.replace(theirs.info, made_with={"by": "an export"})
+    (tmp_path / "b" / FILE).write_text(info.to_json())
+    mine.store_calibration(KEY, {})
+    assert Bundle.open(tmp_path / "b").info.made_with == {"by": "an export"}
+    (tmp_path / "b" / FILE).write_text(dataclasses.replace(info, identity="0" * 64).to_json())
+    with pytest.raises(BundleError, match="another model's bundle meanwhile"):
+        mine.store_calibration(KEY, {})
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Bundle.open(home / "bundle").install(tmp_path / "b")
+    bundle, before = Bundle.open(tmp_path / "b"), (tmp_path / "b" / FILE).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pairvpr.runtime.bundle.os.fsync", full)
+    with pytest.raises(BundleError, match=r"b: cannot be written \(No space left on device\)"):
+        bundle.store_calibration(KEY, {"a": 1})
+    assert (tmp_path / "b" / FILE).read_bytes() == before
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == sorted(p.name for p in (home / "bundle").iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head": "AAAA"},
+        {"head": "no base64!"},
+        {"head": None},
+        {"margin": -1.0},
+        {"margin": float("nan")},
+        {"margin": "wide"},
+        {"interval": [0.5]},
+        {"checked": 0, "survived": 0},
+        {"survived": "all"},
+        {"identity": 7},
+        {"surprise": 1},
+        {"identity": "0" * 64},
+    ],
+    ids=str,
+)
+def test_a_damaged_or_foreign_cascade_is_refused(calibrated: Cascade, home: Path, change: dict, tmp_path: Path) -> None:
+    content = {**calibrated.to_json(), **change}
+    bundle = Bundle.open(home / "bundle")
+    spoilt = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content}))
+    with pytest.raises(BundleError, match=r"cascade .*calibrate again") as error:
+        Cascade.of(spoilt)
+    assert "\n" not in str(error.value)
+    assert str(bundle.path / FILE) in str(error.value)
+
+
+def test_a_cascade_that_lacks_a_part_is_refused(calibrated: Cascade, home: Path) -> None:
+    bundle = Bundle.open(home / "bundle")
+    for name in calibrated.to_json():
+        content = {key: value for key, value in calibrated.to_json().items() if key != name}
+        with pytest.raises(BundleError, match="calibrate again"):
+            Cascade.of(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content})))
+    with pytest.raises(BundleError, match="calibrate again"):
+        Cascade.of(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: [1]})))
+
+
+# What answers become
+
+
+def recognize(places: Map, model: Model, query: np.ndarray, cascade: Cascade | None) -> Recognition:
+    return PlaceRecognizer(places, model, FaissIndex(places.descriptors), PLACES, cascade=cascade).recognize(query)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3, 1e9])
+@pytest.mark.parametrize("batch", [2, 32])
+def test_survivors_have_their_exact_scores(
+    places: Map, model: Model, calibrated: Cascade, margin: float, batch: int
+) -> None:
+    query = draw_scene(3, 9, SIZE)
+    sized = Model(model.bundle, model.engines, batch)
+    exact = {match.name: match.score for match in recognize(places, sized, query, None).matches}
+    answer = recognize(places, sized, query, with_margin(calibrated, margin))
+    assert (answer.compared, answer.complete, len(answer.matches)) == (PLACES, True, PLACES)
+    stages = [match.stage for match in answer.matches]
+    full = stages.count("full")
+    assert stages == ["full"] * full + ["prefix"] * (PLACES - full)
+    for match in answer.matches[:full]:
+        assert match.score == pytest.approx(exact[match.name], abs=1e-5)
+    for part in (answer.matches[:full], answer.matches[full:]):
+        scores = [match.score for match in part]
+        assert None not in scores
+        assert scores == sorted(scores, reverse=True)
+    if margin == 1e9:
+        assert full == PLACES
+        assert [match.name for match in answer.matches] == sorted(exact, key=lambda name: -exact[name])
+    elif margin == 0.0:
+        assert full == 1 if batch == 32 else 1 <= full <= -(-PLACES // batch)
+
+
+def test_dropped_candidates_carry_their_prediction(places: Map, model: Model, calibrated: Cascade) -> None:
+    query = draw_scene(2, 9, SIZE)
+    answer = recognize(places, model, query, with_margin(calibrated, 0.0))
+    features = model.encode([query])
+    names = {record.name: row for row, record in enumerate(places.records)}
+    dropped = [match for match in answer.matches if match.stage == "prefix"]
+    assert dropped
+    for match in dropped:
+        pairs = model.prefix(features.tokens, places.read_tokens([names[match.name]]))
+        assert match.score == pytest.approx(float(calibrated.predict(pairs.class_tokens)[0]), abs=1e-3)
+
+
+def test_the_full_winner_survives_where_the_head_knows_it(places: Map, model: Model, calibrated: Cascade) -> None:
+    """A head that was taught this query's own scores: the winner is among the one or two that go on."""
+    query = draw_scene(5, 9, SIZE)
+    features = model.encode([query])
+    tokens = places.read_tokens(range(PLACES))
+    pairs = model.prefix(features.tokens, tokens)
+    scores = model.suffix(pairs, np.arange(PLACES))
+    rows = np.column_stack([pairs.class_tokens.reshape(PLACES, -1), np.ones(PLACES), scores]).astype(np.float64)
+    heads, biases = ridge(rows.T @ rows, (1e-9,))
+    taught = dataclasses.replace(calibrated, head=heads[0].astype(np.float32), bias=float(biases[0]), margin=0.01)
+    np.testing.assert_allclose(taught.predict(pairs.class_tokens), scores, atol=2e-3)
+    answer = recognize(places, Model(model.bundle, model.engines, 32), query, taught)
+    assert answer.best.name == recognize(places, model, query, None).best.name
+    assert [match.stage for match in answer.matches].count("full") <= 2
+
+
+def test_json_and_text_say_the_stage(places: Map, model: Model, calibrated: Cascade) -> None:
+    from pairvpr.runtime.cli import as_text
+
+    answer = recognize(places, model, draw_scene(1, 9, SIZE), with_margin(calibrated, 0.0))
+    line = json.loads(answer.to_json())
+    assert {match["stage"] for match in line["matches"]} == {"full", "prefix"}
+    assert all(match["score"] is not None for match in line["matches"])
+    first, *others, _ = as_text(answer, 10).splitlines()
+    assert "  score " in first
+    assert "  predicted score " in others[-1]
+
+
+# From the command line
+
+
+def calibrate(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["calibrate", *map(str, arguments)])
+
+
+def assert_one_line(result: Result, *parts: str) -> None:
+    assert result.exit_code == 2, (result.exit_code, result.output)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == lines[0]
+    assert result.stdout == ""
+    for part in parts:
+        assert part in lines[0]
+
+
+def own(home: Path, folder: Path, name: str) -> Path:
+    """A copy of the map or bundle that a test may change."""
+    import shutil
+
+    shutil.copytree(home / name, folder / name)
+    return folder / name
+
+
+def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
+    db = own(home, tmp_path, "map")
+    done = calibrate("--db", db, "--images", home / "queries")
+    assert done.exit_code == 0, done.stderr
+    assert f"{db / 'model'}: " in done.stdout
+    assert "95 % interval" in done.stdout
+    assert "398 or more pictures" in done.stderr
+    runner = CliRunner()
+    assert "of up to 5 candidates go on" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
+    info = json.loads(runner.invoke(main, ["map", "info", "--db", str(db), "--format", "jsonl"]).stdout)
+    assert info["cascade"]["fitted"] + info["cascade"]["checked"] == QUERIES
+    assert "head" not in info["cascade"]
+    assert runner.invoke(main, ["map", "verify", "--db", str(db)]).exit_code == 0
+    query = ["--db", str(db), "--query", str(home / "queries" / "p3.png"), "--format", "jsonl"]
+    fast, exact = (runner.invoke(run_main, [*query, *more]) for more in ([], ["--exact"]))
+    assert "cascade: " in fast.stderr
+    assert "cascade: " not in exact.stderr
+    assert {match["stage"] for match in json.loads(exact.stdout)["matches"]} == {"full"}
+    with PlaceRecognizer.open(db, exact=True) as vpr, PlaceRecognizer.open(home / "map") as before:
+        answers = [each.recognize(home / "queries" / "p3.png").matches for each in (vpr, before)]
+        assert answers[0] == answers[1]
+
+
+def test_a_bundle_is_calibrated_on_its_own(home: Path, tmp_path: Path) -> None:
+    bundle = own(home, tmp_path, "bundle")
+    done = calibrate("--model", bundle, "--images", home / "queries")
+    assert done.exit_code == 0, done.stderr
+    cascade = Cascade.of(Bundle.open(bundle))
+    assert cascade is not None
+    assert cascade.candidates == 5
+    assert str(cascade) in done.stdout
+    assert Bundle.open(bundle).identity == Bundle.open(home / "bundle").identity
+
+
+def test_maps_that_were_never_calibrated_say_so_and_answer(home: Path) -> None:
+    runner = CliRunner()
+    assert "not calibrated" in runner.invoke(main, ["map", "info", "--db", str(home / "map")]).stdout
+    info = json.loads(runner.invoke(main, ["map", "info", "--db", str(home / "map"), "--format", "jsonl"]).stdout)
+    assert info["cascade"] is None
+    with PlaceRecognizer.open(home / "map") as vpr:
+        assert {match.stage for match in vpr.recognize(draw_scene(0, 5, SIZE)).matches} == {"full"}
+
+
+def test_exact_answers_need_no_sound_cascade(home: Path, tmp_path: Path, calibrated: Cascade) -> None:
+    db = own(home, tmp_path, "map")
+    Bundle.open(db / "model").store_calibration(KEY, {**calibrated.to_json(), "identity": "1" * 64})
+    query = ["--db", str(db), "--query", str(home / "queries" / "p0.png")]
+    assert_one_line(CliRunner().invoke(run_main, query), "calibrated for model 111111111111", "calibrate again")
+    assert CliRunner().invoke(run_main, [*query, "--exact"]).exit_code == 0
+    assert CliRunner().invoke(run_main, [*query, "--no-rerank"]).exit_code == 0
+
+
+def test_what_cannot_be_calibrated(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, db = own(home, tmp_path, "bundle"), own(home, tmp_path, "map")
+    before = (bundle / FILE).read_bytes(), (db / "model" / FILE).read_bytes()
+    pictures = home / "queries"
+    assert_one_line(calibrate("--images", pictures), "--model BUNDLE or --db MAP")
+    assert_one_line(calibrate("--images", pictures, "--model", bundle, "--db", db), "--model BUNDLE or --db MAP")
+    assert_one_line(calibrate("--model", bundle), "--images")
+    (tmp_path / "none").mkdir()
+    assert_one_line(calibrate("--db", db, "--images", tmp_path / "none"), "holds no pictures")
+    assert_one_line(calibrate("--model", bundle, "--images", tmp_path / "nowhere"), "is not a folder")
+    assert_one_line(calibrate("--db", db, "--images", home / "db"), f"{PLACES} pictures", "at least 40")
+    assert_one_line(calibrate("--model", tmp_path / "none", "--images", pictures), "no model bundle there")
+    assert_one_line(calibrate("--db", tmp_path / "none", "--images", pictures), "holds no map")
+
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("pairvpr.runtime.bundle.tempfile.TemporaryFile", refuse)
+    for what in (("--model", bundle), ("--db", db)):
+        assert_one_line(calibrate(*what, "--images", pictures), "cannot be written (Read-only file system)")
+    assert ((bundle / FILE).read_bytes(), (db / "model" / FILE).read_bytes()) == before
+
+
+def test_pictures_that_cannot_be_read_are_too_few(home: Path, tmp_path: Path, places: Map, model: Model) -> None:
+    for number in range(MIN_PICTURES):
+        (tmp_path / f"{number}.jpg").write_bytes(b"broken")
+    with pytest.raises(SourceError, match="0 pictures that can be used"):
+        calibrate_cascade(places, model, tmp_path, quiet)
+    with pytest.raises(SourceError, match="none of its 40 pictures could be read"), map_of(tmp_path, model, quiet):
+        pass
+
+
+def test_a_map_with_nothing_to_drop(home: Path, tmp_path: Path, model: Model) -> None:
+    (tmp_path / "two").mkdir()
+    for place in range(2):
+        Image.fromarray(draw_scene(place, 0, SIZE)).save(tmp_path / "two" / f"{place}.png")
+    add_pictures(tmp_path / "two", tmp_path / "map", model, create=True)
+    with Map.open(tmp_path / "map") as small, pytest.raises(MapError, match="2 pictures leave nothing to drop"):
+        calibrate_cascade(small, model, home / "queries", quiet)
+
+
+def test_evaluation_runs_both_ways(home: Path, tmp_path: Path, model: Model, calibrated: Cascade) -> None:
+    for folder, visit in (("database", 0), ("queries", 9)):
+        (tmp_path / folder).mkdir()
+        for place in range(PLACES):
+            Image.fromarray(draw_scene(place, visit, SIZE)).save(tmp_path / folder / f"p{place}.png")
+    benchmark = load_folders(tmp_path / "database", tmp_path / "queries", 0)
+    stored = with_margin(calibrated, 0.0).to_json()
+    bundle = Bundle(model.bundle.path, dataclasses.replace(model.bundle.info, calibration={KEY: stored}))
+    both = Model(bundle, model.engines, 32)
+    fast, exact = (evaluate(benchmark, both, exact=exact, work_dir=tmp_path / "work") for exact in (False, True))
+    assert exact.cascade is None
+    assert np.isfinite(exact.scores[:, :5]).all()
+    assert np.isfinite(fast.scores[:, 0]).all()
+    assert np.isnan(fast.scores[:, 1:]).all()  # predictions are no scores
+    assert sorted(fast.re_ranked[0]) == sorted(exact.re_ranked[0])
+    assert f"cascade: {fast.cascade}" in summary(fast)
+    assert "cascade" not in summary(exact)
+    assert results(fast, fast.figures())["cascade"]["margin"] == 0
+    assert results(exact, exact.figures())["cascade"] is None
