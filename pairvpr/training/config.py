@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pairvpr.errors import TrainingError
 from pairvpr.model.presets import PRESETS, NetworkConfig
+from pairvpr.training.losses import PairChoice
 from pairvpr.training.settings import Table, above, at_least, between, build, read_table
 
 ALL_BLOCKS = -1
@@ -129,8 +130,9 @@ class StageTwoTrain(OptimizerConfig):
     decay_steps, decay_to: the learning rate falls linearly to `decay_to` of itself over so many steps.
     warmup_steps: over which it first rises. The recipe, whose encoder has learned before, has none.
     pair_weight: of the pair loss beside the descriptor loss; with 0 the descriptor learns alone, several times as fast.
-    pairs: "hardest" (recipe: batch-hard), or "easy": any other picture of the place and of another one, from which a
-    decoder learns that cannot compare yet.
+    pairs: "hardest" (recipe: batch-hard); "easy": any other picture of the place and of another one, from which a
+    decoder learns that cannot compare yet; "hard-negatives": any of the place and the hardest of others, what
+    re-ranking meets.
     augmentation: "randaugment" (recipe), or "relight" (ours): crops and changes of light and of the camera, for
     learning from scratch, as strong as `strength` says: 0 to 1.
     order: of places. "groups" (recipe): one group (city, street) after the other, so that a step's places are alike;
@@ -146,7 +148,7 @@ class StageTwoTrain(OptimizerConfig):
     decay_to: float = 0.2
     warmup_steps: int = 0
     pair_weight: float = 2.0
-    pairs: Literal["hardest", "easy"] = "hardest"
+    pairs: PairChoice = "hardest"
     augmentation: Literal["randaugment", "relight"] = "randaugment"
     strength: float = 1.0
     order: Literal["groups", "mixed"] = "groups"

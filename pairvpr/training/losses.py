@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ MINER_EPSILON = 0.1  # margin of its miner (recipe)
 TEMPERATURE = 0.1
 """Of the similarities that a teacher passes on. Our choice: at 0.1, a picture of the same place (similarity 0.8 or so)
 outweighs hundreds of others (0.2 or so), while these still count."""
+
+
+PairChoice = Literal["hardest", "hard-negatives", "easy"]
 
 
 class Pairs(NamedTuple):
@@ -63,6 +66,16 @@ def descriptor_loss(descriptors: Tensor, labels: Tensor) -> Tensor:
     with torch.autocast(descriptors.device.type, enabled=False):
         mined = MultiSimilarityMiner(epsilon=MINER_EPSILON)(descriptors, labels)
         return MultiSimilarityLoss(alpha=ALPHA, beta=BETA, base=BASE)(descriptors, labels, mined)
+
+
+def choose_pairs(descriptors: Tensor, labels: Tensor, choice: PairChoice) -> Pairs:
+    """A positive and a negative for every picture of a batch; labels as in `easy_pairs`."""
+    if choice == "easy":
+        return easy_pairs(labels)
+    hardest = hardest_pairs(descriptors, labels)
+    if choice == "hardest":
+        return hardest
+    return hardest._replace(positives=easy_pairs(labels).positives[hardest.anchors])
 
 
 def hardest_pairs(descriptors: Tensor, labels: Tensor) -> Pairs:

@@ -20,10 +20,10 @@ from pairvpr.training.initial import initial_checkpoint
 from pairvpr.training.log import Progress
 from pairvpr.training.loop import Loop, Outcome, Plan, RunResult
 from pairvpr.training.losses import (
+    PairChoice,
     Pairs,
+    choose_pairs,
     descriptor_loss,
-    easy_pairs,
-    hardest_pairs,
     nearest_is_same,
     pair_loss,
     score_distillation,
@@ -45,15 +45,15 @@ class StageTwoObjective(nn.Module):
         pair_weight: float,
         labelled: bool = True,
         teacher: Teacher | None = None,
-        hardest: bool = True,
+        pairs: PairChoice = "hardest",
     ) -> None:
         """`labelled`: whether labels teach. `teacher`: what teaches beside them; without labels there must be one.
 
-        hardest: mine the pairs that labels give; else take easy ones.
+        pairs: which ones labels give.
         """
         super().__init__()
         self.network, self.world, self.pair_weight = network, world, pair_weight
-        self.labelled, self.teacher, self.hardest = labelled, teacher, hardest
+        self.labelled, self.teacher, self.pairs = labelled, teacher, pairs
 
     def forward(self, batch: PlaceBatch) -> Outcome:
         """The process' part of the loss: all of the descriptor loss, and the pairs whose anchors it holds.
@@ -76,10 +76,7 @@ class StageTwoObjective(nn.Module):
             return Outcome(total, {"loss": total, **measures})
 
         # Mine in the global batch.
-        if self.labelled or lesson is None:
-            pairs = hardest_pairs(descriptors, labels) if self.hardest else easy_pairs(labels)
-        else:
-            pairs = lesson.pairs()
+        pairs = choose_pairs(descriptors, labels, self.pairs) if self.labelled or lesson is None else lesson.pairs()
         scale = self.world.size / (2 * len(pairs.anchors))  # the mean is over positives and negatives together
         firsts, seconds = self._mine(pairs, len(batch.images))
 
@@ -128,7 +125,7 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
 
     network = start.network.to(world.device)
     freeze(network, "two" if train.pair_weight or teacher else "descriptor", train.trained_blocks)
-    objective = StageTwoObjective(network, world, train.pair_weight, labelled, teacher, train.pairs == "hardest")
+    objective = StageTwoObjective(network, world, train.pair_weight, labelled, teacher, train.pairs)
 
     feed = partial(_feed, config=config, world=world)
     validation = None

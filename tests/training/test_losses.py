@@ -89,6 +89,16 @@ def test_easy_pairs_are_neighbours_of_the_same_place_and_of_another():
     assert sorted(negatives.tolist()) == list(range(9))
 
 
+def test_hard_negatives_go_with_any_positive():
+    labels = torch.tensor([7, 7, 7, 2, 2, 2])
+    descriptors = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    hardest, mixed, easy = (losses.choose_pairs(descriptors, labels, c) for c in ("hardest", "hard-negatives", "easy"))
+    assert torch.equal(mixed.negatives, hardest.negatives)
+    assert torch.equal(mixed.positives, easy.positives)
+    assert not torch.equal(hardest.positives, easy.positives)
+    assert not torch.equal(hardest.negatives, easy.negatives)
+
+
 def test_a_teacher_is_matched_where_it_is_copied():
     descriptors = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
     other = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
