@@ -16,9 +16,13 @@ from pairvpr.runtime.bundle import GRAPHS, Bundle
 log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda", "openvino")
-PRECISIONS = ("fp32", "fp16", "bf16")
-# What each device prefers among the precisions a bundle has.
-PREFERENCES = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "fp32"), "openvino": ("fp32", "fp16")}
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16", "int8-dynamic", "bf16")
+# What each device prefers among the precisions a bundle has. ONNX Runtime's CUDA multiplies Q/DQ graphs in float.
+PREFERENCES = {
+    "cpu": ("int8-dynamic", "int8", "fp32", "fp16"),
+    "cuda": ("fp16", "fp32"),
+    "openvino": ("int8", "fp32", "fp16"),
+}
 ARITHMETIC = {"f32": "float32", "bf16": "bfloat16"}
 
 # One node, y = x + x: ir_version 8, opset 13. Small enough to write down, so that a provider can be tried
@@ -77,6 +81,8 @@ def open_engines(
         raise EngineError(f"threads {threads}: give at least 1")
     if precision == "bf16" and device != "openvino":
         raise EngineError(f"precision bf16: not on device {device}; it needs --device openvino")
+    if precision == "int8-dynamic" and device in ("cuda", "openvino"):
+        raise EngineError(f"precision int8-dynamic: not on device {device}; it is for --device cpu")
     if device == "openvino":
         return _open_openvino(bundle, precision, threads)
     return _open_onnxruntime(bundle, device, precision, threads)
@@ -101,10 +107,14 @@ def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -
     """OpenVINO computes in an arithmetic of its own choice unless told: float32, but for "bf16"."""
     from pairvpr.runtime import openvino_engine as ov
 
-    stored = _choose_precision(bundle, "openvino", None if precision == "bf16" else precision)
+    if precision == "bf16":
+        stored = _choose_precision(bundle, "openvino", "fp32" if "fp32" in bundle.info.precisions else "fp16")
+    else:
+        stored = _choose_precision(bundle, "openvino", precision)
     arithmetic = "bf16" if precision == "bf16" else "f32"
     graphs = {name: ov.OpenVinoEngine(bundle.graph(stored, name, cpu=False), arithmetic, threads) for name in GRAPHS}
-    description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic"
+    remainder = " for what is not INT8" if stored.startswith("int8") else ""
+    description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"
     log.info("engine: %s", description)
     return Engines(**graphs, device="openvino", precision=precision or stored, description=description)
 
@@ -117,8 +127,9 @@ def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
                 return precision
     elif asked in present:
         return asked
-    wanted = asked or " or ".join(PREFERENCES[device])
-    export = f"`pairvpr export --{asked or PREFERENCES[device][0]} --out BUNDLE`"
+    floats = [name for name in PREFERENCES[device] if not name.startswith("int8")]
+    wanted = asked or " or ".join(floats)
+    export = f"`pairvpr export --{(asked or floats[0]).partition('-')[0]} --out BUNDLE`"
     raise EngineError(
         f"{bundle.path}: no {wanted} graphs in this bundle (it has: {', '.join(present) or 'none'}); "
         f"export them into a bundle ({export}) and give it as the model"
