@@ -39,5 +39,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,video,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,export,train,dev]"
 	touch $@ $(VENV)/.runtime

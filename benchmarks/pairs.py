@@ -30,6 +30,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="speed")
+    parser.add_argument("--device", default="cpu", help="Of the runtime: cpu (ONNX Runtime) or openvino.")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
@@ -46,25 +47,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = args.model or Path(folder) / args.preset
         if not (bundle / FILE).exists():
-            command = ["-m", "pairvpr.cli", "export", "--preset", args.preset, f"--{args.precision}", "--out", bundle]
+            stored = "fp32" if args.precision == "bf16" else args.precision
+            command = ["-m", "pairvpr.cli", "export", "--preset", args.preset, f"--{stored}", "--out", bundle]
             subprocess.run([sys.executable, *map(str, command)], check=True)
         picture = Bundle.open(bundle).info.picture
         size = (picture.height, picture.width)
         images = np.stack([resize(load_picture(draw_scene(place, 0)), size) for place in range(args.pairs + 1)])
         reference = Side(reference_jobs, args.preset, images, args.threads)
         descriptors, tokens = reference.run("features")[1]
-        runtime = Side(runtime_jobs, bundle, args.precision, images, tokens, args.threads)
+        runtime = Side(runtime_jobs, bundle, args.device, args.precision, images, tokens, args.threads)
         scores = [side.run("pair")[1] for side in (reference, runtime)]
         encoded = runtime.run("encode")[1]
         fastest = min(reference.run("matrix")[0] for _ in range(5))
+        engine = "openvino" if args.device == "openvino" else "onnxruntime"
         results = {
             "preset": args.preset,
+            "device": args.device,
             "precision": args.precision,
             "pairs": args.pairs,
             "threads": args.threads,
             "rounds": args.rounds,
             "machine": {"processor": platform.machine(), "float32_gflops": round(2 * 2048**3 / fastest / 1e9, 1)},
-            "versions": {name: version(name) for name in ("torch", "onnxruntime")},
+            "versions": {name: version(name) for name in ("torch", engine)},
             "pair": compare(reference, runtime, "pair", args.rounds, args.pairs),
             "encode": compare(reference, runtime, "encode", args.rounds, 1),
             "largest_difference": {

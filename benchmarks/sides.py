@@ -91,11 +91,13 @@ def reference_jobs(preset: str, images: np.ndarray, threads: int) -> Jobs:
     }
 
 
-def runtime_jobs(bundle: Path, precision: str, images: np.ndarray, tokens: np.ndarray, threads: int) -> Jobs:
+def runtime_jobs(
+    bundle: Path, device: str, precision: str, images: np.ndarray, tokens: np.ndarray, threads: int
+) -> Jobs:
     """Our runtime on a bundle, torch-free, on the same pictures and `tokens`: `pair` and `encode`."""
     from pairvpr.runtime import load_model
 
-    model = load_model(bundle, "cpu", precision, threads=threads, batch_size=len(tokens) - 1)
+    model = load_model(bundle, device, precision, threads=threads, batch_size=len(tokens) - 1)
     return {
         "pair": lambda: model.score_batch(tokens[:1], tokens[1:]),
         "encode": lambda: model.encode_prepared(images[:1]).descriptors,

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import onnx
 import timm
 import torch
 
 import pairvpr
+from pairvpr.calibration.pictures import split_pictures
 from pairvpr.errors import BundleError, CheckpointError, ExportError
 from pairvpr.export.graphs import check_positions
-from pairvpr.export.precision import Precision
+from pairvpr.export.int8_bundle import Int8Export, Pictures
+from pairvpr.export.precision import DTYPES, Precision
 from pairvpr.export.tracing import graph_specs, write_graph
-from pairvpr.export.verification import Progress, network_truth, verify_export
+from pairvpr.export.verification import Progress, Truth, network_truth, verify_export
 from pairvpr.model import Checkpoint, PairVPR
 from pairvpr.model.network import IMAGENET_MEAN, IMAGENET_STD
 from pairvpr.model.presets import HEAD_DIM
@@ -45,6 +51,65 @@ def export_bundle(checkpoint: Checkpoint, precision: Precision, out: Path, progr
     `progress` is told each step. Raises CheckpointError for a stage-one checkpoint, BundleError for a folder that
     is not this model's bundle, ExportError where a graph differs from the network; then nothing is left behind.
     """
+    with _export(checkpoint, out, progress) as export:
+        export.trace(precision, export.folder)
+    return Bundle.open(out)
+
+
+def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progress) -> Bundle:
+    """Export a network in the three INT8 precisions, calibrated on the pictures of the folder `images`.
+
+    As `export_bundle`; also raises SourceError for too few pictures, ExportError where the gate stays shut.
+    """
+    pictures = Pictures(*split_pictures(images))
+    with _export(checkpoint, out, progress) as export, tempfile.TemporaryDirectory(dir=export.folder) as scratch:
+        floats = Path(scratch)
+        for precision in DTYPES:
+            export.trace(precision, floats)
+        bundle = Bundle(floats, export.info_of(floats))
+        precisions, calibration = Int8Export(bundle, export.folder, pictures, progress).write(export.truth.reference())
+        export.precisions, export.calibration = precisions, {"int8": calibration}
+    return Bundle.open(out)
+
+
+@dataclass
+class _Export:
+    """An export at work: the network, the folder its files are made in, and what is known of them so far."""
+
+    network: PairVPR
+    info: BundleInfo
+    folder: Path
+    progress: Progress
+    precisions: dict[str, PrecisionInfo] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def truth(self) -> Truth:
+        """What the network says of the reference pictures."""
+        return network_truth(self.network, self.progress)
+
+    def trace(self, precision: Precision, folder: Path) -> None:
+        """Write the graphs in a float precision into `folder` and compare them with the network."""
+        graphs = {}
+        for name, spec in graph_specs(self.network, precision).items():
+            self.progress(f"tracing {name} ({precision})")
+            graphs[name] = write_graph(name, spec, precision, folder)
+        self.precisions[precision] = PrecisionInfo(graphs, {})
+        # Measured on the bundle as the runtime opens it, then written down in it.
+        errors = verify_export(Bundle(folder, self.info_of(folder)), precision, self.truth, self.progress)
+        self.precisions[precision] = PrecisionInfo(graphs, errors)
+
+    def info_of(self, folder: Path) -> BundleInfo:
+        """The description of what `folder` holds now."""
+        files = {file.name: FileInfo(file.stat().st_size, sha256(file)) for file in sorted(folder.iterdir())}
+        return dataclasses.replace(
+            self.info, files=files, precisions=dict(self.precisions), calibration=dict(self.calibration)
+        )
+
+
+@contextmanager
+def _export(checkpoint: Checkpoint, out: Path, progress: Progress) -> Iterator[_Export]:
+    """What every export begins and ends with; the body makes the files."""
     network = checkpoint.network
     if not network.config.pair_classifier:
         raise CheckpointError(
@@ -55,23 +120,14 @@ def export_bundle(checkpoint: Checkpoint, precision: Precision, out: Path, progr
     info = describe(checkpoint)
     earlier = _earlier_bundle(out, info.identity)
     with _workshop(out) as folder:
-        graphs = {}
-        for name, spec in graph_specs(network, precision).items():
-            progress(f"tracing {name} ({precision})")
-            graphs[name] = write_graph(name, spec, precision, folder)
-        truth = network_truth(network, progress)
-        truth.reference().save(folder / REFERENCE)
-        files = {file.name: FileInfo(file.stat().st_size, sha256(file)) for file in sorted(folder.iterdir())}
-
-        # Measured on the bundle as the runtime opens it, then written down in it.
-        info = dataclasses.replace(info, files=files, precisions={precision: PrecisionInfo(graphs, {})})
-        errors = verify_export(Bundle(folder, info), precision, truth, progress)
-        info = dataclasses.replace(info, precisions={precision: PrecisionInfo(graphs, errors)})
+        export = _Export(network, info, folder, progress)
+        yield export
+        export.truth.reference().save(folder / REFERENCE)
+        info = export.info_of(folder)
         if earlier is not None:
             info = _merge(earlier.info, info)
         (folder / FILE).write_text(info.to_json(), encoding="utf-8")
         _put(folder, out)
-    return Bundle.open(out)
 
 
 def describe(checkpoint: Checkpoint) -> BundleInfo:
@@ -152,7 +208,7 @@ def _merge(earlier: BundleInfo, now: BundleInfo) -> BundleInfo:
         now,
         files={**earlier.files, **now.files},
         precisions={**earlier.precisions, **now.precisions},
-        calibration=earlier.calibration,
+        calibration={**earlier.calibration, **now.calibration},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -42,13 +42,22 @@ def main() -> None:
 @click.option("--preset", help="A preset with seeded weights, to measure its speed.")
 @click.option("--fp32", "precision", flag_value="fp32", default=True, help="Full precision (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
+@click.option("--int8", "precision", flag_value="int8", help="8-bit linear layers, judged against float32.")
+@click.option("--calibration-images", type=FOLDER, help="For --int8: at least 264 pictures like the robot's own.")
 @click.option("--out", type=FOLDER, help="The bundle's folder. Default: models/<preset>.")
-def export(checkpoint: str | None, preset: str | None, precision: Precision, out: Path | None) -> None:
+def export(
+    checkpoint: str | None, preset: str | None, precision: str, calibration_images: Path | None, out: Path | None
+) -> None:
     """Export a checkpoint (the default model without one) to a bundle of ONNX graphs."""
     if checkpoint and preset:
         raise click.UsageError("--checkpoint and --preset exclude each other")
+    if (precision == "int8") != (calibration_images is not None):
+        raise click.UsageError("--int8 and --calibration-images go together")
+    from pairvpr.runtime import onnxruntime_engine
+
+    onnxruntime_engine.load()  # every export is compared with the network by it
     try:
-        from pairvpr.export.bundle_writer import export_bundle
+        from pairvpr.export.bundle_writer import export_bundle, export_int8
         from pairvpr.model import load_checkpoint, seeded_checkpoint
     except ImportError as error:
         raise CheckpointError(
@@ -58,12 +67,18 @@ def export(checkpoint: str | None, preset: str | None, precision: Precision, out
     start = time.monotonic()
     loaded = load_checkpoint(checkpoint) if checkpoint else seeded_checkpoint(preset or DEFAULT_PRESET)
     folder = out or Path("models") / _folder_name(loaded.network.config.preset, checkpoint)
-    bundle = export_bundle(
-        loaded, precision, folder, lambda step: click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
-    )
+
+    def progress(step: str) -> None:
+        click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
+
+    if calibration_images is not None:
+        bundle = export_int8(loaded, calibration_images, folder, progress)
+    else:
+        bundle = export_bundle(loaded, cast("Precision", precision), folder, progress)
     say_model(bundle)
-    errors = bundle.info.precisions[precision].errors
-    click.echo(f"{folder}: {precision}, largest errors " + ", ".join(f"{k} {v:.2g}" for k, v in errors.items()))
+    for name, info in bundle.info.precisions.items():
+        if name.partition("-")[0] == precision:
+            click.echo(f"{folder}: {name}, " + ", ".join(f"{k} {v:.3g}" for k, v in info.errors.items()))
 
 
 @main.group("map", cls=Group)

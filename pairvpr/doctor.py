@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "missing", "broken", "info"]
 
-ENGINE, MODEL = "ONNX Runtime", "default model"
+ENGINE, OPENVINO, MODEL = "ONNX Runtime", "OpenVINO", "default model"
 REQUIRED = {
     "numpy": "numpy",
     "pillow": "PIL",
@@ -36,6 +36,7 @@ ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntim
 """Distributions that all bring the module onnxruntime and overwrite each other's files."""
 
 INSTALL_CPU, INSTALL_GPU = 'pip install "pairvpr[cpu]"', 'pip install "pairvpr[gpu]"'
+INSTALL_OPENVINO = 'pip install "pairvpr[openvino]"'
 REINSTALL = "pip install --force-reinstall --no-deps pairvpr"
 
 
@@ -60,6 +61,7 @@ def examine() -> list[Check]:
         *graphics,
         *_dependencies(),
         *_tried(ENGINE, lambda: _engine(gpu=bool(graphics))),
+        *_tried(OPENVINO, _openvino),
         *_tried(MODEL, _default_model),
         _tensorrt(gpu=bool(graphics)),
         _video(),
@@ -184,6 +186,25 @@ def _device(name: str, problem: str | None, gpu: bool) -> Check:
         return Check(title, "info", "this computer has no NVIDIA GPU", INSTALL_CPU)
     remedy = "install the CUDA and cuDNN that this ONNX Runtime was built for" if name == "cuda" else None
     return Check(title, "broken", problem, remedy)
+
+
+def _openvino() -> list[Check]:
+    """OpenVINO, tried on a small graph in both its arithmetics."""
+    if _find(OPENVINO.lower()) is None:
+        return [Check(OPENVINO, "missing", "optional, for bfloat16 on a CPU: not installed", INSTALL_OPENVINO)]
+    problem = _import_problem("pairvpr.runtime")
+    if problem is not None:
+        return [Check(OPENVINO, "broken", f"cannot be tried: {problem}", REINSTALL)]
+    from pairvpr.runtime import openvino_engine
+
+    try:
+        tried = openvino_engine.try_arithmetics()
+    except EngineError as error:
+        return [Check(OPENVINO, "broken", str(error), f"{INSTALL_OPENVINO} --force-reinstall")]
+    if tried["f32"] is not None:
+        return [Check(OPENVINO, "broken", tried["f32"], f"{INSTALL_OPENVINO} --upgrade")]
+    bf16 = "float32 and bfloat16" if tried["bf16"] is None else "float32; bfloat16 is not to be had on this CPU"
+    return [Check(OPENVINO, "ok", f"{openvino_engine.version()}, ran a small graph in {bf16}")]
 
 
 def _default_model() -> list[Check]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError
@@ -14,10 +15,22 @@ from pairvpr.runtime.bundle import GRAPHS, Bundle
 
 log = logging.getLogger(__name__)
 
-DEVICES = ("auto", "cpu", "cuda")
-# What each device prefers among the precisions a bundle has.
-PREFERENCES = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "fp32")}
-PRECISIONS = ("fp32", "fp16")
+DEVICES = ("auto", "cpu", "cuda", "openvino")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16", "int8-dynamic", "bf16")
+# What each device prefers among the precisions a bundle has. ONNX Runtime's CUDA multiplies Q/DQ graphs in float.
+PREFERENCES = {
+    "cpu": ("int8-dynamic", "int8", "fp32", "fp16"),
+    "cuda": ("fp16", "fp32"),
+    "openvino": ("int8", "fp32", "fp16"),
+}
+ARITHMETIC = {"f32": "float32", "bf16": "bfloat16"}
+
+# One node, y = x + x: ir_version 8, opset 13. Small enough to write down, so that a provider can be tried
+# without a model file.
+TINY_GRAPH = bytes.fromhex(
+    "080812003a370a0e0a01780a017812017922034164641201645a100a0178120b0a09"
+    "080112050a0312016e62100a0179120b0a09080112050a0312016e42040a00100d"
+)
 
 Arrays = Mapping[str, npt.NDArray]
 
@@ -28,6 +41,16 @@ class Engine(Protocol):
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray]:
         """Run the graph on host arrays; float inputs are cast to the type the graph takes."""
         ...
+
+
+def try_engine(open_graph: Callable[[bytes], Engine]) -> str | None:
+    """Run a tiny graph on the engine that `open_graph` makes: None where it works, else the problem."""
+    x = np.array([1.5, -2.0], np.float32)
+    try:
+        y = open_graph(TINY_GRAPH).run({"x": x})["y"]
+    except EngineError as error:
+        return str(error)
+    return None if np.array_equal(y, x + x) else f"wrong result on a tiny graph: {y.tolist()}"
 
 
 @dataclass(frozen=True)
@@ -48,13 +71,26 @@ def open_engines(
     """Load a bundle's graphs on a device.
 
     device: "auto" takes CUDA where ONNX Runtime has it and it works, else the CPU; anything else is obtained or
-    refused. precision: None takes the device's best that the bundle has. threads: CPU threads, None for the
-    engine's own choice. Raises EngineError or BundleError.
+    refused. precision: None takes the device's best that the bundle has; "bf16" runs the float32 graphs, or else the
+    float16 ones, in bfloat16 arithmetic, which only OpenVINO has. threads: CPU threads, None for the engine's own
+    choice. Raises EngineError or BundleError.
     """
-    from pairvpr.runtime import onnxruntime_engine as ort
-
     if device not in DEVICES:
         raise EngineError(f"device {device}: unknown; choose one of {', '.join(DEVICES)}")
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads {threads}: give at least 1")
+    if precision == "bf16" and device != "openvino":
+        raise EngineError(f"precision bf16: not on device {device}; it needs --device openvino")
+    if precision == "int8-dynamic" and device in ("cuda", "openvino"):
+        raise EngineError(f"precision int8-dynamic: not on device {device}; it is for --device cpu")
+    if device == "openvino":
+        return _open_openvino(bundle, precision, threads)
+    return _open_onnxruntime(bundle, device, precision, threads)
+
+
+def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, threads: int | None) -> Engines:
+    from pairvpr.runtime import onnxruntime_engine as ort
+
     if device == "auto":
         device = "cuda" if "cuda" in ort.working_devices() else "cpu"
     precision = _choose_precision(bundle, device, precision)
@@ -67,6 +103,22 @@ def open_engines(
     return Engines(**graphs, device=device, precision=precision, description=description)
 
 
+def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -> Engines:
+    """OpenVINO computes in an arithmetic of its own choice unless told: float32, but for "bf16"."""
+    from pairvpr.runtime import openvino_engine as ov
+
+    if precision == "bf16":
+        stored = _choose_precision(bundle, "openvino", "fp32" if "fp32" in bundle.info.precisions else "fp16")
+    else:
+        stored = _choose_precision(bundle, "openvino", precision)
+    arithmetic = "bf16" if precision == "bf16" else "f32"
+    graphs = {name: ov.OpenVinoEngine(bundle.graph(stored, name, cpu=False), arithmetic, threads) for name in GRAPHS}
+    remainder = " for what is not INT8" if stored.startswith("int8") else ""
+    description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"
+    log.info("engine: %s", description)
+    return Engines(**graphs, device="openvino", precision=precision or stored, description=description)
+
+
 def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
     present = list(bundle.info.precisions)
     if asked is None:
@@ -75,8 +127,9 @@ def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
                 return precision
     elif asked in present:
         return asked
-    wanted = asked or " or ".join(PREFERENCES[device])
-    export = f"`pairvpr export --{asked or PREFERENCES[device][0]} --out BUNDLE`"
+    floats = [name for name in PREFERENCES[device] if not name.startswith("int8")]
+    wanted = asked or " or ".join(floats)
+    export = f"`pairvpr export --{(asked or floats[0]).partition('-')[0]} --out BUNDLE`"
     raise EngineError(
         f"{bundle.path}: no {wanted} graphs in this bundle (it has: {', '.join(present) or 'none'}); "
         f"export them into a bundle ({export}) and give it as the model"

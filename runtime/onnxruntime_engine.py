@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.engine import Arrays
+from pairvpr.runtime.engine import Arrays, try_engine
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -19,13 +19,6 @@ INSTALL = {
     "cpu": 'pip install "pairvpr[cpu]"',
     "cuda": 'pip uninstall -y onnxruntime, then pip install "pairvpr[gpu]"',  # side by side they break each other
 }
-
-# One node, y = x + x: ir_version 8, opset 13. Small enough to write down, so that a provider can be tried
-# without a model file.
-TINY_GRAPH = bytes.fromhex(
-    "080812003a370a0e0a01780a017812017922034164641201645a100a0178120b0a09"
-    "080112050a0312016e62100a0179120b0a09080112050a0312016e42040a00100d"
-)
 
 
 def load() -> ModuleType:
@@ -99,16 +92,11 @@ def working_devices() -> dict[str, str | None]:
 def try_devices() -> dict[str, str | None]:
     """Each device this ONNX Runtime claims, tried on a tiny graph: None where it works, else the problem."""
     claimed = load().get_available_providers()
-    return {device: _try(device) for device, provider in PROVIDERS.items() if provider in claimed}
-
-
-def _try(device: str) -> str | None:
-    x = np.array([1.5, -2.0], np.float32)
-    try:
-        y = OnnxRuntimeEngine(TINY_GRAPH, device).run({"x": x})["y"]
-    except EngineError as error:
-        return str(error)
-    return None if np.array_equal(y, x + x) else f"wrong result on a tiny graph: {y.tolist()}"
+    return {
+        device: try_engine(functools.partial(OnnxRuntimeEngine, device=device))
+        for device, provider in PROVIDERS.items()
+        if provider in claimed
+    }
 
 
 def _first_line(error: Exception) -> str:

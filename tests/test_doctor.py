@@ -14,7 +14,7 @@ from pairvpr import doctor, machine
 from pairvpr.doctor import Check, examine, format_report, healthy
 from pairvpr.errors import EngineError
 from pairvpr.runtime import model as runtime_model
-from pairvpr.runtime import onnxruntime_engine
+from pairvpr.runtime import onnxruntime_engine, openvino_engine
 
 
 def check(checks: list[Check], name: str) -> Check:
@@ -94,6 +94,33 @@ def test_engine_that_fails_in_an_unforeseen_way(monkeypatch: pytest.MonkeyPatch)
         "ONNX Runtime", "broken", "RuntimeError: unheard of", doctor.REINSTALL
     )
     assert not healthy(checks)
+
+
+def test_openvino_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    checks = examine()
+    assert check(checks, "OpenVINO").state == "missing"
+    assert check(checks, "OpenVINO").remedy == 'pip install "pairvpr[openvino]"'
+    assert healthy(checks)
+
+
+@pytest.mark.parametrize(
+    ("tried", "state", "told"),
+    [
+        ({"f32": None, "bf16": None}, "ok", "in float32 and bfloat16"),
+        ({"f32": None, "bf16": "cannot"}, "ok", "in float32; bfloat16 is not to be had"),
+        ({"f32": "wrong result", "bf16": None}, "broken", "wrong result"),
+    ],
+)
+def test_openvino_is_tried(
+    monkeypatch: pytest.MonkeyPatch, tried: dict[str, str | None], state: str, told: str
+) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO")
+    monkeypatch.setattr(openvino_engine, "try_arithmetics", lambda: tried)
+    checks = examine()
+    assert check(checks, "OpenVINO").state == state
+    assert told in check(checks, "OpenVINO").detail
+    assert healthy(checks) == (state == "ok")
 
 
 def test_missing_base_dependency(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ import pytest
 from pairvpr.errors import EngineError
 from pairvpr.runtime import onnxruntime_engine
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.engine import open_engines
+from pairvpr.runtime.engine import TINY_GRAPH, open_engines
 from pairvpr.runtime.model import default_bundle, load_model
-from pairvpr.runtime.onnxruntime_engine import TINY_GRAPH, OnnxRuntimeEngine, try_devices, working_devices
+from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine, try_devices, working_devices
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CUDA = "CUDAExecutionProvider"
@@ -85,9 +85,21 @@ def test_a_bundle_without_graphs(fp16_only: Bundle) -> None:
         open_engines(empty, "cpu")
 
 
+def test_threads_are_counted_from_one(fp16_only: Bundle) -> None:
+    for device in ("cpu", "openvino"):
+        with pytest.raises(EngineError, match="threads 0: give at least 1"):
+            open_engines(fp16_only, device, threads=0)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_bfloat16_is_openvinos_alone(both: Bundle, device: str) -> None:
+    with pytest.raises(EngineError, match=f"precision bf16: not on device {device}; it needs --device openvino"):
+        open_engines(both, device, "bf16")
+
+
 @pytest.mark.parametrize("device", ["gpu", "", "CPU", "cuda:0"])
 def test_unknown_device(fp16_only: Bundle, device: str) -> None:
-    with pytest.raises(EngineError, match="unknown; choose one of auto, cpu, cuda"):
+    with pytest.raises(EngineError, match="unknown; choose one of auto, cpu, cuda, openvino"):
         open_engines(fp16_only, device)
 
 

@@ -59,6 +59,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.runtime.map",
         "pairvpr.runtime.map_builder",
         "pairvpr.runtime.onnxruntime_engine",
+        "pairvpr.runtime.openvino_engine",
         "pairvpr.runtime.reference",
         "pairvpr.runtime.sources",
     ],
@@ -118,11 +119,12 @@ def test_help_needs_only_click() -> None:
 
 
 def test_the_package_itself_imports_nothing() -> None:
-    heavy = ("numpy", "PIL", "faiss", "onnxruntime", "safetensors", "click", *BLOCKED)
+    heavy = ("numpy", "PIL", "faiss", "onnxruntime", "openvino", "safetensors", "click", *BLOCKED)
     done = python(f"import pairvpr, pairvpr.errors, pairvpr.export, sys\nprint(*set({heavy}) & set(sys.modules))")
     assert (done.returncode, done.stdout.strip()) == (0, ""), done
 
 
 def test_engines_load_only_where_they_are_used() -> None:
-    done = python("import pairvpr.runtime, sys\nprint('onnxruntime' in sys.modules, 'av' in sys.modules)")
-    assert done.stdout.strip() == "False False", done
+    modules = ("onnxruntime", "openvino", "av")
+    done = python(f"import pairvpr.runtime, sys\nprint([name in sys.modules for name in {modules}])")
+    assert done.stdout.strip() == str([False] * 3), done

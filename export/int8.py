@@ -1,0 +1,253 @@
+"""INT8 graphs by onnxruntime.quantization: linear layers and nothing else.
+
+Static graphs hold Q/DQ pairs around linear layers: symmetric signed activations with ranges from real pictures,
+symmetric weights with a scale per output channel, biases left alone (Jacob et al. 2018). Dynamic ones let ONNX
+Runtime find the ranges of activations as it runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_calibrator
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from pairvpr.export.cpu_form import drop_unused, fuse_attention
+from pairvpr.export.tracing import INLINE_BYTES
+from pairvpr.runtime.bundle import GraphFiles
+
+Arrays = Mapping[str, npt.NDArray]
+
+MIN_WIDTH = 64
+"""Linear layers with fewer outputs, such as the classifier's last, take no time and are left in float."""
+QDQ_OPTIONS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "OpTypesToExcludeOutputQuantization": ["MatMul"],
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer: its name, weight (in, out), and the nodes that apply it (both orders share one weight)."""
+
+    name: str
+    weight: str
+    nodes: tuple[NodeProto, ...]
+
+
+class FloatGraph:
+    """A float graph with its weights in memory, transposed where the graph would do it, and its linear layers."""
+
+    def __init__(self, file: Path, fused: bool = False) -> None:
+        """fused: with attention as ONNX Runtime's own operator."""
+        self.name = file.name.partition(".")[0]
+        self.model = onnx.load(str(file))
+        if fused:
+            fuse_attention(self.model)
+        _transpose_weights(self.model.graph)
+        drop_unused(self.model.graph)
+        self.layers = _linear_layers(self.model.graph, self.name)
+
+    def static(self, ranges: Mapping[str, float], left_float: Collection[str]) -> ModelProto:
+        """The graph with Q/DQ pairs. ranges: largest absolute input of each layer by name; left_float: names."""
+        dtype = numpy_helper.to_array(_initializers(self.model.graph)[self.layers[0].weight]).dtype
+        limits: dict[str, TensorData] = {}
+        for layer in self.layers:
+            for node in layer.nodes:
+                # Nodes may read one value: the wider range serves both.
+                most = max(ranges[layer.name], float(limits[node.input[0]].highest) if node.input[0] in limits else 0.0)
+                limits[node.input[0]] = TensorData(lowest=np.array(-most, dtype), highest=np.array(most, dtype))
+        quantizer = QDQQuantizer(
+            copy.deepcopy(self.model),
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[],
+            nodes_to_exclude=self._others(left_float),
+            op_types_to_quantize=["MatMul"],
+            extra_options=dict(QDQ_OPTIONS),
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        _keep_float(quantizer.model.model.graph, set(self._others(left_float)))
+        return quantizer.model.model
+
+    def dynamic(self, left_float: Collection[str]) -> ModelProto:
+        """The graph with linear layers that quantize their input as they run."""
+        with tempfile.TemporaryDirectory() as scratch, _quiet():
+            file = Path(scratch) / "graph.onnx"
+            quantize_dynamic(
+                copy.deepcopy(self.model),
+                file,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=self._others(left_float),
+                extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
+            )
+            return onnx.load(str(file))
+
+    def _others(self, left_float: Collection[str]) -> list[str]:
+        """The matrix products that stay in float: those of such layers and those of no layer, as in attention."""
+        chosen = {node.name for layer in self.layers if layer.name not in left_float for node in layer.nodes}
+        return [node.name for node in self.model.graph.node if node.op_type == "MatMul" and node.name not in chosen]
+
+
+def measure_ranges(graph: FloatGraph, feeds: Iterable[Arrays]) -> dict[str, float]:
+    """The largest absolute input of every linear layer of a float32 graph over all `feeds`, by layer name."""
+    with tempfile.TemporaryDirectory() as scratch, _quiet():
+        file = Path(scratch) / "graph.onnx"
+        _save(graph.model, file)
+        calibrator = create_calibrator(
+            file, ["MatMul"], str(Path(scratch) / "augmented.onnx"), use_external_data_format=True
+        )
+        calibrator.collect_data(_Reader(feeds))
+        found = calibrator.compute_data()
+    return {
+        layer.name: max(float(np.max(np.abs(found[node.input[0]].range_value))) for node in layer.nodes)
+        for layer in graph.layers
+    }
+
+
+def layer_errors(graph: FloatGraph, ranges: Mapping[str, float], feeds: Iterable[Arrays]) -> dict[str, float]:
+    """What quantization does to the output of each linear layer alone: its error relative to the output's size."""
+    weights = {name: numpy_helper.to_array(tensor) for name, tensor in _initializers(graph.model.graph).items()}
+    watched = [node.input[0] for layer in graph.layers for node in layer.nodes]
+    noise, signal = dict.fromkeys(ranges, 0.0), dict.fromkeys(ranges, 0.0)
+    for values in _watch(graph.model, list(dict.fromkeys(watched)), feeds):
+        for layer in graph.layers:
+            weight = weights[layer.weight]
+            coarse_weight = _rounded(weight, np.abs(weight).max(axis=0))
+            for node in layer.nodes:
+                x = values[node.input[0]].reshape(-1, len(weight))
+                true = x @ weight
+                noise[layer.name] += float(np.sum((_rounded(x, ranges[layer.name]) @ coarse_weight - true) ** 2))
+                signal[layer.name] += float(np.sum(true**2))
+    return {name: (noise[name] / max(signal[name], 1e-30)) ** 0.5 for name in noise}
+
+
+def write_int8(model: ModelProto, name: str, precision: str, folder: Path) -> GraphFiles:
+    """Write a graph and, beside it, its weights; checked by onnx. One form serves CPUs and devices."""
+    file, weights = f"{name}.{precision}.onnx", f"{name}.{precision}.weights"
+    model.producer_name, model.producer_version = "pairvpr", ""
+    (folder / weights).unlink(missing_ok=True)  # onnx would append
+    onnx.save(model, str(folder / file), save_as_external_data=True, location=weights, size_threshold=INLINE_BYTES)
+    onnx.checker.check_model(str(folder / file))
+    return GraphFiles(file, file, weights)
+
+
+class _Reader(CalibrationDataReader):
+    """Feeds, one after the other, as the calibrator asks for them."""
+
+    def __init__(self, feeds: Iterable[Arrays]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> Arrays | None:
+        return next(self._feeds, None)
+
+
+def _watch(model: ModelProto, names: Sequence[str], feeds: Iterable[Arrays]) -> Iterable[dict[str, npt.NDArray]]:
+    """The values of some names within a graph, for each of `feeds`."""
+    watched = copy.deepcopy(model)
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in known
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "graph.onnx"
+        _save(watched, file)
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        inputs = [name for name in names if name in {value.name for value in model.graph.input}]
+        outputs = [name for name in names if name not in inputs]
+        for feed in feeds:
+            values = session.run(outputs, dict(feed))
+            yield {**{name: feed[name] for name in inputs}, **dict(zip(outputs, values, strict=True))}
+
+
+def _save(model: ModelProto, file: Path) -> None:
+    """Write a copy of a model: onnx takes the weights out of the one that it writes."""
+    onnx.save(copy.deepcopy(model), str(file), save_as_external_data=True, location=f"{file.name}.weights")
+
+
+def _rounded(values: npt.NDArray, most: npt.NDArray | float) -> npt.NDArray:
+    """Values as signed 8-bit integers from -`most` to `most` hold them."""
+    scale = np.maximum(most, 1e-30) / 127
+    return np.clip(np.round(values / scale), -128, 127) * scale
+
+
+def _transpose_weights(graph: GraphProto) -> None:
+    """Transpose weights of matrix products now: only what stands in the graph as a constant is quantized."""
+    made, initializers = {name: node for node in graph.node for name in node.output}, _initializers(graph)
+    for node in graph.node:
+        before = made.get(node.input[1]) if node.op_type == "MatMul" else None
+        if before is None or before.op_type != "Transpose" or before.input[0] not in initializers:
+            continue
+        weight, (order,) = before.input[0], (list(attribute.ints) for attribute in before.attribute)
+        turned = f"{weight}.T"
+        if order != [1, 0]:
+            continue
+        if turned not in initializers:
+            values = np.ascontiguousarray(numpy_helper.to_array(initializers[weight]).T)
+            graph.initializer.append(numpy_helper.from_array(values, turned))
+            initializers = _initializers(graph)
+        node.input[1] = turned
+
+
+def _keep_float(graph: GraphProto, others: Collection[str]) -> None:
+    """Give all but linear layers the true values: the library gives rounded ones to all that read a value."""
+    made = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" or (node.op_type == "MatMul" and node.name not in others):
+            continue
+        for i, name in enumerate(node.input):
+            before = made.get(name)
+            if before is not None and before.op_type == "DequantizeLinear" and before.input[0] in made:
+                node.input[i] = made[before.input[0]].input[0]
+
+
+def _linear_layers(graph: GraphProto, where: str) -> list[Layer]:
+    """The matrix products with constant matrices, by weight, in the graph's order."""
+    users: dict[str, list[NodeProto]] = {}
+    initializers = _initializers(graph)
+    for node in graph.node:
+        weight = initializers.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is not None and len(weight.dims) == 2 and weight.dims[1] >= MIN_WIDTH:
+            users.setdefault(weight.name, []).append(node)
+    layers = []
+    for i, (name, nodes) in enumerate(users.items()):
+        # Names that the exporter kept tell more than sizes, but it makes up others.
+        told = name.removesuffix(".T").removesuffix(".weight")
+        told = told if "." in told else "x".join(map(str, initializers[name].dims))
+        layers.append(Layer(f"{where} {i + 1} {told}", name, tuple(nodes)))
+    return layers
+
+
+def _initializers(graph: GraphProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's advice, which it logs by the root logger, from the user."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)

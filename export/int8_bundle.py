@@ -1,0 +1,147 @@
+"""INT8 graphs of a network: ranges from the user's pictures, layers left in float where they hurt, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pairvpr.calibration.gate import LIMITS, Answers, agreement, answer
+from pairvpr.errors import ExportError
+from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges, write_int8
+from pairvpr.export.verification import Progress
+from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles, PrecisionInfo
+from pairvpr.runtime.engine import Engines
+from pairvpr.runtime.model import Model
+from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from pairvpr.runtime.reference import Reference, measure
+
+CALIBRATION_CANDIDATES = 4
+GATE_CANDIDATES = 10
+LOOKED_AT = 4
+"""Pictures that the errors of single layers are measured on."""
+FLOAT_SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4)
+"""Shares of the layers, the worst, that are left in float, tried in this order; with more, INT8 is not worth it."""
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The user's pictures: those to calibrate with, and others to judge the result by."""
+
+    calibration: list[Path]
+    held_out: list[Path]
+
+
+class Int8Export:
+    """Makes the INT8 graphs of one network in `folder` from its float graphs, a verified fp32 and fp16 bundle."""
+
+    def __init__(self, floats: Bundle, folder: Path, pictures: Pictures, progress: Progress) -> None:
+        self.floats, self.folder, self.pictures, self.progress = floats, folder, pictures, progress
+        self.model = self._model({name: floats.graph("fp32", name, cpu=True) for name in GRAPHS}, "fp32")
+        progress("float32: answers on the calibration pictures")
+        self.seen = answer(self.model, pictures.calibration, CALIBRATION_CANDIDATES, progress)
+        self.ranges, errors = self._calibrate()
+        self.ranking = sorted(errors, key=lambda name: -errors[name])
+        self.errors = errors
+
+    def write(self, truth: Reference) -> tuple[dict[str, PrecisionInfo], dict[str, object]]:
+        """The graphs in all three precisions, and what was measured. Raises ExportError where the gate stays shut."""
+        left = {kind: self._choose(kind) for kind in ("int8", "int8-dynamic")}
+        left["int8-fp16"] = left["int8"]
+        self.progress("float32: answers on the held-out pictures")
+        held_out = answer(self.model, self.pictures.held_out, GATE_CANDIDATES, self.progress)
+        precisions = {}
+        for kind, names in left.items():
+            graphs = self._graphs(kind, names)
+            precisions[kind] = PrecisionInfo(graphs, self._judge(kind, graphs, held_out, truth))
+        return precisions, {
+            "pictures": len(self.pictures.calibration),
+            "held_out": len(self.pictures.held_out),
+            "left_float": {kind: sorted(names) for kind, names in left.items()},
+        }
+
+    def _calibrate(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Range of the input and error of the output of every layer, by name."""
+        ranges: dict[str, float] = {}
+        errors: dict[str, float] = {}
+        for name in GRAPHS:
+            self.progress(f"{name}: ranges and errors of its linear layers")
+            graph = FloatGraph(self.floats.graph("fp32", name, cpu=False))
+            found = measure_ranges(graph, self._feeds(name, len(self.pictures.calibration)))
+            ranges |= found
+            errors |= layer_errors(graph, found, self._feeds(name, LOOKED_AT))
+        return ranges, errors
+
+    def _feeds(self, name: str, count: int) -> Iterator[Arrays]:
+        """What a graph is fed while the first `count` calibration pictures are recognised."""
+        for i, path in enumerate(self.pictures.calibration[:count]):
+            if name == "encoder":
+                yield {"images": self.model.prepare(path)[None]}
+                continue
+            tokens = self.seen.features.tokens
+            feed = {"query_tokens": tokens[i : i + 1], "database_tokens": tokens[self.seen.candidates[i]]}
+            if name == "pair_suffix":
+                states = self.model.engines.pair_prefix.run(feed)
+                feed |= {state: states[state] for state in ("query_state", "database_state")}
+                feed["keep"] = np.arange(CALIBRATION_CANDIDATES)
+            yield feed
+
+    def _choose(self, kind: str) -> list[str]:
+        """As few of the worst layers as the calibration pictures ask for."""
+        for share in FLOAT_SHARES:
+            names = self.ranking[: round(share * len(self.ranking))]
+            model = self._model(self._files(self._graphs(kind, names)), kind)
+            found = agreement(model, self.pictures.calibration, self.seen, self.progress)
+            self.progress(f"{kind}, {len(names)} of {len(self.ranking)} layers left in float: {found}")
+            if found.within(LIMITS):
+                break
+        return names
+
+    def _graphs(self, kind: str, left_float: list[str]) -> dict[str, GraphFiles]:
+        """Write the three graphs; int8-dynamic is ONNX Runtime's alone, so it may use its attention."""
+        graphs = {}
+        for name in GRAPHS:
+            stored = "fp16" if kind == "int8-fp16" else "fp32"
+            graph = FloatGraph(self.floats.graph(stored, name, cpu=False), fused=kind == "int8-dynamic")
+            model = graph.dynamic(left_float) if kind == "int8-dynamic" else graph.static(self.ranges, left_float)
+            graphs[name] = write_int8(model, name, kind, self.folder)
+        return graphs
+
+    def _judge(
+        self, kind: str, graphs: Mapping[str, GraphFiles], held_out: Answers, truth: Reference
+    ) -> dict[str, float]:
+        """The gate on the held-out pictures, and the reference check."""
+        model = self._model(self._files(graphs), kind)
+        found = agreement(model, self.pictures.held_out, held_out, self.progress)
+        self.progress(f"{kind}, held-out pictures: {found}")
+        if not found.within(LIMITS):
+            worst = ", ".join(f"{name} ({self.errors[name]:.1%})" for name in self.ranking[:NAMED])
+            raise ExportError(
+                f"the {kind} graphs differ from the float32 ones by more than allowed on {len(held_out.features)} "
+                f"held-out pictures: {found}; allowed are {LIMITS}. Largest errors of single layers: {worst}. "
+                "Use --fp16, or give pictures more like those the robot will see"
+            )
+        features = model.encode_prepared(truth.images)
+        errors = measure(features, model.score(features[0], features), truth, kind)
+        if not errors.ok:
+            raise ExportError(
+                f"the {kind} graphs differ from the network on the reference pictures (descriptor cosine distance "
+                f"{errors.cosine:.2g}, scores {errors.scores:.2g}); use --fp16"
+            )
+        return {
+            "descriptor_cosine": found.cosine,
+            "score_rank_correlation": found.rank_correlation,
+            "top1_changed": found.top1_changed,
+            "reference_cosine": errors.cosine,
+            "reference_scores": errors.scores,
+        }
+
+    def _files(self, graphs: Mapping[str, GraphFiles]) -> dict[str, Path]:
+        return {name: self.folder / files.file for name, files in graphs.items()}
+
+    def _model(self, files: Mapping[str, Path], precision: str) -> Model:
+        graphs = {name: OnnxRuntimeEngine(file) for name, file in files.items()}
+        return Model(self.floats, Engines(**graphs, device="cpu", precision=precision, description="calibration"))

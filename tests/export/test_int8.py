@@ -1,0 +1,293 @@
+"""INT8: linear layers and no others, ranges from pictures, and a gate that fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from click.testing import CliRunner  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from pairvpr.calibration import pictures as pictures_module  # noqa: E402
+from pairvpr.calibration.gate import Agreement  # noqa: E402
+from pairvpr.cli import main  # noqa: E402
+from pairvpr.demo.scenes import draw_scene  # noqa: E402
+from pairvpr.errors import EngineError, ExportError  # noqa: E402
+from pairvpr.export import int8_bundle  # noqa: E402
+from pairvpr.export.int8 import FloatGraph, layer_errors, measure_ranges, write_int8  # noqa: E402
+from pairvpr.export.int8_bundle import Int8Export, Pictures  # noqa: E402
+from pairvpr.runtime import load_model  # noqa: E402
+from pairvpr.runtime.bundle import GRAPHS, Bundle  # noqa: E402
+from pairvpr.runtime.engine import open_engines  # noqa: E402
+from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
+from pairvpr.runtime.reference import Reference, check_reference  # noqa: E402
+
+KINDS = ("int8", "int8-fp16", "int8-dynamic")
+QUIET = lambda step: None  # noqa: E731
+# Seeded weights give scores that hardly differ: what the gate asks for is asked of trained ones.
+SEEDED_LIMITS = Agreement(cosine=0.99, rank_correlation=-1.0, top1_changed=1.0)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for place in range(8):
+        Image.fromarray(draw_scene(place, 0, (96, 128))).save(folder / f"{place}.png")
+    return folder
+
+
+def take_few(patch: pytest.MonkeyPatch) -> None:
+    """As many pictures as a test has time for, and limits for seeded weights."""
+    patch.setattr(pictures_module, "CALIBRATION", 3)
+    patch.setattr(pictures_module, "HELD_OUT", 5)
+    patch.setattr(int8_bundle, "CALIBRATION_CANDIDATES", 2)
+    patch.setattr(int8_bundle, "GATE_CANDIDATES", 2)
+    patch.setattr(int8_bundle, "LOOKED_AT", 1)
+    patch.setattr(int8_bundle, "LIMITS", SEEDED_LIMITS)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_bundle, images, tmp_path_factory):
+    """The INT8 files of the tiny bundle, what was measured, and the maker."""
+    folder, files, floats = tmp_path_factory.mktemp("int8"), sorted(images.iterdir()), Bundle.open(tiny_bundle)
+    with pytest.MonkeyPatch.context() as patch:
+        take_few(patch)
+        export = Int8Export(floats, folder, Pictures(files[:3], files[3:]), QUIET)
+        precisions, calibration = export.write(Reference.load(floats.reference()))
+    return folder, precisions, calibration, export
+
+
+def one_layer(tmp_path: Path, bias: bool = True) -> Path:
+    """A graph file: y = relu(x) @ W (+ b), x (n, 96), W stored the other way round, as shared weights are."""
+    random = np.random.default_rng(0)
+    weights = {"block.some.weight": random.normal(size=(80, 96)).astype(np.float32), "b": np.ones(80, np.float32)}
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "relu"),
+        helper.make_node("Transpose", ["block.some.weight"], ["w"], "turn", perm=[1, 0]),
+        helper.make_node("MatMul", ["r", "w"], ["m"], "linear"),
+        helper.make_node("Add", ["m", "b"], ["y"], "bias"),
+    ]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in (("x", 96), ("y", 80))
+    )
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(v, k) for k, v in weights.items()])
+    file = tmp_path / "small.fp32.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(file))
+    return file
+
+
+def test_ranges_and_errors_of_a_layer_are_those_of_the_plain_computation(tmp_path: Path) -> None:
+    graph = FloatGraph(one_layer(tmp_path))
+    (layer,) = graph.layers
+    assert layer.name == "small 1 block.some"
+    random = np.random.default_rng(1)
+    feeds = [{"x": random.normal(size=(50, 96)).astype(np.float32)} for _ in range(3)]
+    ranges = measure_ranges(graph, iter(feeds))
+    assert ranges == {layer.name: pytest.approx(max(feed["x"].max() for feed in feeds))}
+    errors = layer_errors(graph, ranges, feeds)
+    write_int8(graph.static(ranges, []), "small", "int8", tmp_path)
+    true, coarse = OnnxRuntimeEngine(tmp_path / "small.fp32.onnx"), OnnxRuntimeEngine(tmp_path / "small.int8.onnx")
+    y = np.concatenate([true.run(feed)["y"] for feed in feeds])
+    difference = np.concatenate([coarse.run(feed)["y"] for feed in feeds]) - y
+    measured = np.linalg.norm(difference) / np.linalg.norm(y - 1)  # less the bias, which is exact
+    assert errors[layer.name] == pytest.approx(measured, rel=0.05)
+    assert 1e-3 < measured < 0.05
+
+
+def test_a_layer_that_is_left_float_is_exact(tmp_path: Path) -> None:
+    graph = FloatGraph(one_layer(tmp_path))
+    left = [graph.layers[0].name]
+    for kind, model in (("int8", graph.static({left[0]: 3.0}, left)), ("int8-dynamic", graph.dynamic(left))):
+        write_int8(model, "small", kind, tmp_path)
+        x = np.random.default_rng(2).normal(size=(4, 96)).astype(np.float32)
+        y = [OnnxRuntimeEngine(tmp_path / f"small.{name}.onnx").run({"x": x})["y"] for name in ("fp32", kind)]
+        np.testing.assert_allclose(*y, atol=1e-5)
+
+
+def test_both_float_precisions_have_the_same_layers(tiny_bundle: Path) -> None:
+    for name in GRAPHS:
+        layers = [
+            [layer.name for layer in FloatGraph(tiny_bundle / f"{name}.{precision}.onnx", fused).layers]
+            for precision, fused in (("fp32", False), ("fp16", False), ("fp32", True))
+        ]
+        assert layers[0] == layers[1] == layers[2]
+        assert layers[0]
+
+
+def test_static_graphs_quantize_linear_layers_and_nothing_else(made) -> None:
+    folder, *_, export = made
+    for name in GRAPHS:
+        model = onnx.load(str(folder / f"{name}.int8.onnx"))
+        assert {entry.domain for entry in model.opset_import} <= {"", "ai.onnx"}
+        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        made_by = {out: node for node in model.graph.node for out in node.output}
+        layers = FloatGraph(export.floats.path / f"{name}.fp32.onnx").layers
+        quantized = 0
+        for node in model.graph.node:
+            sources = [made_by[i] for i in node.input if i in made_by and made_by[i].op_type == "DequantizeLinear"]
+            assert len(sources) in (0, 2)
+            assert not sources or node.op_type == "MatMul"
+            quantized += bool(sources)
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                zero = values[node.input[2]]
+                assert zero.dtype == np.int8
+                assert not zero.any()
+            for source in sources:
+                stored = values.get(source.input[0])
+                if stored is not None:  # the weight: a scale for every output channel
+                    assert stored.dtype == np.int8
+                    assert values[source.input[1]].shape == (stored.shape[1],)
+        assert quantized == sum(len(layer.nodes) for layer in layers)
+
+
+def test_the_remainder_of_int8_fp16_is_half(made) -> None:
+    folder = made[0]
+    for name in GRAPHS:
+        model = onnx.load(str(folder / f"{name}.int8-fp16.onnx"), load_external_data=False)
+        sizes = Counter()
+        for tensor in model.graph.initializer:
+            sizes[tensor.data_type] += int(np.prod(tensor.dims))
+        assert sizes[TensorProto.INT8] > sizes[TensorProto.FLOAT16] > sizes[TensorProto.FLOAT]
+
+
+def test_dynamic_graphs_keep_fused_attention(made) -> None:
+    folder = made[0]
+    counts = Counter(
+        node.op_type
+        for node in onnx.load(str(folder / "pair_suffix.int8-dynamic.onnx"), load_external_data=False).graph.node
+    )
+    assert counts["MatMulInteger"] > counts["MultiHeadAttention"] > 0
+    assert counts["DynamicQuantizeLinear"] > 0
+
+
+def test_files_are_a_fraction_of_the_float_ones(made, tiny_bundle: Path) -> None:
+    for kind in KINDS:
+        for name in GRAPHS:
+            small, large = made[0] / f"{name}.{kind}.weights", tiny_bundle / f"{name}.fp32.weights"
+            assert small.stat().st_size < 0.6 * large.stat().st_size
+
+
+def test_what_was_measured_is_told(made) -> None:
+    _, precisions, calibration, export = made
+    assert set(precisions) == set(KINDS)
+    for info in precisions.values():
+        assert 0.99 < info.errors["descriptor_cosine"] < 1
+        assert 0 <= info.errors["top1_changed"] <= 1
+    assert (calibration["pictures"], calibration["held_out"]) == (3, 5)
+    assert calibration["left_float"] == {kind: [] for kind in KINDS}
+    assert export.errors[export.ranking[0]] == max(export.errors.values()) > 1e-3
+
+
+def test_no_more_layers_are_left_float_than_needed(made, monkeypatch) -> None:
+    """The first share that the gate takes, the worst layers; all are tried where none is taken."""
+    export = made[3]
+    tried = []
+
+    def judged(model, pictures, truth, progress):
+        tried.append(None)
+        return Agreement(1.0 if len(tried) == 3 else 0.0, 1.0, 0.0)
+
+    monkeypatch.setattr(int8_bundle, "agreement", judged)
+    monkeypatch.setattr(Int8Export, "_graphs", lambda self, kind, names: {})
+    monkeypatch.setattr(Int8Export, "_model", lambda self, files, kind: None)
+    assert export._choose("int8") == export.ranking[: round(len(export.ranking) / 8)]
+    assert len(tried) == 3
+    assert len(export._choose("int8")) == round(len(export.ranking) / 4)
+    assert len(tried) == 3 + 4
+
+
+def test_openvino_computes_the_static_graphs(made) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO")
+    from pairvpr.runtime.openvino_engine import OpenVinoEngine
+
+    images = np.stack([made[3].model.prepare(draw_scene(place, 0)) for place in range(2)])
+    for kind in ("int8", "int8-fp16"):
+        file = made[0] / f"encoder.{kind}.onnx"
+        found = [
+            engine.run({"images": images})["descriptors"] for engine in (OpenVinoEngine(file), OnnxRuntimeEngine(file))
+        ]
+        assert np.sum(found[0] * found[1], axis=1).min() > 0.995
+
+
+def test_int8_has_its_devices(tiny_bundle: Path) -> None:
+    floats = Bundle.open(tiny_bundle)
+    graphs = floats.info.precisions["fp32"]
+    every = Bundle(floats.path, dataclasses.replace(floats.info, precisions=dict.fromkeys(("fp32", *KINDS), graphs)))
+    assert open_engines(every, "cpu").precision == "int8-dynamic"
+    assert open_engines(every, "cpu", "int8").precision == "int8"
+    with pytest.raises(EngineError, match="int8-dynamic: not on device openvino; it is for --device cpu"):
+        open_engines(every, "openvino", "int8-dynamic")
+    with pytest.raises(EngineError, match=r"no int8-fp16 graphs in this bundle .*`pairvpr export --int8 --out BUNDLE`"):
+        open_engines(floats, "cpu", "int8-fp16")
+    pytest.importorskip("openvino", reason="needs OpenVINO")
+    assert open_engines(every, "openvino").precision == "int8"
+
+
+@pytest.mark.slow
+def test_command_line_adds_int8_to_a_bundle_or_nothing(
+    checkpoint_of, tiny_bundle, images, tmp_path, monkeypatch
+) -> None:
+    take_few(monkeypatch)
+    out = tmp_path / "b"
+    shutil.copytree(tiny_bundle, out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    command = ["export", "--checkpoint", str(checkpoint_of("tiny-decoder")), "--int8", "--out", str(out)]
+    command += ["--calibration-images", str(images)]
+
+    monkeypatch.setattr(int8_bundle, "LIMITS", Agreement(1.1, 1.0, 0.0))
+    monkeypatch.setattr(int8_bundle, "FLOAT_SHARES", (0.0,))
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2
+    told = refused.stderr.splitlines()[-1]
+    assert "int8 graphs differ from the float32 ones" in told
+    assert "Largest errors of single layers: " in told
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+    monkeypatch.setattr(int8_bundle, "LIMITS", SEEDED_LIMITS)
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.open(out)
+    bundle.verify()
+    assert set(bundle.info.precisions) == {"fp32", "fp16", *KINDS}
+    assert bundle.identity == Bundle.open(tiny_bundle).identity
+    assert bundle.info.calibration["int8"]["held_out"] == 5
+    assert {file.name for file in out.iterdir()} == {*bundle.info.files, "bundle.json"}
+    assert load_model(out, "cpu").engines.precision == "int8-dynamic"
+    for kind in KINDS:
+        assert check_reference(load_model(out, "cpu", kind)).ok
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--int8"], "--int8 and --calibration-images go together"),
+        (["--fp16", "--calibration-images", "x"], "--int8 and --calibration-images go together"),
+        (["--int8", "--calibration-images", "absent"], "absent is not a folder"),
+    ],
+)
+def test_command_line_errors_are_one_line(arguments, told, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["export", *arguments])
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert told in result.stderr
+
+
+def test_a_gate_that_stays_shut_names_the_worst_layers(made, monkeypatch) -> None:
+    export = made[3]
+    monkeypatch.setattr(int8_bundle, "agreement", lambda *_: Agreement(0.98, 0.97, 0.25))
+    with pytest.raises(ExportError) as error:
+        export._judge("int8", made[1]["int8"].graphs, export.seen, Reference.load(export.floats.reference()))
+    assert "lowest descriptor cosine 0.9800, rank correlation of scores 0.9700" in str(error.value)
+    assert "best candidate changed in 25.0%" in str(error.value)
+    assert export.ranking[0] in str(error.value)
+    assert "\n" not in str(error.value)
