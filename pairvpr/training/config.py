@@ -131,8 +131,8 @@ class StageTwoTrain(OptimizerConfig):
     warmup_steps: over which it first rises. The recipe, whose encoder has learned before, has none.
     pair_weight: of the pair loss beside the descriptor loss; with 0 the descriptor learns alone, several times as fast.
     pairs: "hardest" (recipe: batch-hard); "easy": any other picture of the place and of another one, from which a
-    decoder learns that cannot compare yet; "hard-negatives": any of the place and the hardest of others, what
-    re-ranking meets.
+    decoder learns that cannot compare yet; "ranked": any of the place and others of all ranks of similarity, the
+    first ones more often, as re-ranking meets them.
     augmentation: "randaugment" (recipe), or "relight" (ours): crops and changes of light and of the camera, for
     learning from scratch, as strong as `strength` says: 0 to 1.
     order: of places. "groups" (recipe): one group (city, street) after the other, so that a step's places are alike;

@@ -18,7 +18,7 @@ TEMPERATURE = 0.1
 outweighs hundreds of others (0.2 or so), while these still count."""
 
 
-PairChoice = Literal["hardest", "hard-negatives", "easy"]
+PairChoice = Literal["hardest", "ranked", "easy"]
 
 
 class Pairs(NamedTuple):
@@ -70,12 +70,23 @@ def descriptor_loss(descriptors: Tensor, labels: Tensor) -> Tensor:
 
 def choose_pairs(descriptors: Tensor, labels: Tensor, choice: PairChoice) -> Pairs:
     """A positive and a negative for every picture of a batch; labels as in `easy_pairs`."""
-    if choice == "easy":
-        return easy_pairs(labels)
-    hardest = hardest_pairs(descriptors, labels)
-    if choice == "hardest":
-        return hardest
-    return hardest._replace(positives=easy_pairs(labels).positives[hardest.anchors])
+    choose = {"hardest": hardest_pairs, "ranked": ranked_pairs, "easy": lambda _, labels: easy_pairs(labels)}
+    return choose[choice](descriptors, labels)
+
+
+def ranked_pairs(descriptors: Tensor, labels: Tensor) -> Pairs:
+    """As `easy_pairs`, but negatives by their similarity, as re-ranking meets them.
+
+    The logarithm of a negative's rank is spread evenly over the anchors: as many of the first as of ranks 2 and 3.
+    """
+    anchors, positives, _ = easy_pairs(labels)
+    with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
+        similarities = descriptors.float() @ descriptors.float().T
+        same = labels[:, None] == labels
+        order = similarities.masked_fill(same, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    others = (~same).sum(dim=1)
+    even = anchors * ((5**0.5 - 1) / 2) % 1  # multiples of the golden ratio fill 0 to 1 evenly, however many
+    return Pairs(anchors, positives, order[anchors, (others**even).long() - 1])
 
 
 def hardest_pairs(descriptors: Tensor, labels: Tensor) -> Pairs:

@@ -89,14 +89,20 @@ def test_easy_pairs_are_neighbours_of_the_same_place_and_of_another():
     assert sorted(negatives.tolist()) == list(range(9))
 
 
-def test_hard_negatives_go_with_any_positive():
-    labels = torch.tensor([7, 7, 7, 2, 2, 2])
-    descriptors = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    hardest, mixed, easy = (losses.choose_pairs(descriptors, labels, c) for c in ("hardest", "hard-negatives", "easy"))
-    assert torch.equal(mixed.negatives, hardest.negatives)
-    assert torch.equal(mixed.positives, easy.positives)
-    assert not torch.equal(hardest.positives, easy.positives)
-    assert not torch.equal(hardest.negatives, easy.negatives)
+def test_ranked_negatives_are_of_all_ranks():
+    labels = torch.arange(40).repeat_interleave(2)
+    descriptors = torch.nn.functional.normalize(torch.randn(80, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    anchors, positives, negatives = losses.choose_pairs(descriptors, labels, "ranked")
+    assert torch.equal(positives, losses.easy_pairs(labels).positives)
+    similarities = descriptors @ descriptors.T
+    ranks = []
+    for anchor, negative in zip(anchors, negatives, strict=True):
+        others = similarities[anchor][labels != labels[anchor]]
+        assert labels[negative] != labels[anchor]
+        ranks.append(int((others > similarities[anchor, negative]).sum()) + 1)
+    shares = [sum(low <= rank < 2 * low for rank in ranks) / 80 for low in (1, 2, 4, 8, 16, 32)]
+    assert all(share == pytest.approx(1 / np.log2(78), abs=0.04) for share in shares)
+    assert max(ranks) > 64
 
 
 def test_a_teacher_is_matched_where_it_is_copied():
