@@ -72,38 +72,38 @@ def map_group() -> None:
 
 
 @map_group.command("build")
-@click.argument("images", type=FOLDER)
+@click.argument("source")
 @db_option
 @click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
 @poses_option
 @strict_option
-def map_build(images: Path, db: Path, model: Path | None, poses: Path | None, strict: bool) -> None:
-    """Build a map from a folder of pictures; run it again to go on after an interruption."""
+def map_build(source: str, db: Path, model: Path | None, poses: Path | None, strict: bool) -> None:
+    """Build a map from SOURCE, a folder or whatever --query takes; run it again to go on after an interruption."""
     from pairvpr.runtime.model import load_model
 
-    _add(images, db, load_model(model), poses, strict, create=True)
+    _add(source, db, load_model(model), poses, strict, create=True)
 
 
 @map_group.command("add")
-@click.argument("images", type=FOLDER)
+@click.argument("source")
 @db_option
 @poses_option
 @strict_option
-def map_add(images: Path, db: Path, poses: Path | None, strict: bool) -> None:
-    """Add a folder of pictures to a map, with the map's own model."""
+def map_add(source: str, db: Path, poses: Path | None, strict: bool) -> None:
+    """Add the pictures of SOURCE, a folder or whatever --query takes, to a map, with the map's own model."""
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
     with Map.open(db) as places:
         model_path = places.model_path
-    _add(images, db, load_model(model_path), poses, strict, create=False)
+    _add(source, db, load_model(model_path), poses, strict, create=False)
 
 
-def _add(images: Path, db: Path, model: Model, poses: Path | None, strict: bool, create: bool) -> None:
+def _add(source: str, db: Path, model: Model, poses: Path | None, strict: bool, create: bool) -> None:
     from pairvpr.runtime.map_builder import add_pictures
 
     say_model(model.bundle)
-    report = add_pictures(images, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures"))
+    report = add_pictures(source, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures"))
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     click.echo(

@@ -130,18 +130,19 @@ class Meter:
         self.interval = 0.2 if self.terminal else 10.0
         self.start = self.shown = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done, if the last showing was long enough ago or it is the end."""
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show that `done` of `total` (None: not known) are done, if it was not just shown or it is the end."""
         release_log()
         now = time.monotonic()
-        if done < total and now - self.shown < self.interval:
+        if done != total and now - self.shown < self.interval:
             return
         self.shown = now
         rate = done / max(now - self.start, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if 0 < done < total else ""
-        line = f"{self.what}: {done} of {total}, {rate:.1f} a second{left}"
+        of = "" if total is None else f" of {total}"
+        left = f", {(total - done) / rate:.0f} s left" if total is not None and 0 < done < total else ""
+        line = f"{self.what}: {done}{of}, {rate:.1f} a second{left}"
         if self.terminal:
-            click.echo(f"\r\033[K{line}", err=True, nl=done >= total)
+            click.echo(f"\r\033[K{line}", err=True, nl=done == total)
         else:
             click.echo(line, err=True)
 

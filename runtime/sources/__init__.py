@@ -55,7 +55,7 @@ def _open_path(path: Path, mode: int) -> Source:
     extension = path.suffix.lower()
     if extension in VIDEO_EXTENSIONS:
         # Absolute, because FFmpeg takes what stands before a colon for a protocol.
-        return VideoSource(open_container(str(path.absolute()), str(path)), path.name)
+        return VideoSource(open_container(str(path.absolute()), str(path)), path.name, str(path.resolve()))
     if extension not in PICTURE_EXTENSIONS:
         # Not asking FFmpeg as well: it makes a video of any text file.
         try:
@@ -94,5 +94,5 @@ def _open_stream(address: str) -> Source:
     advice = "check the address and that its server can be reached"
     container = open_container(address, name, options=options, timeout=READ_TIMEOUT, advice=advice)
     if parts.scheme != "rtsp" and container.duration is not None:
-        return VideoSource(container, name)
+        return VideoSource(container, name, name)
     return LiveSource(container, name)

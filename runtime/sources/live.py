@@ -6,10 +6,12 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pairvpr.runtime.sources.base import Frame, Source
+from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 from pairvpr.runtime.sources.video import Decoded, decode, open_container
 
 if TYPE_CHECKING:
@@ -31,14 +33,15 @@ class LiveSource(Source):
     live = True
     single = False
     length: int | None = None
+    names: Sequence[str] | None = None
 
     def __init__(self, container: InputContainer, name: str) -> None:
         self.dropped = 0
+        self.origin = name
         self._name = name
         self._container = container
         self._changed = threading.Condition()  # guards all below
-        self._newest: tuple[str, float, Decoded] | None = None
-        self._last: Frame | None = None
+        self._newest: _Arrived | None = None
         self._closing = False
         self._ended = False
         self._fault: BaseException | None = None
@@ -57,17 +60,23 @@ class LiveSource(Source):
         """Opens a stream address or device; raises SourceError, ending in `advice`, if it cannot be had."""
         return cls(open_container(url, name, format=format, timeout=READ_TIMEOUT, advice=advice), name)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+        """The newest frame, each time one is asked for, if it is wanted; else the next that is."""
         while True:
             with self._changed:
                 while self._newest is None and not self._ended:
                     self._changed.wait()
-                frame = self._take()
-                if frame is None or self._closing:
+                newest, self._newest = self._newest, None
+                if newest is None or self._closing:
                     if self._fault is not None:
                         raise self._fault
                     return
-            yield frame
+                # Converted while the lock keeps the thread from closing the container.
+                is_wanted = wanted(newest.number, newest.name, newest.timestamp)
+                frame = newest.convert() if is_wanted else None
+                newest = None
+            if frame is not None:
+                yield frame
 
     def close(self) -> None:
         """Stops the thread, which with the next frame or timeout releases the camera or connection."""
@@ -84,7 +93,9 @@ class LiveSource(Source):
                 self._publish()
             finally:
                 with self._changed:
-                    self._last = self._take()
+                    if self._newest is not None:
+                        frame = self._newest.convert()
+                        self._newest = replace(self._newest, convert=lambda: frame)
         except BaseException as fault:  # raised again where the frames are wanted
             _forget_locals(fault)
             self._fault = fault
@@ -103,18 +114,23 @@ class LiveSource(Source):
                 if self._closing:
                     return
                 self.dropped += self._newest is not None
-                self._newest = (f"{self._name}#{number:06d}", time.time(), decoded)
+                self._newest = self._arrived(number, decoded)
                 self._changed.notify_all()
             number += 1  # noqa: SIM113
 
-    def _take(self) -> Frame | None:
-        """The newest frame, converted while the lock keeps the thread from closing the container."""
-        if self._newest is None:
-            last, self._last = self._last, None
-            return last
-        name, arrived, decoded = self._newest
-        self._newest = None
-        return decoded.as_frame(name, arrived)
+    def _arrived(self, number: int, decoded: Decoded) -> _Arrived:
+        name, now = f"{self._name}#{number:06d}", time.time()
+        return _Arrived(number, name, now, partial(decoded.as_frame, name, now))
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """The newest frame, not converted yet; `timestamp` is the Unix time at which it arrived."""
+
+    number: int
+    name: str
+    timestamp: float
+    convert: Callable[[], Frame]
 
 
 def _forget_locals(fault: BaseException | None) -> None:

@@ -295,6 +295,25 @@ def test_sound_without_video(tmp_path):
         open_source(str(path))
 
 
+def test_frames_that_are_not_wanted_are_not_made(tmp_path):
+    picture(tmp_path / "1.png")
+    picture(tmp_path / "2.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    asked = []
+
+    def wanted(*frame):
+        asked.append(frame)
+        return frame[0] == 1
+
+    assert [frame.name for frame in open_source(str(tmp_path)).frames(wanted)] == ["2.png"]
+    assert asked == [(0, "1.png", None), (1, "2.png", None), (2, "3.png", None)]
+    asked.clear()
+    with open_source(str(write_clip(tmp_path / "clip.mp4", frames=3))) as source:
+        assert [frame.name for frame in source.frames(wanted)] == ["clip.mp4#000001"]
+    assert [name for _, name, _ in asked] == [f"clip.mp4#{i:06d}" for i in range(3)]
+    assert asked[2][2] == pytest.approx(0.2)
+
+
 def test_http_video_is_finite_and_complete(tmp_path):
     write_clip(tmp_path / "clip.mp4")
     with serving(partial(QuietFiles, directory=str(tmp_path))) as host:
