@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import PICTURE_EXTENSIONS, open_picture
 from pairvpr.runtime.sources.base import Frame, Source
+from pairvpr.runtime.sources.euroc import EurocSource, is_euroc_folder
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
 from pairvpr.runtime.sources.pictures import FolderSource, PictureSource, list_pictures, natural_order
 from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoSource, open_container
@@ -49,7 +50,7 @@ def _open_path(path: Path, mode: int) -> Source:
     if stat.S_ISCHR(mode):
         return _open_camera(path, path.name)
     if stat.S_ISDIR(mode):
-        return FolderSource(path)
+        return EurocSource(path) if is_euroc_folder(path) else FolderSource(path)
     if not stat.S_ISREG(mode):
         raise SourceError(f"{path} is neither file, folder nor camera: give {FORMS}")
     extension = path.suffix.lower()

@@ -221,9 +221,7 @@ def test_poses_by_time_reach_the_frames_of_a_video(tmp_path: Path, model: Model)
         assert [record.pose and record.pose.x for record in places.records] == [None, 1, None, 4]
         assert places.records[1].timestamp == pytest.approx(0.1)
     poses.write_text("1700000000.1 1 2 3 0 0 0 1\n")
-    with pytest.raises(
-        SourceError, match=r"poses\.txt: none of its .* 4 pictures that .* without a pose; check"
-    ):
+    with pytest.raises(SourceError, match=r"poses\.txt: none of its .* 4 pictures that .* without a pose; check"):
         add_pictures(clip, tmp_path / "other", model, poses=poses, create=True)
 
 
