@@ -11,11 +11,12 @@ import click
 
 from pairvpr.cli_learning import town, train_group
 from pairvpr.errors import CheckpointError, MapError
-from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model
+from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model, source_options
 
 if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
     from pairvpr.runtime.model import Model
+    from pairvpr.runtime.sources import SourceOptions
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_PRESET = "nano"
@@ -77,11 +78,14 @@ def map_group() -> None:
 @click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
 @poses_option
 @strict_option
-def map_build(source: str, db: Path, model: Path | None, poses: Path | None, strict: bool) -> None:
+@source_options
+def map_build(
+    source: str, db: Path, model: Path | None, poses: Path | None, strict: bool, options: SourceOptions
+) -> None:
     """Build a map from SOURCE, a folder or whatever --query takes; run it again to go on after an interruption."""
     from pairvpr.runtime.model import load_model
 
-    _add(source, db, load_model(model), poses, strict, create=True)
+    _add(source, db, load_model(model), poses, strict, options, create=True)
 
 
 @map_group.command("add")
@@ -89,21 +93,26 @@ def map_build(source: str, db: Path, model: Path | None, poses: Path | None, str
 @db_option
 @poses_option
 @strict_option
-def map_add(source: str, db: Path, poses: Path | None, strict: bool) -> None:
+@source_options
+def map_add(source: str, db: Path, poses: Path | None, strict: bool, options: SourceOptions) -> None:
     """Add the pictures of SOURCE, a folder or whatever --query takes, to a map, with the map's own model."""
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
     with Map.open(db) as places:
         model_path = places.model_path
-    _add(source, db, load_model(model_path), poses, strict, create=False)
+    _add(source, db, load_model(model_path), poses, strict, options, create=False)
 
 
-def _add(source: str, db: Path, model: Model, poses: Path | None, strict: bool, create: bool) -> None:
+def _add(
+    source: str, db: Path, model: Model, poses: Path | None, strict: bool, options: SourceOptions, create: bool
+) -> None:
     from pairvpr.runtime.map_builder import add_pictures
 
     say_model(model.bundle)
-    report = add_pictures(source, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures"))
+    report = add_pictures(
+        source, db, model, options=options, poses=poses, strict=strict, create=create, progress=Meter("pictures")
+    )
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     click.echo(

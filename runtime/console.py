@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import functools
 import io
 import logging
 import os
@@ -119,6 +121,26 @@ def say_model(bundle: Bundle) -> None:
     )
     if not weights.trained:
         log.info("these weights are seeded, never trained: answers show the machinery, not the method")
+
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a source, which reach it together as `options`."""
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        from pairvpr.runtime.sources.options import SourceOptions
+
+        chosen = {field.name: given.pop(field.name) for field in dataclasses.fields(SourceOptions)}
+        command(**given, options=SourceOptions(**chosen))
+
+    for option in reversed(
+        [
+            click.option("--topic", help="A bag's images. Default: its only image topic."),
+            click.option("--pose-topic", help="A bag's poses or GPS positions. Default: its only topic of these."),
+        ]
+    ):
+        with_options = option(with_options)
+    return with_options
 
 
 class Meter:

@@ -15,7 +15,8 @@ from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.pictures import resize
 from pairvpr.runtime.poses import Place, PlaceFinder
-from pairvpr.runtime.sources import Frame, Source, open_source
+from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
+from pairvpr.runtime.sources.options import DEFAULT
 
 ENCODE_BATCH = 8
 """Pictures per encoder pass: enough to fill a device, few enough that a break costs little."""
@@ -41,6 +42,7 @@ def add_pictures(
     db: str | Path,
     model: Model,
     *,
+    options: SourceOptions = DEFAULT,
     poses: str | Path | None = None,
     strict: bool = False,
     create: bool = False,
@@ -48,13 +50,13 @@ def add_pictures(
 ) -> BuildReport:
     """Add every picture of the source `images` to the map `db`; those it already holds from there are left out.
 
-    images: whatever `open_source` takes; a live source ends with Ctrl-C. poses: a pose file (see `PlaceFinder`).
+    images, options: whatever `open_source` takes; a live source ends with Ctrl-C. poses: a file (see `PlaceFinder`).
     strict: a picture that cannot be read is an error, not a skipped one. create: make the map where there is none.
     progress: told pictures done and to do (None: not known). Raises MapError or SourceError; what was committed
     before stays.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(str(images)))
+        source = stack.enter_context(open_source(str(images), options))
         present = _present(Path(db), model.bundle.identity, create)
         finder = PlaceFinder(poses)
         held = _Held(db, source.origin, present, finder)

@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, videos, cameras and streams."""
+"""Where pictures come from: files, folders, videos, bags, cameras and streams."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import PICTURE_EXTENSIONS, open_picture
+from pairvpr.runtime.sources.bags import BagSource, is_bag
 from pairvpr.runtime.sources.base import Frame, Source
 from pairvpr.runtime.sources.euroc import EurocSource, is_euroc_folder
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
+from pairvpr.runtime.sources.options import DEFAULT, SourceOptions
 from pairvpr.runtime.sources.pictures import FolderSource, PictureSource, list_pictures, natural_order
 from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoSource, open_container
 
-__all__ = ["Frame", "LiveSource", "Source", "list_pictures", "open_source"]
+__all__ = ["Frame", "LiveSource", "Source", "SourceOptions", "list_pictures", "open_source"]
 
 DEVICES = Path("/dev")
-FORMS = "a picture, folder or video, a camera as camN or /dev/videoN, or a stream as rtsp:// or http(s)://"
+FORMS = "a picture, folder, video or bag, a camera as camN or /dev/videoN, or a stream as rtsp:// or http(s)://"
 
 
-def open_source(query: str) -> Source:
+def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
     """The source that `query` names: an existing path first, then a camera `camN`, then a stream address.
 
-    Raises SourceError if nothing is there or it cannot be opened.
+    Raises SourceError if nothing is there, it cannot be opened or it has nothing of the kind that options choose.
     """
     mode = _mode(query)
+    if mode is not None and is_bag(Path(query)):
+        return BagSource(Path(query), options.topic, options.pose_topic)
+    if options.topic is not None or options.pose_topic is not None:
+        raise SourceError(f"{query} is no bag, and only bags have topics: leave out --topic and --pose-topic")
     if mode is not None:
         return _open_path(Path(query), mode)
     if camera := re.fullmatch(r"cam(\d+)", query):
