@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import PICTURE_EXTENSIONS, open_picture
+from pairvpr.runtime.sources.adjusted import AdjustedSource
 from pairvpr.runtime.sources.bags import BagSource, is_bag
 from pairvpr.runtime.sources.base import Frame, Source
 from pairvpr.runtime.sources.euroc import EurocSource, is_euroc_folder
+from pairvpr.runtime.sources.lens import Lens, read_camera
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
 from pairvpr.runtime.sources.options import DEFAULT, SourceOptions
 from pairvpr.runtime.sources.pictures import FolderSource, PictureSource, list_pictures, natural_order
@@ -28,6 +30,13 @@ def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
 
     Raises SourceError if nothing is there, it cannot be opened or it has nothing of the kind that options choose.
     """
+    if not options.adjust:
+        return _open(query, options)
+    lens = None if options.undistort is None else Lens(read_camera(options.undistort))
+    return AdjustedSource(_open(query, options), options, lens)
+
+
+def _open(query: str, options: SourceOptions) -> Source:
     mode = _mode(query)
     if mode is not None and is_bag(Path(query)):
         return BagSource(Path(query), options.topic, options.pose_topic)
