@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import stat
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
@@ -17,7 +19,7 @@ from pairvpr.runtime.sources.lens import Lens, read_camera
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
 from pairvpr.runtime.sources.options import DEFAULT, SourceOptions
 from pairvpr.runtime.sources.pictures import FolderSource, PictureSource, list_pictures, natural_order
-from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoSource, open_container
+from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoFeed, VideoSource, open_container
 
 __all__ = ["Frame", "LiveSource", "Source", "SourceOptions", "list_pictures", "open_source"]
 
@@ -95,7 +97,11 @@ def _open_numbered_camera(number: int) -> Source:
 
 def _open_camera(device: Path, name: str) -> Source:
     advice = f"see that {device} is a camera, that no other program uses it and that you may read it"
-    return LiveSource.open(str(device), name, format="v4l2", advice=advice)
+    return LiveSource(name, partial(_connect, str(device), name, format="v4l2", advice=advice))
+
+
+def _connect(url: str, name: str, **how: Any) -> VideoFeed:
+    return VideoFeed(open_container(url, name, timeout=READ_TIMEOUT, **how), name)
 
 
 def _open_stream(address: str) -> Source:
@@ -108,7 +114,11 @@ def _open_stream(address: str) -> Source:
     # TCP first: pictures with packets lost look like other places.
     options = {"rtsp_flags": "prefer_tcp"} if parts.scheme == "rtsp" else None
     advice = "check the address and that its server can be reached"
+    connect = partial(_connect, address, name, options=options, advice=advice)
+    if parts.scheme == "rtsp":
+        return LiveSource(name, connect)
     container = open_container(address, name, options=options, timeout=READ_TIMEOUT, advice=advice)
-    if parts.scheme != "rtsp" and container.duration is not None:
+    if container.duration is not None:
         return VideoSource(container, name, name)
-    return LiveSource(container, name)
+    # A server that says that it has sent all means it, one that just stops does not.
+    return LiveSource(name, connect, first=VideoFeed(container, name), endless=False)

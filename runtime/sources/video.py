@@ -59,6 +59,22 @@ class VideoSource(Source):
         self._container.close()
 
 
+class VideoFeed:
+    """An open camera or stream; takes over the container."""
+
+    def __init__(self, container: InputContainer, title: str) -> None:
+        self._container = container
+        self._title = title
+
+    def shots(self) -> Iterator[Decoded]:
+        """Its frames in order; raises SourceError when it is lost."""
+        return decode(self._container, self._title)
+
+    def close(self) -> None:
+        """Closes the device or connection."""
+        self._container.close()
+
+
 @dataclass(frozen=True)
 class Decoded:
     """A decoded frame, or why its packet could not be decoded; `seconds` as the stream counts them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.cli import main as pairvpr_run
 from pairvpr.runtime.sources import LiveSource, SourceOptions, open_source
 from pairvpr.runtime.sources.adjusted import AdjustedSource
+from pairvpr.runtime.sources.video import VideoFeed, open_container
 
 SIZE = (96, 128)
 START = 1_600_000_000_000_000_000
@@ -113,7 +115,8 @@ def test_a_single_picture_that_is_broken_still_raises(folder: Path) -> None:
 
 def test_a_live_source_ends_after_its_duration() -> None:
     pytest.importorskip("av")
-    live = LiveSource.open("testsrc=size=64x48:rate=20,realtime", "test", format="lavfi")
+    connect = partial(open_container, "testsrc=size=64x48:rate=20,realtime", "test", format="lavfi")
+    live = LiveSource("test", lambda: VideoFeed(connect(), "test"))
     started = time.monotonic()
     with AdjustedSource(live, SourceOptions(start=0.2, duration=1, max_fps=5), None) as source:
         assert source.live
