@@ -25,7 +25,7 @@ MATCHES = 10
 @click.option(
     "--query",
     required=True,
-    help="A picture, folder, video, bag, camera (cam0, /dev/video0) or stream (rtsp://, http://).",
+    help="A picture, folder, video, bag, camera (cam0, csi0, /dev/video0) or stream (rtsp://, http://).",
 )
 @source_options
 @click.option("--model", type=click.Path(path_type=Path), help="Another bundle of the map's model.")

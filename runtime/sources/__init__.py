@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import PICTURE_EXTENSIONS, open_picture
+from pairvpr.runtime.sources import gstreamer
 from pairvpr.runtime.sources.adjusted import AdjustedSource
 from pairvpr.runtime.sources.bags import BagSource, is_bag
 from pairvpr.runtime.sources.base import Frame, Source
@@ -24,11 +25,11 @@ from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoFeed, VideoSour
 __all__ = ["Frame", "LiveSource", "Source", "SourceOptions", "list_pictures", "open_source"]
 
 DEVICES = Path("/dev")
-FORMS = "a picture, folder, video or bag, a camera as camN or /dev/videoN, or a stream as rtsp:// or http(s)://"
+FORMS = "a picture, folder, video or bag, a camera as camN, csiN or /dev/videoN, or a stream as rtsp:// or http(s)://"
 
 
 def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
-    """The source that `query` names: an existing path first, then a camera `camN`, then a stream address.
+    """The source that `query` names: an existing path first, then a camera `camN` or `csiN`, then a stream address.
 
     Raises SourceError if nothing is there, it cannot be opened or it has nothing of the kind that options choose.
     """
@@ -48,6 +49,8 @@ def _open(query: str, options: SourceOptions) -> Source:
         return _open_path(Path(query), mode)
     if camera := re.fullmatch(r"cam(\d+)", query):
         return _open_numbered_camera(int(camera[1]))
+    if camera := re.fullmatch(r"csi(\d+)", query):
+        return _open_csi_camera(int(camera[1]))
     if re.match(r"(rtsp|https?)://", query):
         return _open_stream(query)
     raise SourceError(f"{query!r} is no file, folder, camera or stream: give {FORMS}")
@@ -98,6 +101,15 @@ def _open_numbered_camera(number: int) -> Source:
 def _open_camera(device: Path, name: str) -> Source:
     advice = f"see that {device} is a camera, that no other program uses it and that you may read it"
     return LiveSource(name, partial(_connect, str(device), name, format="v4l2", advice=advice))
+
+
+def _open_csi_camera(number: int) -> Source:
+    width, height = gstreamer.CSI_SIZE
+    pipeline = gstreamer.CSI_CAMERA.format(number=number, width=width, height=height)
+    advice = "see that the camera is connected, that no other program uses it and that this is a Jetson with JetPack"
+    name = f"csi{number}"
+    connect = partial(gstreamer.GstreamerFeed, pipeline, (width, height), name, timeout=READ_TIMEOUT, advice=advice)
+    return LiveSource(name, connect)
 
 
 def _connect(url: str, name: str, **how: Any) -> VideoFeed:
