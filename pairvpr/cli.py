@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,6 @@ from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_mod
 if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
     from pairvpr.runtime.model import Model
-    from pairvpr.runtime.sources import SourceOptions
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_PRESET = "nano"
@@ -26,6 +25,14 @@ poses_option = click.option(
     "--poses", type=FOLDER, help="Poses by picture name (CSV) or time stamp (TUM). Else: @UTM@ names, EXIF GPS."
 )
 strict_option = click.option("--strict", is_flag=True, help="Stop at a picture that cannot be read.")
+distance_option = click.option(
+    "--min-distance", type=click.FloatRange(min=0), help="Keep a picture so many metres from the last one kept."
+)
+change_option = click.option(
+    "--min-change",
+    type=click.FloatRange(0, 2),
+    help="Keep a picture whose descriptor's cosine to that of the last one kept is lower by so much than 1.",
+)
 format_option = click.option(
     "--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True
 )
@@ -78,14 +85,14 @@ def map_group() -> None:
 @click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
 @poses_option
 @strict_option
+@distance_option
+@change_option
 @source_options
-def map_build(
-    source: str, db: Path, model: Path | None, poses: Path | None, strict: bool, options: SourceOptions
-) -> None:
+def map_build(source: str, db: Path, model: Path | None, **how: Any) -> None:
     """Build a map from SOURCE, a folder or whatever --query takes; run it again to go on after an interruption."""
     from pairvpr.runtime.model import load_model
 
-    _add(source, db, load_model(model), poses, strict, options, create=True)
+    _add(source, db, load_model(model), create=True, **how)
 
 
 @map_group.command("add")
@@ -93,31 +100,34 @@ def map_build(
 @db_option
 @poses_option
 @strict_option
+@distance_option
+@change_option
 @source_options
-def map_add(source: str, db: Path, poses: Path | None, strict: bool, options: SourceOptions) -> None:
+def map_add(source: str, db: Path, **how: Any) -> None:
     """Add the pictures of SOURCE, a folder or whatever --query takes, to a map, with the map's own model."""
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
     with Map.open(db) as places:
         model_path = places.model_path
-    _add(source, db, load_model(model_path), poses, strict, options, create=False)
+    _add(source, db, load_model(model_path), create=False, **how)
 
 
 def _add(
-    source: str, db: Path, model: Model, poses: Path | None, strict: bool, options: SourceOptions, create: bool
+    source: str, db: Path, model: Model, *, min_distance: float | None, min_change: float | None, **how: Any
 ) -> None:
     from pairvpr.runtime.map_builder import add_pictures
+    from pairvpr.runtime.selection import Selection
 
     say_model(model.bundle)
-    report = add_pictures(
-        source, db, model, options=options, poses=poses, strict=strict, create=create, progress=Meter("pictures")
-    )
+    selection = Selection(min_distance, min_change)
+    report = add_pictures(source, db, model, selection=selection, progress=Meter("pictures"), **how)
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
+    left_out = f", {report.left_out} left out by --min-distance or --min-change" if report.left_out else ""
     click.echo(
         f"{db}: {report.added} pictures added, {report.with_place} with a place, {report.already} already there, "
-        f"{len(report.skipped)} could not be read"
+        f"{len(report.skipped)} could not be read{left_out}"
     )
 
 

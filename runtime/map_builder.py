@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.pictures import resize
 from pairvpr.runtime.poses import Place, PlaceFinder
+from pairvpr.runtime.selection import Kept, Selection
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 
@@ -28,13 +30,15 @@ Progress = Callable[[int, "int | None"], None]
 class BuildReport:
     """What became of a source's pictures.
 
-    already: those the map held from an earlier run; skipped: one line per picture that could not be read.
+    already: those the map held from an earlier run; skipped: one line per picture that could not be read; left_out:
+    those that a selection did not take.
     """
 
     added: int
     already: int
     with_place: int
     skipped: tuple[str, ...]
+    left_out: int = 0
 
 
 def add_pictures(
@@ -44,6 +48,7 @@ def add_pictures(
     *,
     options: SourceOptions = DEFAULT,
     poses: str | Path | None = None,
+    selection: Selection | None = None,
     strict: bool = False,
     create: bool = False,
     progress: Progress | None = None,
@@ -51,10 +56,11 @@ def add_pictures(
     """Add every picture of the source `images` to the map `db`; those it already holds from there are left out.
 
     images, options: whatever `open_source` takes; a live source ends with Ctrl-C. poses: a file (see `PlaceFinder`).
-    strict: a picture that cannot be read is an error, not a skipped one. create: make the map where there is none.
-    progress: told pictures done and to do (None: not known). Raises MapError or SourceError; what was committed
-    before stays.
+    selection: chooses among the pictures, in their order; None takes all. strict: a picture that cannot be read is an
+    error, not a skipped one. create: make the map where there is none. progress: told pictures done and to do (None:
+    not known). Raises MapError or SourceError; what was committed before stays.
     """
+    selection = selection or Selection()
     with ExitStack() as stack:
         source = stack.enter_context(open_source(str(images), options))
         present = _present(Path(db), model.bundle.identity, create)
@@ -69,21 +75,25 @@ def add_pictures(
         skipped: list[str] = []
         try:
             for batch in _batches(source.frames(held.lacks)):
-                read = list(_read(batch, source, model, finder, strict, skipped))
+                read = list(_read(batch, source, held, model, finder, strict, skipped))
+                if selection.min_change is None:  # what is not taken need not be encoded
+                    read = [each for each in read if _takes(selection, each, None)]
                 if read:
-                    features = model.encode_prepared(np.stack([image for _, image, _ in read]))
+                    features = model.encode_prepared(np.stack([each.image for each in read]))
                     writer = writer or stack.enter_context(open_writer(Path(db), model, create))
-                    for i, (name, _, place) in enumerate(read):
+                    for i, each in enumerate(read):
+                        if selection.min_change is not None and not _takes(selection, each, features.descriptors[i]):
+                            continue
                         writer.add(
-                            name=name,
+                            name=each.name,
                             source=source.origin,
                             features=features[i],
-                            timestamp=place.timestamp,
-                            pose=place.pose,
-                            gps=place.gps,
+                            timestamp=each.place.timestamp,
+                            pose=each.place.pose,
+                            gps=each.place.gps,
                         )
                         added += 1
-                        with_place += place.pose is not None or place.gps is not None
+                        with_place += each.place.pose is not None or each.place.gps is not None
                 done += len(batch)
                 if progress is not None:
                     progress(done, total if total is None or done <= total else None)
@@ -92,6 +102,11 @@ def add_pictures(
                 raise
         if progress is not None and done != total:
             progress(done, done)  # the source could not know
+    if added == 0 and not present and selection.left_out:
+        raise SourceError(
+            f"{images}: none of its {selection.left_out} pictures has a place, which --min-distance goes by; give "
+            "--poses, or choose with --min-change"
+        )
     if added == 0 and not present:
         first = skipped[0] if skipped else "there was none"
         raise SourceError(f"{images}: none of its {done} pictures could be read; first: {first}")
@@ -100,10 +115,10 @@ def add_pictures(
             f"{poses}: none of its entries belongs to one of the {added} pictures that {db} now holds without a pose; "
             "check names or time stamps and build a new map"
         )
-    return BuildReport(added, held.already, with_place, tuple(skipped))
+    return BuildReport(added, held.already, with_place, tuple(skipped), selection.left_out)
 
 
-def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
+def _present(db: Path, identity: str, create: bool) -> dict[str, tuple[Record, Kept]]:
     """The pictures the map holds, by name; none where there is no map yet and one may be made."""
     if create and not (db / "map.sqlite").exists():
         return {}
@@ -113,17 +128,25 @@ def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
                 f"{db}: made with model {places.identity[:12]}, not with {identity[:12]}; "
                 "give --model that one, or choose another --db"
             )
-        return {record.name: record for record in places.records}
+        return {
+            record.name: (record, Kept(record.pose or record.gps, descriptor))
+            for record, descriptor in zip(places.records, places.descriptors, strict=True)
+        }
 
 
 class _Held:
     """What the map holds already, against which every name that comes is checked.
 
-    already: how many pictures came that it holds.
+    already: how many pictures came that it holds. order: what came: for each picture that it holds that one, None for
+    each that it lacks; before: see `advance`.
     """
 
-    def __init__(self, db: str | Path, origin: str, present: Mapping[str, Record], finder: PlaceFinder) -> None:
+    def __init__(
+        self, db: str | Path, origin: str, present: Mapping[str, tuple[Record, Kept]], finder: PlaceFinder
+    ) -> None:
         self.already = 0
+        self.order: deque[Kept | None] = deque()
+        self.before: Kept | None = None
         self._db = db
         self._origin = origin
         self._present = present
@@ -145,12 +168,18 @@ class _Held:
         """
         self._check(name, timestamp)
         self.already += name in self._present
+        self.order.append(self._present[name][1] if name in self._present else None)
         return name not in self._present
 
+    def advance(self) -> None:
+        """Goes on to the next picture that the map lacks; `before` is the last before it that the map holds."""
+        while (entry := self.order.popleft()) is not None:
+            self.before = entry
+
     def _check(self, name: str, timestamp: float | None) -> None:
-        record = self._present.get(name)
-        if record is None:
+        if name not in self._present:
             return
+        record, _ = self._present[name]
         if record.source != self._origin:
             raise MapError(
                 f"{self._db}: already holds a picture {name!r}, from {record.source}; put new pictures into a "
@@ -179,11 +208,28 @@ def _batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
         yield batch
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A picture that can be read: as the encoder takes it, and what the map holds that came just before it."""
+
+    name: str
+    image: np.ndarray
+    place: Place
+    before: Kept | None
+
+
 def _read(
-    batch: list[Frame], source: Source, model: Model, finder: PlaceFinder, strict: bool, skipped: list[str]
-) -> Iterator[tuple[str, np.ndarray, Place]]:
-    """Name, prepared picture and place of each picture that can be read; the others go to `skipped`."""
+    batch: list[Frame],
+    source: Source,
+    held: _Held,
+    model: Model,
+    finder: PlaceFinder,
+    strict: bool,
+    skipped: list[str],
+) -> Iterator[_Candidate]:
+    """The pictures that can be read; the others go to `skipped`."""
     for frame in batch:
+        held.advance()
         try:
             if frame.picture is None:
                 raise SourceError(str(frame.error))
@@ -195,4 +241,11 @@ def _read(
         else:
             # A camera counts from 0 each time it is opened.
             name = f"{frame.name}@{frame.timestamp:.3f}" if source.live else frame.name
-            yield name, resize(frame.picture, model.picture_size), place
+            before, held.before = held.before, None
+            yield _Candidate(name, resize(frame.picture, model.picture_size), place, before)
+
+
+def _takes(selection: Selection, candidate: _Candidate, descriptor: np.ndarray | None) -> bool:
+    if candidate.before is not None:  # where a run that was interrupted had come to
+        selection.last = candidate.before
+    return selection.takes(candidate.place, descriptor)
