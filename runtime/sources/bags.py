@@ -44,6 +44,7 @@ class BagSource(Source):
     def __init__(self, path: Path, topic: str | None = None, pose_topic: str | None = None) -> None:
         self._path = path
         self._reader = _open(path)
+        self._is_open = True
         try:
             self._images = _of_topic(self._reader.connections, IMAGE_TYPES, topic, f"{path}: --topic")
             if not self._images:
@@ -78,7 +79,8 @@ class BagSource(Source):
 
     def close(self) -> None:
         """Closes the bag's files."""
-        if self._reader.stack is not None:
+        if self._is_open:
+            self._is_open = False
             self._reader.close()
 
     def _pose_connections(self, topic: str | None) -> list[Connection]:

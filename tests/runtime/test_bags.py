@@ -148,6 +148,7 @@ def test_images_with_stamps_and_poses(tmp_path: Path, kind: str) -> None:
     with open_source(str(path)) as source:
         assert (source.live, source.single, source.length) == (False, False, 5)
         frames = list(source)
+        source.close()  # may be called again
     assert [frame.name for frame in frames] == [f"{path.name}/cam/image_raw#{i:06d}" for i in range(5)]
     assert [frame.timestamp for frame in frames] == [stamp(i) / 1e9 for i in range(5)]
     for i, frame in enumerate(frames):
