@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from pairvpr.cli_learning import town, train_group
 from pairvpr.errors import CheckpointError, MapError
-from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model
+from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model, source_options
 
 if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
@@ -25,6 +25,14 @@ poses_option = click.option(
     "--poses", type=FOLDER, help="Poses by picture name (CSV) or time stamp (TUM). Else: @UTM@ names, EXIF GPS."
 )
 strict_option = click.option("--strict", is_flag=True, help="Stop at a picture that cannot be read.")
+distance_option = click.option(
+    "--min-distance", type=click.FloatRange(min=0), help="Keep a picture so many metres from the last one kept."
+)
+change_option = click.option(
+    "--min-change",
+    type=click.FloatRange(0, 2),
+    help="Keep a picture whose descriptor's cosine to that of the last one kept is lower by so much than 1.",
+)
 format_option = click.option(
     "--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True
 )
@@ -87,43 +95,54 @@ def map_group() -> None:
 
 
 @map_group.command("build")
-@click.argument("images", type=FOLDER)
+@click.argument("source")
 @db_option
 @click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
 @poses_option
 @strict_option
-def map_build(images: Path, db: Path, model: Path | None, poses: Path | None, strict: bool) -> None:
-    """Build a map from a folder of pictures; run it again to go on after an interruption."""
+@distance_option
+@change_option
+@source_options
+def map_build(source: str, db: Path, model: Path | None, **how: Any) -> None:
+    """Build a map from SOURCE, a folder or whatever --query takes; run it again to go on after an interruption."""
     from pairvpr.runtime.model import load_model
 
-    _add(images, db, load_model(model), poses, strict, create=True)
+    _add(source, db, load_model(model), create=True, **how)
 
 
 @map_group.command("add")
-@click.argument("images", type=FOLDER)
+@click.argument("source")
 @db_option
 @poses_option
 @strict_option
-def map_add(images: Path, db: Path, poses: Path | None, strict: bool) -> None:
-    """Add a folder of pictures to a map, with the map's own model."""
+@distance_option
+@change_option
+@source_options
+def map_add(source: str, db: Path, **how: Any) -> None:
+    """Add the pictures of SOURCE, a folder or whatever --query takes, to a map, with the map's own model."""
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
     with Map.open(db) as places:
         model_path = places.model_path
-    _add(images, db, load_model(model_path), poses, strict, create=False)
+    _add(source, db, load_model(model_path), create=False, **how)
 
 
-def _add(images: Path, db: Path, model: Model, poses: Path | None, strict: bool, create: bool) -> None:
+def _add(
+    source: str, db: Path, model: Model, *, min_distance: float | None, min_change: float | None, **how: Any
+) -> None:
     from pairvpr.runtime.map_builder import add_pictures
+    from pairvpr.runtime.selection import Selection
 
     say_model(model.bundle)
-    report = add_pictures(images, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures"))
+    selection = Selection(min_distance, min_change)
+    report = add_pictures(source, db, model, selection=selection, progress=Meter("pictures"), **how)
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
+    left_out = f", {report.left_out} left out by --min-distance or --min-change" if report.left_out else ""
     click.echo(
         f"{db}: {report.added} pictures added, {report.with_place} with a place, {report.already} already there, "
-        f"{len(report.skipped)} could not be read"
+        f"{len(report.skipped)} could not be read{left_out}"
     )
 
 

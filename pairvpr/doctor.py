@@ -64,7 +64,8 @@ def examine() -> list[Check]:
         *_tried(OPENVINO, _openvino),
         *_tried(MODEL, _default_model),
         _tensorrt(gpu=bool(graphics)),
-        _video(),
+        _extra("PyAV", "av", "video", "for videos, cameras and streams"),
+        _extra("rosbags", "rosbags", "bags", "for ROS bags"),
         *_export_parts(),
         _cameras(),
     ]
@@ -271,14 +272,15 @@ def _tensorrt(gpu: bool) -> Check:
     return Check(name, "ok", str(getattr(importlib.import_module(module), "__version__", "version not known")))
 
 
-def _video() -> Check:
-    name, remedy = "PyAV", 'pip install "pairvpr[video]"'
-    if _find("av") is None:
-        return Check(name, "missing", "optional, for videos, cameras and streams: not installed", remedy)
-    problem = _import_problem("av")
+def _extra(name: str, module: str, extra: str, use: str) -> Check:
+    """A library that reads a kind of source; its distribution is called like the module."""
+    remedy = f'pip install "pairvpr[{extra}]"'
+    if _find(module) is None:
+        return Check(name, "missing", f"optional, {use}: not installed", remedy)
+    problem = _import_problem(module)
     if problem is not None:
         return Check(name, "broken", problem, f"{remedy} --force-reinstall")
-    return Check(name, "ok", _version("av") or "version not known")
+    return Check(name, "ok", _version(module) or "version not known")
 
 
 def _export_parts() -> list[Check]:

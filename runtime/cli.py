@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.console import Command, log_to_stderr, release_log, say_model
+from pairvpr.runtime.console import Command, log_to_stderr, release_log, say_model, source_options
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
+
+if TYPE_CHECKING:
+    from pairvpr.runtime.sources import SourceOptions
 
 MATCHES = 10
 
@@ -22,8 +25,9 @@ MATCHES = 10
 @click.option(
     "--query",
     required=True,
-    help="A picture, folder, video, camera (cam0, /dev/video0) or stream (rtsp://, http://).",
+    help="A picture, folder, video, bag, camera (cam0, csi0, /dev/video0) or stream (rtsp://, http://).",
 )
+@source_options
 @click.option("--model", type=click.Path(path_type=Path), help="Another bundle of the map's model.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best that the bundle has.")
@@ -50,6 +54,7 @@ def main(
     matches: int,
     style: str,
     out: Path | None,
+    options: SourceOptions,
 ) -> None:
     """Recognise where pictures were taken, in a map."""
     from pairvpr.runtime.recognizer import PlaceRecognizer
@@ -57,7 +62,7 @@ def main(
 
     log_to_stderr()
     with (
-        open_source(query) as source,
+        open_source(query, options) as source,
         PlaceRecognizer.open(
             db,
             model=model,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import functools
 import io
 import logging
 import os
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from logging.handlers import MemoryHandler
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -121,6 +124,57 @@ def say_model(bundle: Bundle) -> None:
         log.info("these weights are seeded, never trained: answers show the machinery, not the method")
 
 
+def _read_crop(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int, int] | None:
+    if value is None:
+        return None
+    from pairvpr.runtime.pictures import MIN_SIDE
+
+    parts = value.split(",")
+    if len(parts) != 4 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r} is not X,Y,WIDTH,HEIGHT in pixels")
+    x, y, width, height = map(int, parts)
+    if min(width, height) < MIN_SIDE:
+        raise click.BadParameter(f"a picture needs {MIN_SIDE} pixels on each side, not {width} x {height}")
+    return x, y, width, height
+
+
+_SOURCE_OPTIONS = [
+    click.option("--topic", help="A bag's images. Default: its only image topic."),
+    click.option("--pose-topic", help="A bag's poses or GPS positions. Default: its only topic of these."),
+    click.option("--every", type=click.IntRange(min=1), default=1, help="Take each N-th frame."),
+    click.option("--start", type=click.FloatRange(min=0), default=0.0, help="Begin so many seconds into it."),
+    click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="End after so many seconds."),
+    click.option("--max-fps", type=click.FloatRange(min=0, min_open=True), help="At most so many frames a second."),
+    click.option(
+        "--undistort",
+        type=click.Path(path_type=Path),
+        help="Undo the lens's distortion: a ROS camera_info YAML or EuRoC sensor.yaml.",
+    ),
+    click.option(
+        "--rotate",
+        type=click.Choice([0, 90, 180, 270]),
+        default=0,
+        help="Turn pictures clockwise by so many degrees, after --undistort.",
+    ),
+    click.option("--crop", metavar="X,Y,W,H", callback=_read_crop, help="Cut this part out, after --rotate."),
+]
+
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a source, which reach it together as `options`."""
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        from pairvpr.runtime.sources.options import SourceOptions
+
+        chosen = {field.name: given.pop(field.name) for field in dataclasses.fields(SourceOptions)}
+        command(**given, options=SourceOptions(**chosen))
+
+    for option in reversed(_SOURCE_OPTIONS):
+        with_options = option(with_options)
+    return with_options
+
+
 class Meter:
     """Progress on stderr: count, rate and time left; a line now and then where stderr is no terminal."""
 
@@ -130,18 +184,19 @@ class Meter:
         self.interval = 0.2 if self.terminal else 10.0
         self.start = self.shown = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done, if the last showing was long enough ago or it is the end."""
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show that `done` of `total` (None: not known) are done, if it was not just shown or it is the end."""
         release_log()
         now = time.monotonic()
-        if done < total and now - self.shown < self.interval:
+        if done != total and now - self.shown < self.interval:
             return
         self.shown = now
         rate = done / max(now - self.start, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if 0 < done < total else ""
-        line = f"{self.what}: {done} of {total}, {rate:.1f} a second{left}"
+        of = "" if total is None else f" of {total}"
+        left = f", {(total - done) / rate:.0f} s left" if total is not None and 0 < done < total else ""
+        line = f"{self.what}: {done}{of}, {rate:.1f} a second{left}"
         if self.terminal:
-            click.echo(f"\r\033[K{line}", err=True, nl=done >= total)
+            click.echo(f"\r\033[K{line}", err=True, nl=done == total)
         else:
             click.echo(line, err=True)
 

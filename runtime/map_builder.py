@@ -1,8 +1,9 @@
-"""Building a map: every picture of a folder, encoded and stored with its place."""
+"""Building a map: every picture of a source, encoded and stored with its place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -13,26 +14,31 @@ import numpy as np
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.model import Model
+from pairvpr.runtime.pictures import resize
 from pairvpr.runtime.poses import Place, PlaceFinder
-from pairvpr.runtime.sources import list_pictures
+from pairvpr.runtime.selection import Kept, Selection
+from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
+from pairvpr.runtime.sources.options import DEFAULT
 
 ENCODE_BATCH = 8
 """Pictures per encoder pass: enough to fill a device, few enough that a break costs little."""
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, "int | None"], None]
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What became of a folder's pictures.
+    """What became of a source's pictures.
 
-    already: those the map held from an earlier run; skipped: one line per picture that could not be read.
+    already: those the map held from an earlier run; skipped: one line per picture that could not be read; left_out:
+    those that a selection did not take.
     """
 
     added: int
     already: int
     with_place: int
     skipped: tuple[str, ...]
+    left_out: int = 0
 
 
 def add_pictures(
@@ -40,55 +46,79 @@ def add_pictures(
     db: str | Path,
     model: Model,
     *,
+    options: SourceOptions = DEFAULT,
     poses: str | Path | None = None,
+    selection: Selection | None = None,
     strict: bool = False,
     create: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Add every picture of the folder `images` to the map `db`; those it already holds from there are left out.
+    """Add every picture of the source `images` to the map `db`; those it already holds from there are left out.
 
-    poses: a pose file (see `PlaceFinder`). strict: a picture that cannot be read is an error, not a skipped one.
-    create: make the map where there is none. progress: told pictures done and to do.
-    Raises MapError or SourceError; what was committed before stays.
+    images, options: whatever `open_source` takes; a live source ends with Ctrl-C. poses: a file (see `PlaceFinder`).
+    selection: chooses among the pictures, in their order; None takes all. strict: a picture that cannot be read is an
+    error, not a skipped one. create: make the map where there is none. progress: told pictures done and to do (None:
+    not known). Raises MapError or SourceError; what was committed before stays.
     """
-    source = str(Path(images).resolve())
-    pictures = list_pictures(images)
-    present = _present(Path(db), model.bundle.identity, create)
-    finder = PlaceFinder(poses)
-    _check_names(db, source, [name for name, _ in pictures], present)
-    if poses is not None:
-        _check_poses(db, poses, [name for name, _ in pictures], present, finder)
-    todo = [(name, path) for name, path in pictures if name not in present]
-
-    added = with_place = done = 0
-    skipped: list[str] = []
+    selection = selection or Selection()
     with ExitStack() as stack:
+        source = stack.enter_context(open_source(str(images), options))
+        present = _present(Path(db), model.bundle.identity, create)
+        finder = PlaceFinder(poses)
+        held = _Held(db, source.origin, present, finder)
+        if source.names is not None:
+            held.check_all(source.names, poses)
+        total = source.length if source.names is None else sum(name not in present for name in source.names)
+
         writer: MapWriter | None = None
-        for batch in _batches(todo):
-            read = list(_read(batch, model, finder, strict, skipped))
-            if read:
-                features = model.encode_prepared(np.stack([image for _, image, _ in read]))
-                writer = writer or stack.enter_context(open_writer(Path(db), model, create))
-                for i, (name, _, place) in enumerate(read):
-                    writer.add(
-                        name=name,
-                        source=source,
-                        features=features[i],
-                        timestamp=place.timestamp,
-                        pose=place.pose,
-                        gps=place.gps,
-                    )
-                    added += 1
-                    with_place += place.pose is not None or place.gps is not None
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(todo))
+        added = with_place = done = 0
+        skipped: list[str] = []
+        try:
+            for batch in _batches(source.frames(held.lacks)):
+                read = list(_read(batch, source, held, model, finder, strict, skipped))
+                if selection.min_change is None:  # what is not taken need not be encoded
+                    read = [each for each in read if _takes(selection, each, None)]
+                if read:
+                    features = model.encode_prepared(np.stack([each.image for each in read]))
+                    writer = writer or stack.enter_context(open_writer(Path(db), model, create))
+                    for i, each in enumerate(read):
+                        if selection.min_change is not None and not _takes(selection, each, features.descriptors[i]):
+                            continue
+                        writer.add(
+                            name=each.name,
+                            source=source.origin,
+                            features=features[i],
+                            timestamp=each.place.timestamp,
+                            pose=each.place.pose,
+                            gps=each.place.gps,
+                        )
+                        added += 1
+                        with_place += each.place.pose is not None or each.place.gps is not None
+                done += len(batch)
+                if progress is not None:
+                    progress(done, total if total is None or done <= total else None)
+        except KeyboardInterrupt:
+            if not source.live:
+                raise
+        if progress is not None and done != total:
+            progress(done, done)  # the source could not know
+    if added == 0 and not present and selection.left_out:
+        raise SourceError(
+            f"{images}: none of its {selection.left_out} pictures has a place, which --min-distance goes by; give "
+            "--poses, or choose with --min-change"
+        )
     if added == 0 and not present:
-        raise SourceError(f"{images}: none of its {len(pictures)} pictures could be read; first: {skipped[0]}")
-    return BuildReport(added, len(pictures) - len(todo), with_place, tuple(skipped))
+        first = skipped[0] if skipped else "there was none"
+        raise SourceError(f"{images}: none of its {done} pictures could be read; first: {first}")
+    if poses is not None and added and not finder.matched and source.names is None:
+        raise SourceError(
+            f"{poses}: none of its entries belongs to one of the {added} pictures that {db} now holds without a pose; "
+            "check names or time stamps and build a new map"
+        )
+    return BuildReport(added, held.already, with_place, tuple(skipped), selection.left_out)
 
 
-def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
+def _present(db: Path, identity: str, create: bool) -> dict[str, tuple[Record, Kept]]:
     """The pictures the map holds, by name; none where there is no map yet and one may be made."""
     if create and not (db / "map.sqlite").exists():
         return {}
@@ -98,32 +128,67 @@ def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
                 f"{db}: made with model {places.identity[:12]}, not with {identity[:12]}; "
                 "give --model that one, or choose another --db"
             )
-        return {record.name: record for record in places.records}
+        return {
+            record.name: (record, Kept(record.pose or record.gps, descriptor))
+            for record, descriptor in zip(places.records, places.descriptors, strict=True)
+        }
 
 
-def _check_names(db: str | Path, source: str, names: Sequence[str], present: Mapping[str, Record]) -> None:
-    """Raise MapError for a name that the map holds from another folder."""
-    for name in names:
-        if name in present and present[name].source != source:
+class _Held:
+    """What the map holds already, against which every name that comes is checked.
+
+    already: how many pictures came that it holds. order: what came: for each picture that it holds that one, None for
+    each that it lacks; before: see `advance`.
+    """
+
+    def __init__(
+        self, db: str | Path, origin: str, present: Mapping[str, tuple[Record, Kept]], finder: PlaceFinder
+    ) -> None:
+        self.already = 0
+        self.order: deque[Kept | None] = deque()
+        self.before: Kept | None = None
+        self._db = db
+        self._origin = origin
+        self._present = present
+        self._finder = finder
+
+    def check_all(self, names: Iterable[str], poses: str | Path | None) -> None:
+        """Raise SourceError for a pose file of other pictures, MapError as `lacks`; before anything is read."""
+        if poses is not None and not any(self._finder.in_file(name) for name in names):
+            raise SourceError(
+                f"{poses}: none of its entries belongs to one of the pictures; check names or time stamps"
+            )
+        for name in names:
+            self._check(name, None)
+
+    def lacks(self, number: int, name: str, timestamp: float | None) -> bool:
+        """Whether the map lacks this picture.
+
+        Raises MapError if it holds one of the same name from elsewhere, or this one without the pose it has now.
+        """
+        self._check(name, timestamp)
+        self.already += name in self._present
+        self.order.append(self._present[name][1] if name in self._present else None)
+        return name not in self._present
+
+    def advance(self) -> None:
+        """Goes on to the next picture that the map lacks; `before` is the last before it that the map holds."""
+        while (entry := self.order.popleft()) is not None:
+            self.before = entry
+
+    def _check(self, name: str, timestamp: float | None) -> None:
+        if name not in self._present:
+            return
+        record, _ = self._present[name]
+        if record.source != self._origin:
             raise MapError(
-                f"{db}: already holds a picture {name!r}, from {present[name].source}; put new pictures into a "
+                f"{self._db}: already holds a picture {name!r}, from {record.source}; put new pictures into a "
                 "subfolder and give the folder above it, so that names differ"
             )
-
-
-def _check_poses(
-    db: str | Path, poses: str | Path, names: Sequence[str], present: Mapping[str, Record], finder: PlaceFinder
-) -> None:
-    """Raise SourceError for a file of other pictures' poses, MapError for poses that come too late."""
-    matched = [name for name in names if finder.in_file(name)]
-    if not matched:
-        raise SourceError(f"{poses}: none of its entries belongs to one of the pictures; check names or time stamps")
-    late = [n for n in matched if n in present and present[n].pose is None and present[n].gps is None]
-    if late:
-        raise MapError(
-            f"{db}: already holds {len(late)} of these pictures without their poses ({late[0]!r} first); "
-            "build a new map with --poses from the start"
-        )
+        if record.pose is None and record.gps is None and self._finder.in_file(name, timestamp):
+            raise MapError(
+                f"{self._db}: already holds {name!r} without its pose; build a new map with --poses from the start"
+            )
 
 
 def open_writer(db: Path, model: Model, create: bool) -> MapWriter:
@@ -138,22 +203,49 @@ def open_writer(db: Path, model: Model, create: bool) -> MapWriter:
     )
 
 
-def _batches(pictures: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
-    remaining = iter(pictures)
-    while batch := list(islice(remaining, ENCODE_BATCH)):
+def _batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
+    while batch := list(islice(frames, ENCODE_BATCH)):
         yield batch
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A picture that can be read: as the encoder takes it, and what the map holds that came just before it."""
+
+    name: str
+    image: np.ndarray
+    place: Place
+    before: Kept | None
+
+
 def _read(
-    batch: Sequence[tuple[str, Path]], model: Model, finder: PlaceFinder, strict: bool, skipped: list[str]
-) -> Iterator[tuple[str, np.ndarray, Place]]:
-    """Name, prepared picture and place of each picture that can be read; the others go to `skipped`."""
-    for name, path in batch:
+    batch: list[Frame],
+    source: Source,
+    held: _Held,
+    model: Model,
+    finder: PlaceFinder,
+    strict: bool,
+    skipped: list[str],
+) -> Iterator[_Candidate]:
+    """The pictures that can be read; the others go to `skipped`."""
+    for frame in batch:
+        held.advance()
         try:
-            image, place = model.prepare(path), finder(name, path)
+            if frame.picture is None:
+                raise SourceError(str(frame.error))
+            place = finder(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
         except SourceError as error:
             if strict:
                 raise
             skipped.append(str(error))
         else:
-            yield name, image, place
+            # A camera counts from 0 each time it is opened.
+            name = f"{frame.name}@{frame.timestamp:.3f}" if source.live else frame.name
+            before, held.before = held.before, None
+            yield _Candidate(name, resize(frame.picture, model.picture_size), place, before)
+
+
+def _takes(selection: Selection, candidate: _Candidate, descriptor: np.ndarray | None) -> bool:
+    if candidate.before is not None:  # where a run that was interrupted had come to
+        selection.last = candidate.before
+    return selection.takes(candidate.place, descriptor)

@@ -74,16 +74,19 @@ class Place(NamedTuple):
     timestamp: float | None = None
 
 
-class PoseFile(Protocol):
-    """The poses of one file, looked up by picture name."""
+UNKNOWN = Place()
 
-    def find(self, name: str) -> Place | None:
-        """The place of the picture `name` (a relative posix path), None if the file has none for it."""
+
+class PoseFile(Protocol):
+    """The poses of one file, looked up by a picture's name (a relative posix path) or time stamp (seconds)."""
+
+    def find(self, name: str, timestamp: float | None = None) -> Place | None:
+        """The place of a picture, None if the file has none for it."""
         ...
 
 
 class PlaceFinder:
-    """Finds the place of pictures: from the pose file, else a @UTM@ file name, else EXIF GPS.
+    """Finds the place of pictures: from the pose file, else what the source says, a @UTM@ file name, EXIF GPS.
 
     `matched` counts the pictures found in the pose file: 0 after a whole folder means that the file belongs
     to other pictures. Raises SourceError if the pose file cannot be used.
@@ -93,21 +96,24 @@ class PlaceFinder:
         self.matched = 0
         self._poses = None if poses is None else read_poses(poses)
 
-    def in_file(self, name: str) -> bool:
+    def in_file(self, name: str, timestamp: float | None = None) -> bool:
         """Whether the pose file has a place for the picture `name`."""
-        return self._poses is not None and self._poses.find(name) is not None
+        return self._poses is not None and self._poses.find(name, timestamp) is not None
 
-    def __call__(self, name: str, path: str | Path | None = None) -> Place:
-        """The place of the picture `name`; `path` is its file, None where it has none of its own (video).
+    def __call__(self, name: str, path: str | Path | None = None, known: Place = UNKNOWN) -> Place:
+        """The place of the picture `name`.
 
+        path: its file, None where it has none of its own (video). known: what the source says of it.
         Raises SourceError if the EXIF data of the file is damaged.
         """
-        if self._poses is not None and (place := self._poses.find(name)) is not None:
+        if self._poses is not None and (place := self._poses.find(name, known.timestamp)) is not None:
             self.matched += 1
-            return place
+            return place if known.timestamp is None else place._replace(timestamp=known.timestamp)
+        if known.pose is not None or known.gps is not None:
+            return known
         if (pose := utm_pose(name)) is not None:
-            return Place(pose=pose)
-        return Place(gps=None if path is None else exif_gps(path))
+            return known._replace(pose=pose)
+        return known._replace(gps=None if path is None else exif_gps(path))
 
 
 def read_poses(path: str | Path) -> PoseFile:
@@ -152,13 +158,13 @@ class CsvPoses:
         if not self._places:
             raise SourceError(f"{path} has a header but no poses: add a line for each picture")
 
-    def find(self, name: str) -> Place | None:
+    def find(self, name: str, timestamp: float | None = None) -> Place | None:
         """The place in the line of exactly this name."""
         return self._places.get(PurePosixPath(name).as_posix())
 
 
 class TumPoses:
-    """Poses by time, for pictures whose file stem is their time stamp.
+    """Poses by time, for pictures with a time stamp of their own, or whose file stem is one.
 
     The stem is in seconds with a decimal point (TUM), or an integer of nanoseconds (EuRoC) or whole seconds.
     An integer of fewer than 10 digits is a running number, which would match a trajectory that starts at 0.
@@ -178,9 +184,9 @@ class TumPoses:
         self._times = sorted(by_time)
         self._by_time = by_time
 
-    def find(self, name: str) -> Place | None:
+    def find(self, name: str, timestamp: float | None = None) -> Place | None:
         """The pose nearest in time, if at most MAX_TIME_GAP away; the timestamp is the picture's."""
-        for stamp in _stamps(PurePosixPath(name).stem):
+        for stamp in _stamps(PurePosixPath(name).stem) if timestamp is None else [timestamp]:
             index = bisect.bisect_left(self._times, stamp)
             around = self._times[max(index - 1, 0) : index + 1]
             nearest = min(around, key=lambda time: abs(time - stamp))

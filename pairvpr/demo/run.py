@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from pairvpr.demo.album import Album, Progress, choose_pictures, copy_album, town_album
@@ -77,7 +76,7 @@ def _build_map(album: Album, path: Path, model: Model, progress: Progress) -> No
         model,
         strict=True,
         create=True,
-        progress=partial(progress, "building the map"),
+        progress=lambda done, total: progress("building the map", done, total or done),
     )
 
 

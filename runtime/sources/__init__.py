@@ -1,35 +1,56 @@
-"""Where pictures come from: files, folders, videos, cameras and streams."""
+"""Where pictures come from: files, folders, videos, bags, cameras and streams."""
 
 from __future__ import annotations
 
 import re
 import stat
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import PICTURE_EXTENSIONS, open_picture
+from pairvpr.runtime.sources import gstreamer
+from pairvpr.runtime.sources.adjusted import AdjustedSource
+from pairvpr.runtime.sources.bags import BagSource, is_bag
 from pairvpr.runtime.sources.base import Frame, Source
+from pairvpr.runtime.sources.euroc import EurocSource, is_euroc_folder
+from pairvpr.runtime.sources.lens import Lens, read_camera
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
+from pairvpr.runtime.sources.options import DEFAULT, SourceOptions
 from pairvpr.runtime.sources.pictures import FolderSource, PictureSource, list_pictures, natural_order
-from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoSource, open_container
+from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoFeed, VideoSource, open_container
 
-__all__ = ["Frame", "LiveSource", "Source", "list_pictures", "open_source"]
+__all__ = ["Frame", "LiveSource", "Source", "SourceOptions", "list_pictures", "open_source"]
 
 DEVICES = Path("/dev")
-FORMS = "a picture, folder or video, a camera as camN or /dev/videoN, or a stream as rtsp:// or http(s)://"
+FORMS = "a picture, folder, video or bag, a camera as camN, csiN or /dev/videoN, or a stream as rtsp:// or http(s)://"
 
 
-def open_source(query: str) -> Source:
-    """The source that `query` names: an existing path first, then a camera `camN`, then a stream address.
+def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
+    """The source that `query` names: an existing path first, then a camera `camN` or `csiN`, then a stream address.
 
-    Raises SourceError if nothing is there or it cannot be opened.
+    Raises SourceError if nothing is there, it cannot be opened or it has nothing of the kind that options choose.
     """
+    if not options.adjust:
+        return _open(query, options)
+    lens = None if options.undistort is None else Lens(read_camera(options.undistort))
+    return AdjustedSource(_open(query, options), options, lens)
+
+
+def _open(query: str, options: SourceOptions) -> Source:
     mode = _mode(query)
+    if mode is not None and is_bag(Path(query)):
+        return BagSource(Path(query), options.topic, options.pose_topic)
+    if options.topic is not None or options.pose_topic is not None:
+        raise SourceError(f"{query} is no bag, and only bags have topics: leave out --topic and --pose-topic")
     if mode is not None:
         return _open_path(Path(query), mode)
     if camera := re.fullmatch(r"cam(\d+)", query):
         return _open_numbered_camera(int(camera[1]))
+    if camera := re.fullmatch(r"csi(\d+)", query):
+        return _open_csi_camera(int(camera[1]))
     if re.match(r"(rtsp|https?)://", query):
         return _open_stream(query)
     raise SourceError(f"{query!r} is no file, folder, camera or stream: give {FORMS}")
@@ -49,13 +70,13 @@ def _open_path(path: Path, mode: int) -> Source:
     if stat.S_ISCHR(mode):
         return _open_camera(path, path.name)
     if stat.S_ISDIR(mode):
-        return FolderSource(path)
+        return EurocSource(path) if is_euroc_folder(path) else FolderSource(path)
     if not stat.S_ISREG(mode):
         raise SourceError(f"{path} is neither file, folder nor camera: give {FORMS}")
     extension = path.suffix.lower()
     if extension in VIDEO_EXTENSIONS:
         # Absolute, because FFmpeg takes what stands before a colon for a protocol.
-        return VideoSource(open_container(str(path.absolute()), str(path)), path.name)
+        return VideoSource(open_container(str(path.absolute()), str(path)), path.name, str(path.resolve()))
     if extension not in PICTURE_EXTENSIONS:
         # Not asking FFmpeg as well: it makes a video of any text file.
         try:
@@ -79,7 +100,20 @@ def _open_numbered_camera(number: int) -> Source:
 
 def _open_camera(device: Path, name: str) -> Source:
     advice = f"see that {device} is a camera, that no other program uses it and that you may read it"
-    return LiveSource.open(str(device), name, format="v4l2", advice=advice)
+    return LiveSource(name, partial(_connect, str(device), name, format="v4l2", advice=advice))
+
+
+def _open_csi_camera(number: int) -> Source:
+    width, height = gstreamer.CSI_SIZE
+    pipeline = gstreamer.CSI_CAMERA.format(number=number, width=width, height=height)
+    advice = "see that the camera is connected, that no other program uses it and that this is a Jetson with JetPack"
+    name = f"csi{number}"
+    connect = partial(gstreamer.GstreamerFeed, pipeline, (width, height), name, timeout=READ_TIMEOUT, advice=advice)
+    return LiveSource(name, connect)
+
+
+def _connect(url: str, name: str, **how: Any) -> VideoFeed:
+    return VideoFeed(open_container(url, name, timeout=READ_TIMEOUT, **how), name)
 
 
 def _open_stream(address: str) -> Source:
@@ -92,7 +126,11 @@ def _open_stream(address: str) -> Source:
     # TCP first: pictures with packets lost look like other places.
     options = {"rtsp_flags": "prefer_tcp"} if parts.scheme == "rtsp" else None
     advice = "check the address and that its server can be reached"
+    connect = partial(_connect, address, name, options=options, advice=advice)
+    if parts.scheme == "rtsp":
+        return LiveSource(name, connect)
     container = open_container(address, name, options=options, timeout=READ_TIMEOUT, advice=advice)
-    if parts.scheme != "rtsp" and container.duration is not None:
-        return VideoSource(container, name)
-    return LiveSource(container, name)
+    if container.duration is not None:
+        return VideoSource(container, name, name)
+    # A server that says that it has sent all means it, one that just stops does not.
+    return LiveSource(name, connect, first=VideoFeed(container, name), endless=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import PICTURE_EXTENSIONS, load_picture
-from pairvpr.runtime.sources.base import Frame, Source
+from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 
 
 class PictureSource(Source):
@@ -21,11 +21,16 @@ class PictureSource(Source):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.names: Sequence[str] | None = (path.name,)
+        self.origin = str(path.resolve().parent)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+        """The picture, if it is wanted."""
+        if not wanted(0, self._path.name, None):
+            return
         started = perf_counter()
         picture = load_picture(self._path)
-        yield Frame(self._path.name, None, picture, None, (perf_counter() - started) * 1e3)
+        yield Frame(self._path.name, None, picture, None, (perf_counter() - started) * 1e3, path=self._path)
 
     def close(self) -> None:
         """Nothing stays open between frames."""
@@ -40,19 +45,28 @@ class FolderSource(Source):
     def __init__(self, folder: Path) -> None:
         self._pictures = list_pictures(folder)
         self.length: int | None = len(self._pictures)
+        self.names: Sequence[str] | None = [name for name, _ in self._pictures]
+        self.origin = str(folder.resolve())
 
-    def __iter__(self) -> Iterator[Frame]:
-        for name, path in self._pictures:
-            picture, error = None, None
-            started = perf_counter()
-            try:
-                picture = load_picture(path)
-            except SourceError as fault:
-                error = str(fault)
-            yield Frame(name, None, picture, error, (perf_counter() - started) * 1e3)
+    def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+        """The pictures that are wanted; the others are not opened."""
+        for number, (name, path) in enumerate(self._pictures):
+            if wanted(number, name, None):
+                yield picture_frame(name, None, path)
 
     def close(self) -> None:
         """Nothing stays open between frames."""
+
+
+def picture_frame(name: str, timestamp: float | None, path: Path) -> Frame:
+    """The Frame of a picture file, with its error if it cannot be read."""
+    picture, error = None, None
+    started = perf_counter()
+    try:
+        picture = load_picture(path)
+    except SourceError as fault:
+        error = str(fault)
+    return Frame(name, timestamp, picture, error, (perf_counter() - started) * 1e3, path=path)
 
 
 def list_pictures(folder: str | Path) -> list[tuple[str, Path]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from PIL import Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import load_picture
-from pairvpr.runtime.sources.base import Frame, Source
+from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 
 if TYPE_CHECKING:
     import av
@@ -39,17 +39,39 @@ class VideoSource(Source):
     live = False
     single = False
 
-    def __init__(self, container: InputContainer, name: str) -> None:
+    names: Sequence[str] | None = None
+
+    def __init__(self, container: InputContainer, name: str, origin: str) -> None:
         self._container = container
         self._name = name
+        self.origin = origin
         self.length: int | None = video_stream(container).frames or None
 
-    def __iter__(self) -> Iterator[Frame]:
+    def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+        """The frames that are wanted; the others are decoded, but not converted."""
         for number, decoded in enumerate(decode(self._container, self._name)):
-            yield decoded.as_frame(f"{self._name}#{number:06d}", decoded.seconds)
+            name = f"{self._name}#{number:06d}"
+            if wanted(number, name, decoded.seconds):
+                yield decoded.as_frame(name, decoded.seconds)
 
     def close(self) -> None:
         """Closes the file or connection."""
+        self._container.close()
+
+
+class VideoFeed:
+    """An open camera or stream; takes over the container."""
+
+    def __init__(self, container: InputContainer, title: str) -> None:
+        self._container = container
+        self._title = title
+
+    def shots(self) -> Iterator[Decoded]:
+        """Its frames in order; raises SourceError when it is lost."""
+        return decode(self._container, self._title)
+
+    def close(self) -> None:
+        """Closes the device or connection."""
         self._container.close()
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pairvpr.demo.scenes import draw_scene
 
-BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av")
+BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av", "rosbags")
 
 BLOCK = f"""
 import sys
@@ -109,6 +109,10 @@ def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
     done = python(BLOCK + query, "--db", tmp_path, "--query", tmp_path / "clip.mp4")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "pairvpr[video]" in done.stderr
+    (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
+    done = python(BLOCK + query, "--db", tmp_path, "--query", tmp_path / "drive.bag")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "pairvpr[bags]" in done.stderr
 
 
 def test_help_needs_only_click() -> None:

@@ -182,6 +182,56 @@ def test_a_pose_file_of_no_use_is_refused_before_anything_is_written(
     assert not db.exists()
 
 
+def write_clip(path: Path, *places: int) -> Path:
+    """A lossless video of places, two frames each."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "bgr0"
+        for place in places:
+            for _ in range(2):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(draw_scene(place, 0, SIZE), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_becomes_a_map_and_goes_on(tmp_path: Path, model: Model) -> None:
+    clip, db = write_clip(tmp_path / "drive.mkv", 0, 1), tmp_path / "map"
+    steps: list[tuple[int, int | None]] = []
+    report = add_pictures(clip, db, model, create=True, progress=lambda *step: steps.append(step))
+    assert (report.added, report.already, report.with_place, report.skipped) == (4, 0, 0, ())
+    assert steps[-1] == (4, 4)
+    with Map.open(db) as places:
+        assert [record.name for record in places.records] == [f"drive.mkv#{i:06d}" for i in range(4)]
+        assert [record.timestamp for record in places.records] == pytest.approx([0, 0.1, 0.2, 0.3])
+        assert {record.source for record in places.records} == {str(clip.resolve())}
+        expected = model.encode([draw_scene(place, 0, SIZE) for place in (0, 0, 1, 1)])
+        np.testing.assert_allclose(places.descriptors, expected.descriptors, atol=2e-2)  # colours were converted
+    write_clip(clip, 0, 1, 2)
+    again = add_pictures(clip, db, model)
+    assert (again.added, again.already) == (2, 4)
+
+
+def test_poses_by_time_reach_the_frames_of_a_video(tmp_path: Path, model: Model) -> None:
+    clip, db, poses = write_clip(tmp_path / "drive.mkv", 0, 1), tmp_path / "map", tmp_path / "poses.txt"
+    poses.write_text("0.1 1 2 3 0 0 0 1\n0.3 4 5 6 0 0 0 1\n")
+    assert add_pictures(clip, db, model, poses=poses, create=True).with_place == 2
+    with Map.open(db) as places:
+        assert [record.pose and record.pose.x for record in places.records] == [None, 1, None, 4]
+        assert places.records[1].timestamp == pytest.approx(0.1)
+    poses.write_text("1700000000.1 1 2 3 0 0 0 1\n")
+    with pytest.raises(SourceError, match=r"poses\.txt: none of its .* 4 pictures that .* without a pose; check"):
+        add_pictures(clip, tmp_path / "other", model, poses=poses, create=True)
+
+
+def test_a_single_picture_is_the_one_of_its_folder(tmp_path: Path, model: Model) -> None:
+    pictures, db = draw(tmp_path / "in", 0, 1), tmp_path / "map"
+    assert add_pictures(pictures / "p0.png", db, model, create=True).added == 1
+    report = add_pictures(pictures, db, model)
+    assert (report.added, report.already) == (1, 1)
+
+
 def test_an_interruption_keeps_what_was_done(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder_module, "ENCODE_BATCH", 2)
     pictures, db = draw(tmp_path / "in", *range(5)), tmp_path / "map"
@@ -237,13 +287,14 @@ def test_a_map_of_another_model_is_left_alone(tmp_path: Path, model: Model) -> N
 
 
 @pytest.mark.parametrize("what", ["missing", "file", "empty"])
-def test_pictures_that_are_no_folder(tmp_path: Path, model: Model, what: str) -> None:
+def test_sources_without_pictures(tmp_path: Path, model: Model, what: str) -> None:
     pictures, db = tmp_path / "in", tmp_path / "map"
     if what == "file":
         pictures.touch()
     elif what == "empty":
         pictures.mkdir()
-    with pytest.raises(SourceError, match="holds no pictures" if what == "empty" else "is not a folder"):
+    told = {"missing": "is no file, folder, camera", "file": "is an empty file", "empty": "holds no pictures"}[what]
+    with pytest.raises(SourceError, match=told):
         add_pictures(pictures, db, model, create=True)
     assert not db.exists()
 
@@ -263,7 +314,7 @@ def test_poses_that_come_too_late_are_refused(tmp_path: Path, model: Model) -> N
     add_pictures(images, db, model, create=True)
     poses = tmp_path / "poses.csv"
     poses.write_text("name,x,y,z,qx,qy,qz,qw\np1.png,1,2,3,0,0,0,1\n")
-    with pytest.raises(MapError, match=r"already holds 1 of these pictures without their poses \('p1.png' first\)"):
+    with pytest.raises(MapError, match=r"already holds 'p1\.png' without its pose; build a new map"):
         add_pictures(images, db, model, poses=poses)
     other = tmp_path / "other"
     for _ in range(2):  # going on with the same poses is no mistake

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.cli import main
-from pairvpr.runtime.map import MapWriter
+from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.map_builder import add_pictures
 from pairvpr.runtime.model import Model, load_model
 
@@ -299,6 +300,33 @@ def live_camera() -> Iterator[str]:
 def heed_ctrl_c() -> None:
     """As in a terminal; what a shell starts in the background ignores it, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_ctrl_c_ends_building_from_a_live_camera_well(model: Model, tmp_path: Path) -> None:
+    """And what a camera showed before is not taken for what it shows today: it counts from 0 each time."""
+    pytest.importorskip("av")
+    db, counted = tmp_path / "map", 0
+    with live_camera() as address:
+        for _ in range(2):
+            command = [sys.executable, "-m", "pairvpr.cli", "map", "build", address, "--db", str(db)]
+            process = subprocess.Popen(
+                command, preexec_fn=heed_ctrl_c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            with process, contextlib.ExitStack() as stack:
+                stack.callback(process.kill)
+                deadline = time.monotonic() + 60
+                while not (db / "map.sqlite").exists() and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                time.sleep(4)
+                process.send_signal(signal.SIGINT)
+                output, errors = process.communicate(timeout=60)
+            assert process.returncode == 0, errors
+            added = re.search(r"(\d+) pictures added, 0 with a place, 0 already there", output)
+            assert added, output
+            counted += int(added[1])
+    with Map.open(db) as places:
+        assert len(places) == counted > 2
+        assert all(re.fullmatch(r"http://.*/live#\d{6}@\d+\.\d{3}", record.name) for record in places.records)
 
 
 def test_ctrl_c_ends_a_live_camera_well(home: Path) -> None:

@@ -3,6 +3,8 @@ import http.client
 import http.server
 import io
 import os
+import re
+import socket
 import socketserver
 import struct
 import sys
@@ -18,8 +20,8 @@ from PIL import ExifTags, Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime import sources
-from pairvpr.runtime.sources import LiveSource, list_pictures, open_source
-from pairvpr.runtime.sources.video import VideoSource, _next_frames, open_container
+from pairvpr.runtime.sources import Frame, LiveSource, list_pictures, live, open_source
+from pairvpr.runtime.sources.video import VideoFeed, VideoSource, _next_frames, open_container
 
 RATE = 10
 TEST_PATTERN = f"testsrc=size=320x240:rate={RATE}"
@@ -44,6 +46,19 @@ def write_clip(path, frames=12, side=64, codec="mpeg4"):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def lavfi(pattern):
+    """A live source that ends when its pattern does."""
+    connect = partial(open_container, f"{pattern},realtime", "test", format="lavfi")
+    return LiveSource("test", lambda: VideoFeed(connect(), "test"), endless=False)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """What is lost is tried again soon."""
+    monkeypatch.setattr(live, "FIRST_WAIT", 0.1)
+    monkeypatch.setattr(live, "LONGEST_WAIT", 0.4)
 
 
 def grey(frame):
@@ -295,6 +310,25 @@ def test_sound_without_video(tmp_path):
         open_source(str(path))
 
 
+def test_frames_that_are_not_wanted_are_not_made(tmp_path):
+    picture(tmp_path / "1.png")
+    picture(tmp_path / "2.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    asked = []
+
+    def wanted(*frame):
+        asked.append(frame)
+        return frame[0] == 1
+
+    assert [frame.name for frame in open_source(str(tmp_path)).frames(wanted)] == ["2.png"]
+    assert asked == [(0, "1.png", None), (1, "2.png", None), (2, "3.png", None)]
+    asked.clear()
+    with open_source(str(write_clip(tmp_path / "clip.mp4", frames=3))) as source:
+        assert [frame.name for frame in source.frames(wanted)] == ["clip.mp4#000001"]
+    assert [name for _, name, _ in asked] == [f"clip.mp4#{i:06d}" for i in range(3)]
+    assert asked[2][2] == pytest.approx(0.2)
+
+
 def test_http_video_is_finite_and_complete(tmp_path):
     write_clip(tmp_path / "clip.mp4")
     with serving(partial(QuietFiles, directory=str(tmp_path))) as host:
@@ -333,21 +367,30 @@ def test_http_camera_is_live():
     assert arrived[0] == pytest.approx(time.time(), abs=60)
 
 
-def test_rtsp_camera_is_live():
+def test_rtsp_camera_that_is_cut_goes_on(impatient, caplog):
+    """The camera closes every connection after 20 frames."""
     pytest.importorskip("av")
     server = serving(RtspCamera, socketserver.ThreadingTCPServer)
+    frames = []
     with server as host, open_source(f"rtsp://user:secret@{host}/live") as source:
         assert source.live
-        frames = list(source)
-    assert len(frames) + source.dropped == 20
+        for frame in source:
+            frames.append(frame)
+            if frame.name >= f"rtsp://{host}/live#000045":
+                break
+    numbers = [int(frame.name.rpartition("#")[2]) for frame in frames]
+    assert numbers == sorted(set(numbers))
     assert {frame.error for frame in frames} == {None}
-    assert frames[-1].name == f"rtsp://{host}/live#000019"
-    assert grey(frames[-1]) == pytest.approx(12 * 19, abs=6)
+    assert [grey(frame) for frame in frames] == pytest.approx([12 * (number % 20) for number in numbers], abs=6)
+    assert {number // 20 for number in numbers} == {0, 1, 2}  # of all three connections
+    assert caplog.text.count(f"{host}/live has ended; trying again in 0.1 s") >= 2
+    assert f"{host}/live is there again" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_live_source_keeps_only_the_newest():
     pytest.importorskip("av")
-    with LiveSource.open(f"{TEST_PATTERN},realtime", "test", format="lavfi") as source:
+    with lavfi(TEST_PATTERN) as source:
         frames = []
         for frame in source:
             frames.append(frame)
@@ -368,7 +411,7 @@ def test_live_source_keeps_only_the_newest():
 
 def test_live_source_ends_with_its_stream():
     pytest.importorskip("av")
-    with LiveSource.open(f"{TEST_PATTERN}:duration=0.5,realtime", "test", format="lavfi") as source:
+    with lavfi(f"{TEST_PATTERN}:duration=0.5") as source:
         frames = list(source)
         assert len(frames) + source.dropped == 5
         assert frames[-1].name == "test#000004"
@@ -380,9 +423,9 @@ def test_live_source_ends_with_its_stream():
     [(0, "Input/output error|Invalid data.*"), (5, "no data in time")],
     ids=["cut", "hangs"],
 )
-def test_live_source_that_is_lost_raises(monkeypatch, silence, reason):
+def test_a_stream_that_is_cut_or_hangs_goes_on(monkeypatch, impatient, caplog, silence, reason):
     pytest.importorskip("av")
-    monkeypatch.setattr("pairvpr.runtime.sources.READ_TIMEOUT", 0.6)
+    monkeypatch.setattr("pairvpr.runtime.sources.READ_TIMEOUT", 1.5)
     released = threading.Event()
 
     class Breaking(MotionJpeg):
@@ -392,12 +435,112 @@ def test_live_source_that_is_lost_raises(monkeypatch, silence, reason):
             released.wait(silence)
 
     with serving(Breaking) as host:
-        frames = []
+        numbers = []
         with open_source(f"http://{host}/video") as source:
-            with pytest.raises(SourceError, match=rf"ended with a fault \(({reason})\): check"):
-                frames.extend(source)
-            assert frames[-1].name.endswith("#000029")
+            for frame in source:
+                numbers.append(int(frame.name.rpartition("#")[2]))
+                if numbers[-1] >= 33:
+                    break
         released.set()
+    assert 29 in numbers  # the last before the loss is not lost with it
+    assert re.search(rf"ended with a fault \(({reason})\): check .*; trying again in 0\.1 s", caplog.text)
+
+
+def test_a_camera_that_is_unplugged_and_plugged_in_again(impatient, caplog):
+    pytest.importorskip("av")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
+    port = server.server_address[1]
+    connections = []
+
+    class Camera(MotionJpeg):
+        chunked = False
+
+        def do_GET(self):
+            connections.append(self.connection)
+            super().do_GET()
+
+    server.RequestHandlerClass = Camera
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    with open_source(f"http://127.0.0.1:{port}/video") as source:
+        frames = iter(source)
+        before = [next(frames) for _ in range(3)]
+        server.shutdown()
+        server.server_close()
+        connections[0].shutdown(socket.SHUT_RDWR)
+        while "Connection refused" not in caplog.text:
+            time.sleep(0.05)
+        again = http.server.ThreadingHTTPServer(("127.0.0.1", port), Camera)
+        threading.Thread(target=again.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        while "is there again" not in caplog.text:
+            time.sleep(0.05)
+        after = [next(frames) for _ in range(4)]
+        again.shutdown()
+        again.server_close()
+        connections[-1].shutdown(socket.SHUT_RDWR)
+    numbers = [int(frame.name.rpartition("#")[2]) for frame in before + after]
+    assert numbers == sorted(set(numbers))
+    assert {frame.error for frame in before + after} == {None}
+
+
+class Flaky:
+    """A feed of so many frames, that is lost then."""
+
+    def __init__(self, frames):
+        self._frames = frames
+        self.closed = False
+
+    def shots(self):
+        for _ in range(self._frames):
+            yield Flaky.Shot()
+        raise SourceError("it is lost")
+
+    def close(self):
+        self.closed = True
+
+    class Shot:
+        def as_frame(self, name, timestamp):
+            return Frame(name, timestamp, Image.new("RGB", (32, 32)), None, 0.0)
+
+
+def test_waits_grow_to_a_bound_and_start_anew_with_a_frame(impatient, caplog):
+    tries = iter([Flaky(1), None, None, None, None, Flaky(0), Flaky(1), None])
+    opened = []
+
+    def connect():
+        feed = next(tries, None)
+        if feed is None:
+            raise SourceError("it is not there")
+        opened.append(feed)
+        return feed
+
+    with LiveSource("test", connect) as source:
+        while caplog.text.count("trying again") < 8:
+            time.sleep(0.02)
+        assert source._thread.is_alive()
+    waits = re.findall(r"(it is [a-z ]+); trying again in ([\d.]+) s", caplog.text)
+    assert [wait for _, wait in waits[:8]] == ["0.1", "0.2", "0.4", "0.4", "0.4", "0.4", "0.1", "0.2"]
+    assert [loss for loss, _ in waits[:2]] == ["it is lost", "it is not there"]
+    assert [feed.closed for feed in opened] == [True] * 3
+    assert not source._thread.is_alive()
+
+
+def test_closing_does_not_wait_for_what_is_lost(monkeypatch, caplog):
+    monkeypatch.setattr(live, "FIRST_WAIT", 60)
+    with LiveSource("test", lambda: Flaky(1)) as source:
+        assert next(iter(source)).name == "test#000000"
+        while "trying again" not in caplog.text:
+            time.sleep(0.02)
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+    assert list(source) == []
+
+
+def test_a_camera_that_is_not_there_at_first_is_an_error():
+    def connect():
+        raise SourceError("it is not there")
+
+    with pytest.raises(SourceError, match="it is not there"):
+        LiveSource("test", connect)
 
 
 class Watched:
@@ -429,21 +572,25 @@ def test_no_frame_outlives_its_container(monkeypatch, ending):
         countdown = iter("321")
 
         def faulty(packets, title):
-            frames = _next_frames(packets, title)
+            decoded = _next_frames(packets, title)
             if next(countdown, None) is None:
                 raise SourceError("unplugged")
-            return frames
+            return decoded
 
         monkeypatch.setattr("pairvpr.runtime.sources.video._next_frames", faulty)
-    with LiveSource(watched, "test") as source:
+
+    def gone():
+        raise SourceError("unplugged")
+
+    with LiveSource("test", gone, first=VideoFeed(watched, "test"), endless=False) as source:
+        frames = iter(source)
         if ending == "close":
-            next(iter(source))
+            next(frames)
         else:
-            source._thread.join(5)
-            frames = iter(source)
+            deadline = time.monotonic() + 10
+            while watched.alive is None and time.monotonic() < deadline:
+                time.sleep(0.02)
             assert next(frames).picture.size == (320, 240)  # the last one, dropped by nobody
-            with pytest.raises(SourceError if ending == "fault" else StopIteration):
-                next(frames)
     assert watched.alive == []
 
 
@@ -454,8 +601,8 @@ def test_a_bug_in_the_reading_thread_is_raised(monkeypatch):
         raise ZeroDivisionError
         yield
 
-    monkeypatch.setattr("pairvpr.runtime.sources.live.decode", broken)
-    with LiveSource.open(TEST_PATTERN, "test", format="lavfi") as source, pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr("pairvpr.runtime.sources.video.decode", broken)
+    with lavfi(TEST_PATTERN) as source, pytest.raises(ZeroDivisionError):
         list(source)
 
 

@@ -1,0 +1,208 @@
+"""ROS 1 bags, ROS 2 bags and MCAP files, read with rosbags: the only module that imports it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.poses import UNKNOWN
+from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
+from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, picture_of, seconds_of
+from pairvpr.runtime.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
+    from rosbags.interfaces import Connection
+
+BAG_EXTENSIONS = (".bag", ".db3", ".mcap")
+METADATA = "metadata.yaml"  # makes a folder a ROS 2 bag
+
+logger = logging.getLogger(__name__)
+
+
+class BagSource(Source):
+    """The images of one topic, in the order in which they were recorded.
+
+    Timestamps are those of the messages' headers. Poses are those of one topic, interpolated to them; that topic is
+    read first, and is all that is held in memory. A damaged message gives a Frame with its error; when nothing more
+    can be read because of damage, iterating raises SourceError.
+
+    topic, pose_topic: None where there is one to choose from; without a choice of poses there are none.
+    Raises SourceError if rosbags is missing, the bag cannot be read, or there is no such topic or no choice.
+    """
+
+    live = False
+    single = False
+    names: Sequence[str] | None = None
+
+    def __init__(self, path: Path, topic: str | None = None, pose_topic: str | None = None) -> None:
+        self._path = path
+        self._reader = _open(path)
+        self._is_open = True
+        try:
+            self._images = _of_topic(self._reader.connections, IMAGE_TYPES, topic, f"{path}: --topic")
+            if not self._images:
+                self._images = _only_topic(path, self._reader.connections)
+            self._poses = self._pose_connections(pose_topic)
+        except BaseException:
+            self.close()
+            raise
+        self._trajectory: Trajectory | None = None
+        self._prefix = f"{path.resolve().name}/{self._images[0].topic.lstrip('/')}"
+        self.origin = str(path.resolve())
+        self.length: int | None = sum(connection.msgcount for connection in self._images)
+
+    def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+        """The images that are wanted; the others are read, but not decoded."""
+        if self._trajectory is None:
+            self._trajectory = self._read_trajectory()
+        for number, (message, seconds, read_ms) in enumerate(self._messages(self._images)):
+            name = f"{self._prefix}#{number:06d}"
+            if not wanted(number, name, seconds):
+                continue
+            started, picture, error = perf_counter(), None, None
+            try:
+                if isinstance(message, SourceError):
+                    raise message
+                picture = picture_of(message)
+            except SourceError as fault:
+                error = f"{name}: {fault}"
+            place = self._trajectory.at(seconds) if len(self._trajectory) else UNKNOWN
+            decode_ms = read_ms + (perf_counter() - started) * 1e3
+            yield Frame(name, seconds, picture, error, decode_ms, place.pose, place.gps)
+
+    def close(self) -> None:
+        """Closes the bag's files."""
+        if self._is_open:
+            self._is_open = False
+            self._reader.close()
+
+    def _pose_connections(self, topic: str | None) -> list[Connection]:
+        connections = self._reader.connections
+        chosen = _of_topic(connections, POSE_TYPES, topic, f"{self._path}: --pose-topic")
+        if chosen:
+            return chosen
+        topics = _topics(connections, POSE_TYPES)
+        if len(topics) > 1:
+            listed = ", ".join(sorted(topics))
+            logger.warning(
+                "%s: no poses are used, for there are several: choose --pose-topic of %s", self._path, listed
+            )
+            return []
+        return [each for each in connections if each.topic in topics]
+
+    def _read_trajectory(self) -> Trajectory:
+        """All poses or GPS positions of the chosen topic, less those that are not finite."""
+        stamps, values, frame, bad = [], [], None, 0
+        is_gps = any(connection.msgtype == GPS_TYPE for connection in self._poses)
+        for message, seconds, _ in self._messages(self._poses):
+            if isinstance(message, SourceError):
+                raise message
+            row = POSE_TYPES[message.__msgtype__](message)
+            if not all(math.isfinite(value) for value in (row[:2] if is_gps else row)):
+                bad += 1
+                continue
+            frame = frame or message.header.frame_id
+            stamps.append(seconds)
+            values.append(row)
+        if bad:
+            topic, count = self._poses[0].topic, bad + len(stamps)
+            logger.warning(
+                "%s: %d of %d poses on %s have no fix or orientation: left out", self._path, bad, count, topic
+            )
+        return Trajectory(stamps, values, None if is_gps else frame or "map")
+
+    def _messages(self, connections: list[Connection]) -> Iterator[tuple[Any, float, float]]:
+        """Each message, or why it is none, with Unix seconds and the milliseconds it took to read."""
+        if not connections:
+            return
+        with _rosbags_reads(self._path):
+            stored = iter(self._reader.messages(connections))
+        while True:
+            started = perf_counter()
+            with _rosbags_reads(self._path):
+                item = next(stored, None)
+            if item is None:
+                return
+            connection, logged, raw = item
+            message: Any
+            try:
+                with _rosbags_reads(Path(connection.topic)):
+                    message = self._reader.deserialize(raw, connection.msgtype)
+                    seconds = seconds_of(message, logged)
+            except SourceError as fault:
+                message, seconds = fault, logged / 1e9
+            yield message, seconds, (perf_counter() - started) * 1e3
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a file or folder is called like a bag."""
+    return (path / METADATA).is_file() if path.is_dir() else path.suffix.lower() in BAG_EXTENSIONS
+
+
+def _open(path: Path) -> AnyReader:
+    try:
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError as error:
+        raise SourceError(f'reading {path} needs rosbags ({error}): pip install "pairvpr[bags]"') from error
+    with _rosbags_reads(path):
+        # Bags in SQLite from before ROS 2 Iron do not say what their messages look like.
+        reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        reader.open()
+    return reader
+
+
+def _topics(connections: Sequence[Connection], types: Sequence[str] | dict[str, Any]) -> dict[str, str]:
+    """Topics with messages of one of the types, and their type."""
+    return {
+        connection.topic: connection.msgtype
+        for connection in connections
+        # Depth under a picture's type.
+        if connection.msgtype in types and connection.msgcount and not connection.topic.endswith("/compressedDepth")
+    }
+
+
+def _of_topic(
+    connections: Sequence[Connection], types: Sequence[str] | dict[str, Any], topic: str | None, title: str
+) -> list[Connection]:
+    """The connections of the topic that was asked for; none if none was."""
+    if topic is None:
+        return []
+    topics = _topics(connections, types)
+    if topic not in topics:
+        known = ", ".join(sorted(topics)) or "none"
+        raise SourceError(f"{title} {topic} is not one of the topics that can be used: {known}")
+    return [each for each in connections if each.topic == topic and each.msgtype in types]
+
+
+def _only_topic(path: Path, connections: Sequence[Connection]) -> list[Connection]:
+    topics = _topics(connections, IMAGE_TYPES)
+    if len(topics) == 1:
+        return [each for each in connections if each.topic in topics and each.msgtype in IMAGE_TYPES]
+    if topics:
+        listed = ", ".join(f"{topic} ({kind.rpartition('/')[2]})" for topic, kind in sorted(topics.items()))
+        raise SourceError(f"{path} has several image topics, choose one with --topic: {listed}")
+    listed = ", ".join(sorted(f"{each.topic} ({each.msgtype})" for each in connections)) or "none at all"
+    raise SourceError(f"{path} has no topic with images (sensor_msgs Image, CompressedImage): it has {listed}")
+
+
+@contextmanager
+def _rosbags_reads(path: Path) -> Iterator[None]:
+    """Turns whatever rosbags raises on damaged bytes into SourceError; that can be nearly any type."""
+    try:
+        yield
+    except (MemoryError, SourceError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(
+            f"{path} is damaged, or no bag that can be read ({reason}): check that it is whole; "
+            "`rosbag reindex`, `ros2 bag reindex` or `mcap recover` may mend it"
+        ) from error

@@ -1,0 +1,114 @@
+"""Camera folders as the EuRoC MAV data set has them (Burri et al., IJRR 2016): stamps in a table, pictures beside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
+from pairvpr.runtime.sources.pictures import picture_frame
+from pairvpr.runtime.trajectory import Trajectory
+
+TABLE, PICTURES = "data.csv", "data"
+GROUND_TRUTH = Path("state_groundtruth_estimate0", TABLE)  # beside the camera's folder
+
+
+class EurocSource(Source):
+    """A camera folder: `data.csv` with time stamps in nanoseconds and file names, `data/` with the pictures.
+
+    Timestamps are Unix seconds. Poses are the ground truth's if it lies beside the folder: those of the vehicle's
+    body, interpolated to the picture's stamp. Raises SourceError for a table that is malformed.
+    """
+
+    live = False
+    single = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows = _read_pictures(folder / TABLE)
+        truth = folder.resolve().parent / GROUND_TRUTH
+        self._poses = _read_ground_truth(truth) if truth.exists() else None
+        self.length: int | None = len(self._rows)
+        self.names: Sequence[str] | None = [name for name, _ in self._rows]
+        self.origin = str(folder.resolve())
+
+    def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+        """The pictures that are wanted; the others are not opened."""
+        for number, (name, seconds) in enumerate(self._rows):
+            if wanted(number, name, seconds):
+                frame = picture_frame(name, seconds, self._folder / name)
+                yield frame if self._poses is None else replace(frame, pose=self._poses.at(seconds).pose)
+
+    def close(self) -> None:
+        """Nothing stays open between frames."""
+
+
+def is_euroc_folder(folder: Path) -> bool:
+    """Whether a folder is a camera's."""
+    return (folder / TABLE).is_file() and (folder / PICTURES).is_dir()
+
+
+def _read_pictures(table: Path) -> list[tuple[str, float]]:
+    """Names, relative to the camera's folder, and time stamps in seconds."""
+    rows: dict[str, float] = {}
+    for where, fields in _rows(table, 2):
+        file = fields[1]
+        if not file or "/" in file or not file.isprintable():
+            raise SourceError(f"{where}: {file!r} is no picture's file name: correct it")
+        name = f"{PICTURES}/{file}"
+        if name in rows:
+            raise SourceError(f"{where}: {file} stands in the table twice: keep one of the two")
+        rows[name] = _seconds(fields[0], where)
+    if not rows:
+        raise SourceError(f"{table} lists no pictures: add lines of time stamp and file name, or remove the table")
+    return list(rows.items())
+
+
+def _read_ground_truth(table: Path) -> Trajectory:
+    """The body's poses: columns time stamp, x, y, z, and the quaternion with w first; more columns may follow."""
+    stamps, poses = [], []
+    for where, fields in _rows(table, 8):
+        x, y, z, qw, qx, qy, qz = (_number(field, where) for field in fields[1:8])
+        norm = math.hypot(qx, qy, qz, qw)
+        if norm < 1e-9:
+            raise SourceError(f"{where}: the quaternion is zero: correct it")
+        stamps.append(_seconds(fields[0], where))
+        poses.append((x, y, z, qx / norm, qy / norm, qz / norm, qw / norm))
+    return Trajectory(stamps, poses, "map")
+
+
+def _rows(table: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a table with at least so many columns, each with its file and line for messages."""
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise SourceError(f"{table} is not a text file: replace it") from None
+    except OSError as error:
+        raise SourceError(f"{table} cannot be read ({error.strerror}): check its rights") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = [field.strip() for field in line.split(",")]
+        where = f"{table}, line {number}"
+        if len(fields) < columns:
+            raise SourceError(f"{where}: {len(fields)} fields, fewer than the {columns} of an EuRoC table: correct it")
+        yield where, fields
+
+
+def _seconds(text: str, where: str) -> float:
+    if not (text.isascii() and text.isdigit()):
+        raise SourceError(f"{where}: {text!r} is no time stamp in nanoseconds: correct it")
+    return int(text) / 1e9
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SourceError(f"{where}: {text!r} is not a finite number: correct it")
+    return value

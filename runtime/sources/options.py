@@ -1,0 +1,43 @@
+"""What can be chosen of a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What to read of a source, and how to turn its pictures.
+
+    topic, pose_topic: of a bag; None where there is one to choose from.
+    every: of so many frames only the first. start, duration: seconds from the first frame on. max_fps: at most so
+    many frames in a second of the source's time.
+    undistort: a calibration (see `read_camera`). rotate: degrees clockwise, after that. crop: x, y, width and height
+    in pixels of the picture as it then is.
+    """
+
+    topic: str | None = None
+    pose_topic: str | None = None
+    every: int = 1
+    start: float = 0.0
+    duration: float | None = None
+    max_fps: float | None = None
+    undistort: Path | None = None
+    rotate: int = 0
+    crop: tuple[int, int, int, int] | None = None
+
+    @property
+    def by_time(self) -> bool:
+        """Whether frames are chosen by their time stamps."""
+        return self.start > 0 or self.duration is not None or self.max_fps is not None
+
+    @property
+    def adjust(self) -> bool:
+        """Whether anything is asked for that is the same for all kinds of source."""
+        return (
+            self.by_time or self.every != 1 or self.undistort is not None or self.rotate != 0 or self.crop is not None
+        )
+
+
+DEFAULT = SourceOptions()

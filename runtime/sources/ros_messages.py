@@ -1,0 +1,122 @@
+"""Pictures, places and time stamps out of ROS messages, of ROS 1 and ROS 2 alike, as rosbags gives them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.pictures import load_picture, pillow_reads
+
+# Where the channels of encodings with a byte per channel lie, in the order red, green, blue; and bytes per pixel.
+_CHANNELS = {
+    "rgb8": ([0, 1, 2], 3),
+    "bgr8": ([2, 1, 0], 3),
+    "rgba8": ([0, 1, 2], 4),
+    "bgra8": ([2, 1, 0], 4),
+    "mono8": ([0, 0, 0], 1),
+}
+# Where luma (of two pixels), blue and red differences lie in the four bytes of two pixels.
+_YUV = {
+    "yuv422": ([1, 3], 0, 2),
+    "uyvy": ([1, 3], 0, 2),
+    "yuv422_yuy2": ([0, 2], 1, 3),
+    "yuyv": ([0, 2], 1, 3),
+}
+_BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
+ENCODINGS = (*_CHANNELS, "mono16", *_YUV, *_BAYER)
+
+
+def picture_of(message: Any) -> Image.Image:
+    """The picture in an Image or CompressedImage message; raises SourceError."""
+    if not hasattr(message, "encoding"):
+        with pillow_reads("its JPEG or PNG data"):
+            opened = Image.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG"))
+            opened.load()
+        return load_picture(opened)
+    encoding = message.encoding.lower()
+    if encoding in _CHANNELS:
+        order, size = _CHANNELS[encoding]
+        return load_picture(np.ascontiguousarray(_pixels(message, size)[:, :, order]))
+    if encoding == "mono16":
+        values = _pixels(message, 2).view(">u2" if message.is_bigendian else "<u2")[:, :, 0]
+        return load_picture(Image.fromarray(values.astype(np.uint16)))
+    if encoding in _YUV:
+        return load_picture(_from_yuv(_pixels(message, 2), *_YUV[encoding]))
+    if encoding in _BAYER:
+        return load_picture(_from_bayer(_pixels(message, 1)[:, :, 0], encoding[6:10]))
+    raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
+
+
+def seconds_of(message: Any, logged: int) -> float:
+    """Unix seconds in a message's header; where nobody set it, when it was logged (nanoseconds)."""
+    stamp = message.header.stamp
+    return (stamp.sec * 10**9 + stamp.nanosec or logged) / 1e9
+
+
+def pose_of(message: Any) -> list[float]:
+    """Position (metres) and unit quaternion (x, y, z, w); not finite where the message has no orientation.
+
+    Of Odometry, PoseStamped and PoseWithCovarianceStamped messages.
+    """
+    pose = message.pose if hasattr(message.pose, "position") else message.pose.pose
+    at, turned = pose.position, pose.orientation
+    q = (turned.x, turned.y, turned.z, turned.w)
+    norm = math.hypot(*q)
+    return [at.x, at.y, at.z, *(value / norm if norm > 1e-9 else math.nan for value in q)]
+
+
+def gps_of(message: Any) -> list[float]:
+    """Latitude and longitude in degrees, altitude in metres; not finite where a NavSatFix message has no fix."""
+    fixed = message.status.status >= 0  # STATUS_NO_FIX is -1
+    return [message.latitude if fixed else math.nan, message.longitude, message.altitude]
+
+
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+GPS_TYPE = "sensor_msgs/msg/NavSatFix"
+POSE_TYPES: dict[str, Callable[[Any], list[float]]] = {
+    "nav_msgs/msg/Odometry": pose_of,
+    "geometry_msgs/msg/PoseStamped": pose_of,
+    "geometry_msgs/msg/PoseWithCovarianceStamped": pose_of,
+    GPS_TYPE: gps_of,
+}
+
+
+def _pixels(message: Any, size: int) -> npt.NDArray[np.uint8]:
+    """The bytes of an Image message as (height, width, size), without what pads its rows."""
+    height, width, step = message.height, message.width, message.step
+    data = np.asarray(message.data, np.uint8)
+    if step < width * size or len(data) < height * step:
+        raise SourceError(
+            f"{len(data)} bytes in rows of {step} are no picture of {width} x {height} in {message.encoding}: "
+            "check what recorded it"
+        )
+    rows = data[: height * step].reshape(height, step)[:, : width * size]
+    return np.ascontiguousarray(rows).reshape(height, width, size)
+
+
+def _from_yuv(pixels: npt.NDArray[np.uint8], luma: list[int], blue: int, red: int) -> npt.NDArray[np.uint8]:
+    """Two pixels in four bytes to RGB: ITU-R BT.601, luma from 16 to 235, as cv_bridge takes it."""
+    height, width = pixels.shape[:2]
+    pairs = pixels[:, : width - width % 2].reshape(height, width // 2, 4).astype(np.float32)
+    y = 1.164 * (pairs[:, :, luma].reshape(height, -1) - 16)
+    u, v = (np.repeat(pairs[:, :, channel] - 128, 2, axis=1) for channel in (blue, red))
+    rgb = np.stack([y + 1.596 * v, y - 0.813 * v - 0.391 * u, y + 2.018 * u], axis=2)
+    return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
+
+
+def _from_bayer(pixels: npt.NDArray[np.uint8], pattern: str) -> npt.NDArray[np.uint8]:
+    """A colour filter's values to RGB: each cell of 2 x 2 in one colour, which is plenty for what a model sees."""
+    height, width = (side - side % 2 for side in pixels.shape)
+    cells = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2).swapaxes(1, 2).reshape(-1, width // 2, 4)
+    red, blue = pattern.index("r"), pattern.index("b")
+    first, second = (place for place in range(4) if pattern[place] == "g")
+    green = (cells[:, :, first].astype(np.uint16) + cells[:, :, second] + 1) // 2
+    rgb = np.stack([cells[:, :, red], green.astype(np.uint8), cells[:, :, blue]], axis=2)
+    return rgb.repeat(2, axis=0).repeat(2, axis=1)
