@@ -146,6 +146,17 @@ def _add(
     )
 
 
+@map_group.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@db_option
+def map_remove(names: tuple[str, ...], db: Path) -> None:
+    """Remove pictures from a map, by the names that `map list` gives: all of them or, where one is unknown, none."""
+    from pairvpr.runtime.map import MapWriter
+
+    with MapWriter.edit(db) as writer:
+        click.echo(f"{db}: {writer.remove(names)} pictures removed")
+
+
 @map_group.command("list")
 @db_option
 @format_option

@@ -142,6 +142,12 @@ def test_a_map_from_its_building_to_its_check(pictures: Path, tmp_path: Path) ->
     verified = run("map", "verify", "--db", db)
     assert (verified.exit_code, verified.stdout) == (0, f"{db}: intact\n")
 
+    assert_one_line(
+        run("map", "remove", "p1.png", "p99.png", "--db", db), "no picture 'p99.png'", "nothing was removed"
+    )
+    assert run("map", "remove", "p1.png", "p2.png", "--db", db).stdout == f"{db}: 2 pictures removed\n"
+    assert len(run("map", "list", "--db", db).stdout.splitlines()) == COUNT - 1
+
 
 def test_strict_stops_at_a_picture_that_cannot_be_read(pictures: Path, db: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()

@@ -172,6 +172,14 @@ def append(connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, re
     connection.execute("COMMIT")
 
 
+def delete(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
+    """Commit that these records, marked as deleted, take the place of those of the same ids; raises as `append`."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany("DELETE FROM records WHERE id = ?", [(record.id,) for record in records])
+    _insert(connection, "records", [records_table.encode(record) for record in records])
+    connection.execute("COMMIT")
+
+
 def _connect(file: Path, mode: str) -> sqlite3.Connection:
     # isolation_level None: transactions begin and end where this module says so.
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)

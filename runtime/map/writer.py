@@ -1,4 +1,4 @@
-"""Adding pictures to a map, so that a crash at any moment leaves it as before or after a commit."""
+"""Changing a map, so that a crash at any moment leaves it as before or after a commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +90,21 @@ class MapWriter:
             raise
         return writer
 
+    @classmethod
+    def edit(cls, path: str | Path) -> MapWriter:
+        """Open the map in the folder `path`, whatever model made it, to remove pictures.
+
+        Raises MapError: no map, another writer, damage, a newer format, a folder that cannot be written.
+        """
+        path = Path(path)
+        catalog.check_is_map(path)
+        with ExitStack() as stack:
+            lock = WriterLock(path)
+            stack.callback(lock.close)
+            writer = cls(path, lock)
+            stack.pop_all()
+        return writer
+
     def __init__(self, path: Path, lock: WriterLock):
         """Take over the folder of a map and its lock, remove what a crash left; see `open`."""
         self.path = path
@@ -108,7 +123,8 @@ class MapWriter:
             _remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
             stack.pop_all()
         self._meta = state.meta
-        self._names = {record.name: record.source for record in state.records if not record.deleted}
+        self._records = {record.name: record for record in state.records if not record.deleted}
+        self._names = {name: record.source for name, record in self._records.items()}
         self._last_id = max((record.id for record in state.records), default=0)
         self._last_segment = max((entry.number for entry in state.segments), default=0)
 
@@ -174,8 +190,36 @@ class MapWriter:
             self._connection.close()
             raise
         self._meta, self._last_id, self._last_segment = meta, added[-1].id, number
+        self._records.update((record.name, record) for record in added)
         self._pending.clear()
         self._usable = True
+
+    def remove(self, names: Iterable[str]) -> int:
+        """Remove pictures by name, in one commit, after committing those added so far; returns how many.
+
+        Their bytes stay in the segments. Readers that have the map open keep them. Raises MapError for a name that the
+        map does not hold, and then removes none.
+        """
+        self._check_usable()
+        wanted = dict.fromkeys(names)
+        strange = next((name for name in wanted if name not in self._names), None)
+        if strange is not None:
+            raise MapError(f"{self.path} holds no picture {strange!r}: see `pairvpr map list`; nothing was removed")
+        self.commit()
+        gone = [dataclasses.replace(self._records[name], deleted=True) for name in wanted]
+        if not gone:
+            return 0
+        self._usable = False  # as in `commit`
+        try:
+            with writing(self.path / catalog.FILE):
+                catalog.delete(self._connection, gone)
+        except BaseException:
+            self._connection.close()
+            raise
+        for name in wanted:
+            del self._records[name], self._names[name]
+        self._usable = True
+        return len(gone)
 
     def close(self) -> None:
         """Let go of the map; pictures that were not committed are dropped."""

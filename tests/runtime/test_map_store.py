@@ -1,6 +1,6 @@
 """What is written to a map comes back, in the order asked for, and nothing else is let in."""
 
-import dataclasses
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import Map, MapWriter, catalog, records, verify_map, writer
+from pairvpr.runtime.map import Map, MapWriter, catalog, verify_map, writer
 from pairvpr.runtime.map.segments import Segment
 from pairvpr.runtime.poses import Gps, Pose
 
@@ -141,25 +141,56 @@ def test_info(built):
     assert (info.descriptor_dim, info.token_shape, info.model_bytes) == (8, (5, 4), 2)
 
 
-def test_deleted_pictures_are_left_out(built):
-    with Map.open(built) as opened:
-        gone = dataclasses.replace(opened.records[4], deleted=True)
-    connection = catalog.connect(built)
-    connection.execute("DELETE FROM records WHERE id = ?", (gone.id,))
-    connection.execute(f"INSERT INTO records VALUES ({', '.join('?' * 21)})", records.encode(gone))
-    connection.close()
-
-    with Map.open(built) as opened:
-        assert [record.name for record in opened.records] == [f"{i}.jpg" for i in range(10) if i != 4]
-        np.testing.assert_array_equal(opened.descriptors[4:5], features_of(5).descriptors)
-        np.testing.assert_array_equal(opened.read_tokens([4]), features_of(5).tokens.astype(np.float16))
-        assert opened.info().deleted == 1
-    with open_writer(built) as store:
+def test_removed_pictures_are_left_out(built):
+    with Map.open(built) as before, MapWriter.edit(built) as store:
+        assert store.remove(["4.jpg", "0.jpg", "4.jpg"]) == 2
         assert "4.jpg" not in store.names()
+        assert len(before.records) == 10  # as it was opened
+        np.testing.assert_array_equal(before.read_tokens([4]), features_of(4).tokens.astype(np.float16))
+    with Map.open(built) as opened:
+        assert [record.name for record in opened.records] == [f"{i}.jpg" for i in range(10) if i not in (0, 4)]
+        np.testing.assert_array_equal(opened.descriptors[3:4], features_of(5).descriptors)
+        np.testing.assert_array_equal(opened.read_tokens([3]), features_of(5).tokens.astype(np.float16))
+        assert opened.info().deleted == 2
+    with open_writer(built) as store:
         add(store, 4)
     with Map.open(built) as opened:
         assert opened.records[-1].id == 11
     assert verify_map(built) == []
+
+
+def test_pictures_are_removed_all_or_none(built):
+    with MapWriter.edit(built) as store:
+        with pytest.raises(MapError, match=r"holds no picture 'x\.jpg': see `pairvpr map list`; nothing was removed"):
+            store.remove(["4.jpg", "x.jpg"])
+        assert store.remove([]) == 0
+        add(store, 20)
+        assert store.remove(["20.jpg"]) == 1  # added just now
+        add(store, 20)
+    with Map.open(built) as opened:
+        assert [record.name for record in opened.records] == [f"{i}.jpg" for i in (*range(10), 20)]
+        assert opened.info().deleted == 1
+
+
+def test_a_removal_that_is_cut_short_removes_nothing(built, monkeypatch):
+    def fail(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    store = MapWriter.edit(built)
+    monkeypatch.setattr(catalog, "_insert", fail)
+    with pytest.raises(MapError, match=r"map\.sqlite"):
+        store.remove(["4.jpg"])
+    store.close()
+    with Map.open(built) as opened:
+        assert len(opened.records) == 10
+    assert verify_map(built) == []
+
+
+def test_there_is_nothing_to_edit(tmp_path, built):
+    with pytest.raises(MapError, match="no map"):
+        MapWriter.edit(tmp_path / "nothing")
+    with MapWriter.edit(built), pytest.raises(MapError, match="process"):
+        MapWriter.edit(built)
 
 
 def test_commits_come_by_themselves(path, monkeypatch):
