@@ -8,12 +8,15 @@ import functools
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -21,11 +24,19 @@ import click
 from pairvpr.errors import PairVPRError
 from pairvpr.runtime.bundle import Bundle
 
-INTERRUPTED = 130  # the shell's own code for Ctrl-C
+INTERRUPTED, TERMINATED = 130, 143  # the shell's own codes for Ctrl-C and SIGTERM
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 log = logging.getLogger("pairvpr")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a service manager sends it: whatever ends in order on Ctrl-C does so on this."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 class _OneLineErrors:
@@ -38,6 +49,8 @@ class _OneLineErrors:
         if isinstance(sys.stdout, io.TextIOWrapper):
             # Whatever the locale: JSON lines are UTF-8, and a file name need not even be text.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _terminate)
         try:
             code = run(*args, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -48,9 +61,9 @@ class _OneLineErrors:
             _fail(error.format_message().rstrip(".") + hint)
         except (click.ClickException, PairVPRError) as error:
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
-        except (click.Abort, KeyboardInterrupt):
+        except (click.Abort, KeyboardInterrupt) as error:
             click.echo("\ninterrupted; what was committed stays, and a build goes on when it is run again", err=True)
-            sys.exit(INTERRUPTED)
+            sys.exit(TERMINATED if isinstance(error.__cause__ or error, Terminated) else INTERRUPTED)
         release_log()
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -260,6 +260,27 @@ def test_a_killed_build_goes_on(
     assert sorted(entry.name for entry in db.iterdir()) == ["lock", "map.sqlite", "model", "segments"]
 
 
+TERMINATED = """
+import os, signal
+import pairvpr.runtime.map_builder as builder
+builder.ENCODE_BATCH = 2
+def watch(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("p3.png"):
+        os.kill(os.getpid(), signal.SIGTERM)
+sys.addaudithook(watch)
+"""
+
+
+def test_a_build_that_is_told_to_end_keeps_its_work(pictures: Path, tmp_path: Path) -> None:
+    db = tmp_path / "map"
+    ended = start("map", "build", pictures, "--db", db, first=TERMINATED)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (143, False), ended.stderr
+    assert "interrupted; what was committed stays" in ended.stderr
+    assert run("map", "list", "--db", db).stdout.splitlines() == ["p0.png", "p1.png"]
+    again = run("map", "build", pictures, "--db", db)
+    assert f"{COUNT - 2} pictures added, 0 with a place, 2 already there" in again.stdout
+
+
 # No file may grow beyond a size: what a full disk does, without filling one.
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
 

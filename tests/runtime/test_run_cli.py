@@ -329,7 +329,8 @@ def test_ctrl_c_ends_building_from_a_live_camera_well(model: Model, tmp_path: Pa
         assert all(re.fullmatch(r"http://.*/live#\d{6}@\d+\.\d{3}", record.name) for record in places.records)
 
 
-def test_ctrl_c_ends_a_live_camera_well(home: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_a_live_camera_well(home: Path, number: signal.Signals) -> None:
     pytest.importorskip("av")
     with live_camera() as address:
         command = [*RUN, "--db", str(home / "map"), "--query", address, "--format", "jsonl", "--top-k", "1"]
@@ -339,7 +340,7 @@ def test_ctrl_c_ends_a_live_camera_well(home: Path) -> None:
             stack.callback(process.kill)
             assert process.stdout
             output = [process.stdout.readline(), process.stdout.readline()]
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             rest, errors = process.communicate(timeout=60)
             output += rest.splitlines()
             assert process.returncode == 0, errors
