@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -92,11 +92,29 @@ def map_group() -> None:
 @click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
 @poses_option
 @strict_option
-def map_build(images: Path, db: Path, model: Path | None, poses: Path | None, strict: bool) -> None:
+@click.option(
+    "--tokens",
+    type=click.Choice(["float16", "int8"]),
+    help="How tokens are stored. Default: int8 where pair scores of the model's reference pictures stay the same.",
+)
+@click.option(
+    "--keep-tokens",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Merge a picture's tokens to this share, as 0.5; cheaper in every way but accuracy. Default: all.",
+)
+def map_build(
+    images: Path,
+    db: Path,
+    model: Path | None,
+    poses: Path | None,
+    strict: bool,
+    tokens: str | None,
+    keep_tokens: float | None,
+) -> None:
     """Build a map from a folder of pictures; run it again to go on after an interruption."""
     from pairvpr.runtime.model import load_model
 
-    _add(images, db, load_model(model), poses, strict, create=True)
+    _add(images, db, load_model(model), poses, strict, create=True, token_type=tokens, keep_tokens=keep_tokens)
 
 
 @map_group.command("add")
@@ -114,11 +132,11 @@ def map_add(images: Path, db: Path, poses: Path | None, strict: bool) -> None:
     _add(images, db, load_model(model_path), poses, strict, create=False)
 
 
-def _add(images: Path, db: Path, model: Model, poses: Path | None, strict: bool, create: bool) -> None:
+def _add(images: Path, db: Path, model: Model, poses: Path | None, strict: bool, **how: Any) -> None:
     from pairvpr.runtime.map_builder import add_pictures
 
     say_model(model.bundle)
-    report = add_pictures(images, db, model, poses=poses, strict=strict, create=create, progress=Meter("pictures"))
+    report = add_pictures(images, db, model, poses=poses, strict=strict, progress=Meter("pictures"), **how)
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     click.echo(
@@ -157,6 +175,7 @@ def map_info(db: Path, style: str) -> None:
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.cascade import Cascade
     from pairvpr.runtime.map import Map
+    from pairvpr.runtime.token_choice import describe
 
     with Map.open(db) as places:
         info = {**dataclasses.asdict(places.info()), "path": str(db)}
@@ -166,7 +185,7 @@ def map_info(db: Path, style: str) -> None:
     if style == "jsonl":
         click.echo(json.dumps({**info, "cascade": None if cascade is None else cascade.figures()}))
         return
-    info["cascade"] = cascade or "not calibrated"
+    info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated")
     for name, value in info.items():
         click.echo(f"{name.replace('_', ' '):18} {value}")
 

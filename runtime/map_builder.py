@@ -15,6 +15,7 @@ from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.poses import Place, PlaceFinder
 from pairvpr.runtime.sources import list_pictures
+from pairvpr.runtime.token_choice import token_settings
 
 ENCODE_BATCH = 8
 """Pictures per encoder pass: enough to fill a device, few enough that a break costs little."""
@@ -43,17 +44,20 @@ def add_pictures(
     poses: str | Path | None = None,
     strict: bool = False,
     create: bool = False,
+    token_type: str | None = None,
+    keep_tokens: float | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Add every picture of the folder `images` to the map `db`; those it already holds from there are left out.
 
     poses: a pose file (see `PlaceFinder`). strict: a picture that cannot be read is an error, not a skipped one.
-    create: make the map where there is none. progress: told pictures done and to do.
+    create: make the map where there is none. token_type, keep_tokens: how a new map stores tokens (see
+    `token_settings`); those of an existing one must be the same. progress: told pictures done and to do.
     Raises MapError or SourceError; what was committed before stays.
     """
     source = str(Path(images).resolve())
     pictures = list_pictures(images)
-    present = _present(Path(db), model.bundle.identity, create)
+    present = _present(Path(db), model.bundle.identity, create, token_type, keep_tokens)
     finder = PlaceFinder(poses)
     _check_names(db, source, [name for name, _ in pictures], present)
     if poses is not None:
@@ -68,7 +72,7 @@ def add_pictures(
             read = list(_read(batch, model, finder, strict, skipped))
             if read:
                 features = model.encode_prepared(np.stack([image for _, image, _ in read]))
-                writer = writer or stack.enter_context(open_writer(Path(db), model, create))
+                writer = writer or stack.enter_context(open_writer(Path(db), model, create, token_type, keep_tokens))
                 for i, (name, _, place) in enumerate(read):
                     writer.add(
                         name=name,
@@ -88,8 +92,13 @@ def add_pictures(
     return BuildReport(added, len(pictures) - len(todo), with_place, tuple(skipped))
 
 
-def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
-    """The pictures the map holds, by name; none where there is no map yet and one may be made."""
+def _present(
+    db: Path, identity: str, create: bool, token_type: str | None, keep_tokens: float | None
+) -> dict[str, Record]:
+    """The pictures the map holds, by name; none where there is no map yet and one may be made.
+
+    Raises MapError where the map is of another model, or stores tokens otherwise than asked for.
+    """
     if create and not (db / "map.sqlite").exists():
         return {}
     with Map.open(db) as places:
@@ -97,6 +106,12 @@ def _present(db: Path, identity: str, create: bool) -> dict[str, Record]:
             raise MapError(
                 f"{db}: made with model {places.identity[:12]}, not with {identity[:12]}; "
                 "give --model that one, or choose another --db"
+            )
+        held = places.token_format
+        if token_type not in (None, held.type) or keep_tokens not in (None, held.keep):
+            raise MapError(
+                f"{db}: stores {held.keep:.0%} of the tokens as {held.type}; leave --tokens and --keep-tokens out, or "
+                "build another map"
             )
         return {record.name: record for record in places.records}
 
@@ -126,14 +141,21 @@ def _check_poses(
         )
 
 
-def open_writer(db: Path, model: Model, create: bool) -> MapWriter:
-    """The map `db` opened for adding the model's features; made where there is none and `create` says so."""
+def open_writer(
+    db: Path, model: Model, create: bool, token_type: str | None = None, keep_tokens: float | None = None
+) -> MapWriter:
+    """The map `db` opened for adding the model's features; made where there is none and `create` says so.
+
+    token_type, keep_tokens: how a new map stores tokens, see `token_settings`.
+    """
     dims = model.bundle.info.dims
+    new = create and not (db / "map.sqlite").exists()
     return MapWriter.open(
         db,
         identity=model.bundle.identity,
         descriptor_dim=dims.descriptor,
         token_shape=(dims.tokens, dims.token_dim),
+        settings=token_settings(model, token_type, keep_tokens) if new else None,
         install_model=model.bundle.install if create else None,
     )
 
