@@ -100,6 +100,17 @@ def map_group() -> None:
 @click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
 @poses_option
 @strict_option
+@click.option(
+    "--tokens",
+    "token_type",
+    type=click.Choice(["float16", "int8"]),
+    help="How tokens are stored. Default: int8 where pair scores of the model's reference pictures stay the same.",
+)
+@click.option(
+    "--keep-tokens",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Merge a picture's tokens to this share, as 0.5; cheaper in every way but accuracy. Default: all.",
+)
 @distance_option
 @change_option
 @source_options
@@ -187,6 +198,7 @@ def map_info(db: Path, style: str) -> None:
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.cascade import Cascade
     from pairvpr.runtime.map import Map
+    from pairvpr.runtime.token_choice import describe
 
     with Map.open(db) as places:
         info = {**dataclasses.asdict(places.info()), "path": str(db)}
@@ -196,7 +208,7 @@ def map_info(db: Path, style: str) -> None:
     if style == "jsonl":
         click.echo(json.dumps({**info, "cascade": None if cascade is None else cascade.figures()}))
         return
-    info["cascade"] = cascade or "not calibrated"
+    info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated")
     for name, value in info.items():
         click.echo(f"{name.replace('_', ' '):18} {value}")
 

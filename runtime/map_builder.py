@@ -19,6 +19,7 @@ from pairvpr.runtime.poses import Place, PlaceFinder
 from pairvpr.runtime.selection import Kept, Selection
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
+from pairvpr.runtime.token_choice import token_settings
 
 ENCODE_BATCH = 8
 """Pictures per encoder pass: enough to fill a device, few enough that a break costs little."""
@@ -51,19 +52,22 @@ def add_pictures(
     selection: Selection | None = None,
     strict: bool = False,
     create: bool = False,
+    token_type: str | None = None,
+    keep_tokens: float | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Add every picture of the source `images` to the map `db`; those it already holds from there are left out.
 
     images, options: whatever `open_source` takes; a live source ends with Ctrl-C. poses: a file (see `PlaceFinder`).
     selection: chooses among the pictures, in their order; None takes all. strict: a picture that cannot be read is an
-    error, not a skipped one. create: make the map where there is none. progress: told pictures done and to do (None:
-    not known). Raises MapError or SourceError; what was committed before stays.
+    error, not a skipped one. create: make the map where there is none. token_type, keep_tokens: how a new map stores
+    tokens (see `token_settings`); those of an existing one must be the same. progress: told pictures done and to do
+    (None: not known). Raises MapError or SourceError; what was committed before stays.
     """
     selection = selection or Selection()
     with ExitStack() as stack:
         source = stack.enter_context(open_source(str(images), options))
-        present = _present(Path(db), model.bundle.identity, create)
+        present = _present(Path(db), model.bundle.identity, create, token_type, keep_tokens)
         finder = PlaceFinder(poses)
         held = _Held(db, source.origin, present, finder)
         if source.names is not None:
@@ -80,7 +84,8 @@ def add_pictures(
                     read = [each for each in read if _takes(selection, each, None)]
                 if read:
                     features = model.encode_prepared(np.stack([each.image for each in read]))
-                    writer = writer or stack.enter_context(open_writer(Path(db), model, create))
+                    if writer is None:
+                        writer = stack.enter_context(open_writer(Path(db), model, create, token_type, keep_tokens))
                     for i, each in enumerate(read):
                         if selection.min_change is not None and not _takes(selection, each, features.descriptors[i]):
                             continue
@@ -118,8 +123,13 @@ def add_pictures(
     return BuildReport(added, held.already, with_place, tuple(skipped), selection.left_out)
 
 
-def _present(db: Path, identity: str, create: bool) -> dict[str, tuple[Record, Kept]]:
-    """The pictures the map holds, by name; none where there is no map yet and one may be made."""
+def _present(
+    db: Path, identity: str, create: bool, token_type: str | None, keep_tokens: float | None
+) -> dict[str, tuple[Record, Kept]]:
+    """The pictures the map holds, by name; none where there is no map yet and one may be made.
+
+    Raises MapError where the map is of another model, or stores tokens otherwise than asked for.
+    """
     if create and not (db / "map.sqlite").exists():
         return {}
     with Map.open(db) as places:
@@ -127,6 +137,12 @@ def _present(db: Path, identity: str, create: bool) -> dict[str, tuple[Record, K
             raise MapError(
                 f"{db}: made with model {places.identity[:12]}, not with {identity[:12]}; "
                 "give --model that one, or choose another --db"
+            )
+        held = places.token_format
+        if token_type not in (None, held.type) or keep_tokens not in (None, held.keep):
+            raise MapError(
+                f"{db}: stores {held.keep:.0%} of the tokens as {held.type}; leave --tokens and --keep-tokens out, or "
+                "build another map"
             )
         return {
             record.name: (record, Kept(record.pose or record.gps, descriptor))
@@ -191,14 +207,21 @@ class _Held:
             )
 
 
-def open_writer(db: Path, model: Model, create: bool) -> MapWriter:
-    """The map `db` opened for adding the model's features; made where there is none and `create` says so."""
+def open_writer(
+    db: Path, model: Model, create: bool, token_type: str | None = None, keep_tokens: float | None = None
+) -> MapWriter:
+    """The map `db` opened for adding the model's features; made where there is none and `create` says so.
+
+    token_type, keep_tokens: how a new map stores tokens, see `token_settings`.
+    """
     dims = model.bundle.info.dims
+    new = create and not (db / "map.sqlite").exists()
     return MapWriter.open(
         db,
         identity=model.bundle.identity,
         descriptor_dim=dims.descriptor,
         token_shape=(dims.tokens, dims.token_dim),
+        settings=token_settings(model, token_type, keep_tokens) if new else None,
         install_model=model.bundle.install if create else None,
     )
 

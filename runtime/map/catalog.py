@@ -17,9 +17,11 @@ from pairvpr.runtime.map import segments as segments_table
 from pairvpr.runtime.map.faults import RESTORE, missing, reading
 from pairvpr.runtime.map.records import Record, checksum
 from pairvpr.runtime.map.segments import SegmentEntry
+from pairvpr.runtime.map.tokens import TokenFormat
 
 FILE = "map.sqlite"
-FORMAT = 1
+FORMATS = {"float16": 1, "int8": 2}
+"""A map's format by its type of tokens: versions that know no int8 go on reading the others."""
 
 _PATIENCE = 30.0  # seconds to wait for another process's transaction
 _META_COLUMNS = {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"}
@@ -30,7 +32,7 @@ class Meta:
     """What holds for the whole map.
 
     identity: of the bundle that made the features. settings: JSON values, the map's own.
-    token_shape: (M, D). created_by: version of pairvpr. segments, records: how many rows their tables
+    token_shape: (M, D), as stored. created_by: version of pairvpr. segments, records: how many rows their tables
     have, deleted records too, so that a lost row is seen.
     """
 
@@ -42,9 +44,14 @@ class Meta:
     segments: int = 0
     records: int = 0
 
+    @property
+    def token_format(self) -> TokenFormat:
+        """How tokens are stored."""
+        return TokenFormat.of(self.settings)
+
     def encode(self) -> list[tuple[str, str]]:
         """The rows of the `meta` table: JSON values, and a checksum over them all."""
-        values = {"format": FORMAT, **asdict(self)}
+        values = {"format": FORMATS[self.token_format.type], **asdict(self)}
         rows = sorted((key, json.dumps(value, sort_keys=True)) for key, value in values.items())
         return [*rows, ("crc", str(checksum(rows)))]
 
@@ -56,10 +63,14 @@ class Meta:
             raise ValueError("its settings fail their checksum")
         fields = {key: json.loads(value) for key, value in values}
         made = fields.pop("format")
-        if made > FORMAT:
-            raise MapError(f"{file} was made by a newer pairvpr (format {made}, this one reads {FORMAT}): upgrade")
+        newest = max(FORMATS.values())
+        if made > newest:
+            raise MapError(f"{file} was made by a newer pairvpr (format {made}, this one reads {newest}): upgrade")
         tokens, width = fields.pop("token_shape")
-        return Meta(**fields, token_shape=(tokens, width))
+        meta = Meta(**fields, token_shape=(tokens, width))
+        if FORMATS[meta.token_format.type] != made:
+            raise ValueError(f"{meta.token_format.type} tokens in format {made}")
+        return meta
 
 
 @dataclass(frozen=True)

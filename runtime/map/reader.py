@@ -6,7 +6,7 @@ import resource
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.faults import reading
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment
+from pairvpr.runtime.map.tokens import KEY, TokenFormat
 
 _SPARE_FILES = 256  # open files left to the rest of the process
 
@@ -30,7 +31,8 @@ class MapInfo:
     """What a map holds and takes.
 
     pictures: not deleted, of which `with_pose` and `with_gps` have a place. bytes: of catalog and segments.
-    model_bytes: of the bundle. bytes_per_picture: bytes / (pictures + deleted), 0 for an empty map.
+    model_bytes: of the bundle. tokens: how they are stored, and what that was measured to change.
+    bytes_per_picture: bytes / (pictures + deleted), 0 for an empty map.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class MapInfo:
     segments: int
     descriptor_dim: int
     token_shape: tuple[int, int]
+    tokens: dict[str, Any]
     bytes: int
     model_bytes: int
     bytes_per_picture: float
@@ -53,7 +56,8 @@ class Map:
 
     path: the folder. identity: of the bundle that made it. settings: the map's JSON values.
     records: n pictures that are not deleted, in the order of their ids.
-    descriptors: (n, G) float32, aligned with `records`. token_shape: (M, D). model_path: the bundle.
+    descriptors: (n, G) float32, aligned with `records`. token_shape: (M, D), as stored. token_format: how.
+    model_path: the bundle.
     """
 
     @classmethod
@@ -68,7 +72,8 @@ class Map:
         with ExitStack() as stack:
             segments: dict[int, Segment] = {}
             for entry in state.segments:
-                segment = Segment(path / FOLDER, entry, state.meta.descriptor_dim, state.meta.token_shape)
+                meta = state.meta
+                segment = Segment(path / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
                 stack.callback(segment.close)
                 segments[entry.number] = segment
             opened = cls(path, state, segments)
@@ -82,6 +87,7 @@ class Map:
         self.identity: str = state.meta.identity
         self.settings: dict[str, Any] = state.meta.settings
         self.token_shape: tuple[int, int] = state.meta.token_shape
+        self.token_format: TokenFormat = state.meta.token_format
         self.records: list[Record] = [record for record in state.records if not record.deleted]
         self._meta = state.meta
         self._segments = segments
@@ -92,19 +98,21 @@ class Map:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read_tokens(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.float16]:
-        """Tokens of the records at `rows`, (len(rows), M, D) float16, in that order.
+    def read_tokens(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.floating]:
+        """Tokens of the records at `rows`, (len(rows), M, D), in that order: float16, or float32 where int8 is stored.
 
         rows: indices into `records`. Safe to call from several threads. Raises MapError where a picture's
         tokens cannot be read or are not as they were written, IndexError for a row that is not there,
         ValueError once the map is closed.
         """
         wanted = [self.records[_checked_row(row, len(self.records))] for row in rows]
-        tokens = np.empty((len(wanted), *self.token_shape), np.float16)
+        tokens = np.empty(
+            (len(wanted), *self.token_shape), np.float32 if self.token_format.type == "int8" else np.float16
+        )
         # In the order of the files and offsets: a disk reads forward several times as fast.
         for place in sorted(range(len(wanted)), key=lambda place: (wanted[place].segment, wanted[place].row)):
             record = wanted[place]
-            tokens[place] = self._segments[record.segment].read_tokens(record)
+            tokens[place] = self._segments[record.segment].read_tokens(record).load()
         return tokens
 
     def info(self) -> MapInfo:
@@ -125,6 +133,7 @@ class Map:
             segments=len(self._segments),
             descriptor_dim=self._meta.descriptor_dim,
             token_shape=self.token_shape,
+            tokens={**asdict(self.token_format), **self.settings.get(KEY, {})},
             bytes=size,
             model_bytes=model_size,
             bytes_per_picture=size / stored if stored else 0.0,

@@ -49,7 +49,7 @@ class Record:
     source: where the picture came from, such as the resolved path of that folder.
     timestamp: seconds, or None.
     segment, row: the segment's number and the row in its tensors.
-    descriptor_crc, tokens_crc: crc32 of the row's bytes in either tensor.
+    descriptor_crc, tokens_crc: crc32 of the row's bytes in either tensor, the scales of int8 tokens included.
     """
 
     id: int

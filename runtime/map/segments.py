@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -16,12 +17,12 @@ import safetensors.numpy
 
 from pairvpr.runtime.map.faults import damaged, reading
 from pairvpr.runtime.map.records import Record, Value, checksum
+from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
 
 FOLDER = "segments"
 
 DESCRIPTOR_TYPE = np.dtype("<f4")
-TOKEN_TYPE = np.dtype("<f2")
-_SAFETENSORS_TYPES = {"F32": DESCRIPTOR_TYPE, "F16": TOKEN_TYPE}
+_SAFETENSORS_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
 
 COLUMNS: dict[str, str] = {
     "number": "INTEGER PRIMARY KEY",
@@ -67,18 +68,20 @@ def segment_file(number: int) -> str:
 
 
 def write_segment(
-    folder: Path, number: int, descriptors: npt.NDArray[np.float32], tokens: npt.NDArray[np.float16]
+    folder: Path, number: int, descriptors: npt.NDArray[np.float32], tokens: Sequence[StoredTokens]
 ) -> SegmentEntry:
-    """Write descriptors (n, G) and tokens (n, M, D) so that the file is on the disk, whole, or not there.
+    """Write descriptors (n, G) and the tokens of n pictures so that the file is on the disk, whole, or not there.
 
     Raises OSError where it cannot be written; the temporary file is then removed.
     """
-    content = safetensors.numpy.save(
-        {
-            "descriptors": np.ascontiguousarray(descriptors, DESCRIPTOR_TYPE),
-            "tokens": np.ascontiguousarray(tokens, TOKEN_TYPE),
-        }
-    )
+    tensors = {
+        "descriptors": np.ascontiguousarray(descriptors, DESCRIPTOR_TYPE),
+        "tokens": np.stack([picture.values for picture in tokens]),
+    }
+    scales = [picture.scales for picture in tokens if picture.scales is not None]
+    if scales:
+        tensors["token_scales"] = np.stack(scales)
+    content = safetensors.numpy.save(tensors)
     header = content[: 8 + int.from_bytes(content[:8], "little")]
     file = segment_file(number)
     temporary = folder / f"{file}.tmp"
@@ -110,16 +113,21 @@ class Segment:
     Raises MapError where the file is missing, of another size, or its header is not as it was written.
     """
 
-    def __init__(self, folder: Path, entry: SegmentEntry, descriptor_dim: int, token_shape: tuple[int, int]):
+    def __init__(
+        self, folder: Path, entry: SegmentEntry, descriptor_dim: int, token_shape: tuple[int, int], token_type: str
+    ):
+        """token_shape: (M, D) as stored. token_type: one of `tokens.STORED`."""
         self.entry = entry
         self.path = folder / entry.file
         self._descriptor_dim = descriptor_dim
         self._token_shape = token_shape
+        self._token_type = STORED[token_type]
+        self._scaled = token_type == "int8"
         with reading(self.path):
             self._stream = FileIO(self.path, "r")
         try:
             with reading(self.path):
-                self._descriptors_at, self._tokens_at = self._read_header()
+                self._descriptors_at, self._tokens_at, self._scales_at = self._read_header()
         except BaseException:
             self._stream.close()
             raise
@@ -139,17 +147,20 @@ class Segment:
         if zlib.crc32(descriptors[record.row]) != record.descriptor_crc:
             raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
 
-    def read_tokens(self, record: Record) -> npt.NDArray[np.float16]:
-        """The record's tokens, (M, D) float16; raises MapError unless they are as they were written."""
-        size = self._token_bytes
-        content = self._read(self._tokens_at + record.row * size, size)
-        if zlib.crc32(content) != record.tokens_crc:
+    def read_tokens(self, record: Record) -> StoredTokens:
+        """The record's tokens; raises MapError unless they are as they were written."""
+        count, width = self._token_shape
+        values = self._read_row(self._tokens_at, record.row, count * width, self._token_type)
+        scales = self._read_row(self._scales_at, record.row, count, SCALE_TYPE) if self._scaled else None
+        tokens = StoredTokens(values.reshape(count, width), scales)
+        if tokens.crc() != record.tokens_crc:
             raise damaged(self.path, f"the tokens of {record.name!r} fail their checksum")
-        return np.frombuffer(content, TOKEN_TYPE).reshape(self._token_shape)
+        return tokens
 
-    @property
-    def _token_bytes(self) -> int:
-        return self._token_shape[0] * self._token_shape[1] * TOKEN_TYPE.itemsize
+    def _read_row(self, start: int, row: int, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """A row of a tensor that begins at `start` and has `count` numbers in each."""
+        size = count * dtype.itemsize
+        return np.frombuffer(self._read(start + row * size, size), dtype)
 
     def _read(self, offset: int, size: int) -> bytes:
         descriptor = self._stream.fileno()  # raises ValueError once closed, which is no damage
@@ -162,8 +173,8 @@ class Segment:
                 content += part
         return content
 
-    def _read_header(self) -> tuple[int, int]:
-        """Offsets in the file at which the descriptors and the tokens begin."""
+    def _read_header(self) -> tuple[int, int, int]:
+        """Offsets in the file at which descriptors, tokens and the tokens' scales begin; 0 where there are none."""
         size = os.fstat(self._stream.fileno()).st_size
         if size != self.entry.bytes:
             raise ValueError(f"it has {size} bytes in place of {self.entry.bytes}")
@@ -177,8 +188,11 @@ class Segment:
         tensors = json.loads(header)
         count, base = self.entry.count, 8 + length
         descriptors = _offset(tensors, "descriptors", DESCRIPTOR_TYPE, (count, self._descriptor_dim))
-        tokens = _offset(tensors, "tokens", TOKEN_TYPE, (count, *self._token_shape))
-        return base + descriptors, base + tokens
+        tokens = _offset(tensors, "tokens", self._token_type, (count, *self._token_shape))
+        if not self._scaled:
+            return base + descriptors, base + tokens, 0
+        scales = _offset(tensors, "token_scales", SCALE_TYPE, (count, self._token_shape[0]))
+        return base + descriptors, base + tokens, base + scales
 
 
 def _offset(tensors: dict[str, Any], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:

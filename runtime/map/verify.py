@@ -24,6 +24,7 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
     """
     path = Path(path)
     state = catalog.load(path, thorough=True)
+    meta = state.meta
     records: dict[int, list[Record]] = defaultdict(list)
     for record in state.records:
         records[record.segment].append(record)
@@ -34,7 +35,7 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
     done = 0
     for entry in state.segments:
         try:
-            segment = Segment(path / FOLDER, entry, state.meta.descriptor_dim, state.meta.token_shape)
+            segment = Segment(path / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
             with closing(segment):
                 damages += _damages(segment, records[entry.number])
         except MapError as error:

@@ -24,7 +24,8 @@ from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.faults import reading, writing
 from pairvpr.runtime.map.lock import WriterLock
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, TOKEN_TYPE, check_present, write_segment
+from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, write_segment
+from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
 from pairvpr.runtime.poses import Gps, Pose
 
 # A commit at the latest after so many pictures, or bytes of tokens: what a crash can cost.
@@ -54,20 +55,22 @@ class MapWriter:
     ) -> MapWriter:
         """Open the map in the folder `path` for adding, or create it there.
 
-        identity, descriptor_dim G and token_shape (M, D): of the bundle that makes the features; those of
-        an existing map must be the same. settings: JSON values; None leaves those of an existing map (a
-        new one has none), others must be equal to them. install_model: writes the bundle into the empty
-        folder it is given; called only to create a map; None to refuse where there is none.
+        identity, descriptor_dim G and token_shape (T, D): of the bundle that makes the features; those of
+        an existing map must be the same. settings: JSON values, see `TokenFormat` for how tokens are stored;
+        None leaves those of an existing map (a new one has none), others must be equal to them.
+        install_model: writes the bundle into the empty folder it is given; called only to create a map;
+        None to refuse where there is none.
 
         Raises MapError: no map and no `install_model`, a folder with other things in it, another writer,
         another identity, damage, a newer format, a folder that cannot be written.
         """
-        path = Path(path)
+        path, given = Path(path), (token_shape[0], token_shape[1])
+        asked = json.loads(json.dumps(dict(settings or {}), allow_nan=False))
         wanted = Meta(
             identity=identity,
-            settings=json.loads(json.dumps(dict(settings or {}), allow_nan=False)),
+            settings=asked,
             descriptor_dim=descriptor_dim,
-            token_shape=(token_shape[0], token_shape[1]),
+            token_shape=TokenFormat.of(asked).shape(given),
             created_by=__version__,
         )
         if install_model is None:
@@ -81,10 +84,13 @@ class MapWriter:
                 prepare_folder(path)  # again: another writer may have been at work until the lock was had
                 if not (path / catalog.FILE).exists():
                     create_map(path, wanted, install_model)
-            writer = cls(path, lock)
+            writer = cls(path, lock, given)
             stack.pop_all()
         try:
-            _check_same(path, writer._meta, wanted, settings is not None)
+            if settings is None:
+                held = writer._meta
+                wanted = dataclasses.replace(wanted, settings=held.settings, token_shape=held.token_format.shape(given))
+            _check_same(path, writer._meta, wanted)
         except BaseException:
             writer.close()
             raise
@@ -92,7 +98,7 @@ class MapWriter:
 
     @classmethod
     def edit(cls, path: str | Path) -> MapWriter:
-        """Open the map in the folder `path`, whatever model made it, to remove pictures.
+        """Open the map in the folder `path`, whatever model made it, to remove pictures, not to add any.
 
         Raises MapError: no map, another writer, damage, a newer format, a folder that cannot be written.
         """
@@ -101,13 +107,14 @@ class MapWriter:
         with ExitStack() as stack:
             lock = WriterLock(path)
             stack.callback(lock.close)
-            writer = cls(path, lock)
+            writer = cls(path, lock, None)
             stack.pop_all()
         return writer
 
-    def __init__(self, path: Path, lock: WriterLock):
+    def __init__(self, path: Path, lock: WriterLock, token_shape: tuple[int, int] | None):
         """Take over the folder of a map and its lock, remove what a crash left; see `open`."""
         self.path = path
+        self._token_shape = token_shape
         self._lock = lock
         self._pending: list[_Pending] = []
         self._usable = True
@@ -147,10 +154,10 @@ class MapWriter:
         pose: Pose | None = None,
         gps: Gps | None = None,
     ) -> None:
-        """Add one picture; `features` are those of one picture, (1, G) and (1, M, D).
+        """Add one picture; `features` are those of one picture, (1, G) and (1, T, D).
 
-        Raises MapError where the name is taken, the features are not finite in float16 tokens or not of
-        the map's shapes, a text or number cannot be stored, or a commit that is due fails.
+        Raises MapError where the name is taken, the features are not finite as they are stored or not of
+        the bundle's shapes, a text or number cannot be stored, or a commit that is due fails.
         """
         self._check_usable()
         if name in self._names:
@@ -182,7 +189,7 @@ class MapWriter:
                     self.path / FOLDER,
                     number,
                     np.stack([pending.descriptor for pending in self._pending]),
-                    np.stack([pending.tokens for pending in self._pending]),
+                    [pending.tokens for pending in self._pending],
                 )
             with writing(self.path / catalog.FILE):
                 catalog.append(self._connection, meta, segment, added)
@@ -253,19 +260,20 @@ class MapWriter:
         features: Features,
     ) -> _Pending:
         """The picture as it will be stored, its arrays copied; raises MapError where it cannot be."""
-        expected = ((1, self._meta.descriptor_dim), (1, *self._meta.token_shape))
+        if self._token_shape is None:
+            raise ValueError("a map that was opened with `edit` takes no pictures")
+        expected = ((1, self._meta.descriptor_dim), (1, *self._token_shape))
         if (features.descriptors.shape, features.tokens.shape) != expected:
             raise MapError(
                 f"the features of {name!r} have shapes {features.descriptors.shape} and "
-                f"{features.tokens.shape}, {self.path} holds {expected[0]} and {expected[1]}: "
+                f"{features.tokens.shape}, {self.path} takes {expected[0]} and {expected[1]}: "
                 "use the map's own model"
             )
-        with np.errstate(over="ignore"):  # too large for float16: not finite, and refused below
-            descriptor = features.descriptors[0].astype(DESCRIPTOR_TYPE)
-            tokens = features.tokens[0].astype(TOKEN_TYPE, order="C")
-        if not (np.isfinite(descriptor).all() and np.isfinite(tokens).all()):
+        descriptor = features.descriptors[0].astype(DESCRIPTOR_TYPE)
+        tokens = self._meta.token_format.store(features.tokens[0])
+        if not (np.isfinite(descriptor).all() and tokens.finite()):
             raise MapError(f"the features of {name!r} are not finite: check the picture, and the model's precision")
-        crcs = (zlib.crc32(descriptor), zlib.crc32(tokens))
+        crcs = (zlib.crc32(descriptor), tokens.crc())
         record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
         try:
             records.encode(record)
@@ -280,10 +288,10 @@ class _Pending:
 
     record: Record
     descriptor: npt.NDArray[np.float32]
-    tokens: npt.NDArray[np.float16]
+    tokens: StoredTokens
 
 
-def _check_same(path: Path, held: Meta, wanted: Meta, settings_too: bool) -> None:
+def _check_same(path: Path, held: Meta, wanted: Meta) -> None:
     if held.identity != wanted.identity:
         raise MapError(
             f"{path} was made with model {held.identity[:12]}, not {wanted.identity[:12]}: "
@@ -294,7 +302,7 @@ def _check_same(path: Path, held: Meta, wanted: Meta, settings_too: bool) -> Non
         raise MapError(
             f"{path} holds features of sizes {shapes[0]}, not {shapes[1]}: use its own model, {path / MODEL}"
         )
-    if settings_too and held.settings != wanted.settings:
+    if held.settings != wanted.settings:
         raise MapError(
             f"{path} was made with settings {json.dumps(held.settings)}, not {json.dumps(wanted.settings)}: "
             "use the same or build another map"

@@ -62,6 +62,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.runtime.openvino_engine",
         "pairvpr.runtime.reference",
         "pairvpr.runtime.sources",
+        "pairvpr.runtime.token_choice",
     ],
 )
 def test_imports(name: str) -> None:

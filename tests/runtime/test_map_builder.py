@@ -75,7 +75,9 @@ def test_every_picture_is_stored_as_the_model_sees_it(tmp_path: Path, model: Mod
     pictures, db = draw(tmp_path / "in", 0, 1), tmp_path / "map"
     draw(pictures / "deep" / "er", 2)
     steps: list[tuple[int, int]] = []
-    report = add_pictures(str(pictures), str(db), model, create=True, progress=lambda *step: steps.append(step))
+    report = add_pictures(
+        str(pictures), str(db), model, create=True, token_type="float16", progress=lambda *step: steps.append(step)
+    )
     assert (report.added, report.already, report.with_place, report.skipped) == (3, 0, 0, ())
     assert steps[-1] == (3, 3)
     with Map.open(db) as places:

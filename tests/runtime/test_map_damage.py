@@ -242,8 +242,8 @@ def test_verify_finds_all_damages(path):
 def test_a_newer_format(tmp_path, monkeypatch):
     path = tmp_path / "map"
     with monkeypatch.context() as patched:
-        patched.setattr(catalog, "FORMAT", 7)
+        patched.setattr(catalog, "FORMATS", {"float16": 7})
         MapWriter.open(path, **SHAPE, install_model=install_model).close()
     for call in (Map.open, verify_map, lambda path: MapWriter.open(path, **SHAPE)):
-        with pytest.raises(MapError, match=r"made by a newer pairvpr \(format 7, this one reads 1\): upgrade"):
+        with pytest.raises(MapError, match=r"made by a newer pairvpr \(format 7, this one reads 2\): upgrade"):
             call(path)

@@ -164,6 +164,9 @@ def test_pictures_are_removed_all_or_none(built):
         with pytest.raises(MapError, match=r"holds no picture 'x\.jpg': see `pairvpr map list`; nothing was removed"):
             store.remove(["4.jpg", "x.jpg"])
         assert store.remove([]) == 0
+        with pytest.raises(ValueError, match="takes no pictures"):
+            add(store, 20)
+    with open_writer(built) as store:
         add(store, 20)
         assert store.remove(["20.jpg"]) == 1  # added just now
         add(store, 20)
