@@ -168,6 +168,17 @@ def map_remove(names: tuple[str, ...], db: Path) -> None:
         click.echo(f"{db}: {writer.remove(names)} pictures removed")
 
 
+@map_group.command("compact")
+@db_option
+def map_compact(db: Path) -> None:
+    """Give back the room of removed pictures, and merge small segments."""
+    from pairvpr.runtime.map import MapWriter
+
+    with MapWriter.edit(db) as writer:
+        freed = writer.compact()
+    click.echo(f"{db}: {freed / 1e6:.1f} MB freed")
+
+
 @map_group.command("list")
 @db_option
 @format_option

@@ -183,6 +183,19 @@ def append(connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, re
     connection.execute("COMMIT")
 
 
+def replace(
+    connection: sqlite3.Connection, meta: Meta, segments: Sequence[SegmentEntry], records: Sequence[Record]
+) -> None:
+    """Commit that the map consists of these segments and records alone; raises as `append`."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("DELETE FROM segments")
+    connection.execute("DELETE FROM records")
+    _insert(connection, "segments", [segment.encode() for segment in segments])
+    _insert(connection, "records", [records_table.encode(record) for record in records])
+    connection.executemany("UPDATE meta SET value = ? WHERE key = ?", [(value, key) for key, value in meta.encode()])
+    connection.execute("COMMIT")
+
+
 def delete(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
     """Commit that these records, marked as deleted, take the place of those of the same ids; raises as `append`."""
     connection.execute("BEGIN IMMEDIATE")
@@ -212,6 +225,8 @@ def _select(
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    if not rows:
+        return
     places = ", ".join("?" * len(rows[0]))
     connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
 

@@ -67,7 +67,17 @@ class Map:
         Raises MapError: no map, damage, a newer format, a file that cannot be read.
         """
         path = Path(path)
-        state = catalog.load(path)
+        while True:
+            state = catalog.load(path)
+            try:
+                return cls._of(path, state)
+            except MapError:
+                if catalog.load(path).segments == state.segments:
+                    raise
+                # else a writer has compacted the map meanwhile: its old files are gone, the new ones are there
+
+    @classmethod
+    def _of(cls, path: Path, state: Catalog) -> Map:
         _allow_open_files(path, len(state.segments))
         with ExitStack() as stack:
             segments: dict[int, Segment] = {}

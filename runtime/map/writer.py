@@ -6,8 +6,9 @@ import dataclasses
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,13 +25,22 @@ from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.faults import reading, writing
 from pairvpr.runtime.map.lock import WriterLock
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, write_segment
+from pairvpr.runtime.map.segments import (
+    DESCRIPTOR_TYPE,
+    FOLDER,
+    Segment,
+    SegmentEntry,
+    check_present,
+    write_segment,
+)
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
 from pairvpr.runtime.poses import Gps, Pose
 
 # A commit at the latest after so many pictures, or bytes of tokens: what a crash can cost.
 COMMIT_PICTURES = 256
 COMMIT_BYTES = 64 * 2**20
+SEGMENT_BYTES = 256 * 2**20
+"""Of a compacted segment: it is made in memory."""
 
 _SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
 
@@ -98,7 +108,7 @@ class MapWriter:
 
     @classmethod
     def edit(cls, path: str | Path) -> MapWriter:
-        """Open the map in the folder `path`, whatever model made it, to remove pictures, not to add any.
+        """Open the map in the folder `path`, whatever model made it, to remove pictures or compact it, not to add any.
 
         Raises MapError: no map, another writer, damage, a newer format, a folder that cannot be written.
         """
@@ -129,11 +139,10 @@ class MapWriter:
                 check_present(path / FOLDER, entry)
             _remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
             stack.pop_all()
-        self._meta = state.meta
+        self._meta, self._segments = state.meta, state.segments
         self._records = {record.name: record for record in state.records if not record.deleted}
         self._names = {name: record.source for name, record in self._records.items()}
         self._last_id = max((record.id for record in state.records), default=0)
-        self._last_segment = max((entry.number for entry in state.segments), default=0)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -174,7 +183,7 @@ class MapWriter:
         self._check_usable()
         if not self._pending:
             return
-        number = self._last_segment + 1
+        number = self._next_segment()
         added = [
             dataclasses.replace(pending.record, id=self._last_id + 1 + row, segment=number, row=row)
             for row, pending in enumerate(self._pending)
@@ -196,7 +205,8 @@ class MapWriter:
         except BaseException:
             self._connection.close()
             raise
-        self._meta, self._last_id, self._last_segment = meta, added[-1].id, number
+        self._meta, self._last_id = meta, added[-1].id
+        self._segments.append(segment)
         self._records.update((record.name, record) for record in added)
         self._pending.clear()
         self._usable = True
@@ -227,6 +237,63 @@ class MapWriter:
             del self._records[name], self._names[name]
         self._usable = True
         return len(gone)
+
+    def compact(self) -> int:
+        """Rewrite the map in large segments without what was removed; returns the bytes that this frees.
+
+        In one commit, after committing the pictures added so far. Needs room for both until then; readers that have the
+        map open go on with the old files. Raises MapError where a picture is damaged, which leaves the map as it is.
+        """
+        self._check_usable()
+        self.commit()
+        live = sorted(self._records.values(), key=lambda record: record.id)
+        per_picture = sum(entry.bytes for entry in self._segments) / max(1, self._meta.records)
+        step = max(1, int(SEGMENT_BYTES / max(1.0, per_picture)))
+        if len(live) == self._meta.records and len(self._segments) <= -(-len(live) // step):
+            return 0
+        old, first = self._segments, self._next_segment()
+        segments: list[SegmentEntry] = []
+        moved: list[Record] = []
+        self._usable = False  # as in `commit`
+        try:
+            for start in range(0, len(live), step):
+                some = live[start : start + step]
+                segment = self._rewrite(first + len(segments), some)
+                moved += [dataclasses.replace(r, segment=segment.number, row=row) for row, r in enumerate(some)]
+                segments.append(segment)
+            meta = dataclasses.replace(self._meta, segments=len(segments), records=len(moved))
+            with writing(self.path / catalog.FILE):
+                catalog.replace(self._connection, meta, segments, moved)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._meta, self._segments = meta, segments
+        self._records = {record.name: record for record in moved}
+        _remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
+        self._usable = True
+        return sum(entry.bytes for entry in old) - sum(entry.bytes for entry in segments)
+
+    def _rewrite(self, number: int, wanted: Sequence[Record]) -> SegmentEntry:
+        """A new segment of pictures that lie in others, each checked as it is read."""
+        descriptors = np.empty((len(wanted), self._meta.descriptor_dim), DESCRIPTOR_TYPE)
+        tokens: dict[int, StoredTokens] = {}
+        places = sorted(range(len(wanted)), key=lambda place: (wanted[place].segment, wanted[place].row))
+        for source, some in groupby(places, key=lambda place: wanted[place].segment):
+            entry = next(entry for entry in self._segments if entry.number == source)
+            token_type = self._meta.token_format.type
+            segment = Segment(self.path / FOLDER, entry, self._meta.descriptor_dim, self._meta.token_shape, token_type)
+            with closing(segment):
+                stored = segment.read_descriptors()
+                for place in some:
+                    segment.check_descriptor(stored, wanted[place])
+                    descriptors[place] = stored[wanted[place].row]
+                    tokens[place] = segment.read_tokens(wanted[place])
+        with writing(self.path / FOLDER):
+            return write_segment(self.path / FOLDER, number, descriptors, [tokens[i] for i in range(len(wanted))])
+
+    def _next_segment(self) -> int:
+        """A number that no segment has; files of a number are never replaced, as a reader may have them open."""
+        return max((entry.number for entry in self._segments), default=0) + 1
 
     def close(self) -> None:
         """Let go of the map; pictures that were not committed are dropped."""

@@ -72,37 +72,71 @@ def start(*arguments):
     return process
 
 
+def dies(step, job):
+    """Whether a forked process dies at its n-th use of a file before it has done the job."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def hook(event, arguments):
+            nonlocal left
+            if event in {"open", "os.rename", "os.mkdir", "os.remove", "sqlite3.connect"}:
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+
+        sys.addaudithook(hook)
+        job()
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), status
+    return status != 0
+
+
+def edit(path):
+    """Remove the last of 3 commits' pictures, and compact."""
+    with MapWriter.edit(path) as store:
+        store.remove([f"{3 * PER_COMMIT - 1}.jpg"])
+        store.compact()
+
+
 def die_at_every_step(path):
-    """Write 2 commits in a forked process that dies at its n-th use of a file, for every n.
+    """Write 2 commits in a process that dies at its n-th use of a file, for every n.
 
     After each death the map must be whole, and must be completed by another writer.
     """
     step = 0
     while True:
         folder = path / str(step)
-        child = os.fork()
-        if child == 0:
-            left = step
-
-            def hook(event, arguments):
-                nonlocal left
-                if event in {"open", "os.rename", "os.mkdir", "os.remove", "sqlite3.connect"}:
-                    if left == 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    left -= 1
-
-            sys.addaudithook(hook)
-            write(folder, 2 * PER_COMMIT)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status in (0, -signal.SIGKILL), status
+        died = dies(step, lambda folder=folder: write(folder, 2 * PER_COMMIT))
         if (folder / catalog.FILE).exists():
             assert check(folder) % PER_COMMIT == 0
         write(folder, 2 * PER_COMMIT)
         assert check(folder) == 2 * PER_COMMIT
         assert {file.name for file in folder.iterdir()} == {"lock", "map.sqlite", "model", "segments"}
         assert len(list((folder / FOLDER).iterdir())) == 2
-        if status == 0:
+        if not died:
+            print("steps", step, flush=True)  # noqa: T201
+            return
+        step += 1
+
+
+def edit_and_die_at_every_step(path):
+    """Remove a picture and compact, in a process that dies at its n-th use of a file, for every n."""
+    step, counts = 0, set()
+    while True:
+        folder = path / str(step)
+        write(folder, 3 * PER_COMMIT)
+        died = dies(step, lambda folder=folder: edit(folder))
+        counts.add((check(folder), catalog.load(folder).meta.segments))
+        assert verify_map(folder) == []
+        with MapWriter.edit(folder) as store:
+            store.compact()
+            assert len(store.names()) in (3 * PER_COMMIT, 3 * PER_COMMIT - 1)
+        check(folder)
+        assert len(list((folder / FOLDER).iterdir())) == 1
+        if not died:
+            assert counts == {(9, 3), (8, 3), (8, 1)}  # before, between and after the two commits
             print("steps", step, flush=True)  # noqa: T201
             return
         step += 1
@@ -135,6 +169,13 @@ def test_a_writer_killed_at_every_step(tmp_path):
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert int(said.split()[-1]) > 15
+
+
+def test_an_editor_killed_at_every_step(tmp_path):
+    process = start("edit", tmp_path)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert int(said.split()[-1]) > 6
 
 
 def test_a_reader_beside_a_writer(tmp_path):
@@ -251,5 +292,7 @@ if __name__ == "__main__":
     print("ready", flush=True)  # noqa: T201
     if sys.argv[1] == "write":
         write(Path(sys.argv[2]), int(sys.argv[3]))
-    else:
+    elif sys.argv[1] == "die":
         die_at_every_step(Path(sys.argv[2]))
+    else:
+        edit_and_die_at_every_step(Path(sys.argv[2]))

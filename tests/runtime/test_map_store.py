@@ -1,5 +1,6 @@
 """What is written to a map comes back, in the order asked for, and nothing else is let in."""
 
+import dataclasses
 import sqlite3
 import subprocess
 import sys
@@ -194,6 +195,87 @@ def test_there_is_nothing_to_edit(tmp_path, built):
         MapWriter.edit(tmp_path / "nothing")
     with MapWriter.edit(built), pytest.raises(MapError, match="process"):
         MapWriter.edit(built)
+
+
+def test_a_compacted_map_is_the_same_map(built):
+    with MapWriter.edit(built) as store:
+        store.remove(["4.jpg", "0.jpg"])
+    with Map.open(built) as before:
+        size = before.info().bytes
+        with MapWriter.edit(built) as store:
+            freed = store.compact()
+            assert store.compact() == 0
+        assert [file.name for file in (built / "segments").iterdir()] == ["000004.safetensors"]
+        with Map.open(built) as after:
+            assert [dataclasses.replace(r, segment=0, row=0) for r in after.records] == [
+                dataclasses.replace(r, segment=0, row=0) for r in before.records
+            ]
+            np.testing.assert_array_equal(after.descriptors, before.descriptors)
+            np.testing.assert_array_equal(
+                after.read_tokens(range(8)), before.read_tokens(range(8))
+            )  # of files now gone
+            assert (after.info().deleted, after.info().segments) == (0, 1)
+            assert 0 < freed < size - after.info().bytes + 4096  # the catalog has pages
+    assert verify_map(built) == []
+    with open_writer(built) as store:
+        add(store, 0, 20)
+    with Map.open(built) as opened:
+        assert [record.name for record in opened.records[-2:]] == ["0.jpg", "20.jpg"]
+        assert opened.records[-1].id == 12
+
+
+def test_compacted_segments_are_of_a_size_to_hold_in_memory(built, monkeypatch):
+    size = sum(file.stat().st_size for file in (built / "segments").iterdir())
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 0.4 * size + 1)  # four pictures
+    with MapWriter.edit(built) as store:
+        store.remove(["9.jpg"])
+        store.compact()
+    with Map.open(built) as opened:
+        assert opened.info().segments == 3
+        np.testing.assert_array_equal(opened.read_tokens([8]), features_of(8).tokens.astype(np.float16))
+
+
+def test_a_map_of_nothing_is_compacted_too(built):
+    with MapWriter.edit(built) as store:
+        store.remove([f"{i}.jpg" for i in range(10)])
+        assert store.compact() > 0
+    assert not list((built / "segments").iterdir())
+    with open_writer(built) as store:
+        add(store, 3)
+    with Map.open(built) as opened:
+        assert [record.name for record in opened.records] == ["3.jpg"]
+
+
+def test_damage_is_not_compacted_away(built):
+    file = built / "segments" / "000003.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 4
+    file.write_bytes(content)
+    store = MapWriter.edit(built)
+    store.remove(["0.jpg"])
+    with pytest.raises(MapError, match=r"000003\.safetensors.*tokens of '.\.jpg' fail"):
+        store.compact()
+    store.close()
+    with MapWriter.edit(built):
+        assert len(list((built / "segments").iterdir())) == 3  # and what was written by then is gone
+    with Map.open(built) as opened:
+        assert len(opened.records) == 9
+
+
+def test_a_map_that_is_compacted_while_it_is_opened(built, monkeypatch):
+    load, compacted = catalog.load, []
+
+    def load_and_compact(path):
+        state = load(path)
+        if not compacted:
+            with MapWriter.edit(path) as store:
+                compacted.append(store.compact())
+        return state
+
+    monkeypatch.setattr(catalog, "load", load_and_compact)
+    with Map.open(built) as opened:
+        assert len(opened.read_tokens(range(10))) == 10
+        assert opened.info().segments == 1
 
 
 def test_commits_come_by_themselves(path, monkeypatch):
