@@ -163,7 +163,7 @@ def test_dynamic_graphs_keep_fused_attention(made) -> None:
     folder = made[0]
     counts = Counter(
         node.op_type
-        for node in onnx.load(str(folder / "pair_suffix.int8-dynamic.onnx"), load_external_data=False).graph.node
+        for node in onnx.load(str(folder / "pair_prefix.int8-dynamic.onnx"), load_external_data=False).graph.node
     )
     assert counts["MatMulInteger"] > counts["MultiHeadAttention"] > 0
     assert counts["DynamicQuantizeLinear"] > 0
