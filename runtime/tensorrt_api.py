@@ -190,7 +190,7 @@ class Network:
                 raise _fail(f"{self.name}: TensorRT refuses the batch sizes", "give others with --batches")
         # An old or foreign cache is refused by TensorRT: then it starts with an empty one.
         cache: tensorrt.ITimingCache = config.create_timing_cache(timing_cache)
-        if not config.set_timing_cache(cache, False):
+        if cache is None or not config.set_timing_cache(cache, False):
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         config.progress_monitor = reporter = _reporter(monitor)
