@@ -152,6 +152,15 @@ def test_without_tensorrt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> No
     assert not (bundle.path / "engines").exists()
 
 
+def test_export_asks_for_tensorrt_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="needs the extra export")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    done = run("export", "--fp16", "--tensorrt", "--out", tmp_path / "out")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+    assert "TensorRT cannot be imported" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_cuda_python(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_api, "load", lambda: None)
     monkeypatch.setitem(sys.modules, "cuda", None)

@@ -1,6 +1,7 @@
 """Our graphs in a real TensorRT: TensorRT-RTX, which has the same API and parser and builds without a GPU.
 
-A plan cannot be run or inspected without one, and it keeps no timings: its caches are empty. Install tensorrt-rtx-cu13-libs and tensorrt-rtx-cu13-bindings.
+A plan cannot be run or inspected without one, and it keeps no timings: its caches are empty. To run these tests,
+install tensorrt-rtx-cu13-libs and tensorrt-rtx-cu13-bindings.
 """
 
 from __future__ import annotations
