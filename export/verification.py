@@ -73,7 +73,7 @@ def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progre
     measured: dict[str, float] = {}
     for cpu in (False, True):
         graphs = {name: OnnxRuntimeEngine(bundle.graph(precision, name, cpu), "cpu") for name in GRAPHS}
-        engines = Engines(**graphs, device="cpu", precision=precision, description="verification")
+        engines = Engines(**graphs, device="cpu", precision=precision, description="verification", largest_batch=None)
         for batch in BATCHES:
             progress(f"{precision}{', CPU form' if cpu else ''}: comparing with the network, batch {batch}")
             errors = _compare(Model(bundle, engines, batch), truth, precision, f"batch {batch}")

@@ -15,6 +15,7 @@ from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_mod
 
 if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
+    from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.model import Model
 
 FOLDER = click.Path(path_type=Path)
@@ -52,15 +53,22 @@ def main() -> None:
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
 @click.option("--int8", "precision", flag_value="int8", help="8-bit linear layers, judged against float32.")
 @click.option("--calibration-images", type=FOLDER, help="For --int8: at least 264 pictures like the robot's own.")
+@click.option("--tensorrt", is_flag=True, help="Build TensorRT engines too, for the GPU of this computer.")
 @click.option("--out", type=FOLDER, help="The bundle's folder. Default: models/<preset>.")
 def export(
-    checkpoint: str | None, preset: str | None, precision: str, calibration_images: Path | None, out: Path | None
+    checkpoint: str | None,
+    preset: str | None,
+    precision: str,
+    calibration_images: Path | None,
+    tensorrt: bool,
+    out: Path | None,
 ) -> None:
     """Export a checkpoint (the default model without one) to a bundle of ONNX graphs."""
     if checkpoint and preset:
         raise click.UsageError("--checkpoint and --preset exclude each other")
     if (precision == "int8") != (calibration_images is not None):
         raise click.UsageError("--int8 and --calibration-images go together")
+    from pairvpr.export.tensorrt import require
     from pairvpr.runtime import onnxruntime_engine
 
     onnxruntime_engine.load()  # every export is compared with the network by it
@@ -72,6 +80,8 @@ def export(
             f'export needs torch, timm and onnx, several GB ({error}); run pip install "pairvpr[export]"'
         ) from error
 
+    if tensorrt:
+        require()
     start = time.monotonic()
     loaded = load_checkpoint(checkpoint) if checkpoint else seeded_checkpoint(preset or DEFAULT_PRESET)
     folder = out or Path("models") / _folder_name(loaded.network.config.preset, checkpoint)
@@ -87,6 +97,60 @@ def export(
     for name, info in bundle.info.precisions.items():
         if name.partition("-")[0] == precision:
             click.echo(f"{folder}: {name}, " + ", ".join(f"{k} {v:.3g}" for k, v in info.errors.items()))
+    if tensorrt:
+        _build_engines(bundle, "int8-fp16" if precision == "int8" else precision)
+
+
+@main.group("engines", cls=Group)
+def engines_group() -> None:
+    """TensorRT engines, built on the device that runs them."""
+
+
+@engines_group.command("build")
+@click.option("--model", type=FOLDER, help="The bundle to build engines for.")
+@click.option("--db", type=FOLDER, help="The map for whose model to build them.")
+@click.option("--fp16", "precision", flag_value="fp16", help="Half precision (the default where the bundle has it).")
+@click.option("--int8", "precision", flag_value="int8-fp16", help="8-bit linear layers, the rest in half precision.")
+@click.option(
+    "--batches", default="1,8,32,100", show_default=True, help="Batch sizes to tune for; the last is the most."
+)
+@click.option("--workspace", type=click.IntRange(min=1), help="MiB of scratch memory a layer may take.")
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="How long to search for fast code. Default: 3.")
+@click.option("--version-compatible", is_flag=True, help="For later versions of the same major TensorRT too.")
+@click.option("--hardware-compatible", is_flag=True, help="For other GPUs from Ampere on too; not on a Jetson.")
+def engines_build(
+    model: Path | None,
+    db: Path | None,
+    precision: str | None,
+    batches: str,
+    workspace: int | None,
+    optimization_level: int | None,
+    version_compatible: bool,
+    hardware_compatible: bool,
+) -> None:
+    """Build and check TensorRT engines of a bundle, here, for here. Takes minutes."""
+    if (model is None) == (db is None):
+        raise click.UsageError("give --model BUNDLE or --db MAP")
+    sizes = batches.split(",")
+    if not all(size.strip().isdecimal() for size in sizes):
+        raise click.UsageError(f"--batches {batches}: give numbers with commas between them")
+    from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.tensorrt_api import Settings
+
+    if db is not None:
+        with Map.open(db) as places:
+            model = places.model_path
+    settings = Settings(workspace and workspace << 20, optimization_level, version_compatible, hardware_compatible)
+    _build_engines(Bundle.open(model or Path()), precision, [int(size) for size in sizes], settings)
+
+
+def _build_engines(bundle: Bundle, precision: str | None, *options: Any) -> None:
+    from pairvpr.export.tensorrt import build_engines
+
+    say_model(bundle)
+    folder = build_engines(bundle, precision, Meters(), *options)
+    click.echo(f"{folder}: engines of all graphs, within tolerance at every batch size")
 
 
 @main.group("map", cls=Group)

@@ -37,6 +37,8 @@ ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntim
 
 INSTALL_CPU, INSTALL_GPU = 'pip install "pairvpr[cpu]"', 'pip install "pairvpr[gpu]"'
 INSTALL_OPENVINO = 'pip install "pairvpr[openvino]"'
+INSTALL_CUDA = 'pip install "pairvpr[tensorrt]", with CUDA 12 pip install "pairvpr[tensorrt]" "cuda-python<13"'
+OLDEST_TENSORRT = (10, 3)
 REINSTALL = "pip install --force-reinstall --no-deps pairvpr"
 
 
@@ -63,7 +65,7 @@ def examine() -> list[Check]:
         *_tried(ENGINE, lambda: _engine(gpu=bool(graphics))),
         *_tried(OPENVINO, _openvino),
         *_tried(MODEL, _default_model),
-        _tensorrt(gpu=bool(graphics)),
+        *_tensorrt(gpu=bool(graphics)),
         _extra("PyAV", "av", "video", "for videos, cameras and streams"),
         _extra("rosbags", "rosbags", "bags", "for ROS bags"),
         *_export_parts(),
@@ -257,7 +259,18 @@ def _reference(bundle: Bundle) -> Check:
     return Check(name, "broken", detail, "try another version of onnxruntime, and report this page")
 
 
-def _tensorrt(gpu: bool) -> Check:
+def _tensorrt(gpu: bool) -> list[Check]:
+    """TensorRT, and what it takes to run its engines; none of which is tried: that takes an engine."""
+    found = _tensorrt_itself(gpu)
+    if found.state != "ok":
+        return [found]
+    name, problem = "cuda-python", _import_problem("cuda.bindings.runtime")
+    if problem is None:
+        return [found, Check(name, "ok", _version(name) or "version not known")]
+    return [found, Check(name, "missing", f"optional, for TensorRT engines: {problem}", INSTALL_CUDA)]
+
+
+def _tensorrt_itself(gpu: bool) -> Check:
     name, module = "TensorRT", "tensorrt"
     if _find(module) is None:
         if not gpu:
@@ -269,7 +282,10 @@ def _tensorrt(gpu: bool) -> Check:
     problem = _import_problem(module)
     if problem is not None:
         return Check(name, "broken" if gpu else "info", problem)
-    return Check(name, "ok", str(getattr(importlib.import_module(module), "__version__", "version not known")))
+    version = str(getattr(importlib.import_module(module), "__version__", "0"))
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_TENSORRT:
+        return Check(name, "info", f"{version}: too old for engines, which need 10.3, as JetPack 6.1 has it")
+    return Check(name, "ok", f"{version}; `pairvpr engines build` makes engines for it")
 
 
 def _extra(name: str, module: str, extra: str, use: str) -> Check:

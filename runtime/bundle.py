@@ -24,6 +24,7 @@ FORMAT = 1
 GRAPHS = ("encoder", "pair_prefix", "pair_suffix")
 FILE = "bundle.json"
 REFERENCE = "reference.safetensors"
+ENGINES = "engines"
 RESTORE = "copy the bundle again or export it again with `pairvpr export`"
 
 
@@ -234,6 +235,11 @@ class Bundle:
                 beside.unlink()
             raise _cannot_write(self.path, error) from error
         self.info = info
+
+
+def has_plans(bundle: Bundle) -> bool:
+    """Whether TensorRT plans of whatever kind lie in the bundle."""
+    return any((bundle.path / ENGINES).glob("*/*.plan"))
 
 
 def sha256(file: Path) -> str:

@@ -11,17 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import GRAPHS, Bundle, has_plans
 
 log = logging.getLogger(__name__)
 
-DEVICES = ("auto", "cpu", "cuda", "openvino")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16", "int8-dynamic", "bf16")
 # What each device prefers among the precisions a bundle has. ONNX Runtime's CUDA multiplies Q/DQ graphs in float.
 PREFERENCES = {
     "cpu": ("int8-dynamic", "int8", "fp32", "fp16"),
     "cuda": ("fp16", "fp32"),
     "openvino": ("int8", "fp32", "fp16"),
+    "tensorrt": ("fp16", "fp32"),  # INT8 is often no faster there: only when asked for
 }
 ARITHMETIC = {"f32": "float32", "bf16": "bfloat16"}
 
@@ -55,7 +56,10 @@ def try_engine(open_graph: Callable[[bytes], Engine]) -> str | None:
 
 @dataclass(frozen=True)
 class Engines:
-    """A bundle's three graphs, ready to run, and what they run on."""
+    """A bundle's three graphs, ready to run, and what they run on.
+
+    largest_batch: most pictures or pairs that they take at once, None without a limit.
+    """
 
     encoder: Engine
     pair_prefix: Engine
@@ -63,6 +67,7 @@ class Engines:
     device: str
     precision: str
     description: str
+    largest_batch: int | None
 
 
 def open_engines(
@@ -70,10 +75,11 @@ def open_engines(
 ) -> Engines:
     """Load a bundle's graphs on a device.
 
-    device: "auto" takes CUDA where ONNX Runtime has it and it works, else the CPU; anything else is obtained or
-    refused. precision: None takes the device's best that the bundle has; "bf16" runs the float32 graphs, or else the
-    float16 ones, in bfloat16 arithmetic, which only OpenVINO has. threads: CPU threads, None for the engine's own
-    choice. Raises EngineError or BundleError.
+    device: "auto" takes TensorRT where the bundle has plans for this GPU, else CUDA where ONNX Runtime has it and it
+    works, else the CPU, and logs which and why; anything else is obtained or refused. precision: None takes the
+    device's best that the bundle has; "bf16" runs the float32 graphs, or else the float16 ones, in bfloat16
+    arithmetic, which only OpenVINO has. threads: CPU threads, None for the engine's own choice. Raises EngineError or
+    BundleError.
     """
     if device not in DEVICES:
         raise EngineError(f"device {device}: unknown; choose one of {', '.join(DEVICES)}")
@@ -81,8 +87,15 @@ def open_engines(
         raise EngineError(f"threads {threads}: give at least 1")
     if precision == "bf16" and device != "openvino":
         raise EngineError(f"precision bf16: not on device {device}; it needs --device openvino")
-    if precision == "int8-dynamic" and device in ("cuda", "openvino"):
+    if precision == "int8-dynamic" and device in ("cuda", "tensorrt", "openvino"):
         raise EngineError(f"precision int8-dynamic: not on device {device}; it is for --device cpu")
+    if device == "tensorrt":
+        return _open_tensorrt(bundle, precision)
+    if device == "auto" and has_plans(bundle):
+        try:
+            return _open_tensorrt(bundle, precision)
+        except EngineError as error:
+            log.info("not TensorRT: %s", error)
     if device == "openvino":
         return _open_openvino(bundle, precision, threads)
     return _open_onnxruntime(bundle, device, precision, threads)
@@ -100,7 +113,24 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
     if cpu and precision == "fp16":
         description += " weights cast up at load (float32 arithmetic)"
     log.info("engine: %s", description)
-    return Engines(**graphs, device=device, precision=precision, description=description)
+    return Engines(**graphs, device=device, precision=precision, description=description, largest_batch=None)
+
+
+def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
+    from pairvpr.runtime import tensorrt_engine as trt
+
+    precision = _choose_precision(bundle, "tensorrt", precision)
+    plans = trt.matching_plans(bundle, precision)
+    graphs = trt.open_plans(plans)
+    description = f"{trt.description()}, {precision}"
+    log.info("engine: %s", description)
+    return Engines(
+        **graphs,
+        device="tensorrt",
+        precision=precision,
+        description=description,
+        largest_batch=trt.largest_batch(plans),
+    )
 
 
 def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -> Engines:
@@ -116,7 +146,8 @@ def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -
     remainder = " for what is not INT8" if stored.startswith("int8") else ""
     description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"
     log.info("engine: %s", description)
-    return Engines(**graphs, device="openvino", precision=precision or stored, description=description)
+    precision = precision or stored
+    return Engines(**graphs, device="openvino", precision=precision, description=description, largest_batch=None)
 
 
 def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:

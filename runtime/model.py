@@ -64,7 +64,8 @@ class Model:
     def __init__(self, bundle: Bundle, engines: Engines, batch_size: int | None = None) -> None:
         self.bundle = bundle
         self.engines = engines
-        self.batch_size = batch_size or pair_batch(bundle.info.dims, available_memory())
+        fitting = pair_batch(bundle.info.dims, available_memory())
+        self.batch_size = batch_size or min(fitting, engines.largest_batch or fitting)
 
     @property
     def picture_size(self) -> tuple[int, int]:

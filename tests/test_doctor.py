@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -276,3 +277,31 @@ def test_importing_the_doctor_imports_nothing_heavy() -> None:
     code = "import sys, pairvpr.doctor; print(*{m.partition('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert not {"numpy", "faiss", "onnxruntime", "torch", "av", "PIL"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "told"), [("10.3.0", "ok", "10.3.0; `pairvpr engines build`"), ("8.6.2", "info", "too old")]
+)
+def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, version: str, state: str, told: str) -> None:
+    module = ModuleType("tensorrt")
+    module.__version__ = version  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    found, *rest = doctor._tensorrt(gpu=True)
+    assert found.state == state
+    assert told in found.detail
+    if state == "ok":
+        (driver,) = rest
+        assert (driver.name, driver.state) == ("cuda-python", "missing")
+        assert 'pip install "pairvpr[tensorrt]" "cuda-python<13"' in (driver.remedy or "")
+
+
+def test_missing_tensorrt_is_told_where_it_would_be_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(doctor, "_find", lambda module: None)
+    monkeypatch.setattr(machine, "jetson_release", lambda: None)
+    assert doctor._tensorrt(gpu=True)[0].remedy == "pip install tensorrt"
+    assert doctor._tensorrt(gpu=False)[0].state == "info"
+    monkeypatch.setattr(machine, "jetson_release", lambda: "R36.4.3")
+    assert "--system-site-packages" in (doctor._tensorrt(gpu=True)[0].remedy or "")

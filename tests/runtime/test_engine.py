@@ -99,7 +99,7 @@ def test_bfloat16_is_openvinos_alone(both: Bundle, device: str) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "", "CPU", "cuda:0"])
 def test_unknown_device(fp16_only: Bundle, device: str) -> None:
-    with pytest.raises(EngineError, match="unknown; choose one of auto, cpu, cuda, openvino"):
+    with pytest.raises(EngineError, match="unknown; choose one of auto, cpu, cuda, tensorrt, openvino"):
         open_engines(fp16_only, device)
 
 

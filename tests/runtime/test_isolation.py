@@ -54,6 +54,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.demo.run",
         "pairvpr.doctor",
         "pairvpr.export",
+        "pairvpr.export.tensorrt",
         "pairvpr.runtime",
         "pairvpr.runtime.cli",
         "pairvpr.runtime.map",
@@ -62,6 +63,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.runtime.openvino_engine",
         "pairvpr.runtime.reference",
         "pairvpr.runtime.sources",
+        "pairvpr.runtime.tensorrt_engine",
         "pairvpr.runtime.token_choice",
     ],
 )

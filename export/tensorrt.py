@@ -1,0 +1,325 @@
+"""TensorRT plans of a bundle, built and checked on the device that will run them. No torch, no onnx."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairvpr import machine
+from pairvpr.errors import EngineError
+from pairvpr.runtime import cuda, tensorrt_api
+from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle
+from pairvpr.runtime.engine import PREFERENCES, Engine, Engines
+from pairvpr.runtime.features import Features
+from pairvpr.runtime.model import Model
+from pairvpr.runtime.plans import (
+    BATCHES,
+    PlanInfo,
+    folder_name,
+    graph_profiles,
+    info_file,
+    plan_name,
+    sources,
+)
+from pairvpr.runtime.reference import TOLERANCES, Errors, Reference, measure
+from pairvpr.runtime.tensorrt_api import Monitor, Network, Settings
+from pairvpr.runtime.tensorrt_engine import open_plans
+
+PRODUCTS = {"fp32": "float32", "fp16": "float16", "int8-fp16": "float16"}
+"""Precisions that can be built, and the type that their matrix products have in the network."""
+WRITTEN = {"fp32": "fp32", "fp16": "fp16", "int8-fp16": "int8"}
+"""The type that layers of a plan must be found to write."""
+
+DEFAULTS = Settings()
+
+Progress = Callable[[str, int, int], None]
+
+
+def require() -> None:
+    """Raise EngineError where no plan can be built here: without TensorRT, cuda-python or a GPU."""
+    tensorrt_api.load()
+    cuda.gpu()
+
+
+def build_engines(
+    bundle: Bundle,
+    precision: str | None,
+    progress: Progress,
+    batches: Sequence[int] = BATCHES,
+    settings: Settings = DEFAULTS,
+) -> Path:
+    """Build a plan of each graph, one graph at a time, check them, and put them into the bundle; their folder.
+
+    precision: None for float16, or float32 where the bundle has no other. batches: sizes to tune for; all up to the
+    largest can be run. Raises EngineError, BundleError or KeyboardInterrupt; then the bundle keeps what it had.
+    """
+    precision = _choose(bundle, precision)
+    batches = sorted(set(batches))
+    if not batches or batches[0] < 1:
+        raise EngineError(f"batch sizes {', '.join(map(str, batches)) or 'none'}: give sizes of at least 1")
+    require()
+    bundle.reference()
+    gpu, version = cuda.gpu(), tensorrt_api.version()
+    with _writing(bundle.path / ENGINES) as workshop:
+        final = workshop.parent / folder_name(gpu, version)
+        final.mkdir(exist_ok=True)
+        described = {}
+        for graph in GRAPHS:
+            built = _build(bundle, precision, graph, batches, settings, final / "timing.cache", progress)
+            plan = workshop / plan_name(graph, precision)
+            plan.write_bytes(built.plan)
+            described[graph] = PlanInfo(
+                graph=graph,
+                precision=precision,
+                bytes=len(built.plan),
+                sha256=hashlib.sha256(built.plan).hexdigest(),
+                sources=sources(bundle, precision, graph),
+                gpu=gpu,
+                tensorrt=version,
+                versions=_versions(),
+                version_compatible=settings.version_compatible,
+                hardware_compatible=settings.hardware_compatible,
+                profiles=built.profiles,
+                layer_types={},
+                build_seconds=round(built.seconds, 1),
+            )
+            info_file(plan).write_text(described[graph].to_json(), encoding="utf-8")
+            del built
+        plans = {graph: workshop / plan_name(graph, precision) for graph in GRAPHS}
+        engines = open_plans(plans)
+        for graph, plan in plans.items():
+            types = _layer_types(engines[graph], plan.name, precision)
+            info_file(plan).write_text(
+                dataclasses.replace(described[graph], layer_types=types).to_json(), encoding="utf-8"
+            )
+        check_engines(bundle, engines, precision, batches, progress)
+        _put(plans, final)
+    return final
+
+
+@dataclass(frozen=True)
+class _Built:
+    plan: bytes
+    profiles: list[Any]
+    seconds: float
+
+
+def _build(
+    bundle: Bundle,
+    precision: str,
+    graph: str,
+    batches: Sequence[int],
+    settings: Settings,
+    cache: Path,
+    progress: Progress,
+) -> _Built:
+    """The plan of one graph. TensorRT's timings are kept after each, so that a build that was interrupted is faster."""
+    start = time.monotonic()
+    network = Network(bundle.graph(precision, graph, cpu=False))
+    types = network.product_types()
+    if set(types) != {PRODUCTS[precision]} or (precision.startswith("int8") and not network.quantized_tensors()):
+        raise EngineError(
+            f"{network.name}: TensorRT read it as another precision (matrix products: {dict(types)}); export it again"
+        )
+    profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, batches)
+    known = cache.read_bytes() if cache.exists() else b""
+    with _interruptible() as asked:
+        monitor = BuildProgress(lambda percent: progress(f"building {graph}, percent", percent, 100), asked)
+        try:
+            built = network.build(profiles, settings, known, monitor)
+        except EngineError:
+            if asked.is_set():
+                raise KeyboardInterrupt from None
+            raise
+    if asked.is_set():
+        raise KeyboardInterrupt
+    _write(cache, built.timing_cache)
+    return _Built(built.plan, profiles, time.monotonic() - start)
+
+
+class BuildProgress(Monitor):
+    """The percentage of a build, from its phases: each has steps, and a phase within is a part of a step."""
+
+    def __init__(self, tell: Callable[[int], None], asked: threading.Event) -> None:
+        """tell: called with every new percentage. asked: set where the build is to be given up."""
+        self._tell, self._asked = tell, asked
+        self._lock = threading.Lock()  # the library may report from threads of its own
+        self._phases: dict[str, list[Any]] = {}  # parent, steps, done
+        self._told = -1
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """A phase of so many steps begins."""
+        with self._lock:
+            self._phases[phase] = [parent, max(steps, 1), 0]
+            self._update()
+
+    def step(self, phase: str, step: int) -> bool:
+        """A step of a phase is done; whether to go on."""
+        with self._lock:
+            if phase in self._phases:
+                self._phases[phase][2] = step + 1
+            self._update()
+        return not self._asked.is_set()
+
+    def finish(self, phase: str) -> None:
+        """A phase is over."""
+        with self._lock:
+            parent, steps, _ = self._phases.pop(phase, (None, 1, 0))
+            if parent is None and steps:
+                self._say(100)
+
+    def _update(self) -> None:
+        roots = [name for name, (parent, _, _) in self._phases.items() if parent not in self._phases]
+        if roots:
+            self._say(int(100 * max(self._share(name) for name in roots)))
+
+    def _share(self, phase: str) -> float:
+        _, steps, done = self._phases[phase]
+        within = [self._share(name) for name, (parent, _, _) in self._phases.items() if parent == phase]
+        return min(1.0, (done + max(within, default=0.0)) / steps)
+
+    def _say(self, percent: int) -> None:
+        if percent > self._told:
+            self._told = percent
+            self._tell(percent)
+
+
+def check_engines(
+    bundle: Bundle, engines: Mapping[str, Engine], precision: str, batches: Sequence[int], progress: Progress
+) -> Errors:
+    """The bundle's reference check at each batch size, its few pictures repeated; the errors at the largest.
+
+    Pair graphs get the stored tokens, so that each graph answers for itself; candidates go on in another order than
+    they came. Raises EngineError where something is off by more than the precision's tolerance.
+    """
+    truth = Reference.load(bundle.reference())
+    opened = Engines(**engines, device="tensorrt", precision=precision, description="check", largest_batch=None)
+    for done, batch in enumerate(batches):
+        progress("batch sizes checked", done, len(batches))
+        rows = np.resize(np.arange(len(truth.images)), batch)
+        features = Features(truth.features.descriptors[rows], truth.features.tokens[rows])
+        expected = Reference(truth.images[rows], features, truth.scores[rows])
+        model = Model(bundle, opened, batch)
+        features = model.encode_prepared(expected.images)
+        stored = expected.features.tokens
+        backwards = np.arange(batch)[::-1]
+        scores = np.empty(batch, np.float32)
+        scores[backwards] = model.suffix(model.prefix(truth.features.tokens[:1], stored), backwards.copy())
+        errors = measure(features, scores, expected, precision)
+        tokens = _cosine_distance(features, expected.features)
+        if not errors.ok or not tokens <= TOLERANCES[precision].cosine:
+            raise EngineError(
+                f"{bundle.path}: the {precision} engines are wrong at batch {batch} (cosine distance of descriptors "
+                f"{errors.cosine:.2g}, of tokens {tokens:.2g}, scores off by {errors.scores:.2g}), and were not kept; "
+                "try another precision or --optimization-level, and report it"
+            )
+    progress("batch sizes checked", len(batches), len(batches))
+    return errors
+
+
+def _cosine_distance(features: Features, expected: Features) -> float:
+    """The largest of any token."""
+    a, b = features.tokens.astype(np.float32), expected.tokens.astype(np.float32)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float(np.max(1.0 - np.sum(a * b, axis=-1) / norms))
+
+
+def _choose(bundle: Bundle, asked: str | None) -> str:
+    present = list(bundle.info.precisions)
+    wanted = [asked] if asked else [name for name in PREFERENCES["tensorrt"] if name in PRODUCTS]
+    for precision in wanted:
+        if precision in present:
+            return precision
+    raise EngineError(
+        f"{bundle.path}: no {' or '.join(wanted)} graphs in this bundle (it has: {', '.join(present) or 'none'}); "
+        f"export them into it first (`pairvpr export --{wanted[0].partition('-')[0]} --out {bundle.path}`)"
+    )
+
+
+def _layer_types(engine: Any, name: str, precision: str) -> dict[str, int]:
+    """The types that a plan's layers write. Raises EngineError where it was built in another precision."""
+    types: dict[str, int] = engine.execution.layer_types()
+    # Where the inspector's words are unknown, the network's types, which were checked before, must do.
+    if set(types) - {"other"} and WRITTEN[precision] not in types:
+        raise EngineError(f"{name}: TensorRT built no {precision} plan (layers write: {types}); report it")
+    return types
+
+
+def _versions() -> dict[str, str]:
+    """CUDA's versions, the Jetson's release and the display driver, as far as there are."""
+    found = {f"cuda {name}": number for name, number in cuda.versions().items()}
+    release, gpus = machine.jetson_release(), machine.nvidia_gpus()
+    if release is not None:
+        found["jetson linux"] = release
+    if isinstance(gpus, list) and gpus:
+        found["nvidia-smi"] = gpus[0]
+    return found
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets. An exception out of one of its callbacks would take TensorRT down with it."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[Path]:
+    """An empty folder to work in, gone afterwards; one builder at a time. Raises EngineError."""
+    try:
+        folder.mkdir(exist_ok=True)
+        with (folder / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise EngineError(
+                    f"{folder}: engines are being built there by process {lock.read().strip()}; wait until it is done"
+                ) from error
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            workshop = folder / ".building"
+            shutil.rmtree(workshop, ignore_errors=True)  # left by a build that was killed
+            workshop.mkdir()
+            try:
+                yield workshop
+            finally:
+                shutil.rmtree(workshop, ignore_errors=True)
+    except OSError as error:
+        raise EngineError(f"{folder}: cannot be written ({error.strerror or error}); free or allow it") from error
+
+
+def _put(plans: Mapping[str, Path], folder: Path) -> None:
+    """Plans, then what is said of them: a plan that the file beside it does not fit is refused."""
+    for plan in plans.values():
+        for file in (plan, info_file(plan)):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            file.replace(folder / file.name)
+
+
+def _write(file: Path, content: bytes) -> None:
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_bytes(content)
+    beside.replace(file)

@@ -1,0 +1,282 @@
+"""TensorRT: every call into the library is in this module, from building a plan to running it.
+
+One code for TensorRT 10.3 to 11: precision is in the graph, the network is strongly typed. Whatever stands for an
+object of the library is annotated with its class, so that a test can look every name up in each version's listing.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.errors import EngineError
+
+if TYPE_CHECKING:
+    import tensorrt
+
+log = logging.getLogger(__name__)
+
+INSTALL = (
+    "on a Jetson it comes with JetPack, make the environment with python3 -m venv --system-site-packages; "
+    "elsewhere run pip install tensorrt"
+)
+# The inspector writes types in words ("Row major linear FP16 format", "Half"), other ones in each version.
+TYPE_WORDS = {
+    "int8": r"\bint8\b",
+    "fp16": r"\b(fp16|half|float16)\b",
+    "fp32": r"\b(fp32|float|float32)\b",
+}
+
+Shape = tuple[int, ...]
+Profile = Mapping[str, tuple[Shape, Shape, Shape]]
+"""Smallest, usual and largest shape of each input."""
+
+
+class Monitor:
+    """What is told of a build. Phases nest; `step` returns False to give up."""
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        """A phase of so many steps begins."""
+
+    def step(self, phase: str, step: int) -> bool:
+        """A step of a phase is done."""
+        return True
+
+    def finish(self, phase: str) -> None:
+        """A phase is over."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a plan is built. workspace: bytes of scratch memory for a layer, None for TensorRT's own limit."""
+
+    workspace: int | None = None
+    optimization_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan, and the timing cache after its build."""
+
+    plan: bytes
+    timing_cache: bytes
+
+
+def load() -> ModuleType:
+    """The tensorrt module; raises EngineError with the line that installs it."""
+    try:
+        import tensorrt
+    except ImportError as error:
+        raise EngineError(f"TensorRT cannot be imported ({error}); {INSTALL}") from error
+    if not hasattr(tensorrt, "Builder"):
+        raise EngineError(f"the tensorrt package is broken (it has no Builder); {INSTALL}")
+    return tensorrt
+
+
+def version() -> str:
+    """Version of TensorRT."""
+    return str(load().__version__)
+
+
+def _major(trt: ModuleType) -> int:
+    return int(str(trt.__version__).partition(".")[0])
+
+
+@functools.lru_cache(maxsize=1)
+def _logger() -> Any:
+    """The library's log in ours. It keeps one logger for all its objects, which must outlive them."""
+    trt = load()
+
+    class Log(trt.ILogger):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.last_error = message
+            log.debug("TensorRT: %s", message)
+
+    return Log()
+
+
+def _fail(what: str, remedy: str) -> EngineError:
+    """An error with the last thing that the library complained of."""
+    complaint = " ".join(_logger().last_error.split())[:300] or "it does not say why"
+    return EngineError(f"{what} ({complaint}); {remedy}")
+
+
+class Network:
+    """An ONNX file as TensorRT understood it. Raises EngineError where it does not."""
+
+    def __init__(self, file: Path) -> None:
+        trt = load()
+        self._builder: tensorrt.Builder = trt.Builder(_logger())
+        flags = 0
+        if _major(trt) < 11:  # from 11 on every network is strongly typed
+            flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._network: tensorrt.INetworkDefinition = self._builder.create_network(flags)
+        self._parser: tensorrt.OnnxParser = trt.OnnxParser(self._network, _logger())  # holds the weights
+        self.name = file.name
+        if not self._parser.parse_from_file(str(file)):
+            raise EngineError(f"{file.name}: TensorRT {version()} cannot parse it ({self._complaint()})")
+
+    def _complaint(self) -> str:
+        for index in range(self._parser.num_errors):
+            error: tensorrt.ParserError = self._parser.get_error(index)
+            return " ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}".split())[:300]
+        return "it does not say why"
+
+    def inputs(self) -> dict[str, Shape]:
+        """Shape of every input; -1 where it varies."""
+        shapes = {}
+        for index in range(self._network.num_inputs):
+            tensor: tensorrt.ITensor = self._network.get_input(index)
+            shapes[str(tensor.name)] = tuple(int(size) for size in tensor.shape)
+        return shapes
+
+    def product_types(self) -> Counter[str]:
+        """Types that matrix products and convolutions are computed in, and how many of them are."""
+        trt = load()
+        types: Counter[str] = Counter()
+        for index in range(self._network.num_layers):
+            layer: tensorrt.ILayer = self._network.get_layer(index)
+            if layer.type in (trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.CONVOLUTION):
+                tensor: tensorrt.ITensor = layer.get_output(0)
+                types[np.dtype(trt.nptype(tensor.dtype)).name] += 1
+        return types
+
+    def quantized_tensors(self) -> int:
+        """How many tensors are read from 8 bits."""
+        trt = load()
+        found = 0
+        for index in range(self._network.num_layers):
+            layer: tensorrt.ILayer = self._network.get_layer(index)
+            found += layer.type == trt.LayerType.DEQUANTIZE
+        return found
+
+    def build(self, profiles: Sequence[Profile], settings: Settings, timing_cache: bytes, monitor: Monitor) -> Built:
+        """The plan for these profiles; takes minutes. Raises EngineError."""
+        trt = load()
+        config: tensorrt.IBuilderConfig = self._builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows no types
+        config.clear_flag(trt.BuilderFlag.TF32)  # float32 that was asked for is float32
+        if settings.workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace)
+        if settings.optimization_level is not None:
+            config.builder_optimization_level = settings.optimization_level
+        if settings.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if settings.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        for shapes in profiles:
+            profile: tensorrt.IOptimizationProfile = self._builder.create_optimization_profile()
+            for name, (smallest, usual, largest) in shapes.items():
+                profile.set_shape(name, smallest, usual, largest)
+            if config.add_optimization_profile(profile) < 0:
+                raise _fail(f"{self.name}: TensorRT refuses the batch sizes", "give others with --batches")
+        # An old or foreign cache is refused by TensorRT: then it starts with an empty one.
+        cache: tensorrt.ITimingCache = config.create_timing_cache(timing_cache)
+        if cache is None or not config.set_timing_cache(cache, False):
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
+        config.progress_monitor = reporter = _reporter(monitor)
+        plan: tensorrt.IHostMemory = self._builder.build_serialized_network(self._network, config)
+        del reporter  # the library holds no reference of its own
+        if plan is None:
+            raise _fail(
+                f"{self.name}: TensorRT could not build it",
+                "free memory, or give less --workspace or smaller --batches",
+            )
+        after: tensorrt.ITimingCache = config.get_timing_cache()
+        return Built(bytes(memoryview(plan)), bytes(memoryview(after.serialize())))
+
+
+def _reporter(monitor: Monitor) -> Any:
+    trt = load()
+
+    class Reporter(trt.IProgressMonitor):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            monitor.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return monitor.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            monitor.finish(phase_name)
+
+    return Reporter()
+
+
+class Execution:
+    """A plan on the GPU, ready to run. Raises EngineError where TensorRT does not take it."""
+
+    def __init__(self, plan: bytes, name: str, version_compatible: bool = False) -> None:
+        trt = load()
+        self.name = name
+        self._runtime: tensorrt.Runtime = trt.Runtime(_logger())
+        if version_compatible:
+            self._runtime.engine_host_code_allowed = True  # such plans bring a runtime of their own
+        self._engine: tensorrt.ICudaEngine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise _fail(f"{name}: TensorRT cannot load it", "build it again with `pairvpr engines build`")
+        self._context: tensorrt.IExecutionContext = self._engine.create_execution_context()
+        if self._context is None:
+            raise _fail(f"{name}: not enough GPU memory to run it", "close other programs or build smaller --batches")
+        self.inputs: dict[str, npt.DTypeLike] = {}
+        self.outputs: dict[str, npt.DTypeLike] = {}
+        for index in range(self._engine.num_io_tensors):
+            tensor = str(self._engine.get_tensor_name(index))
+            ports = self.inputs if self._engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT else self.outputs
+            ports[tensor] = np.dtype(trt.nptype(self._engine.get_tensor_dtype(tensor)))
+        self._profile = 0
+
+    def set_shapes(self, profile: int, shapes: Mapping[str, Shape], stream: int) -> dict[str, Shape]:
+        """Take a profile and the inputs' shapes; the outputs' shapes. Raises EngineError."""
+        if profile != self._profile:
+            if not self._context.set_optimization_profile_async(profile, stream):
+                raise _fail(f"{self.name}: TensorRT refused profile {profile}", "try another --batch-size")
+            self._profile = profile
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                raise _fail(f"{self.name}: TensorRT refused {name} of shape {shape}", "try another --batch-size")
+        return {name: tuple(int(n) for n in self._context.get_tensor_shape(name)) for name in self.outputs}
+
+    def enqueue(self, addresses: Mapping[str, int], stream: int) -> None:
+        """Start the graph on device memory at these addresses, of all inputs and outputs. Raises EngineError."""
+        for name, address in addresses.items():
+            self._context.set_tensor_address(name, address)
+        if not self._context.execute_async_v3(stream):
+            raise _fail(f"{self.name}: TensorRT failed", "try a smaller --batch-size")
+
+    def layer_types(self) -> dict[str, int]:
+        """How many layers write which type, as the library's inspector tells."""
+        trt = load()
+        inspector: tensorrt.EngineInspector = self._engine.create_engine_inspector()
+        return layer_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def layer_types(inspected: str) -> dict[str, int]:
+    """How many layers write which type, from the inspector's JSON; a type it has no word for is "other"."""
+    found: Counter[str] = Counter()
+    for entry in json.loads(inspected)["Layers"]:
+        outputs = entry.get("Outputs", []) if isinstance(entry, dict) else []  # no more than names: not DETAILED
+        for text in {str(output.get("Format/Datatype", "")).lower() for output in outputs}:
+            found[next((name for name, words in TYPE_WORDS.items() if re.search(words, text)), "other")] += 1
+    return dict(sorted(found.items()))

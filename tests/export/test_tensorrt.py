@@ -1,0 +1,236 @@
+"""Building engines: what is checked, what is left behind, and what the command says."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pairvpr.cli import main
+from pairvpr.errors import EngineError
+from pairvpr.export import tensorrt as builder
+from pairvpr.export.tensorrt import BuildProgress, build_engines
+from pairvpr.runtime import tensorrt_api
+from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.plans import PlanInfo, info_file
+from tests.runtime import gpu_on_cpu
+
+FOLDER = "engines/test-board-16sm-10.3.0"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    Bundle.open(default_bundle()).install(tmp_path / "nano")
+    return Bundle.open(tmp_path / "nano")
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> gpu_on_cpu.Driver:
+    monkeypatch.setattr(builder, "Network", gpu_on_cpu.Network)
+    return gpu_on_cpu.install(monkeypatch)
+
+
+def build(bundle: Bundle, precision: str | None = None, batches: tuple[int, ...] = (1, 2)) -> Path:
+    return build_engines(bundle, precision, lambda *_: None, batches)
+
+
+def left(bundle: Bundle) -> set[str]:
+    """What there is in `engines/`."""
+    found = (bundle.path / "engines").rglob("*")
+    return {file.relative_to(bundle.path / "engines").as_posix() for file in found if file.is_file()} - {".lock"}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.mark.usefixtures("driver")
+def test_the_command(bundle: Bundle) -> None:
+    done = run("engines", "build", "--model", bundle.path, "--batches", "2,1,2")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"{bundle.path / FOLDER}: engines of all graphs, within tolerance at every batch size\n"
+    assert "building pair_suffix, percent: 100 of 100" in done.stderr
+    graphs = ("encoder", "pair_prefix", "pair_suffix")
+    name = FOLDER.partition("/")[2]
+    expected = {f"{name}/{graph}.fp16.{kind}" for graph in graphs for kind in ("plan", "json")}
+    assert left(bundle) == {*expected, f"{name}/timing.cache"}
+    info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
+    assert (info.gpu.name, info.gpu.compute_capability, info.tensorrt) == ("Test Board", "8.7", "10.3.0")
+    assert info.versions["cuda driver"] == "12.6"
+    assert info.sources["encoder.fp16.weights"] == bundle.info.files["encoder.fp16.weights"].sha256
+    assert [profile["images"][2][0] for profile in info.profiles] == [1, 2]
+    assert info.layer_types == {"fp16": 9, "fp32": 1}
+
+
+@pytest.mark.parametrize("wrong", ["descriptors", "tokens", "scores", "order"])
+@pytest.mark.usefixtures("driver")
+def test_engines_that_are_wrong_are_not_kept(bundle: Bundle, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(gpu_on_cpu.Execution):
+        def enqueue(self, addresses, stream):
+            super().enqueue(addresses, stream)
+            name = "scores" if wrong == "order" else wrong
+            shape = self.set_shapes(0, self.shapes, stream).get(name, (1,))
+            if shape[0] > 1:  # only where there are several
+                view = self.view(addresses[name], shape, self.outputs[name])
+                view[...] = np.roll(view, 1, axis=0) if wrong == "order" else -view
+
+    monkeypatch.setattr(tensorrt_api, "Execution", Wrong)
+    with pytest.raises(EngineError, match=r"the fp16 engines are wrong at batch 2 .* were not kept; .*"):
+        build(bundle)
+    assert left(bundle) == {"test-board-16sm-10.3.0/timing.cache"}
+
+
+@pytest.mark.usefixtures("driver")
+def test_float32_that_calls_itself_float16(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_on_cpu.Network, "types", {"float16": 2, "float32": 1})
+    with pytest.raises(EngineError, match=r"TensorRT read it as another precision .*'float32': 1.*; export it again"):
+        build(bundle)
+    monkeypatch.setattr(gpu_on_cpu.Network, "types", {"float16": 3})
+    monkeypatch.setattr(gpu_on_cpu.Execution, "layer_types", lambda self: {"fp32": 12})
+    with pytest.raises(EngineError, match=r"TensorRT built no fp16 plan .*'fp32': 12"):
+        build(bundle)
+    assert not [name for name in left(bundle) if name.endswith(".plan")]
+
+
+@pytest.mark.usefixtures("driver")
+def test_the_timing_cache_is_kept_between_builds(bundle: Bundle) -> None:
+    build(bundle)
+    first = (bundle.path / FOLDER / "timing.cache").read_bytes()
+    build(bundle)
+    assert (bundle.path / FOLDER / "timing.cache").read_bytes() == first * 2
+
+
+@pytest.mark.usefixtures("driver")
+def test_interrupted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C amid the second graph: what was there stays, what was begun goes."""
+    build(bundle)
+    before = {file: (bundle.path / "engines" / file).read_bytes() for file in left(bundle) if "timing" not in file}
+
+    class Interrupted(gpu_on_cpu.Network):
+        def build(self, profiles, settings, timing_cache, monitor):
+            if "prefix" in self.name:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().build(profiles, settings, timing_cache, monitor)
+
+    monkeypatch.setattr(builder, "Network", Interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    done = run("engines", "build", "--model", bundle.path)
+    assert done.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert {file: (bundle.path / "engines" / file).read_bytes() for file in before} == before
+    assert {file for file in left(bundle) if "timing" not in file} == set(before)
+
+
+@pytest.mark.usefixtures("driver")
+def test_two_builders(bundle: Bundle) -> None:
+    (bundle.path / "engines").mkdir()
+    with (bundle.path / "engines" / ".lock").open("a+") as lock:
+        lock.write("4711\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("engines", "build", "--model", bundle.path)
+    assert done.exit_code == 2
+    assert "engines are being built there by process 4711; wait" in done.stderr
+    build(bundle)
+
+
+def test_without_tensorrt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    done = run("engines", "build", "--model", bundle.path)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert "pip install tensorrt" in done.stderr
+    assert not (bundle.path / "engines").exists()
+
+
+def test_export_asks_for_tensorrt_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="needs the extra export")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    done = run("export", "--fp16", "--tensorrt", "--out", tmp_path / "out")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+    assert "TensorRT cannot be imported" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_cuda_python(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt_api, "load", lambda: None)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(EngineError, match=r'cuda-python cannot be imported .*pip install "pairvpr\[tensorrt\]"'):
+        build(bundle)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give --model BUNDLE or --db MAP"),
+        (["--model", "a", "--db", "b"], "give --model BUNDLE or --db MAP"),
+        (["--model", "nowhere"], "no model bundle there"),
+        (["--model", "nano", "--int8"], "no int8-fp16 graphs in this bundle"),
+        (["--model", "nano", "--batches", "1,x"], "--batches 1,x: give numbers"),
+        (["--model", "nano", "--batches", "0,8"], "give sizes of at least 1"),
+    ],
+)
+def test_what_the_user_gets_wrong(bundle: Bundle, arguments: list[str], said: str) -> None:
+    done = run("engines", "build", *[bundle.path if word == "nano" else word for word in arguments])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+    assert said in done.stderr
+
+
+@pytest.mark.usefixtures("driver")
+def test_a_map_without_room_for_engines(bundle: Bundle) -> None:
+    (bundle.path / "engines").write_text("in the way")
+    with pytest.raises(EngineError, match=r"engines: cannot be written \(File exists\)"):
+        build(bundle)
+
+
+def test_damaged_graph(bundle: Bundle) -> None:
+    file = bundle.path / "pair_prefix.fp16.onnx"
+    file.unlink()
+    shutil.copyfile(bundle.path / FILE, file)
+    script = (
+        "import pytest\nfrom tests.runtime import gpu_on_cpu\nfrom pairvpr.export import tensorrt\n"
+        "gpu_on_cpu.install(pytest.MonkeyPatch())\ntensorrt.Network = gpu_on_cpu.Network\n"
+        "from pairvpr.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", script, "engines", "build", "--model", str(bundle.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "."})
+    assert done.returncode == 2, done.stderr
+    assert "pair_prefix.fp16.onnx: damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_only_rises_and_ends_at_100() -> None:
+    told: list[int] = []
+    progress = BuildProgress(told.append, threading.Event())
+    progress.start("build", None, 4)
+    progress.start("clone", "build", 10)
+    assert progress.step("clone", 4)
+    progress.finish("clone")
+    progress.step("build", 0)
+    progress.start("tactics", "build", 2)
+    progress.start("profiles", "tactics", 2)
+    progress.step("profiles", 0)
+    progress.step("unheard of", 3)
+    assert told == [0, 12, 25, 31]
+    for name in ("profiles", "tactics", "build"):
+        progress.finish(name)
+    assert told == [0, 12, 25, 31, 100]
+
+
+def test_a_build_is_given_up() -> None:
+    asked = threading.Event()
+    progress = BuildProgress(lambda percent: None, asked)
+    progress.start("build", None, 2)
+    assert progress.step("build", 0)
+    asked.set()
+    assert not progress.step("build", 1)
