@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
 
 from pairvpr.cli_learning import town, train_group
 from pairvpr.errors import CheckpointError, MapError
 from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model, source_options
+from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
@@ -415,6 +416,26 @@ def calibrate(model: Path | None, db: Path | None, images: Path) -> None:
         cascade = calibrate_cascade(places, opened, images, meters)
     opened.bundle.store_calibration(KEY, cascade.to_json())
     click.echo(f"{opened.bundle.path}: {cascade}")
+
+
+@main.command()
+@click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
+@click.option("--images", type=FOLDER, help="Your own pictures, in place of drawn ones.")
+@click.option("--queries", type=click.IntRange(min=1), default=50, show_default=True, help="Answers to measure.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best in the bundle.")
+@click.option("--json", "file", type=click.File("w", "utf-8", lazy=False), help="Also write the figures there.")
+def bench(
+    model: Path | None, images: Path | None, queries: int, device: str, precision: str | None, file: IO[str] | None
+) -> None:
+    """Measure answers on this machine, step by step, and project what they take on other boards."""
+    from pairvpr.bench.page import page
+    from pairvpr.bench.run import run_bench
+
+    measured = run_bench(model, images, device=device, precision=precision, queries=queries, progress=Meters())
+    click.echo(page(measured))
+    if file is not None:
+        file.write(json.dumps(measured.to_json(), indent=1) + "\n")
 
 
 @main.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +46,10 @@ def version() -> str:
 class OnnxRuntimeEngine:
     """One graph in an inference session on one device."""
 
-    def __init__(self, model: Path | bytes, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, model: Path | bytes, device: str = "cpu", threads: int | None = None, options: Any = None
+    ) -> None:
+        """options: the library's own, None for its defaults."""
         ort = load()
         provider = PROVIDERS[device]
         available = ort.get_available_providers()
@@ -53,7 +58,7 @@ class OnnxRuntimeEngine:
                 f"device {device}: this ONNX Runtime {ort.__version__} has no {provider} "
                 f"(it has: {', '.join(available)}); run {INSTALL[device]}"
             )
-        options = ort.SessionOptions()
+        options = options or ort.SessionOptions()
         options.log_severity_level = 3  # errors; a warning of the library's is not the user's concern
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -81,6 +86,23 @@ class OnnxRuntimeEngine:
         except Exception as error:  # as above
             raise EngineError(f"ONNX Runtime failed ({_first_line(error)}); try a smaller batch") from error
         return dict(zip(self.outputs, results, strict=True))
+
+
+def profile(model: Path, inputs: Arrays) -> tuple[dict[str, npt.NDArray], list[dict[str, Any]]]:
+    """Run a graph once as it stands, not optimised: its outputs, and what ONNX Runtime notes of every node that ran.
+
+    A node's notes: `op_name`, `input_type_shape` and `output_type_shape` (lists of {type: shape}). Raises EngineError.
+    """
+    ort = load()
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory(prefix="pairvpr-profile-") as folder:
+        options.profile_file_prefix = str(Path(folder) / "run")
+        engine = OnnxRuntimeEngine(model, options=options)
+        outputs = engine.run(inputs)
+        events = json.loads(Path(engine.session.end_profiling()).read_text(encoding="utf-8"))
+    return outputs, [event["args"] for event in events if "output_type_shape" in event.get("args", {})]
 
 
 @functools.lru_cache(maxsize=1)

@@ -49,6 +49,7 @@ def test_the_block_holds(name: str) -> None:
     "name",
     [
         "pairvpr",
+        "pairvpr.bench.page",
         "pairvpr.calibration.cascade",
         "pairvpr.cli",
         "pairvpr.demo.run",

@@ -1,0 +1,227 @@
+"""Measuring whole answers: a map of pictures, queries one after the other, and where their time goes."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pairvpr import __version__
+from pairvpr.bench.boards import ASSUMPTIONS, SHARES, Projection, project
+from pairvpr.bench.work import GraphWork, Work, count_work
+from pairvpr.demo.scenes import draw_scene
+from pairvpr.machine import processor, system, usable_cores
+from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.map import MapInfo
+from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.model import Model, load_model
+from pairvpr.runtime.recognizer import PlaceRecognizer
+
+FORMAT = 1
+PLACES = 100
+"""Pictures that are drawn where none are given: as many as most models re-rank."""
+SIZE = (240, 320)
+WARM_UP = 5
+PERCENTILES = (50, 95, 99)
+MATRIX = 2048
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done and of how many."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Milliseconds of a step at each of PERCENTILES; its work in one answer, where it is products; its rate.
+
+    gflops: work by median time, None without work.
+    """
+
+    milliseconds: tuple[float, ...]
+    work: Work | None = None
+
+    @property
+    def gflops(self) -> float | None:
+        """Rate at the median."""
+        return None if self.work is None else self.work.flop / self.milliseconds[0] / 1e6
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured.
+
+    queries: answers that counted. compared, kept: candidates of an answer, and how many of them were compared in full.
+    matrix_gflops: the best rate of a large float32 product in numpy, on all cores. peak_memory: resident bytes of the
+    whole process, building the map included.
+    """
+
+    version: str
+    system: str
+    processor: str
+    cores: int
+    preset: str
+    identity: str
+    trained: bool
+    engine: str
+    queries: int
+    compared: float
+    kept: float
+    batch: int
+    map: MapInfo
+    steps: Mapping[str, Step]
+    matrix_gflops: float
+    peak_memory: int
+    projection: Sequence[Projection]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, for comparison between versions and machines."""
+        steps = {
+            name: {
+                **{f"p{p}": round(ms, 3) for p, ms in zip(PERCENTILES, step.milliseconds, strict=True)},
+                **({} if step.work is None else asdict(step.work)),
+                **({} if step.gflops is None else {"gflops": round(step.gflops, 2)}),
+            }
+            for name, step in self.steps.items()
+        }
+        projection = {
+            each.board: {f"{share:.0%}": seconds for share, seconds in zip(SHARES, each.seconds, strict=True)}
+            for each in self.projection
+        }
+        return {
+            "format": FORMAT,
+            **{name: value for name, value in vars(self).items() if name not in ("steps", "projection", "map")},
+            "map": {name: value for name, value in asdict(self.map).items() if name != "path"},
+            "steps": steps,
+            "projection_seconds": projection,
+            "projection_assumptions": ASSUMPTIONS,
+        }
+
+
+def run_bench(
+    bundle: Path | None,
+    images: Path | None,
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    queries: int = 50,
+    progress: Progress,
+) -> Bench:
+    """Build a map of the folder `images`, or of drawn pictures, and ask it for its own pictures or other views.
+
+    bundle, device, precision: see `load_model`. queries: answers to measure; a few more come before to warm up.
+    Raises SourceError, MapError, BundleError, EngineError.
+    """
+    model = load_model(bundle, device, precision)
+    with tempfile.TemporaryDirectory(prefix="pairvpr-bench-") as folder:
+        pictures = images or _draw(Path(folder) / "map-pictures", PLACES, 0, progress)
+        db = Path(folder) / "map"
+        add_pictures(pictures, db, model, create=True, progress=lambda *at: progress("building the map", *at))
+        with PlaceRecognizer.open(db, model=model.bundle.path, device=device, precision=precision) as vpr:
+            if images is None:
+                asked = sorted(_draw(Path(folder) / "queries", min(queries, PLACES), 1, progress).iterdir())
+            else:
+                asked = [images / record.name for record in vpr.map.records]
+            answers = _ask(vpr, asked, queries, progress)
+            peak = peak_memory()
+            kept = float(np.mean([sum(match.stage == "full" for match in each.matches) for each in answers]))
+            work = answer_work(
+                count_work(model.bundle, vpr.map.token_shape[0]),
+                vpr.top_k,
+                kept,
+                vpr.model.batch_size,
+                Cascade.of(model.bundle) is not None,
+            )
+            return _bench(vpr, answers, kept, work, peak)
+
+
+def answer_work(
+    graphs: Mapping[str, GraphWork], candidates: int, kept: float, batch: int, cascade: bool
+) -> dict[str, Work]:
+    """The work of an answer by step, with so many candidates, of which `kept` go through the suffix.
+
+    cascade: whether some are dropped; then a pass of the suffix may be spared, which is not counted.
+    """
+    passes = math.ceil(candidates / batch)
+    pairs = graphs["pair_prefix"].of(candidates, passes) + graphs["pair_suffix"].of(
+        kept if cascade else candidates, passes
+    )
+    return {"encode": graphs["encoder"].of(1, 1), "rerank": pairs}
+
+
+def summarise(timings: Sequence[Mapping[str, float]], work: Mapping[str, Work]) -> dict[str, Step]:
+    """The percentiles of every step of answers, with its work."""
+    return {
+        name: Step(
+            tuple(float(np.percentile([each[name] for each in timings], p)) for p in PERCENTILES), work.get(name)
+        )
+        for name in timings[0]
+    }
+
+
+def matrix_gflops(repeats: int = 7) -> float:
+    """The best rate of a float32 matrix product in numpy, in GFLOP/s, on as many cores as it takes by itself."""
+    factor = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), np.float32)
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        np.matmul(factor, factor)
+        best = min(best, time.perf_counter() - start)
+    return 2 * MATRIX**3 / best / 1e9
+
+
+def peak_memory() -> int:
+    """The most bytes this process ever had resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _draw(folder: Path, count: int, visit: int, progress: Progress) -> Path:
+    folder.mkdir()
+    for place in range(count):
+        Image.fromarray(draw_scene(place, visit, SIZE)).save(folder / f"{place:03d}.jpg", quality=90)
+        progress("drawing pictures", place + 1, count)
+    return folder
+
+
+def _ask(vpr: PlaceRecognizer, pictures: Sequence[Path], queries: int, progress: Progress) -> list[Recognition]:
+    """The answers to `queries` pictures, spread over the given ones and repeated where these are fewer."""
+    spread = np.linspace(0, len(pictures) - 1, min(queries, len(pictures))).round().astype(int)
+    answers = []
+    for number in range(WARM_UP + queries):
+        answers.append(vpr.recognize(pictures[spread[number % len(spread)]]))
+        progress("answering", number + 1, WARM_UP + queries)
+    return answers[WARM_UP:]
+
+
+def _bench(
+    vpr: PlaceRecognizer, answers: Sequence[Recognition], kept: float, work: Mapping[str, Work], peak: int
+) -> Bench:
+    model: Model = vpr.model
+    return Bench(
+        version=__version__,
+        system=system(),
+        processor=processor().model,
+        cores=usable_cores(),
+        preset=model.bundle.info.preset,
+        identity=model.bundle.identity,
+        trained=model.bundle.info.weights.trained,
+        engine=model.engines.description,
+        queries=len(answers),
+        compared=float(np.mean([answer.compared for answer in answers])),
+        kept=kept,
+        batch=model.batch_size,
+        map=vpr.map.info(),
+        steps=summarise([answer.timings for answer in answers], work),
+        matrix_gflops=matrix_gflops(),
+        peak_memory=peak,
+        projection=project(work),
+    )

@@ -1,0 +1,116 @@
+"""How much work an answer is, counted in the bundle's own graphs: they are run, and every product tells its shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairvpr.errors import EngineError
+from pairvpr.runtime import onnxruntime_engine
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.engine import Arrays
+
+FLOATS = {"fp32": 4, "fp16": 2}
+"""Precisions whose graphs are counted, and the bytes of a number in them; INT8 graphs multiply the same matrices."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """flop: of the matrix products and convolutions, a multiplication and an addition as two.
+
+    bytes: the least that must move with float16 numbers: weights once a pass, what goes in and what comes out.
+    """
+
+    flop: float
+    bytes: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flop + other.flop, self.bytes + other.bytes)
+
+    def __mul__(self, times: float) -> Work:
+        return Work(self.flop * times, self.bytes * times)
+
+
+@dataclass(frozen=True)
+class GraphWork:
+    """A graph's work: in every pass, and for every item of the batch."""
+
+    once: Work
+    each: Work
+
+    def of(self, items: float, passes: float) -> Work:
+        """So many items in so many passes."""
+        return self.once * passes + self.each * items
+
+
+def count_work(bundle: Bundle, database_tokens: int) -> dict[str, GraphWork]:
+    """The work of a bundle's graphs by name, with pairs of a query and `database_tokens` M tokens of a map.
+
+    Passes of one and of two items tell apart what is done once. Needs ONNX Runtime and a float precision in the
+    bundle; raises EngineError or BundleError.
+    """
+    precision = next((name for name in FLOATS if name in bundle.info.precisions), None)
+    if precision is None:
+        raise EngineError(f"{bundle.path}: no float graphs to count the work in; export with --fp32 or --fp16")
+    counted = {}
+    for name in ("encoder", "pair_prefix", "pair_suffix"):
+        file = bundle.graph(precision, name, cpu=False)
+        weights = bundle.info.files[bundle.info.precisions[precision].graphs[name].weights].bytes
+        numbers = weights / FLOATS[precision]
+        one, two = (_run(file, _inputs(bundle, name, items, database_tokens), numbers) for items in (1, 2))
+        each = two + one * -1
+        counted[name] = GraphWork(one + each * -1, each)
+    return counted
+
+
+def flop_of(operation: str, inputs: list[list[int]], output: list[int]) -> int:
+    """FLOP of a node by the shapes of its inputs and its output; 0 for all but products."""
+    if operation == "MatMul":
+        return 2 * math.prod(output) * inputs[0][-1]
+    if operation == "Gemm":  # (m, n) of m k, whichever way the factors lie
+        return 2 * math.prod(inputs[0]) * output[1]
+    if operation == "Conv":
+        return 2 * math.prod(output) * math.prod(inputs[1][1:])
+    return 0
+
+
+def _inputs(bundle: Bundle, graph: str, items: int, database_tokens: int) -> dict[str, Any]:
+    picture, dims = bundle.info.picture, bundle.info.dims
+    if graph == "encoder":
+        return {"images": np.zeros((items, picture.height, picture.width, 3), np.uint8)}
+    pair = {
+        "query_tokens": np.zeros((1, dims.tokens, dims.token_dim), np.float32),
+        "database_tokens": np.zeros((items, database_tokens, dims.token_dim), np.float32),
+    }
+    if graph == "pair_prefix":
+        return pair
+    return {
+        **pair,
+        "query_state": np.zeros((items, dims.tokens + 1, dims.token_dim), np.float32),
+        "database_state": np.zeros((items, database_tokens + 1, dims.token_dim), np.float32),
+        "keep": np.arange(items),
+    }
+
+
+def _run(file: Path, inputs: Arrays, numbers: float) -> Work:
+    """The work of one pass of a graph that has so many numbers as weights."""
+    outputs, nodes = onnxruntime_engine.profile(file, inputs)
+    arrays = [*inputs.values(), *outputs.values()]
+    moved = sum(a.nbytes if a.dtype.kind in "iu" else 2 * a.size for a in arrays)
+    return Work(_flop(nodes), 2 * numbers + moved)
+
+
+def _flop(nodes: Iterable[Mapping[str, Any]]) -> int:
+    def shapes(tensors: Iterable[Mapping[str, list[int]]]) -> list[list[int]]:
+        return [shape for tensor in tensors for shape in tensor.values()]
+
+    return sum(
+        flop_of(node["op_name"], shapes(node["input_type_shape"]), shapes(node["output_type_shape"])[0])
+        for node in nodes
+        if node["output_type_shape"]
+    )
