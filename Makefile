@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet
 demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
 
-test: $(VENV)/.all  ## everything; installs torch (several GB)
-	$(BIN)/python -m pytest
+test: $(VENV)/.all  ## everything; installs torch (several GB). The runtime's tests in a process that has no torch, as on a robot
+	$(BIN)/python -m pytest --ignore=tests/runtime
+	$(BIN)/python -m pytest tests/runtime
 
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
 	$(PIP) -e ".[cpu,video,bags,test]"
