@@ -62,6 +62,19 @@ def test_a_decoder_of_another_checkpoint(tmp_path):
     assert "decoder from two (two)" in start.weights.origin
 
 
+def test_a_fresh_decoder_finds_counterparts():
+    """Every token of a picture looks at itself in a shuffled copy, and what it brings back cancels it."""
+    for size in (64, 192):
+        decoder = seeded_network(dataclasses.replace(CONFIG, decoder_dim=size), 0).decoder
+        tokens = torch.randn(1, 49, size, generator=torch.Generator().manual_seed(0))
+        tokens = torch.nn.functional.layer_norm(tokens, (size,))
+        for block in decoder.blocks:
+            found = block.cross_attn(tokens, *block.memory(tokens[:, torch.randperm(49)]))
+            assert (tokens + found).norm() < 0.3 * tokens.norm()
+            strange = block.cross_attn(tokens, *block.memory(tokens.flip(-1)))
+            assert (tokens + strange).norm() > 0.7 * tokens.norm()
+
+
 def test_positions_of_the_same_grid_stay():
     table = torch.rand(16, 8)
     assert torch.equal(resized_positions(table, 16), table)
