@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import click
 
 from pairvpr.cli_learning import town, train_group
+from pairvpr.cli_tuning import tune
 from pairvpr.errors import CheckpointError, MapError
 from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model, source_options
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
@@ -456,6 +457,7 @@ def _folder_name(preset: str, checkpoint: str | None) -> str:
 
 main.add_command(train_group)
 main.add_command(town)
+main.add_command(tune)
 
 
 if __name__ == "__main__":

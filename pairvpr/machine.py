@@ -49,6 +49,12 @@ def system() -> str:
     return f"{name}, {platform.machine()}"
 
 
+def name() -> str:
+    """What tells this computer from others where speed counts: its board or processor, and the cores to be used."""
+    cores = usable_cores()
+    return f"{board() or processor().model} with {cores} core{'s' if cores > 1 else ''}"
+
+
 def processor() -> Processor:
     """The CPU."""
     text = read(Path("/proc/cpuinfo"))
