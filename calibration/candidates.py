@@ -126,8 +126,8 @@ def exact_setting(bundle: Bundle) -> Setting:
 def fastest(workshop: Workshop, family: Setting, pictures: Sequence[Path]) -> Candidate:
     """The family with the threads and the batch that answer the pictures in the least time. Raises EngineError."""
     best = workshop.open(family)
-    for name, values in (("threads", _threads(family.device)), ("batch_size", (SMALL_BATCH,))):
-        rivals = [workshop.open(replace(best.setting, **{name: value})) for value in values]
+    for vary in (_threads, _batches):
+        rivals = [workshop.open(setting) for setting in vary(best.setting)]
         if not rivals:
             continue
         before, *times = race([best, *rivals], pictures)
@@ -147,7 +147,13 @@ def race(candidates: Sequence[Candidate], pictures: Sequence[Path]) -> list[floa
     return [statistics.median(found) for found in times]
 
 
-def _threads(device: str) -> tuple[int, ...]:
-    """Numbers of CPU threads beside the engine's own choice: all cores, and half of them."""
+def _threads(setting: Setting) -> list[Setting]:
+    """With all cores and with half of them, beside the engine's own choice."""
     cores = usable_cores()
-    return (cores, cores // 2) if cores > 1 and device in ("cpu", "openvino") else ()
+    if cores == 1 or setting.device not in ("cpu", "openvino"):
+        return []
+    return [replace(setting, threads=threads) for threads in (cores, cores // 2)]
+
+
+def _batches(setting: Setting) -> list[Setting]:
+    return [replace(setting, batch_size=SMALL_BATCH)]

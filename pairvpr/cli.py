@@ -276,16 +276,18 @@ def map_info(db: Path, style: str) -> None:
     from pairvpr.runtime.cascade import Cascade
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.token_choice import describe
+    from pairvpr.runtime.tuning import Tuning
 
     with Map.open(db) as places:
         info = {**dataclasses.asdict(places.info()), "path": str(db)}
         bundle = Bundle.open(places.model_path)
-    weights, cascade = bundle.info.weights, Cascade.of(bundle)
+    weights, cascade, tuning = bundle.info.weights, Cascade.of(bundle), Tuning.of(bundle)
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
-        click.echo(json.dumps({**info, "cascade": None if cascade is None else cascade.figures()}))
+        info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
+        click.echo(json.dumps(info))
         return
-    info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated")
+    info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated", tuned=tuning or "no")
     for name, value in info.items():
         click.echo(f"{name.replace('_', ' '):18} {value}")
 
