@@ -442,12 +442,13 @@ def bench(
 
 
 @main.command()
+@click.option("--db", type=FOLDER, help="Also say whether the setting tuned for this map can be had here.")
 @click.pass_context
-def doctor(context: click.Context) -> None:
+def doctor(context: click.Context, db: Path | None) -> None:
     """Say what is installed, what works, and how to get what is missing."""
     from pairvpr.doctor import examine, format_report, healthy
 
-    checks = examine()
+    checks = examine(db)
     click.echo(format_report(checks))
     context.exit(0 if healthy(checks) else 2)
 

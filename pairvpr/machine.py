@@ -70,6 +70,11 @@ def cpu_flags(cpuinfo: str) -> tuple[str, ...]:
     return tuple(name for flag, name in {**X86_FLAGS, **ARM_FLAGS}.items() if flag in present)
 
 
+def cache_folder() -> Path:
+    """Where what can be worked out again is kept for the user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairvpr"
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
