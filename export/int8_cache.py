@@ -28,8 +28,8 @@ class Measured:
 def cache_file(info: BundleInfo, graph: str, pictures: Sequence[Path], *counts: int) -> Path:
     """Where measurements are kept: a name that only the same graph, preprocessing, exporter and pictures have.
 
-    info: of the float bundle. graph: its name. pictures: in the order they are run. counts: what else decides how they are run.
-    Raises OSError for a picture that cannot be read.
+    info: of the float bundle. graph: its name. pictures: in the order they are run. counts: what else decides how they
+    are run. Raises OSError for a picture that cannot be read.
     """
     # The identity hashes weights and preprocessing; exporters name layers, each in its own way.
     key = [FORMAT, info.identity, graph, dict(info.made_with), counts, [sha256(picture) for picture in pictures]]
