@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from pairvpr.runtime.sources import list_pictures
 
 CALIBRATION = 64
 HELD_OUT = 200
+
+Item = TypeVar("Item")
 
 
 def split_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -27,9 +30,10 @@ def split_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
             f"{folder}: {len(pictures)} pictures, INT8 needs {needed} ({CALIBRATION} to calibrate with, {HELD_OUT} to "
             "judge the result by); add more of the robot's own, frames of a video will do"
         )
-    calibration = _spread(pictures, CALIBRATION)
-    return calibration, _spread([path for path in pictures if path not in set(calibration)], HELD_OUT)
+    calibration = spread(pictures, CALIBRATION)
+    return calibration, spread([path for path in pictures if path not in set(calibration)], HELD_OUT)
 
 
-def _spread(pictures: Sequence[Path], count: int) -> list[Path]:
+def spread(pictures: Sequence[Item], count: int) -> list[Item]:
+    """So many of the pictures, at most all, spread evenly and in their order."""
     return [pictures[i] for i in np.linspace(0, len(pictures) - 1, count).round().astype(int)]

@@ -11,6 +11,7 @@ import numpy as np
 from pairvpr.calibration.gate import LIMITS, Answers, agreement, answer
 from pairvpr.errors import ExportError
 from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges, write_int8
+from pairvpr.export.int8_cache import Measured, cache_file, load, store
 from pairvpr.export.verification import Progress
 from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles, PrecisionInfo
 from pairvpr.runtime.engine import Engines
@@ -64,16 +65,34 @@ class Int8Export:
         }
 
     def _calibrate(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Range of the input and error of the output of every layer, by name."""
+        """Range of the input and error of the output of every layer, by name, as an earlier export left them if it can.
+
+        It can where pictures, model, preprocessing and exporter were the same.
+        """
         ranges: dict[str, float] = {}
         errors: dict[str, float] = {}
         for name in GRAPHS:
-            self.progress(f"{name}: ranges and errors of its linear layers")
             graph = FloatGraph(self.floats.graph("fp32", name, cpu=False))
-            found = measure_ranges(graph, self._feeds(name, len(self.pictures.calibration)))
-            ranges |= found
-            errors |= layer_errors(graph, found, self._feeds(name, LOOKED_AT))
+            file = cache_file(self.floats.info, name, self.pictures.calibration, CALIBRATION_CANDIDATES, LOOKED_AT)
+            found = load(file, [layer.name for layer in graph.layers])
+            if found is not None:
+                self.progress(f"{name}: ranges and errors as measured before with these pictures ({file})")
+            else:
+                found = self._measure(name, graph, file)
+            ranges |= found.ranges
+            errors |= found.errors
         return ranges, errors
+
+    def _measure(self, name: str, graph: FloatGraph, file: Path) -> Measured:
+        """Ranges and errors of a graph, kept in `file` for another export where that can be."""
+        self.progress(f"{name}: ranges and errors of its linear layers")
+        ranges = measure_ranges(graph, self._feeds(name, len(self.pictures.calibration)))
+        found = Measured(ranges, layer_errors(graph, ranges, self._feeds(name, LOOKED_AT)))
+        try:
+            store(file, found)
+        except OSError as error:
+            self.progress(f"{file}: ranges cannot be kept for another export ({error.strerror or error})")
+        return found
 
     def _feeds(self, name: str, count: int) -> Iterator[Arrays]:
         """What a graph is fed while the first `count` calibration pictures are recognised."""

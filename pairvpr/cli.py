@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import click
 
 from pairvpr.cli_learning import town, train_group
+from pairvpr.cli_tuning import tune
 from pairvpr.errors import CheckpointError, MapError
 from pairvpr.runtime.console import Group, Meter, Meters, log_to_stderr, say_model, source_options
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
@@ -275,16 +276,18 @@ def map_info(db: Path, style: str) -> None:
     from pairvpr.runtime.cascade import Cascade
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.token_choice import describe
+    from pairvpr.runtime.tuning import Tuning
 
     with Map.open(db) as places:
         info = {**dataclasses.asdict(places.info()), "path": str(db)}
         bundle = Bundle.open(places.model_path)
-    weights, cascade = bundle.info.weights, Cascade.of(bundle)
+    weights, cascade, tuning = bundle.info.weights, Cascade.of(bundle), Tuning.of(bundle)
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
-        click.echo(json.dumps({**info, "cascade": None if cascade is None else cascade.figures()}))
+        info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
+        click.echo(json.dumps(info))
         return
-    info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated")
+    info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated", tuned=tuning or "no")
     for name, value in info.items():
         click.echo(f"{name.replace('_', ' '):18} {value}")
 
@@ -439,12 +442,13 @@ def bench(
 
 
 @main.command()
+@click.option("--db", type=FOLDER, help="Also say whether the setting tuned for this map can be had here.")
 @click.pass_context
-def doctor(context: click.Context) -> None:
+def doctor(context: click.Context, db: Path | None) -> None:
     """Say what is installed, what works, and how to get what is missing."""
     from pairvpr.doctor import examine, format_report, healthy
 
-    checks = examine()
+    checks = examine(db)
     click.echo(format_report(checks))
     context.exit(0 if healthy(checks) else 2)
 
@@ -456,6 +460,7 @@ def _folder_name(preset: str, checkpoint: str | None) -> str:
 
 main.add_command(train_group)
 main.add_command(town)
+main.add_command(tune)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,18 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pairvpr import __version__, machine
-from pairvpr.errors import BundleError, EngineError
+from pairvpr.errors import BundleError, EngineError, MapError
 
 if TYPE_CHECKING:
     from pairvpr.runtime.bundle import Bundle
 
 State = Literal["ok", "missing", "broken", "info"]
 
-ENGINE, OPENVINO, MODEL = "ONNX Runtime", "OpenVINO", "default model"
+ENGINE, OPENVINO, MODEL, TUNED = "ONNX Runtime", "OpenVINO", "default model", "tuned setting"
 REQUIRED = {
     "numpy": "numpy",
     "pillow": "PIL",
@@ -55,8 +56,11 @@ class Check:
     remedy: str | None = None
 
 
-def examine() -> list[Check]:
-    """Look at everything that recognition, export and cameras need. Takes some seconds; never raises."""
+def examine(db: Path | None = None) -> list[Check]:
+    """Look at everything that recognition, export and cameras need. Takes some seconds; never raises.
+
+    db: a map, to see whether the setting tuned for it can be had here.
+    """
     graphics = _graphics()
     return [
         *_computer(),
@@ -65,6 +69,7 @@ def examine() -> list[Check]:
         *_tried(ENGINE, lambda: _engine(gpu=bool(graphics))),
         *_tried(OPENVINO, _openvino),
         *_tried(MODEL, _default_model),
+        *([] if db is None else _tried(TUNED, lambda: [_tuned_setting(db)])),
         *_tensorrt(gpu=bool(graphics)),
         _extra("PyAV", "av", "video", "for videos, cameras and streams"),
         _extra("rosbags", "rosbags", "bags", "for ROS bags"),
@@ -257,6 +262,28 @@ def _reference(bundle: Bundle) -> Check:
     if errors.ok:
         return Check(name, "ok", detail)
     return Check(name, "broken", detail, "try another version of onnxruntime, and report this page")
+
+
+def _tuned_setting(db: Path) -> Check:
+    """The setting that a map's answers are given with here, opened as they would open it."""
+    from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.tuning import Tuning
+
+    remedy = f"pairvpr tune --db {db} --images PICTURES"
+    try:
+        with Map.open(db) as places:
+            model = places.model_path
+        tuning = Tuning.of(Bundle.open(model))
+    except (MapError, BundleError) as error:
+        return Check(TUNED, "broken", str(error))
+    if tuning is None:
+        return Check(TUNED, "info", f"{db}: none, the defaults answer", remedy)
+    try:
+        tuning.open(model)
+    except (EngineError, BundleError) as error:
+        return Check(TUNED, "missing", f"{db}: {tuning.setting}; not used, the defaults answer: {error}", remedy)
+    return Check(TUNED, "ok", f"{db}: {tuning}")
 
 
 def _tensorrt(gpu: bool) -> list[Check]:

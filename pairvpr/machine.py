@@ -49,6 +49,12 @@ def system() -> str:
     return f"{name}, {platform.machine()}"
 
 
+def name() -> str:
+    """What tells this computer from others where speed counts: its board or processor, and the cores to be used."""
+    cores = usable_cores()
+    return f"{board() or processor().model} with {cores} core{'s' if cores > 1 else ''}"
+
+
 def processor() -> Processor:
     """The CPU."""
     text = read(Path("/proc/cpuinfo"))
@@ -62,6 +68,11 @@ def cpu_flags(cpuinfo: str) -> tuple[str, ...]:
     match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     present = set(match[1].split()) if match else set()
     return tuple(name for flag, name in {**X86_FLAGS, **ARM_FLAGS}.items() if flag in present)
+
+
+def cache_folder() -> Path:
+    """Where what can be worked out again is kept for the user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairvpr"
 
 
 def usable_cores() -> int:

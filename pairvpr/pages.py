@@ -55,6 +55,18 @@ figcaption b { display: block; }
 .ranks { font-size: 0.78rem; margin: 6px 0 0; }
 """
 
+NUMBERS_STYLE = """
+.figure h2 { font-size: 1rem; margin: 0 0 8px; }
+table.numbers td, table.numbers th { width: auto; text-align: right; padding: 3px 0 3px 14px; font-weight: 400; }
+table.numbers td:first-child, table.numbers th:first-child { text-align: left; padding-left: 0; width: auto; }
+table.numbers tr + tr > * { border-top: 1px solid var(--line); }
+table.numbers th, table.numbers td + td { white-space: nowrap; }
+svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
+svg .grid { stroke: var(--line); }
+svg text { fill: var(--faint); }
+"""
+"""Of pages with tables of numbers and charts."""
+
 UNTRAINED = """<p class="warning"><strong>These weights were never trained.</strong> They are seeded random
 numbers, so the figures are those of chance features and say nothing about how well places are recognised;
 they only show that everything from picture to answer works.</p>"""

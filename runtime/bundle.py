@@ -25,6 +25,8 @@ GRAPHS = ("encoder", "pair_prefix", "pair_suffix")
 FILE = "bundle.json"
 REFERENCE = "reference.safetensors"
 ENGINES = "engines"
+TUNING = "tuning"
+"""The calibration result that holds for one map and the other results beside it: it goes where either is another."""
 RESTORE = "copy the bundle again or export it again with `pairvpr export`"
 
 
@@ -195,12 +197,20 @@ class Bundle:
         return [self.path / name for name in names]
 
     def install(self, folder: Path) -> None:
-        """Put the verified bundle into `folder` (made if missing): hard links, or copies where links cannot be."""
+        """Put the verified bundle into `folder` (made if missing): hard links, or copies where links cannot be.
+
+        A setting that was tuned for a map stays behind.
+        """
         self.verify()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name in [*self.info.files, FILE]:
+            for name in self.info.files:
                 _link_or_copy(self.path / name, folder / name)
+            if TUNING in self.info.calibration:
+                info = replace(self.info, calibration=_without_tuning(self.info.calibration))
+                (folder / FILE).write_text(info.to_json(), encoding="utf-8")
+            else:
+                _link_or_copy(self.path / FILE, folder / FILE)
         except OSError as error:
             raise BundleError(
                 f"{folder}: the model could not be put there ({error.strerror}); free or allow the folder"
@@ -216,13 +226,14 @@ class Bundle:
     def store_calibration(self, name: str, result: Mapping[str, Any]) -> None:
         """Put a JSON value among the calibration results, in place of an earlier one of that name.
 
+        A tuned setting was measured with the results there were: it goes when another comes.
         The description is written beside and renamed; where it was linked to another bundle's, that keeps its own.
         Raises BundleError where it cannot be written or the bundle became another model's meanwhile.
         """
         now = Bundle.open(self.path).info  # an export may have added a precision
         if now.identity != self.identity:
             raise BundleError(f"{self.path}: became another model's bundle meanwhile; calibrate again")
-        info = replace(now, calibration={**now.calibration, name: dict(result)})
+        info = replace(now, calibration={**_without_tuning(now.calibration), name: dict(result)})
         beside = self.path / f".{FILE}.new"
         try:
             with beside.open("w", encoding="utf-8") as stream:
@@ -249,6 +260,10 @@ def sha256(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _without_tuning(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: result for name, result in calibration.items() if name != TUNING}
 
 
 def _cannot_write(folder: Path, error: OSError) -> BundleError:

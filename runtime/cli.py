@@ -29,13 +29,23 @@ MATCHES = 10
 )
 @source_options
 @click.option("--model", type=click.Path(path_type=Path), help="Another bundle of the map's model.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best that the bundle has.")
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="auto: as tuned for the map (`pairvpr tune`), else TensorRT, CUDA or the CPU, the first that works.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: as tuned, or the bundle's best for it.")
 @click.option("--top-k", type=int, help="Candidates to re-rank. Default: the model's, at most the map's size.")
 @click.option("--no-rerank", is_flag=True, help="Answer by global descriptors alone.")
-@click.option("--exact", is_flag=True, help="Compare every candidate in full, also where a cascade was calibrated.")
+@click.option(
+    "--exact/--cascade",
+    default=None,
+    help="Compare every candidate in full, or drop those without prospects. Default: as tuned, or what was calibrated.",
+)
 @click.option("--budget-ms", type=float, help="Milliseconds for an answer; what does not fit in is not compared.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: by the memory available.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: as tuned, or by the memory.")
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write answers here, not to stdout.")
@@ -48,7 +58,7 @@ def main(
     precision: str | None,
     top_k: int | None,
     no_rerank: bool,
-    exact: bool,
+    exact: bool | None,
     budget_ms: float | None,
     batch_size: int | None,
     matches: int,

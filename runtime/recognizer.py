@@ -12,16 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pairvpr.errors import EngineError, MapError
+from pairvpr.errors import BundleError, EngineError, MapError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.model import Model, Picture, load_model
+from pairvpr.runtime.model import Model, Picture
 from pairvpr.runtime.pictures import load_picture, resize
 from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
+from pairvpr.runtime.tuning import Setting, open_tuned
 
 log = logging.getLogger(__name__)
 
@@ -67,17 +68,19 @@ class PlaceRecognizer:
         threads: int | None = None,
         batch_size: int | None = None,
         budget_ms: float | None = None,
-        exact: bool = False,
+        exact: bool | None = None,
     ) -> PlaceRecognizer:
         """Open a map folder.
 
-        model: another bundle of the same identity; None takes the map's own.
+        model: another bundle of the same identity; None takes the map's own, with the setting that `pairvpr tune` found
+        for it on this device for what is left open here: device, precision, threads, batch_size and exact.
         top_k: candidates to re-rank; None takes the model's default or the whole map, whichever is less.
         rerank: false answers by descriptors alone.
         budget_ms: milliseconds for a whole answer, from decoding on; candidates that do not fit in are not compared,
         and where encoding takes it all none is.
-        exact: compare every candidate in full, as published; else those that a calibrated bundle's cascade sees no
-        prospects for are dropped on the way. The rest: see `load_model`.
+        exact: compare every candidate in full, as published; false: drop those on the way that the cascade sees no
+        prospects for, which must have been calibrated; None: as tuned, else the cascade where there is one. The rest:
+        see `load_model`.
         Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, EngineError (also
         for a budget that is not above 0).
         """
@@ -91,18 +94,24 @@ class PlaceRecognizer:
                 )
             if top_k is not None and not 1 <= top_k <= count:
                 raise MapError(f"{path}: top-k {top_k} is outside 1 to {count}, the map's pictures; choose one inside")
-            loaded = load_model(
-                places.model_path if model is None else model, device, precision, threads=threads, batch_size=batch_size
-            )
+            setting = Setting(device, precision, threads, batch_size, exact)
+            if model is None:
+                loaded, setting = open_tuned(places.model_path, setting)
+            else:
+                loaded = setting.load(Path(model))
             if loaded.bundle.identity != places.identity:
                 raise MapError(
                     f"{path}: made with model {places.identity[:12]}, not with {loaded.bundle.identity[:12]} "
                     f"({loaded.bundle.path}); use the map's own model or build the map again"
                 )
             k = min(loaded.bundle.info.top_k, count) if top_k is None else top_k
-            cascade = Cascade.of(loaded.bundle) if rerank and not exact else None
+            cascade = Cascade.of(loaded.bundle) if rerank and not setting.exact else None
             if cascade is not None:
                 log.info("cascade: %s", cascade)
+            elif rerank and setting.exact is False:
+                raise BundleError(
+                    f"{loaded.bundle.path}: no cascade was calibrated; run `pairvpr calibrate` or ask for exact answers"
+                )
             return cls(places, loaded, FaissIndex(places.descriptors), k, rerank, budget_ms, cascade)
         except BaseException:
             places.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ from pairvpr.doctor import Check, examine, format_report, healthy
 from pairvpr.errors import EngineError
 from pairvpr.runtime import model as runtime_model
 from pairvpr.runtime import onnxruntime_engine, openvino_engine
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.map import MapWriter
+from pairvpr.runtime.tuning import Setting, Tuning
 
 
 def check(checks: list[Check], name: str) -> Check:
@@ -305,3 +309,35 @@ def test_missing_tensorrt_is_told_where_it_would_be_of_use(monkeypatch: pytest.M
     assert doctor._tensorrt(gpu=False)[0].state == "info"
     monkeypatch.setattr(machine, "jetson_release", lambda: "R36.4.3")
     assert "--system-site-packages" in (doctor._tensorrt(gpu=True)[0].remedy or "")
+
+
+def test_the_setting_tuned_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(runtime_model.default_bundle())
+    writer = MapWriter.open(
+        tmp_path / "map",
+        identity=bundle.identity,
+        descriptor_dim=bundle.info.dims.descriptor,
+        token_shape=(bundle.info.dims.tokens, bundle.info.dims.token_dim),
+        install_model=bundle.install,
+    )
+    writer.close()
+
+    def tuned() -> Check:
+        return doctor._tuned_setting(tmp_path / "map")
+
+    assert (tuned().state, tuned().remedy) == ("info", f"pairvpr tune --db {tmp_path / 'map'} --images PICTURES")
+    setting = Setting("cpu", "fp16", exact=True)
+    here = Tuning(setting, machine.name(), "", 9, 9, 50, 0, (0.0, 0.07), 0.05, None, 1.0, 2.0, 3.0)
+    own = Bundle.open(tmp_path / "map" / "model")
+    own.store_calibration("tuning", here.to_json())
+    assert (tuned().state, tuned().detail) == ("ok", f"{tmp_path / 'map'}: {here}")
+    for changed, problem in (
+        (dataclasses.replace(here, computer="a robot"), "it was measured on a robot, this is "),
+        (dataclasses.replace(here, setting=Setting("cpu", "int8")), "no int8 graphs in this bundle"),
+    ):
+        own.store_calibration("tuning", changed.to_json())
+        assert tuned().state == "missing"
+        assert "not used, the defaults answer: " in tuned().detail
+        assert problem in tuned().detail
+        assert healthy([tuned()])
+    assert doctor._tuned_setting(tmp_path / "nowhere").state == "broken"

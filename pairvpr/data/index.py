@@ -24,6 +24,7 @@ import numpy as np
 
 from pairvpr.data.places import Picture, Place
 from pairvpr.errors import SourceError
+from pairvpr.machine import cache_folder
 from pairvpr.runtime.pictures import load_picture
 
 FORMAT = 1
@@ -117,17 +118,13 @@ def open_index(
     "" for the user's cache folder. Raises SourceError where it cannot be written, or `file` is something else.
     """
     key = _key([FORMAT, name, str(root.resolve()), min_pictures, min_extent], root, sources)
-    path = Path(file) if file else _cache_folder() / f"{name}-{key}.sqlite"
+    path = Path(file) if file else cache_folder() / f"{name}-{key}.sqlite"
     if _key_of(path) != key:
         log.info("indexing %s into %s", root, path)
         _write(path, key, rows, min_pictures, min_extent)
     with _reading(path) as connection:
         counts = connection.execute("SELECT count(*) FROM places GROUP BY area ORDER BY area").fetchall()
     return PictureIndex(path, key, tuple(count for (count,) in counts))
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairvpr"
 
 
 def _key(arguments: list[object], root: Path, sources: Iterable[Path]) -> str:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from string import Template
 
+from pairvpr.pages import NUMBERS_STYLE
 from pairvpr.pages import STYLE as COMMON_STYLE
 
 STYLE = (
     COMMON_STYLE
+    + NUMBERS_STYLE
     + """
 .pictures.four { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 .figures.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .wide { grid-column: 1 / -1; }
-.figure h2 { font-size: 1rem; margin: 0 0 8px; }
-table.numbers td, table.numbers th { width: auto; text-align: right; padding: 3px 0 3px 14px; font-weight: 400; }
-table.numbers td:first-child, table.numbers th:first-child { text-align: left; padding-left: 0; width: auto; }
-table.numbers tr + tr > * { border-top: 1px solid var(--line); }
-table.numbers th, table.numbers td + td { white-space: nowrap; }
-svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
-svg .grid { stroke: var(--line); }
-svg text { fill: var(--faint); }
 svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg .before { stroke: var(--faint); stroke-dasharray: 6 4; }
 svg .after { stroke: var(--accent); }

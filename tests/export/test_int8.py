@@ -45,6 +45,14 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Ranges are kept here and not with the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def take_few(patch: pytest.MonkeyPatch) -> None:
     """As many pictures as a test has time for, and limits for seeded weights."""
     patch.setattr(pictures_module, "CALIBRATION", 3)
