@@ -9,12 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet
 demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
 
-# Each folder in a process of its own: no program has torch, ONNX Runtime, OpenVINO, faiss and PyAV in it all at once, and a test
-# process that did has crashed inside the interpreter.
-TEST_FOLDERS := $(sort $(dir $(wildcard tests/*/test_*.py)))
-
 test: $(VENV)/.all  ## everything; installs torch (several GB)
-	for part in $(TEST_FOLDERS) "$(wildcard tests/test_*.py)"; do $(BIN)/python -m pytest $$part || exit 1; done
+	$(BIN)/python -m pytest
 
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
 	$(PIP) -e ".[cpu,video,bags,test]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,9 @@ from pairvpr.runtime.engine import ARITHMETIC, Arrays, try_engine
 
 DEVICE = "CPU"
 INSTALL = 'pip install "pairvpr[openvino]"'
+
+_kept: list[Any] = []
+_keeping = threading.Lock()
 
 
 def load() -> ModuleType:
@@ -30,6 +34,19 @@ def load() -> ModuleType:
 def version() -> str:
     """Version of OpenVINO, without its build."""
     return str(load().__version__).partition("-")[0]
+
+
+def core() -> Any:
+    """The one Core of this process, which lives as long as the process does.
+
+    A Core's CPU plugin gives the thread that loads it a stack for signal handlers, and takes it away when it goes. Of
+    two Cores that go in the order they came, the second puts back the stack of the first, which is gone: the next
+    signal that Python handles (Ctrl-C, SIGTERM, the end of a child) kills the process without a word.
+    """
+    with _keeping:
+        if not _kept:
+            _kept.append(load().Core())
+        return _kept[0]
 
 
 class OpenVinoEngine:
@@ -51,11 +68,10 @@ class OpenVinoEngine:
             settings["INFERENCE_NUM_THREADS"] = threads
         name = model.name if isinstance(model, Path) else "graph"
         try:
-            core = ov.Core()
-            graph = core.read_model(model)
+            graph = core().read_model(model)
             inputs, self.outputs = ([port.any_name for port in ports] for ports in (graph.inputs, graph.outputs))
             graph = _with_float32_ports(ov, graph)
-            self.compiled: Any = core.compile_model(graph, DEVICE, settings)
+            self.compiled: Any = core().compile_model(graph, DEVICE, settings)
             devices = self.compiled.get_property("EXECUTION_DEVICES")
             obtained = self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -20,7 +21,7 @@ from pairvpr.runtime.cli import main
 from pairvpr.runtime.engine import TINY_GRAPH, open_engines
 from pairvpr.runtime.map_builder import add_pictures
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.openvino_engine import OpenVinoEngine, try_arithmetics
+from pairvpr.runtime.openvino_engine import OpenVinoEngine, core, try_arithmetics
 from pairvpr.runtime.reference import check_reference
 
 openvino = pytest.importorskip("openvino", reason='needs OpenVINO: pip install "pairvpr[openvino]"')
@@ -58,7 +59,7 @@ def claim(monkeypatch: pytest.MonkeyPatch, **properties: object) -> None:
 
 
 def needs_bfloat16() -> None:
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bfloat16")
 
 
@@ -157,6 +158,26 @@ def test_the_tiny_graph_runs() -> None:
     # Floats of other widths and arrays with gaps are taken as well.
     np.testing.assert_array_equal(engine.run({"x": np.arange(6.0)[::2]})["y"], np.array([0, 4, 8], np.float32))
     assert try_arithmetics()["f32"] is None
+
+
+SIGNALLED = """
+import os, signal
+from pairvpr.runtime.engine import TINY_GRAPH
+from pairvpr.runtime.openvino_engine import OpenVinoEngine
+engines = [OpenVinoEngine(TINY_GRAPH) for _ in range(3)]
+while engines:
+    engines.pop(0)
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-X", "faulthandler"]], ids=["plain", "with-faulthandler"])
+def test_a_signal_is_heard_after_engines_have_gone(options: list[str]) -> None:
+    """With a Core for each engine it killed the process: its handler's stack had gone with them."""
+    command = [sys.executable, *options, "-c", SIGNALLED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done
 
 
 @pytest.mark.parametrize("graph", [b"", b"no graph", TINY_GRAPH[:-3]])
