@@ -67,14 +67,16 @@ def certify(scores: Floats, right: Bools, thresholds: Floats, precision: float, 
     """The lowest of `thresholds` whose precision is shown, on answers (n,) that had no part in choosing them.
 
     The chance that it is one below `precision` is at most `delta`, where the answers are independent and drawn as those
-    to come. None where not even the first can be shown.
+    to come. Of several that accept the same answers, the first. None where not even the first of all can be shown.
     """
-    found = None
+    found, most = None, 0
     for threshold in thresholds:
         accepted = scores >= threshold
-        if binomial_tail(int(np.sum(accepted & ~right)), int(np.sum(accepted)), 1 - precision) > delta:
+        count = int(np.sum(accepted))
+        if binomial_tail(int(np.sum(accepted & ~right)), count, 1 - precision) > delta:
             break
-        found = float(threshold)
+        if count > most:
+            found, most = float(threshold), count
     return found
 
 

@@ -61,6 +61,7 @@ def test_thresholds_end_with_the_first_that_fails() -> None:
     scores = np.arange(100.0)
     right = scores >= 40
     assert certify(scores, right, np.array([70.0, 50.0, 20.0, 0.0]), 0.9, 0.1) == 50
+    assert certify(scores, right, np.array([70.0, 49.5, 49.2, 49.1]), 0.9, 0.1) == 49.5  # the others accept no more
     assert certify(scores, right, np.array([20.0, 50.0]), 0.9, 0.1) is None  # also where a later one would do
     assert certify(scores, right, np.array([99.0, 50.0]), 0.9, 0.1) is None  # one answer shows nothing
 
