@@ -69,7 +69,8 @@ def certify(scores: Floats, right: Bools, thresholds: Floats, precision: float, 
     The chance that it is one below `precision` is at most `delta`, where the answers are independent and drawn as those
     to come. Of several that accept the same answers, the first. None where not even the first of all can be shown.
     """
-    found, most = None, 0
+    found: float | None = None
+    most = 0
     for threshold in thresholds:
         accepted = scores >= threshold
         count = int(np.sum(accepted))
