@@ -272,6 +272,7 @@ def map_info(db: Path, style: str) -> None:
     """Say what a map holds, what it takes, and what model it was made with."""
     import dataclasses
 
+    from pairvpr.runtime.acceptance import Judge, Setup
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.cascade import Cascade
     from pairvpr.runtime.map import Map
@@ -281,13 +282,16 @@ def map_info(db: Path, style: str) -> None:
     with Map.open(db) as places:
         info = {**dataclasses.asdict(places.info()), "path": str(db)}
         bundle = Bundle.open(places.model_path)
-    weights, cascade, tuning = bundle.info.weights, Cascade.of(bundle), Tuning.of(bundle)
+        weights, cascade, tuning = bundle.info.weights, Cascade.of(bundle), Tuning.of(bundle)
+        judge = Judge.of(bundle, Setup.of(places, min(bundle.info.top_k, len(places)), cascade))
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
+        info.update(decisions=judge.figures())
         click.echo(json.dumps(info))
         return
     info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated", tuned=tuning or "no")
+    info.update(decisions=judge)
     for name, value in info.items():
         click.echo(f"{name.replace('_', ' '):18} {value}")
 
@@ -397,11 +401,47 @@ def eval_(
 @main.command()
 @click.option("--model", type=FOLDER, help="The bundle to calibrate, on a map of the pictures themselves.")
 @click.option("--db", type=FOLDER, help="The map whose model to calibrate, on answers from this map.")
-@click.option("--images", required=True, type=FOLDER, help="Your own pictures, as the robot sees them; no labels.")
-def calibrate(model: Path | None, db: Path | None, images: Path) -> None:
-    """Learn from your pictures which candidates need no full comparison, and measure what that costs."""
+@click.option("--images", required=True, type=FOLDER, help="Your own pictures, as the robot sees them.")
+@click.option(
+    "--accept", is_flag=True, help="Find the score from which answers may be acted on; needs --db and places."
+)
+@click.option(
+    "--precision-target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="With --accept: the share of accepted answers that is to be right. Default: 0.99.",
+)
+@click.option(
+    "--delta",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="With --accept: the chance that it is less after all. Default: 0.1.",
+)
+@click.option(
+    "--radius",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With --accept: a match is right within so many metres, or the map's units. Default: 25.",
+)
+@click.option("--poses", type=FOLDER, help="With --accept: poses, as for `map build`. Else: @UTM@ names, EXIF GPS.")
+@click.option("--top-k", type=click.IntRange(min=1), help="With --accept: candidates, as `pairvpr-run` will take.")
+@click.option("--exact", is_flag=True, default=None, help="With --accept: for `pairvpr-run --exact`.")
+@source_options
+def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, **how: Any) -> None:
+    """Learn from your pictures which candidates need no full comparison, and measure what that costs.
+
+    With --accept, and after that: from which score on an answer may be acted on. --topic, --every and the like are for
+    --accept alone.
+    """
+    from pairvpr.runtime.sources.options import DEFAULT
+
+    asked = {name: value for name, value in how.items() if value not in (None, DEFAULT)}
+    if accept:
+        if db is None or model is not None:
+            raise click.UsageError("--accept decides on answers from a map: give --db MAP")
+        _calibrate_acceptance(db, images, **asked)
+        return
     if (model is None) == (db is None):
         raise click.UsageError("give --model BUNDLE or --db MAP")
+    if asked:
+        raise click.UsageError("all options but --model, --db and --images go with --accept")
     from contextlib import ExitStack
 
     from pairvpr.calibration.cascade import calibrate_cascade, map_of
@@ -419,6 +459,29 @@ def calibrate(model: Path | None, db: Path | None, images: Path) -> None:
         cascade = calibrate_cascade(places, opened, images, meters)
     opened.bundle.store_calibration(KEY, cascade.to_json())
     click.echo(f"{opened.bundle.path}: {cascade}")
+
+
+def _calibrate_acceptance(
+    db: Path,
+    images: Path,
+    precision_target: float | None = None,
+    delta: float | None = None,
+    radius: float | None = None,
+    **how: Any,
+) -> None:
+    from pairvpr.calibration.acceptance import DELTA, PRECISION, RADIUS, Promise, calibrate_acceptance
+    from pairvpr.runtime.acceptance import KEY
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.model import load_model
+
+    promise = Promise(precision_target or PRECISION, delta or DELTA, radius or RADIUS)
+    with Map.open(db) as places:
+        opened = load_model(places.model_path)
+        opened.bundle.check_writable()
+        say_model(opened.bundle)
+        acceptance = calibrate_acceptance(places, opened, images, promise, Meters(), **how)
+    opened.bundle.store_calibration(KEY, acceptance.to_json())
+    click.echo(f"{opened.bundle.path}: {acceptance}")
 
 
 @main.command()

@@ -46,7 +46,8 @@ class Recognition:
 
     matches: all candidates, best first: fully compared ones by score, then those that the cascade dropped by
     predicted score, then the others by similarity.
-    accepted, confidence: None until the model or map is calibrated; `reason` says why.
+    accepted: whether a robot may act on the first match; confidence: the chance that it is right. None where no
+    calibration holds for this answer (see `pairvpr.runtime.acceptance`); `reason` says why, and why not accepted.
     compared: how many candidates the pair classifier compared, if only to drop them; complete: whether that is all it
     was asked to, which it is not where the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
@@ -81,7 +82,7 @@ class Recognition:
                 "best": self.matches[0].as_json() if self.matches else None,
                 "matches": [match.as_json() for match in self.matches[:matches]],
                 "accepted": self.accepted,
-                "confidence": self.confidence,
+                "confidence": None if self.confidence is None else round(self.confidence, 6),
                 "reason": self.reason,
                 "compared": self.compared,
                 "complete": self.complete,

@@ -118,6 +118,8 @@ def as_text(answer: Recognition, matches: int) -> str:
     head = f"{answer.query} -> {lines[0]}"
     compared = f"{answer.compared} compared" if answer.complete else f"only {answer.compared} compared"
     tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
+    if answer.confidence is not None:
+        tail = f"  {answer.reason}, confidence {answer.confidence:.3f}{tail}"
     return "\n".join([head, *("    " + line for line in lines[1:]), tail])
 
 

@@ -220,6 +220,6 @@ class Meters:
     def __init__(self) -> None:
         self._meters: dict[str, Meter] = {}
 
-    def __call__(self, step: str, done: int, total: int) -> None:
+    def __call__(self, step: str, done: int, total: int | None) -> None:
         """Show that `done` of `total` are done in `step`; see `Meter`."""
         self._meters.setdefault(step, Meter(step))(done, total)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import BundleError, EngineError, MapError
+from pairvpr.runtime.acceptance import Judge, Setup
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
@@ -44,8 +45,9 @@ class PlaceRecognizer:
         rerank: bool = True,
         budget_ms: float | None = None,
         cascade: Cascade | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        """Put together what `open` opens."""
+        """Put together what `open` opens; without a judge no answer is accepted or not."""
         if budget_ms is not None and not 0 < budget_ms < math.inf:
             raise EngineError(f"budget of {budget_ms:g} ms: give more than 0, or none for no limit")
         self.map = places
@@ -53,6 +55,7 @@ class PlaceRecognizer:
         self.index = index
         self.top_k = top_k
         self.budget_ms = budget_ms
+        self._judge = judge or Judge()
         self._reranker = Reranker(places, model, cascade) if rerank else None
 
     @classmethod
@@ -112,7 +115,9 @@ class PlaceRecognizer:
                 raise BundleError(
                     f"{loaded.bundle.path}: no cascade was calibrated; run `pairvpr calibrate` or ask for exact answers"
                 )
-            return cls(places, loaded, FaissIndex(places.descriptors), k, rerank, budget_ms, cascade)
+            judge = Judge.of(loaded.bundle, Setup.of(places, k, cascade) if rerank else None)
+            log.info("decisions: %s", judge)
+            return cls(places, loaded, FaissIndex(places.descriptors), k, rerank, budget_ms, cascade, judge)
         except BaseException:
             places.close()
             raise
@@ -159,12 +164,14 @@ class PlaceRecognizer:
             ranking = Ranking.by_descriptor(len(rows))
         else:
             ranking = self._reranker.rank(query, rows, clock, self.budget_ms)
-        return replace(
-            answer,
-            matches=self._matches(rows, similarities, ranking),
-            compared=ranking.compared,
-            complete=self._reranker is None or ranking.compared == len(rows),
-            timings=clock.timings(),
+        return self._judge(
+            replace(
+                answer,
+                matches=self._matches(rows, similarities, ranking),
+                compared=ranking.compared,
+                complete=self._reranker is None or ranking.compared == len(rows),
+                timings=clock.timings(),
+            )
         )
 
     def _matches(

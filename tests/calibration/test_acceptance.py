@@ -1,0 +1,307 @@
+"""Decisions: what is calibrated, stored and shown, and what answers say; with seeded weights, so by no means recall."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pairvpr.calibration.acceptance import STRETCHES, Promise, calibrate_acceptance, split
+from pairvpr.cli import main
+from pairvpr.demo.scenes import draw_scene
+from pairvpr.errors import BundleError, MapError, SourceError
+from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
+from pairvpr.runtime.acceptance import ACCEPTED, INCOMPLETE, KEY, TOO_LOW, Acceptance, Judge, Setup
+from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.cli import as_text
+from pairvpr.runtime.cli import main as run_main
+from pairvpr.runtime.map import Map
+from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.poses import utm_pose
+from pairvpr.runtime.sources import Frame
+
+SIZE, APART, COUNT = (64, 64), 100, 60
+"""A map of six places APART metres from each other, and COUNT pictures to ask."""
+
+
+def quiet(step: str, done: int, total: int | None) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures `db`, a `map` of them with a model that compares three candidates, and `queries`."""
+    home = tmp_path_factory.mktemp("home")
+    bundle = Bundle.open(default_bundle())
+    bundle.install(home / "bundle")
+    (home / "bundle" / FILE).unlink()  # a link to the package's own
+    (home / "bundle" / FILE).write_text(dataclasses.replace(bundle.info, calibration={}, top_k=3).to_json())
+    (home / "db").mkdir()
+    for number in range(6):
+        Image.fromarray(draw_scene(number, 0, SIZE)).save(home / "db" / f"@{APART * number}@0@.png")
+    add_pictures(home / "db", home / "map", load_model(home / "bundle"), create=True)
+    grey = np.random.default_rng(0).integers(0, 255, (COUNT, *SIZE, 3), np.uint8)
+    for number in range(COUNT):
+        folder = home / "queries" / f"drive{number // 20}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey[number]).save(folder / f"@{30 * (number % 20)}@1@.png")
+    return home
+
+
+@pytest.fixture(scope="module")
+def model(home: Path) -> Model:
+    return load_model(home / "bundle")
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, wrong: set[str] = frozenset(), similarity: float = 0.5) -> list[str]:  # type: ignore[assignment]
+    """Plant the answers: the place nearest along the street with a high score, 1 km off with a low one for `wrong`.
+
+    Returns the names that are asked, as they come.
+    """
+    names: list[str] = []
+
+    def recognize_frame(_: PlaceRecognizer, frame: Frame) -> Recognition:
+        names.append(frame.name)
+        pose = utm_pose(frame.name)
+        assert pose is not None
+        place = Pose(pose.x + 1000 * (frame.name in wrong), 0, 0, frame="utm")
+        score = -5.0 if frame.name in wrong else 5.0
+        return Recognition(frame.name, matches=(Match("m", score, similarity, "full", place),), complete=True)
+
+    monkeypatch.setattr(PlaceRecognizer, "recognize_frame", recognize_frame)
+    return names
+
+
+def calibrated(home: Path, model: Model, images: str = "queries", **promise: float) -> Acceptance:
+    with Map.open(home / "map") as places:
+        return calibrate_acceptance(places, model, home / images, Promise(**{"precision": 0.9, **promise}), quiet)
+
+
+# What is calibrated
+
+
+def test_scores_of_wrong_answers_are_not_accepted(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {f"drive{d}/@{30 * n}@1@.png" for d in range(3) for n in range(0, 20, 4)}
+    names = answers(monkeypatch, wrong)
+    found = calibrated(home, model)
+    assert len(names) == COUNT == found.fitted + found.checked
+    assert found.threshold == 5
+    _, checking = split([Pose(float(name.split("@")[1]), 1, 0) for name in names])
+    tested = {names[i] for i in checking}
+    assert found.right == len(tested - wrong)
+    assert found.accepted_right == found.accepted == found.right
+    assert found.outside == len({name for name in tested & wrong if name.split("@")[1] in ("240", "360")})  # 40 m off
+    assert (found.traverses, found.own) == (3, 0)
+    assert found.confidence(5) > 0.85
+    assert found.confidence(-5) < 0.15
+    assert found.expected == pytest.approx(found.right, abs=5)
+    assert "OPTIMISTIC" not in str(found)
+
+
+def test_a_traverse_counts_once_for_each_place(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = answers(monkeypatch)
+    with pytest.raises(SourceError, match=r"30 pictures that can be used.*40 m apart"):
+        calibrated(home, model, radius=40)
+    assert len(names) == 30
+    assert {name.split("@")[1] for name in names} == {str(60 * n) for n in range(10)}
+
+
+def test_too_few_pictures_are_refused_with_the_number_needed(
+    home: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = answers(monkeypatch)
+    with pytest.raises(SourceError, match=r"60 pictures that can be used, a precision of 0.99 needs at least 345"):
+        calibrated(home, model, precision=0.99)
+    assert not names  # said before anything is worked out
+    assert Promise().pictures() == 345
+    assert Promise(0.5, 0.5).pictures() == 40
+
+
+def test_what_no_score_shows_is_refused(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {f"drive{d}/@{30 * n}@1@.png" for d in range(3) for n in range(20)})
+    with pytest.raises(SourceError, match=r"no score shows a precision of 0.9: .*0 of \d+ answers were right"):
+        calibrated(home, model)
+
+
+def test_pictures_of_the_map_itself_tell_nothing(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, similarity=1.0)
+    with pytest.raises(SourceError, match="0 pictures that can be used"):
+        calibrated(home, model)
+
+
+def test_the_maps_own_traverse_is_optimistic(home: Path, tmp_path: Path, model: Model, monkeypatch) -> None:
+    """A map that was made of the folder that is asked, or of one above it."""
+    monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 3)
+    shutil.copytree(home / "db", tmp_path / "db")
+    add_pictures(tmp_path / "db", tmp_path / "map", model, create=True)
+    answers(monkeypatch)
+    (tmp_path / "db" / "later").mkdir()
+    for number in range(60):
+        shutil.copy(home / "queries" / "drive0" / "@0@1@.png", tmp_path / "db" / "later" / f"@{number * 30}@1@.png")
+    for images, own in ((tmp_path / "db" / "later", 60), (tmp_path / "db", 66), (home / "queries", 0)):
+        with Map.open(tmp_path / "map") as places:
+            found = calibrate_acceptance(places, model, images, Promise(0.9), quiet)
+        assert found.own == own
+        assert ("OPTIMISTIC" in str(found)) == bool(own)
+
+
+def test_places_that_cannot_be_compared(home: Path, tmp_path: Path, model: Model, monkeypatch) -> None:
+    answers(monkeypatch, {f"drive0/@{30 * n}@1@.png" for n in range(20)})
+    add_pictures(home / "queries" / "drive0", tmp_path / "gps", model, create=True, poses=_gps(tmp_path, home))
+    with (
+        Map.open(tmp_path / "gps") as places,
+        pytest.raises(MapError, match="none of its pictures has a place in 'utm'"),
+    ):
+        calibrate_acceptance(places, model, home / "queries", Promise(0.9), quiet)
+    (tmp_path / "plain").mkdir()
+    for number in range(50):
+        shutil.copy(home / "db" / "@0@0@.png", tmp_path / "plain" / f"{number}.png")
+    with pytest.raises(SourceError, match="0 pictures that can be used"), Map.open(home / "map") as places:
+        calibrate_acceptance(places, model, tmp_path / "plain", Promise(0.9), quiet)
+    shutil.copytree(tmp_path / "plain", tmp_path / "few")
+    for number in range(2, 50):
+        (tmp_path / "few" / f"{number}.png").unlink()
+    add_pictures(tmp_path / "few", tmp_path / "map", model, create=True)
+    with Map.open(tmp_path / "map") as places, pytest.raises(MapError, match="none of its pictures has a place;"):
+        calibrate_acceptance(places, model, home / "queries", Promise(0.9), quiet)
+
+
+def _gps(folder: Path, home: Path) -> Path:
+    names = [path.name for path in (home / "queries" / "drive0").iterdir()]
+    (folder / "gps.csv").write_text("name,latitude,longitude\n" + "".join(f"{name},50,8\n" for name in names))
+    return folder / "gps.csv"
+
+
+def test_what_is_learnt_and_tested_lies_in_other_stretches() -> None:
+    chance = np.random.default_rng(0)
+    along = chance.permutation(240) * 10.0
+    wheres = [Pose(3 * x, 4 * x, chance.normal()) for x in along]
+    learning, checking = split(wheres)
+    assert sorted([*learning, *checking]) == list(range(240))
+    assert len(learning) == 80
+    order = np.argsort(along)
+    sides = np.isin(order, learning)
+    assert np.sum(sides[1:] != sides[:-1]) == STRETCHES * 2 // 3
+
+
+# What answers say
+
+
+def answer(score: float | None, complete: bool = True) -> Recognition:
+    match = Match("a", score, 0.5, "descriptor" if score is None else "full")
+    return Recognition("q", matches=(match,), complete=complete, compared=3, timings={"total": 5.0})
+
+
+@pytest.fixture
+def acceptance(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> Acceptance:
+    answers(monkeypatch)
+    return calibrated(home, model)
+
+
+def test_the_judge(acceptance: Acceptance) -> None:
+    judge = Judge(dataclasses.replace(acceptance, threshold=2.0, slope=1.0, bias=-2.0))
+    yes, no, cut = judge(answer(2.0)), judge(answer(1.0)), judge(answer(9.0, complete=False))
+    assert (yes.accepted, yes.confidence, yes.reason) == (True, 0.5, ACCEPTED)
+    assert (no.accepted, no.reason) == (False, TOO_LOW)
+    assert no.confidence == pytest.approx(1 / (1 + np.e))
+    assert (cut.accepted, cut.confidence, cut.reason) == (None, None, INCOMPLETE)
+    assert Judge()(answer(1.0)).reason == "not calibrated"
+    line = json.loads(no.to_json())
+    assert (line["accepted"], line["confidence"], line["reason"]) == (False, 0.268941, TOO_LOW)
+    assert as_text(yes, 1).endswith("  accepted, confidence 0.500  (3 compared in 5 ms)")
+
+
+def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Path) -> None:
+    bundle = Bundle.open(home / "bundle")
+    stored = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: acceptance.to_json()}))
+    assert Acceptance.of(stored) == acceptance
+    assert Acceptance.of(bundle) is None
+    same = acceptance.setup
+    for setup, reason in (
+        (same, ACCEPTED),
+        (None, "not calibrated for answers by descriptors alone"),
+        (dataclasses.replace(same, top_k=2), "not calibrated for --top-k 2, but for 3"),
+        (dataclasses.replace(same, cascade="0" * 64), "not calibrated for these answers, but for exact answers"),
+        (dataclasses.replace(same, places="0" * 64), "not calibrated for this map as it is now"),
+    ):
+        judged = Judge.of(stored, setup)(answer(99.0))
+        assert (judged.accepted, judged.reason) == (True if setup is same else None, reason)
+    with Map.open(home / "map") as places:
+        assert Setup.of(places, 3, None) == same
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"threshold": float("nan")}, {"slope": -1.0}, {"precision": 1.5}, {"accepted": 999}, {"setup": {}}, {"x": 1}],
+    ids=str,
+)
+def test_a_damaged_or_foreign_threshold_is_refused(acceptance: Acceptance, home: Path, change: dict) -> None:
+    bundle = Bundle.open(home / "bundle")
+    for content in ({**acceptance.to_json(), **change}, {**acceptance.to_json(), "identity": "1" * 64}, [1]):
+        spoilt = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content}))
+        with pytest.raises(BundleError, match=r"acceptance threshold .*pairvpr calibrate --accept"):
+            Acceptance.of(spoilt)
+
+
+# From the command line
+
+
+def command(*arguments: object, of: object = main) -> Result:
+    return CliRunner().invoke(of, [str(each) for each in arguments])  # type: ignore[arg-type]
+
+
+def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
+    """All for real; what counts as right is everything, for seeded weights know no place."""
+    db = tmp_path / "map"
+    shutil.copytree(home / "map", db)
+    for number in range(40):  # forty traverses of one picture each
+        (tmp_path / "drives" / str(number)).mkdir(parents=True)
+        Image.fromarray(draw_scene(number % 7, 1 + number, SIZE)).save(
+            tmp_path / "drives" / str(number) / f"@{number}@0@.png"
+        )
+    images = ("--images", tmp_path / "drives")
+    before = command("--db", db, "--query", tmp_path / "drives" / "3", "--format", "jsonl", of=run_main)
+    assert json.loads(before.stdout)["reason"] == "not calibrated"
+    done = command("calibrate", "--accept", "--db", db, *images, "--precision-target", 0.7, "--radius", 1000)
+    assert done.exit_code == 0, done.stderr
+    assert "for a precision of 0.7 with 90% confidence" in done.stdout
+    assert "accepted from a pair score" in command("map", "info", "--db", db).stdout
+    figures = json.loads(command("map", "info", "--db", db, "--format", "jsonl").stdout)["decisions"]
+    assert (figures["checked"], figures["right"], figures["setup"]["top_k"]) == (27, 27, 3)
+    assert command("map", "verify", "--db", db).exit_code == 0
+
+    query = ("--db", db, "--query", tmp_path / "drives" / "3", "--format", "jsonl")
+    line = json.loads(command(*query, of=run_main).stdout)
+    assert line["accepted"] == (line["best"]["score"] >= figures["threshold"])
+    assert 0 < line["confidence"] < 1
+    for more, reason in (
+        (("--exact",), line["reason"]),
+        (("--top-k", 2), "not calibrated for --top-k 2, but for 3"),
+        (("--no-rerank",), "not calibrated for answers by descriptors alone"),
+        (("--budget-ms", 0.001), INCOMPLETE),
+    ):
+        assert json.loads(command(*query, *more, of=run_main).stdout)["reason"] == reason
+    assert command("map", "remove", f"@{APART}@0@.png", "--db", db).exit_code == 0
+    line = json.loads(command(*query, of=run_main).stdout)
+    assert (line["accepted"], line["reason"]) == (None, "not calibrated for this map as it is now")
+
+
+def test_options_that_do_not_go_together(home: Path) -> None:
+    images = ("--images", home / "queries")
+    for given, message in (
+        (("--accept", "--model", home / "bundle"), "give --db MAP"),
+        (("--db", home / "map", "--radius", 5), "go with --accept"),
+        (("--db", home / "map", "--every", 2), "go with --accept"),
+        (("--accept", "--db", home / "map"), "needs at least 345"),
+        (("--accept", "--db", home / "map", "--top-k", 9), "top-k 9 is outside 1 to 6"),
+    ):
+        result = command("calibrate", *given, *images)
+        assert result.exit_code == 2
+        assert message in result.stderr
