@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from pairvpr.runtime.map.faults import damaged, reading
+from pairvpr.runtime.map.faults import damaged, reading, writing
 from pairvpr.runtime.map.records import Record, Value, checksum
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
 
 FOLDER = "segments"
 
 DESCRIPTOR_TYPE = np.dtype("<f4")
+_SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
 _SAFETENSORS_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
 
 COLUMNS: dict[str, str] = {
@@ -209,3 +211,12 @@ def check_present(folder: Path, entry: SegmentEntry) -> None:
         size = path.stat().st_size
     if size != entry.bytes:
         raise damaged(path, f"it has {size} bytes in place of {entry.bytes}")
+
+
+def remove_leftovers(folder: Path, committed: set[str]) -> None:
+    """Make sure of the segments folder and remove the files of commits that were cut short."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed:
+                file.unlink()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,30 +17,19 @@ import numpy.typing as npt
 from pairvpr import __version__
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import catalog, records
+from pairvpr.runtime.map import catalog, compaction, records
 from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.faults import reading, writing
 from pairvpr.runtime.map.lock import WriterLock
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import (
-    DESCRIPTOR_TYPE,
-    FOLDER,
-    Segment,
-    SegmentEntry,
-    check_present,
-    write_segment,
-)
+from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, remove_leftovers, write_segment
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
 from pairvpr.runtime.poses import Gps, Pose
 
 # A commit at the latest after so many pictures, or bytes of tokens: what a crash can cost.
 COMMIT_PICTURES = 256
 COMMIT_BYTES = 64 * 2**20
-SEGMENT_BYTES = 256 * 2**20
-"""Of a compacted segment: it is made in memory."""
-
-_SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
 
 
 class MapWriter:
@@ -137,7 +124,7 @@ class MapWriter:
                 state = catalog.read(self._connection, file, thorough=True)
             for entry in state.segments:
                 check_present(path / FOLDER, entry)
-            _remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
+            remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
             stack.pop_all()
         self._meta, self._segments = state.meta, state.segments
         self._records = {record.name: record for record in state.records if not record.deleted}
@@ -191,8 +178,7 @@ class MapWriter:
         meta = dataclasses.replace(
             self._meta, segments=self._meta.segments + 1, records=self._meta.records + len(added)
         )
-        self._usable = False  # only the next opening can tell how far a commit came that raises
-        try:
+        with self._committing():
             with writing(self.path / FOLDER):
                 segment = write_segment(
                     self.path / FOLDER,
@@ -202,14 +188,10 @@ class MapWriter:
                 )
             with writing(self.path / catalog.FILE):
                 catalog.append(self._connection, meta, segment, added)
-        except BaseException:
-            self._connection.close()
-            raise
         self._meta, self._last_id = meta, added[-1].id
         self._segments.append(segment)
         self._records.update((record.name, record) for record in added)
         self._pending.clear()
-        self._usable = True
 
     def remove(self, names: Iterable[str]) -> int:
         """Remove pictures by name, in one commit, after committing those added so far; returns how many.
@@ -226,16 +208,10 @@ class MapWriter:
         gone = [dataclasses.replace(self._records[name], deleted=True) for name in wanted]
         if not gone:
             return 0
-        self._usable = False  # as in `commit`
-        try:
-            with writing(self.path / catalog.FILE):
-                catalog.delete(self._connection, gone)
-        except BaseException:
-            self._connection.close()
-            raise
+        with self._committing(), writing(self.path / catalog.FILE):
+            catalog.delete(self._connection, gone)
         for name in wanted:
             del self._records[name], self._names[name]
-        self._usable = True
         return len(gone)
 
     def compact(self) -> int:
@@ -247,49 +223,19 @@ class MapWriter:
         self._check_usable()
         self.commit()
         live = sorted(self._records.values(), key=lambda record: record.id)
-        per_picture = sum(entry.bytes for entry in self._segments) / max(1, self._meta.records)
-        step = max(1, int(SEGMENT_BYTES / max(1.0, per_picture)))
-        if len(live) == self._meta.records and len(self._segments) <= -(-len(live) // step):
+        batches = compaction.batches(self._meta, self._segments, live)
+        if len(live) == self._meta.records and len(self._segments) <= len(batches):
             return 0
-        old, first = self._segments, self._next_segment()
-        segments: list[SegmentEntry] = []
-        moved: list[Record] = []
-        self._usable = False  # as in `commit`
-        try:
-            for start in range(0, len(live), step):
-                some = live[start : start + step]
-                segment = self._rewrite(first + len(segments), some)
-                moved += [dataclasses.replace(r, segment=segment.number, row=row) for row, r in enumerate(some)]
-                segments.append(segment)
+        old = self._segments
+        with self._committing():
+            segments, moved = compaction.rewrite(self.path, self._meta, old, batches, self._next_segment())
             meta = dataclasses.replace(self._meta, segments=len(segments), records=len(moved))
             with writing(self.path / catalog.FILE):
                 catalog.replace(self._connection, meta, segments, moved)
-        except BaseException:
-            self._connection.close()
-            raise
-        self._meta, self._segments = meta, segments
-        self._records = {record.name: record for record in moved}
-        _remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
-        self._usable = True
+            self._meta, self._segments = meta, segments
+            self._records = {record.name: record for record in moved}
+            remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
         return sum(entry.bytes for entry in old) - sum(entry.bytes for entry in segments)
-
-    def _rewrite(self, number: int, wanted: Sequence[Record]) -> SegmentEntry:
-        """A new segment of pictures that lie in others, each checked as it is read."""
-        descriptors = np.empty((len(wanted), self._meta.descriptor_dim), DESCRIPTOR_TYPE)
-        tokens: dict[int, StoredTokens] = {}
-        places = sorted(range(len(wanted)), key=lambda place: (wanted[place].segment, wanted[place].row))
-        for source, some in groupby(places, key=lambda place: wanted[place].segment):
-            entry = next(entry for entry in self._segments if entry.number == source)
-            token_type = self._meta.token_format.type
-            segment = Segment(self.path / FOLDER, entry, self._meta.descriptor_dim, self._meta.token_shape, token_type)
-            with closing(segment):
-                stored = segment.read_descriptors()
-                for place in some:
-                    segment.check_descriptor(stored, wanted[place])
-                    descriptors[place] = stored[wanted[place].row]
-                    tokens[place] = segment.read_tokens(wanted[place])
-        with writing(self.path / FOLDER):
-            return write_segment(self.path / FOLDER, number, descriptors, [tokens[i] for i in range(len(wanted))])
 
     def _next_segment(self) -> int:
         """A number that no segment has; files of a number are never replaced, as a reader may have them open."""
@@ -312,6 +258,17 @@ class MapWriter:
                 self.commit()
         finally:
             self.close()
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """A commit: where it raises, only the next opening can tell how far it came, and this writer is of no use."""
+        self._usable = False
+        try:
+            yield
+        except BaseException:
+            self._connection.close()
+            raise
+        self._usable = True
 
     def _check_usable(self) -> None:
         if not self._usable:
@@ -374,12 +331,3 @@ def _check_same(path: Path, held: Meta, wanted: Meta) -> None:
             f"{path} was made with settings {json.dumps(held.settings)}, not {json.dumps(wanted.settings)}: "
             "use the same or build another map"
         )
-
-
-def _remove_leftovers(folder: Path, committed: set[str]) -> None:
-    """Make sure of the segments folder and remove the files of commits that were cut short."""
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
-        for file in folder.iterdir():
-            if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed:
-                file.unlink()
