@@ -233,6 +233,24 @@ def map_remove(names: tuple[str, ...], db: Path) -> None:
         click.echo(f"{db}: {writer.remove(names)} pictures removed")
 
 
+@map_group.command("merge")
+@click.argument("others", nargs=-1, required=True, type=FOLDER, metavar="OTHER...")
+@db_option
+def map_merge(others: tuple[Path, ...], db: Path) -> None:
+    """Add the pictures of other maps to a map; run it again to go on after an interruption.
+
+    The maps must be of one model and store tokens in one way. Nothing is computed anew.
+    """
+    from pairvpr.runtime.map import merge_maps
+
+    report = merge_maps(others, db, Meter("pictures"))
+    for line in report.damaged:
+        click.echo(f"left out: {line}", err=True)
+    click.echo(f"{db}: {report.merged} pictures merged, {report.already} already there, {len(report.damaged)} damaged")
+    if report.damaged:
+        raise MapError(f"{db}: {len(report.damaged)} damaged pictures, listed above, were left out; the others are in")
+
+
 @map_group.command("compact")
 @db_option
 def map_compact(db: Path) -> None:

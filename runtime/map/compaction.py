@@ -53,10 +53,7 @@ def _rewrite(
         entry = next(entry for entry in segments if entry.number == source)
         segment = Segment(folder, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
         with closing(segment):
-            stored = segment.read_descriptors()
             for place in some:
-                segment.check_descriptor(stored, wanted[place])
-                descriptors[place] = stored[wanted[place].row]
-                tokens[place] = segment.read_tokens(wanted[place])
+                descriptors[place], tokens[place] = segment.read_picture(wanted[place])
     with writing(folder):
         return write_segment(folder, number, descriptors, [tokens[i] for i in range(len(wanted))])

@@ -78,7 +78,7 @@ class Map:
 
     @classmethod
     def _of(cls, path: Path, state: Catalog) -> Map:
-        _allow_open_files(path, len(state.segments))
+        allow_open_files(path, len(state.segments))
         with ExitStack() as stack:
             segments: dict[int, Segment] = {}
             for entry in state.segments:
@@ -183,7 +183,7 @@ def _checked_row(row: int | np.integer, count: int) -> int:
     return int(row)
 
 
-def _allow_open_files(path: Path, segments: int) -> None:
+def allow_open_files(path: Path, segments: int) -> None:
     """Raise the process's soft limit of open files where the map's segments come near it."""
     needed = segments + _SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import zlib
@@ -116,9 +117,20 @@ class Segment:
     """
 
     def __init__(
-        self, folder: Path, entry: SegmentEntry, descriptor_dim: int, token_shape: tuple[int, int], token_type: str
+        self,
+        folder: Path,
+        entry: SegmentEntry,
+        descriptor_dim: int,
+        token_shape: tuple[int, int],
+        token_type: str,
+        *,
+        salvage: bool = False,
     ):
-        """token_shape: (M, D) as stored. token_type: one of `tokens.STORED`."""
+        """token_shape: (M, D) as stored. token_type: one of `tokens.STORED`.
+
+        salvage: take the file as it is, header and size unseen: where its rows begin follows from what was written.
+        Only what is checked against a record may then be read: `read_picture`.
+        """
         self.entry = entry
         self.path = folder / entry.file
         self._descriptor_dim = descriptor_dim
@@ -129,7 +141,9 @@ class Segment:
             self._stream = FileIO(self.path, "r")
         try:
             with reading(self.path):
-                self._descriptors_at, self._tokens_at, self._scales_at = self._read_header()
+                self._descriptors_at, self._tokens_at, self._scales_at = (
+                    self._layout() if salvage else self._read_header()
+                )
         except BaseException:
             self._stream.close()
             raise
@@ -148,6 +162,13 @@ class Segment:
         """Raise MapError unless the record's row of `descriptors` is as it was written."""
         if zlib.crc32(descriptors[record.row]) != record.descriptor_crc:
             raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
+
+    def read_picture(self, record: Record) -> tuple[npt.NDArray[np.float32], StoredTokens]:
+        """The record's descriptor (G,) and tokens; raises MapError unless they are as they were written."""
+        descriptor = self._read_row(self._descriptors_at, record.row, self._descriptor_dim, DESCRIPTOR_TYPE)
+        if zlib.crc32(descriptor.data) != record.descriptor_crc:
+            raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
+        return descriptor, self.read_tokens(record)
 
     def read_tokens(self, record: Record) -> StoredTokens:
         """The record's tokens; raises MapError unless they are as they were written."""
@@ -195,6 +216,17 @@ class Segment:
             return base + descriptors, base + tokens, 0
         scales = _offset(tensors, "token_scales", SCALE_TYPE, (count, self._token_shape[0]))
         return base + descriptors, base + tokens, base + scales
+
+    def _layout(self) -> tuple[int, int, int]:
+        """What `_read_header` gives, by the entry alone: safetensors puts wide numbers first, then goes by name."""
+        count = self.entry.count
+        descriptors = count * self._descriptor_dim * DESCRIPTOR_TYPE.itemsize
+        scales = count * self._token_shape[0] * SCALE_TYPE.itemsize if self._scaled else 0
+        tokens = count * math.prod(self._token_shape) * self._token_type.itemsize
+        base = self.entry.bytes - (descriptors + scales + tokens)
+        if base < 0:
+            raise ValueError(f"it has too few bytes for {count} pictures")
+        return base, base + descriptors + scales, base + descriptors if self._scaled else 0
 
 
 def _offset(tensors: dict[str, Any], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pairvpr import __version__
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import catalog, compaction, records
+from pairvpr.runtime.map import catalog, compaction
+from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.faults import reading, writing
@@ -95,7 +96,7 @@ class MapWriter:
 
     @classmethod
     def edit(cls, path: str | Path) -> MapWriter:
-        """Open the map in the folder `path`, whatever model made it, to remove pictures or compact it, not to add any.
+        """Open the map in the folder `path`, whatever model made it, for all but the adding of new pictures.
 
         Raises MapError: no map, another writer, damage, a newer format, a folder that cannot be written.
         """
@@ -136,6 +137,15 @@ class MapWriter:
         """The map's settings."""
         return self._meta.settings
 
+    @property
+    def meta(self) -> Meta:
+        """What holds for the whole map, as of the last commit."""
+        return self._meta
+
+    def records(self) -> dict[str, Record]:
+        """The committed pictures that are not deleted, by name."""
+        return dict(self._records)
+
     def names(self) -> dict[str, str]:
         """Name and source of every picture that is not deleted, those not yet committed too."""
         return dict(self._names)
@@ -158,9 +168,20 @@ class MapWriter:
         self._check_usable()
         if name in self._names:
             raise MapError(f"{self.path} already holds {name!r}: remove it first, or give the picture another name")
-        picture = self._checked(name, source, timestamp, pose, gps, features)
+        self._append(self._checked(name, source, timestamp, pose, gps, features))
+
+    def adopt(self, record: Record, descriptor: npt.NDArray[np.float32], tokens: StoredTokens) -> None:
+        """Add a picture as another map stores it: its record there, descriptor (G,) and tokens (M, D).
+
+        The caller has made sure that the other map's `Meta` fits this one's, and that the name is free. Raises MapError
+        where a commit that is due fails.
+        """
+        self._check_usable()
+        self._append(_Pending(record, descriptor, tokens))
+
+    def _append(self, picture: _Pending) -> None:
         self._pending.append(picture)
-        self._names[name] = source
+        self._names[picture.record.name] = picture.record.source
         waiting = len(self._pending)
         if waiting >= COMMIT_PICTURES or waiting * picture.tokens.nbytes >= COMMIT_BYTES:
             self.commit()
@@ -300,7 +321,7 @@ class MapWriter:
         crcs = (zlib.crc32(descriptor), tokens.crc())
         record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
         try:
-            records.encode(record)
+            records_table.encode(record)
         except ValueError as error:
             raise MapError(f"{name!r} cannot be added to {self.path}: {error}, correct it") from error
         return _Pending(record, descriptor, tokens)
@@ -308,7 +329,7 @@ class MapWriter:
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A picture waiting for the next commit; its record has no id, segment and row yet."""
+    """A picture waiting for the next commit, which gives its record id, segment and row."""
 
     record: Record
     descriptor: npt.NDArray[np.float32]
