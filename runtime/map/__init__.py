@@ -3,7 +3,18 @@
 from pairvpr.runtime.map.merging import MergeReport, merge_maps
 from pairvpr.runtime.map.reader import Map, MapInfo
 from pairvpr.runtime.map.records import Record
+from pairvpr.runtime.map.repair import RepairReport, repair_map
 from pairvpr.runtime.map.verify import verify_map
 from pairvpr.runtime.map.writer import MapWriter
 
-__all__ = ["Map", "MapInfo", "MapWriter", "MergeReport", "Record", "merge_maps", "verify_map"]
+__all__ = [
+    "Map",
+    "MapInfo",
+    "MapWriter",
+    "MergeReport",
+    "Record",
+    "RepairReport",
+    "merge_maps",
+    "repair_map",
+    "verify_map",
+]

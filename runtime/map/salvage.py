@@ -1,20 +1,39 @@
-"""What is intact in a map's segments, whatever became of the rest."""
+"""What is intact in a map, whatever became of the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError
-from pairvpr.runtime.map.catalog import Meta
+from pairvpr.runtime.map import catalog
+from pairvpr.runtime.map.catalog import Catalog, Meta
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry
+from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry, find_segment, segment_file
 from pairvpr.runtime.map.tokens import StoredTokens
+
+
+def salvage_catalog(path: Path) -> Catalog:
+    """What is intact in the catalog of a damaged map, its segments found again where their entries were lost.
+
+    `meta` counts what was written. Raises MapError where it cannot be opened or does not give the map's settings.
+    """
+    found = catalog.salvage(path)
+    segments = {entry.number: entry for entry in found.segments if entry.file == segment_file(entry.number)}
+    for number in {record.segment for record in found.records} - set(segments):
+        with suppress(MapError):  # it is gone or no segment: so are its pictures, and each is named
+            segments[number] = find_segment(path / FOLDER, number)
+    records: dict[tuple[int, int], Record] = {}
+    names: set[str] = set()
+    for record in found.records:
+        if (record.segment, record.row) not in records and (record.deleted or record.name not in names):
+            records[record.segment, record.row] = record
+            names |= set() if record.deleted else {record.name}
+    return Catalog(found.meta, sorted(segments.values(), key=lambda entry: entry.number), list(records.values()))
 
 
 class Salvage:
@@ -56,11 +75,3 @@ class Salvage:
     def close(self) -> None:
         """Close the files."""
         self._stack.close()
-
-    def __enter__(self) -> Salvage:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -65,6 +65,21 @@ class SegmentEntry:
         return SegmentEntry(*row[:-1])
 
 
+def find_segment(folder: Path, number: int) -> SegmentEntry:
+    """The entry of a segment file by its own header, for where the tables lost it; its rows are yet to be checked.
+
+    Raises MapError where there is no such file or it has no header of a segment.
+    """
+    path = folder / segment_file(number)
+    with reading(path):
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            header = stream.read(min(size, int.from_bytes(start, "little")))
+        count, _ = json.loads(header)["descriptors"]["shape"]
+        return SegmentEntry(number, path.name, int(count), size, zlib.crc32(header, zlib.crc32(start)))
+
+
 def segment_file(number: int) -> str:
     """The name of a segment's file within the segments folder."""
     return f"{number:06d}.safetensors"
@@ -243,6 +258,14 @@ def check_present(folder: Path, entry: SegmentEntry) -> None:
         size = path.stat().st_size
     if size != entry.bytes:
         raise damaged(path, f"it has {size} bytes in place of {entry.bytes}")
+
+
+def segment_files(folder: Path) -> dict[str, int]:
+    """The names of the segment files that lie in the folder, committed or not, and their numbers."""
+    with reading(folder):
+        files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    found = filter(None, map(_SEGMENT_FILE.fullmatch, files))
+    return {match[0]: int(match[0].partition(".")[0]) for match in found if not match[1]}
 
 
 def remove_leftovers(folder: Path, committed: set[str]) -> None:
