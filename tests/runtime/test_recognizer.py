@@ -266,9 +266,7 @@ def names_of(answer: Recognition) -> set[str]:
     return {match.name for match in answer.matches}
 
 
-def test_a_map_that_changes_is_taken_in(
-    own_map: Callable[..., Path], model: Model, query: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_map_that_changes_is_taken_in(own_map: Callable[..., Path], model: Model, query: np.ndarray) -> None:
     path = own_map(3)
     with PlaceRecognizer.open(path) as recognizer:
         first = recognizer.map
