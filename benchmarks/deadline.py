@@ -80,8 +80,8 @@ def measure(db: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     totals, compared, last = [], [], []
     with PlaceRecognizer.open(db, model=args.model, threads=args.threads, budget_ms=args.budget_ms) as vpr:
-        assert vpr._reranker is not None
-        vpr._reranker._pace = Noting()
+        assert vpr._view.reranker is not None
+        vpr._view.reranker._pace = Noting()
         for number in range(args.queries + WARM_UP):
             query = draw_scene(number % args.places, 1 + number // args.places, SIZE)
             start = time.perf_counter()

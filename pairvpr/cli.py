@@ -234,6 +234,24 @@ def map_remove(names: tuple[str, ...], db: Path) -> None:
         click.echo(f"{db}: {writer.remove(names)} pictures removed")
 
 
+@map_group.command("merge")
+@click.argument("others", nargs=-1, required=True, type=FOLDER, metavar="OTHER...")
+@db_option
+def map_merge(others: tuple[Path, ...], db: Path) -> None:
+    """Add the pictures of other maps to a map; run it again to go on after an interruption.
+
+    The maps must be of one model and store tokens in one way. Nothing is computed anew.
+    """
+    from pairvpr.runtime.map import merge_maps
+
+    report = merge_maps(others, db, Meter("pictures"))
+    for line in report.damaged:
+        click.echo(f"left out: {line}", err=True)
+    click.echo(f"{db}: {report.merged} pictures merged, {report.already} already there, {len(report.damaged)} damaged")
+    if report.damaged:
+        raise MapError(f"{db}: {len(report.damaged)} damaged pictures, listed above, were left out; the others are in")
+
+
 @map_group.command("compact")
 @db_option
 def map_compact(db: Path) -> None:
@@ -298,12 +316,15 @@ def map_info(db: Path, style: str) -> None:
 
 @map_group.command("verify")
 @db_option
-def map_verify(db: Path) -> None:
+@click.option("--repair", is_flag=True, help="Keep what is intact, move damaged files aside, name lost pictures.")
+def map_verify(db: Path, repair: bool) -> None:
     """Check every byte of a map that matters; exit 2 and name the damage where there is any."""
     from pairvpr.errors import BundleError
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.map import Map, verify_map
 
+    if repair:
+        _repair(db)
     damages = verify_map(db, Meter("pictures checked"))
     try:
         bundle = Bundle.open(db / "model")
@@ -318,9 +339,24 @@ def map_verify(db: Path) -> None:
         click.echo(damage)
     if damages:
         raise MapError(
-            f"{db}: {len(damages)} damages found, listed above; restore the map from a copy or build it again"
+            f"{db}: {len(damages)} damages found, listed above; restore the map from a copy, or keep what is "
+            f"intact of its pictures with `pairvpr map verify --repair --db {db}`"
         )
     click.echo(f"{db}: intact")
+
+
+def _repair(db: Path) -> None:
+    from pairvpr.runtime.map import repair_map
+
+    report = repair_map(db, Meter("pictures looked at"))
+    for line in report.dropped:
+        click.echo(f"dropped: {line}")
+    if report.aside:
+        nameless = f", {report.nameless} entries lost with their names" if report.nameless else ""
+        click.echo(
+            f"{db}: {report.kept} pictures kept, {len(report.dropped)} dropped{nameless}; {report.aside[0].parent} has "
+            "the damaged files, and the catalog as it was: delete it when it is of no more use"
+        )
 
 
 @main.command()

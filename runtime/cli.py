@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
-from pairvpr.errors import SourceError
+from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.console import Command, log_to_stderr, release_log, say_model, source_options
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
+    from pairvpr.runtime.recognizer import PlaceRecognizer
     from pairvpr.runtime.sources import SourceOptions
 
 MATCHES = 10
+
+log = logging.getLogger(__name__)
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,8 +93,11 @@ def main(
     ):
         say_model(recognizer.model.bundle)
         unread = total = 0
+        refresh = _Refresher(recognizer)
         try:
             for frame in source:
+                if source.live:
+                    refresh()
                 total += 1
                 unread += frame.picture is None
                 answer = recognizer.recognize_frame(frame)
@@ -103,6 +111,29 @@ def main(
             raise SourceError(f"{query}: none of its {total} pictures could be read; see the answers for why")
         if unread:
             click.echo(f"{query}: {unread} of {total} pictures could not be read", err=True)
+
+
+class _Refresher:
+    """Keeps a live run's map up to date: a look every second, and what stands in the way is said once."""
+
+    INTERVAL = 1.0
+
+    def __init__(self, recognizer: PlaceRecognizer) -> None:
+        self._recognizer = recognizer
+        self._due = time.monotonic() + self.INTERVAL
+        self._said = ""
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._due:
+            return
+        try:
+            self._recognizer.refresh()
+            self._said = ""
+        except MapError as error:
+            if str(error) != self._said:
+                log.warning("%s; answers go on from the map as it was", error)
+            self._said = str(error)
+        self._due = time.monotonic() + self.INTERVAL
 
 
 def as_text(answer: Recognition, matches: int) -> str:

@@ -140,10 +140,7 @@ def _present(
             )
         held = places.token_format
         if token_type not in (None, held.type) or keep_tokens not in (None, held.keep):
-            raise MapError(
-                f"{db}: stores {held.keep:.0%} of the tokens as {held.type}; leave --tokens and --keep-tokens out, or "
-                "build another map"
-            )
+            raise MapError(f"{db}: stores {held}; leave --tokens and --keep-tokens out, or build another map")
         return {
             record.name: (record, Kept(record.pose or record.gps, descriptor))
             for record, descriptor in zip(places.records, places.descriptors, strict=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 
 import numpy as np
@@ -16,7 +19,7 @@ from pairvpr.errors import BundleError, EngineError, MapError
 from pairvpr.runtime.acceptance import Judge, Setup
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.cascade import Cascade
-from pairvpr.runtime.map import Map
+from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.model import Model, Picture
 from pairvpr.runtime.pictures import load_picture, resize
 from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
@@ -45,18 +48,19 @@ class PlaceRecognizer:
         rerank: bool = True,
         budget_ms: float | None = None,
         cascade: Cascade | None = None,
-        judge: Judge | None = None,
+        judged: bool = False,
     ) -> None:
-        """Put together what `open` opens; without a judge no answer is accepted or not."""
+        """Put together what `open` opens; judged: whether answers are accepted or not, as the bundle's threshold says.
+
+        Raises BundleError for a threshold that is damaged.
+        """
         if budget_ms is not None and not 0 < budget_ms < math.inf:
             raise EngineError(f"budget of {budget_ms:g} ms: give more than 0, or none for no limit")
-        self.map = places
         self.model = model
-        self.index = index
-        self.top_k = top_k
         self.budget_ms = budget_ms
-        self._judge = judge or Judge()
-        self._reranker = Reranker(places, model, cascade) if rerank else None
+        self._wanted, self._cascade, self._judged = top_k, cascade, judged
+        self._view = self._show(places, index, Reranker(places, model, cascade) if rerank else None)
+        self._switching, self._refreshing = Lock(), Lock()
 
     @classmethod
     def open(
@@ -107,7 +111,7 @@ class PlaceRecognizer:
                     f"{path}: made with model {places.identity[:12]}, not with {loaded.bundle.identity[:12]} "
                     f"({loaded.bundle.path}); use the map's own model or build the map again"
                 )
-            k = min(loaded.bundle.info.top_k, count) if top_k is None else top_k
+            k = loaded.bundle.info.top_k if top_k is None else top_k  # a map that grows has more
             cascade = Cascade.of(loaded.bundle) if rerank and not setting.exact else None
             if cascade is not None:
                 log.info("cascade: %s", cascade)
@@ -115,12 +119,62 @@ class PlaceRecognizer:
                 raise BundleError(
                     f"{loaded.bundle.path}: no cascade was calibrated; run `pairvpr calibrate` or ask for exact answers"
                 )
-            judge = Judge.of(loaded.bundle, Setup.of(places, k, cascade) if rerank else None)
-            log.info("decisions: %s", judge)
-            return cls(places, loaded, FaissIndex(places.descriptors), k, rerank, budget_ms, cascade, judge)
+            index = FaissIndex(places.descriptors)
+            recognizer = cls(places, loaded, index, k, rerank, budget_ms, cascade, judged=True)
+            log.info("decisions: %s", recognizer._view.judge)
+            return recognizer
         except BaseException:
             places.close()
             raise
+
+    @property
+    def map(self) -> Map:
+        """The map, as it was opened or last refreshed."""
+        return self._view.map
+
+    @property
+    def index(self) -> DescriptorIndex:
+        """The search among its descriptors."""
+        return self._view.index
+
+    @property
+    def top_k(self) -> int:
+        """How many candidates are re-ranked: as asked for, at most the whole map."""
+        return self._view.top_k
+
+    def refresh(self) -> bool:
+        """Take in what writers have committed since the map was opened or last refreshed; whether there was anything.
+
+        Costs next to nothing where there was not. May be called in any thread beside `recognize`: an answer on its way
+        ends with the map that it began with. The descriptors' index becomes a `FaissIndex`; a top_k that the map has
+        become too small for is its size for the time being; model and cascade stay, a threshold that was calibrated for
+        the map as it was is set aside. Raises
+        MapError where the map cannot be read, holds no pictures any more or is another model's now; answers then go on
+        from the map as it was.
+        """
+        with self._refreshing:
+            old = self._view
+            places = old.map.newer()
+            if places is None:
+                return False
+            try:
+                if not len(places):
+                    raise MapError(
+                        f"{places.path}: the map holds no pictures any more; add some with `pairvpr map add`"
+                    )
+                if places.identity != self.model.bundle.identity:
+                    raise MapError(f"{places.path}: became a map of another model; open it again")
+                reranker = None if old.reranker is None else old.reranker.on(places)
+                view = self._show(places, FaissIndex(places.descriptors), reranker)
+            except BaseException:
+                places.close()
+                raise
+            log.info("%s: refreshed, %d pictures in place of %d", places.path, len(places), len(old.map))
+            log.info("decisions: %s", view.judge)
+            with self._switching:
+                self._view = view
+                old.leave()
+        return True
 
     def recognize(self, picture: Picture) -> Recognition:
         """The answer for one picture: a path, a PIL picture or a uint8 array (H, W, 3) RGB.
@@ -142,7 +196,7 @@ class PlaceRecognizer:
 
     def close(self) -> None:
         """Close the map's files."""
-        self.map.close()
+        self._view.map.close()
 
     def __enter__(self) -> PlaceRecognizer:
         return self
@@ -158,35 +212,81 @@ class PlaceRecognizer:
             image = resize(picture, self.model.picture_size)
         with clock.step("encode"):
             query = self.model.encode_prepared(image[None])
-        with clock.step("search"):
-            similarities, rows = self.index.search(query.descriptors, self.top_k)
-        if self._reranker is None:
-            ranking = Ranking.by_descriptor(len(rows))
-        else:
-            ranking = self._reranker.rank(query, rows, clock, self.budget_ms)
-        return self._judge(
+        with self._viewing() as view:
+            with clock.step("search"):
+                similarities, rows = view.index.search(query.descriptors, view.top_k)
+            if view.reranker is None:
+                ranking = Ranking.by_descriptor(len(rows))
+            else:
+                ranking = view.reranker.rank(query, rows, clock, self.budget_ms)
+        return view.judge(
             replace(
                 answer,
-                matches=self._matches(rows, similarities, ranking),
+                matches=_matches(view.map.records, rows, similarities, ranking),
                 compared=ranking.compared,
-                complete=self._reranker is None or ranking.compared == len(rows),
+                complete=view.reranker is None or ranking.compared == len(rows),
                 timings=clock.timings(),
             )
         )
 
-    def _matches(
-        self, rows: npt.NDArray[np.int64], similarities: npt.NDArray[np.float32], ranking: Ranking
-    ) -> tuple[Match, ...]:
-        matches = []
-        for i in ranking.order():
-            record, score = self.map.records[rows[i]], float(ranking.scores[i])
-            matches.append(
-                Match(
-                    name=record.name,
-                    score=None if math.isnan(score) else score,
-                    similarity=float(similarities[i]),
-                    stage=STAGES[ranking.stages[i]],
-                    pose=record.pose or record.gps,
-                )
+    def _show(self, places: Map, index: DescriptorIndex, reranker: Reranker | None) -> _View:
+        """A state of the map, and what depends on it."""
+        k = min(self._wanted, len(places))
+        if not self._judged:
+            return _View(places, index, k, reranker, Judge())
+        setup = None if reranker is None else Setup.of(places, k, self._cascade)
+        return _View(places, index, k, reranker, Judge.of(self.model.bundle, setup))
+
+    @contextmanager
+    def _viewing(self) -> Iterator[_View]:
+        """The map as it is now, kept open until the block ends."""
+        with self._switching:
+            view = self._view
+            view.users += 1
+        try:
+            yield view
+        finally:
+            with self._switching:
+                view.leave()
+
+
+@dataclass
+class _View:
+    """One state of the map, and all that depends on it.
+
+    users: the recogniser that shows it, and the answers under way.
+    """
+
+    map: Map
+    index: DescriptorIndex
+    top_k: int
+    reranker: Reranker | None
+    judge: Judge
+    users: int = 1
+
+    def leave(self) -> None:
+        """One user less; the last one closes the map's files."""
+        self.users -= 1
+        if not self.users:
+            self.map.close()
+
+
+def _matches(
+    records: Sequence[Record],
+    rows: npt.NDArray[np.int64],
+    similarities: npt.NDArray[np.float32],
+    ranking: Ranking,
+) -> tuple[Match, ...]:
+    matches = []
+    for i in ranking.order():
+        record, score = records[rows[i]], float(ranking.scores[i])
+        matches.append(
+            Match(
+                name=record.name,
+                score=None if math.isnan(score) else score,
+                similarity=float(similarities[i]),
+                stage=STAGES[ranking.stages[i]],
+                pose=record.pose or record.gps,
             )
-        return tuple(matches)
+        )
+    return tuple(matches)

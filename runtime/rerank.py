@@ -50,6 +50,12 @@ class Reranker:
         self._cascade = cascade
         self._pace = Pace()
 
+    def on(self, places: Map) -> Reranker:
+        """The same for another state of the map, with the pace measured so far."""
+        other = Reranker(places, self._model, self._cascade)
+        other._pace = self._pace
+        return other
+
     def rank(
         self, query: Features, rows: npt.NDArray[np.int64], clock: Stopwatch, budget_ms: float | None = None
     ) -> Ranking:

@@ -1,8 +1,20 @@
 """The map on disk: every database picture's descriptor, tokens and place, and the bundle that made them."""
 
+from pairvpr.runtime.map.merging import MergeReport, merge_maps
 from pairvpr.runtime.map.reader import Map, MapInfo
 from pairvpr.runtime.map.records import Record
+from pairvpr.runtime.map.repair import RepairReport, repair_map
 from pairvpr.runtime.map.verify import verify_map
 from pairvpr.runtime.map.writer import MapWriter
 
-__all__ = ["Map", "MapInfo", "MapWriter", "Record", "verify_map"]
+__all__ = [
+    "Map",
+    "MapInfo",
+    "MapWriter",
+    "MergeReport",
+    "Record",
+    "RepairReport",
+    "merge_maps",
+    "repair_map",
+    "verify_map",
+]

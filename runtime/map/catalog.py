@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import records as records_table
@@ -24,7 +24,11 @@ FORMATS = {"float16": 1, "int8": 2}
 """A map's format by its type of tokens: versions that know no int8 go on reading the others."""
 
 _PATIENCE = 30.0  # seconds to wait for another process's transaction
+_IN_VAIN = 100_000  # keys tried one after the other before the rest of a damaged table is taken for lost
 _META_COLUMNS = {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"}
+
+
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -152,22 +156,47 @@ def read(connection: sqlite3.Connection, file: Path, *, thorough: bool = False) 
     return Catalog(meta, segments, records)
 
 
-def create(path: Path, meta: Meta) -> None:
-    """Make the folder `path` a map without pictures, in one rename; raises sqlite3.Error or OSError."""
+def salvage(path: Path) -> Catalog:
+    """What is intact in the catalog of the map `path`: rows whose checksums hold; `meta` counts all there were.
+
+    Raises MapError where it cannot be opened or its settings are damaged.
+    """
+    file = path / FILE
+    with reading(file), closing(_connect(file, "rw")) as connection:
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")  # the checksum sees what was replaced
+        meta = Meta.decode(_select(connection, "meta", _META_COLUMNS), file)
+        segments = list(_intact(connection, "segments", "number", segments_table.COLUMNS, SegmentEntry.decode))
+        records = list(_intact(connection, "records", "id", records_table.COLUMNS, records_table.decode))
+    return Catalog(meta, segments, records)
+
+
+def create(path: Path, meta: Meta, segments: Sequence[SegmentEntry] = (), records: Sequence[Record] = ()) -> None:
+    """Make the folder `path` a map of these segments and records, which `meta` counts, in one rename.
+
+    Takes the place of another catalog, which is not read. Raises sqlite3.Error or OSError.
+    """
     temporary = path / f"{FILE}.new"
-    with closing(_connect(temporary, "rwc")) as connection:
-        _make_durable(connection)
-        connection.execute("BEGIN IMMEDIATE")
-        for table, columns in (
-            ("meta", _META_COLUMNS),
-            ("segments", segments_table.COLUMNS),
-            ("records", records_table.COLUMNS),
-        ):
-            definition = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
-            connection.execute(f"CREATE TABLE {table} ({definition})")
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.encode())
-        connection.execute("COMMIT")
-    temporary.rename(path / FILE)
+    for leftover in (temporary, path / f"{FILE}.new-journal"):
+        leftover.unlink(missing_ok=True)
+    try:
+        with closing(_connect(temporary, "rwc")) as connection:
+            _make_durable(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            for table, columns in (
+                ("meta", _META_COLUMNS),
+                ("segments", segments_table.COLUMNS),
+                ("records", records_table.COLUMNS),
+            ):
+                definition = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+                connection.execute(f"CREATE TABLE {table} ({definition})")
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.encode())
+            _insert(connection, "segments", [segment.encode() for segment in segments])
+            _insert(connection, "records", [records_table.encode(record) for record in records])
+            connection.execute("COMMIT")
+        temporary.rename(path / FILE)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     segments_table.sync_folder(path)
 
 
@@ -222,6 +251,38 @@ def _select(
     # A name in double quotes that is no column would be read as a text by SQLite: quote with the table.
     names = ", ".join(f'{table}."{name}"' for name in columns)
     return connection.execute(f"SELECT {names} FROM {table} {order}").fetchall()
+
+
+def _intact(
+    connection: sqlite3.Connection,
+    table: str,
+    key: str,
+    columns: Mapping[str, str],
+    decode: Callable[[tuple[Any, ...]], _Row],
+) -> Iterator[_Row]:
+    """The rows of a damaged table that can be read and whose checksums hold, in the order of their keys."""
+    last, in_vain = -1, 0
+    while in_vain < _IN_VAIN:
+        try:
+            # Where a page is damaged every key that would lie there is tried: the next page is behind them.
+            rows = _select(connection, table, columns, f"WHERE {key} > {last + in_vain} ORDER BY {key} LIMIT 1")
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # of the disk, another process or the table itself, not of a page
+            in_vain += 1
+            continue
+        if not rows:
+            return
+        try:
+            row = decode(rows[0])
+        except (ValueError, TypeError):
+            in_vain += 1
+            continue
+        if rows[0][0] <= last:
+            in_vain += 1
+            continue
+        last, in_vain = rows[0][0], 0
+        yield row
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:

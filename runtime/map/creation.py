@@ -41,8 +41,6 @@ def create_map(path: Path, meta: Meta, install_model: Callable[[Path], None]) ->
         for leftover in (model, new_model):
             if leftover.exists():
                 shutil.rmtree(leftover)
-        for leftover in (path / _NEW_CATALOG, path / f"{_NEW_CATALOG}-journal"):
-            leftover.unlink(missing_ok=True)
         new_model.mkdir()
         install_model(new_model)
         _sync_tree(new_model)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pairvpr.errors import MapError
 
-RESTORE = "restore the map from a copy or build it again"
+RESTORE = "restore the map from a copy, build it again, or try `pairvpr map verify --repair`"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}

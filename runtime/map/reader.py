@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment
 from pairvpr.runtime.map.tokens import KEY, TokenFormat
 
+_SETTLED = 2 * 10**9  # nanoseconds: the coarsest time stamps of file systems
 _SPARE_FILES = 256  # open files left to the rest of the process
 
 
@@ -51,6 +53,9 @@ class MapInfo:
     bytes_per_picture: float
 
 
+_Stamp = tuple[int, int, int]
+
+
 class Map:
     """A consistent, read-only snapshot of a map; a writer may go on beside it.
 
@@ -68,17 +73,18 @@ class Map:
         """
         path = Path(path)
         while True:
+            stamp = _stamp(path)
             state = catalog.load(path)
             try:
-                return cls._of(path, state)
+                return cls._of(path, state, stamp)
             except MapError:
                 if catalog.load(path).segments == state.segments:
                     raise
                 # else a writer has compacted the map meanwhile: its old files are gone, the new ones are there
 
     @classmethod
-    def _of(cls, path: Path, state: Catalog) -> Map:
-        _allow_open_files(path, len(state.segments))
+    def _of(cls, path: Path, state: Catalog, stamp: _Stamp | None) -> Map:
+        allow_open_files(path, len(state.segments))
         with ExitStack() as stack:
             segments: dict[int, Segment] = {}
             for entry in state.segments:
@@ -86,11 +92,11 @@ class Map:
                 segment = Segment(path / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
                 stack.callback(segment.close)
                 segments[entry.number] = segment
-            opened = cls(path, state, segments)
+            opened = cls(path, state, segments, stamp)
             stack.pop_all()
         return opened
 
-    def __init__(self, path: Path, state: Catalog, segments: dict[int, Segment]):
+    def __init__(self, path: Path, state: Catalog, segments: dict[int, Segment], stamp: _Stamp | None = None):
         """Take over a catalog and its open segments; see `open`."""
         self.path = path
         self.model_path = path / MODEL
@@ -99,7 +105,7 @@ class Map:
         self.token_shape: tuple[int, int] = state.meta.token_shape
         self.token_format: TokenFormat = state.meta.token_format
         self.records: list[Record] = [record for record in state.records if not record.deleted]
-        self._meta = state.meta
+        self._state, self._stamp = state, stamp
         self._segments = segments
         self.descriptors: npt.NDArray[np.float32] = _gather_descriptors(
             self.records, segments, state.meta.descriptor_dim
@@ -127,7 +133,7 @@ class Map:
 
     def info(self) -> MapInfo:
         """Counts and sizes of this snapshot."""
-        stored = self._meta.records
+        stored = self._state.meta.records
         with reading(self.path):
             size = (self.path / catalog.FILE).stat().st_size
             model_size = sum(file.stat().st_size for file in self.model_path.rglob("*") if file.is_file())
@@ -135,19 +141,33 @@ class Map:
         return MapInfo(
             path=self.path,
             identity=self.identity,
-            created_by=self._meta.created_by,
+            created_by=self._state.meta.created_by,
             pictures=len(self.records),
             with_pose=sum(record.pose is not None for record in self.records),
             with_gps=sum(record.gps is not None for record in self.records),
             deleted=stored - len(self.records),
             segments=len(self._segments),
-            descriptor_dim=self._meta.descriptor_dim,
+            descriptor_dim=self._state.meta.descriptor_dim,
             token_shape=self.token_shape,
             tokens={**asdict(self.token_format), **self.settings.get(KEY, {})},
             bytes=size,
             model_bytes=model_size,
             bytes_per_picture=size / stored if stored else 0.0,
         )
+
+    def newer(self) -> Map | None:
+        """The map as it is now, opened beside this one; None where nothing was committed since.
+
+        None costs a look at the catalog's file, and for two seconds after a commit its content. Raises MapError as
+        `open`. Not for two threads at once.
+        """
+        stamp = _stamp(self.path)
+        if stamp is not None and stamp == self._stamp:
+            return None
+        if catalog.load(self.path) == self._state:
+            self._stamp = stamp
+            return None
+        return Map.open(self.path)
 
     def close(self) -> None:
         """Close the segment files; tokens can then no longer be read."""
@@ -183,7 +203,7 @@ def _checked_row(row: int | np.integer, count: int) -> int:
     return int(row)
 
 
-def _allow_open_files(path: Path, segments: int) -> None:
+def allow_open_files(path: Path, segments: int) -> None:
     """Raise the process's soft limit of open files where the map's segments come near it."""
     needed = segments + _SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -196,3 +216,16 @@ def _allow_open_files(path: Path, segments: int) -> None:
             f"{path} has {segments} segments and this process may open {soft} files: "
             f"allow more with `ulimit -n {needed}`, or merge them with `pairvpr map compact --db {path}`"
         ) from error
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What tells one state of the catalog's file from any later one; None while a commit could leave it as it is.
+
+    The file is not opened: closing it would drop the locks of an SQLite connection to it in the same process.
+    """
+    with reading(path / catalog.FILE):
+        catalog.check_is_map(path)
+        status = (path / catalog.FILE).stat()
+    if time.time_ns() - status.st_mtime_ns < _SETTLED:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

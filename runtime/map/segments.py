@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from pairvpr.runtime.map.faults import damaged, reading
+from pairvpr.runtime.map.faults import damaged, reading, writing
 from pairvpr.runtime.map.records import Record, Value, checksum
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
 
 FOLDER = "segments"
 
 DESCRIPTOR_TYPE = np.dtype("<f4")
+_SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
 _SAFETENSORS_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
 
 COLUMNS: dict[str, str] = {
@@ -60,6 +63,21 @@ class SegmentEntry:
         if checksum(row[:-1]) != row[-1]:
             raise ValueError(f"segment {row[0]} fails its checksum")
         return SegmentEntry(*row[:-1])
+
+
+def find_segment(folder: Path, number: int) -> SegmentEntry:
+    """The entry of a segment file by its own header, for where the tables lost it; its rows are yet to be checked.
+
+    Raises MapError where there is no such file or it has no header of a segment.
+    """
+    path = folder / segment_file(number)
+    with reading(path):
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            header = stream.read(min(size, int.from_bytes(start, "little")))
+        count, _ = json.loads(header)["descriptors"]["shape"]
+        return SegmentEntry(number, path.name, int(count), size, zlib.crc32(header, zlib.crc32(start)))
 
 
 def segment_file(number: int) -> str:
@@ -114,9 +132,20 @@ class Segment:
     """
 
     def __init__(
-        self, folder: Path, entry: SegmentEntry, descriptor_dim: int, token_shape: tuple[int, int], token_type: str
+        self,
+        folder: Path,
+        entry: SegmentEntry,
+        descriptor_dim: int,
+        token_shape: tuple[int, int],
+        token_type: str,
+        *,
+        salvage: bool = False,
     ):
-        """token_shape: (M, D) as stored. token_type: one of `tokens.STORED`."""
+        """token_shape: (M, D) as stored. token_type: one of `tokens.STORED`.
+
+        salvage: take the file as it is, header and size unseen: where its rows begin follows from what was written.
+        Only what is checked against a record may then be read: `read_picture`.
+        """
         self.entry = entry
         self.path = folder / entry.file
         self._descriptor_dim = descriptor_dim
@@ -127,7 +156,9 @@ class Segment:
             self._stream = FileIO(self.path, "r")
         try:
             with reading(self.path):
-                self._descriptors_at, self._tokens_at, self._scales_at = self._read_header()
+                self._descriptors_at, self._tokens_at, self._scales_at = (
+                    self._layout() if salvage else self._read_header()
+                )
         except BaseException:
             self._stream.close()
             raise
@@ -146,6 +177,13 @@ class Segment:
         """Raise MapError unless the record's row of `descriptors` is as it was written."""
         if zlib.crc32(descriptors[record.row]) != record.descriptor_crc:
             raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
+
+    def read_picture(self, record: Record) -> tuple[npt.NDArray[np.float32], StoredTokens]:
+        """The record's descriptor (G,) and tokens; raises MapError unless they are as they were written."""
+        descriptor = self._read_row(self._descriptors_at, record.row, self._descriptor_dim, DESCRIPTOR_TYPE)
+        if zlib.crc32(descriptor.data) != record.descriptor_crc:
+            raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
+        return descriptor, self.read_tokens(record)
 
     def read_tokens(self, record: Record) -> StoredTokens:
         """The record's tokens; raises MapError unless they are as they were written."""
@@ -194,6 +232,17 @@ class Segment:
         scales = _offset(tensors, "token_scales", SCALE_TYPE, (count, self._token_shape[0]))
         return base + descriptors, base + tokens, base + scales
 
+    def _layout(self) -> tuple[int, int, int]:
+        """What `_read_header` gives, by the entry alone: safetensors puts wide numbers first, then goes by name."""
+        count = self.entry.count
+        descriptors = count * self._descriptor_dim * DESCRIPTOR_TYPE.itemsize
+        scales = count * self._token_shape[0] * SCALE_TYPE.itemsize if self._scaled else 0
+        tokens = count * math.prod(self._token_shape) * self._token_type.itemsize
+        base = self.entry.bytes - (descriptors + scales + tokens)
+        if base < 0:
+            raise ValueError(f"it has too few bytes for {count} pictures")
+        return base, base + descriptors + scales, base + descriptors if self._scaled else 0
+
 
 def _offset(tensors: dict[str, Any], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     tensor = tensors[name]
@@ -209,3 +258,20 @@ def check_present(folder: Path, entry: SegmentEntry) -> None:
         size = path.stat().st_size
     if size != entry.bytes:
         raise damaged(path, f"it has {size} bytes in place of {entry.bytes}")
+
+
+def segment_files(folder: Path) -> dict[str, int]:
+    """The names of the segment files that lie in the folder, committed or not, and their numbers."""
+    with reading(folder):
+        files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    found = filter(None, map(_SEGMENT_FILE.fullmatch, files))
+    return {match[0]: int(match[0].partition(".")[0]) for match in found if not match[1]}
+
+
+def remove_leftovers(folder: Path, committed: set[str]) -> None:
+    """Make sure of the segments folder and remove the files of commits that were cut short."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        for file in folder.iterdir():
+            if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed:
+                file.unlink()

@@ -31,6 +31,9 @@ class TokenFormat:
         if self.type not in STORED or not 0 < self.keep <= 1:
             raise ValueError(f"no map stores tokens as {self.type!r}, a share of {self.keep}")
 
+    def __str__(self) -> str:
+        return f"{self.keep:.0%} of the tokens as {self.type}"
+
     @staticmethod
     def of(settings: Mapping[str, Any]) -> TokenFormat:
         """That of a map's settings; raises ValueError where it is none. Maps without one hold float16."""

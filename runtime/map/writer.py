@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,30 +17,20 @@ import numpy.typing as npt
 from pairvpr import __version__
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import catalog, records
+from pairvpr.runtime.map import catalog, compaction
+from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.faults import reading, writing
 from pairvpr.runtime.map.lock import WriterLock
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import (
-    DESCRIPTOR_TYPE,
-    FOLDER,
-    Segment,
-    SegmentEntry,
-    check_present,
-    write_segment,
-)
+from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, remove_leftovers, write_segment
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
 from pairvpr.runtime.poses import Gps, Pose
 
 # A commit at the latest after so many pictures, or bytes of tokens: what a crash can cost.
 COMMIT_PICTURES = 256
 COMMIT_BYTES = 64 * 2**20
-SEGMENT_BYTES = 256 * 2**20
-"""Of a compacted segment: it is made in memory."""
-
-_SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
 
 
 class MapWriter:
@@ -108,7 +96,7 @@ class MapWriter:
 
     @classmethod
     def edit(cls, path: str | Path) -> MapWriter:
-        """Open the map in the folder `path`, whatever model made it, to remove pictures or compact it, not to add any.
+        """Open the map in the folder `path`, whatever model made it, for all but the adding of new pictures.
 
         Raises MapError: no map, another writer, damage, a newer format, a folder that cannot be written.
         """
@@ -137,7 +125,7 @@ class MapWriter:
                 state = catalog.read(self._connection, file, thorough=True)
             for entry in state.segments:
                 check_present(path / FOLDER, entry)
-            _remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
+            remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
             stack.pop_all()
         self._meta, self._segments = state.meta, state.segments
         self._records = {record.name: record for record in state.records if not record.deleted}
@@ -148,6 +136,15 @@ class MapWriter:
     def settings(self) -> dict[str, Any]:
         """The map's settings."""
         return self._meta.settings
+
+    @property
+    def meta(self) -> Meta:
+        """What holds for the whole map, as of the last commit."""
+        return self._meta
+
+    def records(self) -> dict[str, Record]:
+        """The committed pictures that are not deleted, by name."""
+        return dict(self._records)
 
     def names(self) -> dict[str, str]:
         """Name and source of every picture that is not deleted, those not yet committed too."""
@@ -171,9 +168,20 @@ class MapWriter:
         self._check_usable()
         if name in self._names:
             raise MapError(f"{self.path} already holds {name!r}: remove it first, or give the picture another name")
-        picture = self._checked(name, source, timestamp, pose, gps, features)
+        self._append(self._checked(name, source, timestamp, pose, gps, features))
+
+    def adopt(self, record: Record, descriptor: npt.NDArray[np.float32], tokens: StoredTokens) -> None:
+        """Add a picture as another map stores it: its record there, descriptor (G,) and tokens (M, D).
+
+        The caller has made sure that the other map's `Meta` fits this one's, and that the name is free. Raises MapError
+        where a commit that is due fails.
+        """
+        self._check_usable()
+        self._append(_Pending(record, descriptor, tokens))
+
+    def _append(self, picture: _Pending) -> None:
         self._pending.append(picture)
-        self._names[name] = source
+        self._names[picture.record.name] = picture.record.source
         waiting = len(self._pending)
         if waiting >= COMMIT_PICTURES or waiting * picture.tokens.nbytes >= COMMIT_BYTES:
             self.commit()
@@ -191,8 +199,7 @@ class MapWriter:
         meta = dataclasses.replace(
             self._meta, segments=self._meta.segments + 1, records=self._meta.records + len(added)
         )
-        self._usable = False  # only the next opening can tell how far a commit came that raises
-        try:
+        with self._committing():
             with writing(self.path / FOLDER):
                 segment = write_segment(
                     self.path / FOLDER,
@@ -202,14 +209,10 @@ class MapWriter:
                 )
             with writing(self.path / catalog.FILE):
                 catalog.append(self._connection, meta, segment, added)
-        except BaseException:
-            self._connection.close()
-            raise
         self._meta, self._last_id = meta, added[-1].id
         self._segments.append(segment)
         self._records.update((record.name, record) for record in added)
         self._pending.clear()
-        self._usable = True
 
     def remove(self, names: Iterable[str]) -> int:
         """Remove pictures by name, in one commit, after committing those added so far; returns how many.
@@ -226,16 +229,10 @@ class MapWriter:
         gone = [dataclasses.replace(self._records[name], deleted=True) for name in wanted]
         if not gone:
             return 0
-        self._usable = False  # as in `commit`
-        try:
-            with writing(self.path / catalog.FILE):
-                catalog.delete(self._connection, gone)
-        except BaseException:
-            self._connection.close()
-            raise
+        with self._committing(), writing(self.path / catalog.FILE):
+            catalog.delete(self._connection, gone)
         for name in wanted:
             del self._records[name], self._names[name]
-        self._usable = True
         return len(gone)
 
     def compact(self) -> int:
@@ -247,49 +244,19 @@ class MapWriter:
         self._check_usable()
         self.commit()
         live = sorted(self._records.values(), key=lambda record: record.id)
-        per_picture = sum(entry.bytes for entry in self._segments) / max(1, self._meta.records)
-        step = max(1, int(SEGMENT_BYTES / max(1.0, per_picture)))
-        if len(live) == self._meta.records and len(self._segments) <= -(-len(live) // step):
+        batches = compaction.batches(self._meta, self._segments, live)
+        if len(live) == self._meta.records and len(self._segments) <= len(batches):
             return 0
-        old, first = self._segments, self._next_segment()
-        segments: list[SegmentEntry] = []
-        moved: list[Record] = []
-        self._usable = False  # as in `commit`
-        try:
-            for start in range(0, len(live), step):
-                some = live[start : start + step]
-                segment = self._rewrite(first + len(segments), some)
-                moved += [dataclasses.replace(r, segment=segment.number, row=row) for row, r in enumerate(some)]
-                segments.append(segment)
+        old = self._segments
+        with self._committing():
+            segments, moved = compaction.rewrite(self.path, self._meta, old, batches, self._next_segment())
             meta = dataclasses.replace(self._meta, segments=len(segments), records=len(moved))
             with writing(self.path / catalog.FILE):
                 catalog.replace(self._connection, meta, segments, moved)
-        except BaseException:
-            self._connection.close()
-            raise
-        self._meta, self._segments = meta, segments
-        self._records = {record.name: record for record in moved}
-        _remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
-        self._usable = True
+            self._meta, self._segments = meta, segments
+            self._records = {record.name: record for record in moved}
+            remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
         return sum(entry.bytes for entry in old) - sum(entry.bytes for entry in segments)
-
-    def _rewrite(self, number: int, wanted: Sequence[Record]) -> SegmentEntry:
-        """A new segment of pictures that lie in others, each checked as it is read."""
-        descriptors = np.empty((len(wanted), self._meta.descriptor_dim), DESCRIPTOR_TYPE)
-        tokens: dict[int, StoredTokens] = {}
-        places = sorted(range(len(wanted)), key=lambda place: (wanted[place].segment, wanted[place].row))
-        for source, some in groupby(places, key=lambda place: wanted[place].segment):
-            entry = next(entry for entry in self._segments if entry.number == source)
-            token_type = self._meta.token_format.type
-            segment = Segment(self.path / FOLDER, entry, self._meta.descriptor_dim, self._meta.token_shape, token_type)
-            with closing(segment):
-                stored = segment.read_descriptors()
-                for place in some:
-                    segment.check_descriptor(stored, wanted[place])
-                    descriptors[place] = stored[wanted[place].row]
-                    tokens[place] = segment.read_tokens(wanted[place])
-        with writing(self.path / FOLDER):
-            return write_segment(self.path / FOLDER, number, descriptors, [tokens[i] for i in range(len(wanted))])
 
     def _next_segment(self) -> int:
         """A number that no segment has; files of a number are never replaced, as a reader may have them open."""
@@ -312,6 +279,17 @@ class MapWriter:
                 self.commit()
         finally:
             self.close()
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        """A commit: where it raises, only the next opening can tell how far it came, and this writer is of no use."""
+        self._usable = False
+        try:
+            yield
+        except BaseException:
+            self._connection.close()
+            raise
+        self._usable = True
 
     def _check_usable(self) -> None:
         if not self._usable:
@@ -343,7 +321,7 @@ class MapWriter:
         crcs = (zlib.crc32(descriptor), tokens.crc())
         record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
         try:
-            records.encode(record)
+            records_table.encode(record)
         except ValueError as error:
             raise MapError(f"{name!r} cannot be added to {self.path}: {error}, correct it") from error
         return _Pending(record, descriptor, tokens)
@@ -351,7 +329,7 @@ class MapWriter:
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A picture waiting for the next commit; its record has no id, segment and row yet."""
+    """A picture waiting for the next commit, which gives its record id, segment and row."""
 
     record: Record
     descriptor: npt.NDArray[np.float32]
@@ -374,12 +352,3 @@ def _check_same(path: Path, held: Meta, wanted: Meta) -> None:
             f"{path} was made with settings {json.dumps(held.settings)}, not {json.dumps(wanted.settings)}: "
             "use the same or build another map"
         )
-
-
-def _remove_leftovers(folder: Path, committed: set[str]) -> None:
-    """Make sure of the segments folder and remove the files of commits that were cut short."""
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
-        for file in folder.iterdir():
-            if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed:
-                file.unlink()

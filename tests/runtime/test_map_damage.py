@@ -10,7 +10,7 @@ import pytest
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import Map, MapWriter, catalog, records, verify_map
+from pairvpr.runtime.map import Map, MapWriter, catalog, merge_maps, records, repair_map, verify_map
 from pairvpr.runtime.poses import Gps, Pose
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (5, 4)}
@@ -244,6 +244,15 @@ def test_a_newer_format(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(catalog, "FORMATS", {"float16": 7})
         MapWriter.open(path, **SHAPE, install_model=install_model).close()
-    for call in (Map.open, verify_map, lambda path: MapWriter.open(path, **SHAPE)):
+    before = (path / "map.sqlite").read_bytes()
+    for call in (
+        Map.open,
+        verify_map,
+        MapWriter.edit,
+        lambda path: MapWriter.open(path, **SHAPE),
+        lambda path: merge_maps([path], path),
+        repair_map,
+    ):
         with pytest.raises(MapError, match=r"made by a newer pairvpr \(format 7, this one reads 2\): upgrade"):
             call(path)
+    assert (path / "map.sqlite").read_bytes() == before

@@ -18,7 +18,7 @@ import pytest
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import Map, MapWriter, verify_map
+from pairvpr.runtime.map import Map, MapWriter, merge_maps, repair_map, verify_map
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (50, 4)}
 NOBODY = 65534
@@ -191,6 +191,40 @@ def test_a_full_disk(path):
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         assert count(disk / "map") == kept + 100
         assert "Read-only file system" in message_of(lambda: write(disk / "map", [5000]))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_in_a_merge_and_in_a_repair(path):
+    disk = path.parent / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system takes root's rights")
+    write(path, range(4, 1004), per_commit=250)
+    try:
+        write(disk / "map", [5000])
+        message = message_of(lambda: merge_maps([path], disk / "map"))
+        assert message.endswith("make room and run the command again, what was committed is kept")
+        kept = count(disk / "map")
+        assert verify_map(disk / "map") == []
+        subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
+        report = merge_maps([path], disk / "map")
+        assert (report.merged, report.already) == (1005 - kept, kept - 1)
+
+        file = max((disk / "map" / "segments").iterdir(), key=lambda file: file.stat().st_size)
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        used = sum(file.stat().st_size for file in disk.rglob("*") if file.is_file())
+        subprocess.run(["mount", "-o", f"remount,size={(used >> 10) + 40}k", str(disk)], check=True)
+        message = message_of(lambda: repair_map(disk / "map"))
+        assert message.endswith("make room and run the command again, what was committed is kept")
+        assert len(verify_map(disk / "map")) == 1
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        assert repair_map(disk / "map").kept == 1004
+        assert count(disk / "map") == 1004
+        assert not (disk / "map" / "map.sqlite.new").exists()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -11,7 +11,7 @@ import pytest
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import Map, MapWriter, catalog, verify_map, writer
+from pairvpr.runtime.map import Map, MapWriter, catalog, compaction, verify_map, writer
 from pairvpr.runtime.map.segments import Segment
 from pairvpr.runtime.poses import Gps, Pose
 
@@ -226,7 +226,7 @@ def test_a_compacted_map_is_the_same_map(built):
 
 def test_compacted_segments_are_of_a_size_to_hold_in_memory(built, monkeypatch):
     size = sum(file.stat().st_size for file in (built / "segments").iterdir())
-    monkeypatch.setattr(writer, "SEGMENT_BYTES", 0.4 * size + 1)  # four pictures
+    monkeypatch.setattr(compaction, "SEGMENT_BYTES", 0.4 * size + 1)  # four pictures
     with MapWriter.edit(built) as store:
         store.remove(["9.jpg"])
         store.compact()

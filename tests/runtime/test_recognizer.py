@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import FILE
-from pairvpr.runtime.map import Map, MapWriter
+from pairvpr.runtime.map import Map, MapWriter, catalog
 from pairvpr.runtime.map_builder import add_pictures
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import Frame
@@ -253,3 +255,103 @@ def test_a_map_without_its_model(own_map: Callable[..., Path], model: Model) -> 
 def test_no_map(tmp_path: Path) -> None:
     with pytest.raises(MapError, match="holds no map"):
         PlaceRecognizer.open(tmp_path / "nowhere")
+
+
+def remove(path: Path, *names: str) -> None:
+    with MapWriter.edit(path) as writer:
+        writer.remove(names)
+
+
+def names_of(answer: Recognition) -> set[str]:
+    return {match.name for match in answer.matches}
+
+
+def test_a_map_that_changes_is_taken_in(own_map: Callable[..., Path], model: Model, query: np.ndarray) -> None:
+    path = own_map(3)
+    with PlaceRecognizer.open(path) as recognizer:
+        first = recognizer.map
+        assert not recognizer.refresh()
+        assert recognizer.map is first
+        dims = model.bundle.info.dims
+        shapes = (dims.descriptor, (dims.tokens, dims.token_dim))
+        with MapWriter.open(
+            path, identity=model.bundle.identity, descriptor_dim=shapes[0], token_shape=shapes[1]
+        ) as writer:
+            writer.add(name="new.png", source="here", features=model.encode([draw_scene(3, 0, SIZE)]))
+        assert names_of(recognizer.recognize(query)) == {"p0.png", "p1.png", "p2.png"}
+        assert recognizer.refresh()
+        assert not recognizer.refresh()
+        answer = recognizer.recognize(query)
+        assert (names_of(answer), recognizer.top_k) == ({"p0.png", "p1.png", "p2.png", "new.png"}, 4)
+        with pytest.raises(ValueError, match="closed"):
+            first.read_tokens([0])  # nobody needs the old files
+        with MapWriter.edit(path) as writer:
+            writer.remove(["p1.png"])
+            writer.compact()
+        assert recognizer.refresh()
+        assert comparable(recognizer.recognize(query)) == dataclasses.replace(
+            comparable(answer), compared=3, matches=tuple(m for m in answer.matches if m.name != "p1.png")
+        )
+    with PlaceRecognizer.open(path) as opened:
+        assert comparable(opened.recognize(query)).compared == 3
+
+
+def test_nothing_is_read_where_nothing_changed(own_map: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = own_map(1)
+    file = path / "map.sqlite"
+    os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 10))  # its last commit is long past
+    with PlaceRecognizer.open(path) as recognizer:
+        with monkeypatch.context() as patched:
+            patched.setattr(catalog, "load", None)
+            assert not recognizer.refresh()
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 5))
+        assert not recognizer.refresh()  # other date, same content
+
+
+def test_a_map_that_cannot_be_taken_in(own_map: Callable[..., Path], query: np.ndarray) -> None:
+    path = own_map(2)
+    with PlaceRecognizer.open(path) as recognizer:
+        answer = comparable(recognizer.recognize(query))
+        remove(path, "p0.png", "p1.png")
+        with pytest.raises(MapError, match="holds no pictures any more"):
+            recognizer.refresh()
+        content = (path / "map.sqlite").read_bytes()
+        (path / "map.sqlite").write_bytes(content[:100])
+        with pytest.raises(MapError, match="damaged"):
+            recognizer.refresh()
+        (path / "map.sqlite").unlink()
+        with pytest.raises(MapError, match="missing"):
+            recognizer.refresh()
+        assert comparable(recognizer.recognize(query)) == answer
+
+
+def test_an_answer_under_way_ends_with_the_map_it_began_with(
+    own_map: Callable[..., Path], query: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = own_map(3)
+    with PlaceRecognizer.open(path) as recognizer:
+        expected = comparable(recognizer.recognize(query))
+        first, read, refreshed = recognizer.map, Map.read_tokens, []
+
+        def read_after_a_refresh(places: Map, rows: np.ndarray) -> np.ndarray:
+            if not refreshed:
+                remove(path, "p0.png", "p1.png")
+                thread = threading.Thread(target=lambda: refreshed.append(recognizer.refresh()))
+                thread.start()
+                thread.join()
+            return read(places, rows)
+
+        monkeypatch.setattr(Map, "read_tokens", read_after_a_refresh)
+        assert comparable(recognizer.recognize(query)) == expected
+        assert refreshed == [True]
+        assert names_of(recognizer.recognize(query)) == {"p2.png"}
+        with pytest.raises(ValueError, match="closed"):
+            read(first, [0])
+
+
+def test_a_top_k_larger_than_the_map_has_become(own_map: Callable[..., Path], query: np.ndarray) -> None:
+    path = own_map(3)
+    with PlaceRecognizer.open(path, top_k=2) as recognizer:
+        remove(path, "p0.png", "p1.png")
+        assert recognizer.refresh()
+        assert (recognizer.top_k, recognizer.recognize(query).compared) == (1, 1)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,3 +347,35 @@ def test_a_signal_ends_a_live_camera_well(home: Path, number: signal.Signals) ->
             assert process.returncode == 0, errors
     assert b"Traceback" not in errors
     assert all(json.loads(line)["error"] is None for line in output)
+
+
+def test_a_live_run_takes_in_what_the_map_becomes(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    db = shutil.copytree(home / "map", tmp_path / "map")
+    with Map.open(db) as places:
+        gone, *left = [record.name for record in places.records]
+    with live_camera() as address:
+        command = [*RUN, "--db", str(db), "--query", address, "--format", "jsonl", "--no-rerank"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with process, contextlib.ExitStack() as stack:
+            stack.callback(process.kill)
+            assert process.stdout
+            answers = (json.loads(line) for line in process.stdout)
+
+            def names() -> set[str]:
+                return {match["name"] for match in next(answers)["matches"]}
+
+            assert names() == {gone, *left}
+            with MapWriter.edit(db) as writer:
+                writer.remove([gone])
+            while names() != set(left):
+                pass
+            with MapWriter.edit(db) as writer:
+                writer.remove(left)
+            deadline = time.monotonic() + 4
+            while time.monotonic() < deadline:
+                assert names() == set(left)
+            process.terminate()
+            _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert errors.count(b"the map holds no pictures any more") == 1

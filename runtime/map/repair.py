@@ -1,0 +1,156 @@
+"""Repairing a map: every intact picture is kept, the others are named, and damaged files are moved aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pairvpr.errors import MapError
+from pairvpr.runtime.map import catalog
+from pairvpr.runtime.map.catalog import Catalog
+from pairvpr.runtime.map.faults import writing
+from pairvpr.runtime.map.lock import WriterLock
+from pairvpr.runtime.map.reader import allow_open_files
+from pairvpr.runtime.map.records import Record
+from pairvpr.runtime.map.salvage import Salvage, salvage_catalog
+from pairvpr.runtime.map.segments import (
+    FOLDER,
+    SegmentEntry,
+    remove_leftovers,
+    segment_file,
+    segment_files,
+    sync_folder,
+    write_segment,
+)
+
+ASIDE = "damaged"
+"""The folder in the map to which damaged files go."""
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair found.
+
+    kept: pictures in the map now. dropped: a line for each that is damaged and no longer there, its name first.
+    nameless: pictures, removed ones among them, whose names were lost too. aside: files moved there; none where
+    nothing was damaged, and the map is as it was.
+    """
+
+    kept: int
+    dropped: tuple[str, ...]
+    nameless: int
+    aside: tuple[Path, ...]
+
+
+def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = None) -> RepairReport:
+    """Make the map in the folder `path` one of its intact pictures alone.
+
+    What is intact in damaged segments is written to new ones; one rename of the catalog makes that the map. Before it,
+    the damaged files get a second name in `damaged/`, and so does the catalog. So a repair that is cut short leaves the
+    map as it was, or repaired, and can be repeated. Readers that have the map open go on. progress: told pictures
+    looked at and their number in all. The bundle in `model/` is not looked at. Raises MapError where there is no map,
+    another process writes to it, it is of a newer format, its catalog does not even give the map's settings, or the
+    disk cannot be written.
+    """
+    path = Path(path)
+    catalog.check_is_map(path)
+    with closing(WriterLock(path)):
+        state, whole = _load(path)
+        if whole:
+            remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
+        allow_open_files(path, len(state.segments))
+        with closing(Salvage(path, state.meta, state.segments)) as salvage:
+            repaired, dropped = _rewrite(path, state, salvage, progress)
+        kept = sum(not record.deleted for record in repaired.records)
+        if whole and repaired == state:
+            return RepairReport(kept, (), 0, ())
+        committed = {entry.file for entry in repaired.segments}
+        # Where the catalog lost entries, files that it does not speak of may be theirs.
+        known = {entry.file for entry in state.segments} if whole else set(segment_files(path / FOLDER))
+        damaged = [path / FOLDER / file for file in sorted(known - committed) if (path / FOLDER / file).exists()]
+        with writing(path):
+            aside = _set_aside(path / ASIDE, [path / catalog.FILE, *damaged])
+            catalog.create(path, repaired.meta, repaired.segments, repaired.records)
+        remove_leftovers(path / FOLDER, committed)
+    return RepairReport(kept, tuple(dropped), max(0, state.meta.records - len(state.records)), aside)
+
+
+def _load(path: Path) -> tuple[Catalog, bool]:
+    """The catalog, or what is intact of it; and whether that is all."""
+    try:
+        return catalog.load(path, thorough=True), True
+    except MapError:
+        return salvage_catalog(path), False
+
+
+def _rewrite(
+    path: Path, state: Catalog, salvage: Salvage, progress: Callable[[int, int], None] | None
+) -> tuple[Catalog, list[str]]:
+    """The map as it will be, its new segments written, and a line for each picture that it no longer holds."""
+    records: dict[int, list[Record]] = defaultdict(list)
+    for record in state.records:
+        records[record.segment].append(record)
+    numbers = [*(entry.number for entry in state.segments), *segment_files(path / FOLDER).values()]
+    number = max(numbers, default=0) + 1
+    segments: list[SegmentEntry] = []
+    kept: list[Record] = []
+    dropped: list[str] = []
+    done = 0
+    for entry in state.segments:
+        intact, pictures = [], []
+        for record in records[entry.number]:
+            try:
+                pictures.append(salvage.read(record))
+            except MapError as error:
+                dropped += [] if record.deleted else [f"{record.name}: {error}"]
+            else:
+                intact.append(record)
+        if entry.number in salvage.sound and len(intact) == entry.count:
+            segments.append(entry)
+            kept += intact
+        elif intact:
+            with writing(path / FOLDER):
+                descriptors, tokens = zip(*pictures, strict=True)
+                segments.append(write_segment(path / FOLDER, number, np.stack(descriptors), tokens))
+            kept += [dataclasses.replace(record, segment=number, row=row) for row, record in enumerate(intact)]
+            number += 1
+        done += len(records[entry.number])
+        if progress is not None:
+            progress(done, len(state.records))
+    for lost in set(records) - {entry.number for entry in state.segments}:
+        file = path / FOLDER / segment_file(lost)
+        dropped += [f"{record.name}: {file} is missing or no segment" for record in records[lost] if not record.deleted]
+    segments.sort(key=lambda entry: entry.number)
+    kept.sort(key=lambda record: record.id)
+    meta = dataclasses.replace(state.meta, segments=len(segments), records=len(kept))
+    return Catalog(meta, segments, kept), dropped
+
+
+def _set_aside(folder: Path, files: Iterable[Path]) -> tuple[Path, ...]:
+    """Give the files another name in the folder, one that is free or already theirs; raises OSError."""
+    folder.mkdir(exist_ok=True)
+    aside = []
+    for file in files:
+        target, count = folder / file.name, 1
+        while target.exists() and not target.samefile(file):
+            count += 1
+            target = folder / f"{file.name}.{count}"
+        if not target.exists():
+            try:
+                os.link(file, target)
+            except OSError:  # a file system without links
+                half = folder / "half"
+                shutil.copyfile(file, half)
+                half.rename(target)
+        aside.append(target)
+    sync_folder(folder)
+    sync_folder(folder.parent)
+    return tuple(aside)
