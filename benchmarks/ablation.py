@@ -1,10 +1,10 @@
-"""Does each part of the paper earn its place? Short runs without and with stage one, re-ranked one way and both.
+"""Does each part earn its place? Short runs from three starts of the decoder, re-ranked one way and both.
 
     python -m benchmarks.ablation TOWN TEST --start CHECKPOINT --out benchmarks/results/ablation.json
 
 TOWN and TEST are of `pairvpr town`, TEST with --evaluation. Encoder and descriptor start from CHECKPOINT, as the
-paper's start from DINOv2; the decoder starts afresh. Recall@1 by descriptor, and after re-ranking by one order (query
-first) and by both, on queries spread evenly over TEST.
+paper's start from DINOv2. The decoder starts as `seeded_network` gives it, or after stage one, or as MAE's starts.
+Recall@1 by descriptor, and after re-ranking by one order (query first) and by both, on queries spread evenly over TEST.
 """
 
 from __future__ import annotations
@@ -36,19 +36,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("town", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--start", required=True, help="Checkpoint whose encoder and descriptor have learned.")
-    parser.add_argument("--stage-one", type=int, default=300, help="Steps.")
-    parser.add_argument("--stage-two", type=int, default=300, help="Steps.")
+    parser.add_argument("--stage-one", type=int, default=200, help="Steps.")
+    parser.add_argument("--stage-two", type=int, default=200, help="Steps.")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
-def fresh_decoder(start: Checkpoint, path: Path) -> Path:
-    """A checkpoint of the start's encoder and descriptor with a decoder that has learned nothing."""
+def fresh_decoder(start: Checkpoint, path: Path, matching: bool = True) -> Path:
+    """A checkpoint of the start's encoder and descriptor with a decoder that has learned nothing.
+
+    matching: whether it starts by looking for counterparts; else as MAE's, Xavier-uniform.
+    """
     network = seeded_network(start.network.config, 0)
     learned = {k: v for k, v in start.network.state_dict().items() if not k.startswith("decoder.")}
     network.load_state_dict(learned, strict=False)
+    if not matching:
+        torch.manual_seed(0)
+        attentions = [block.cross_attn for block in network.decoder.blocks]
+        for layer in [network.decoder.embed, *(layer for attention in attentions for layer in attention.children())]:
+            torch.nn.init.xavier_uniform_(layer.weight)
     save_checkpoint(Checkpoint(network, start.weights), path)
     return path
 
@@ -80,11 +88,14 @@ def train(args: argparse.Namespace, start: Path, folder: Path, with_stage_one: b
             steps=args.stage_two,
             places=24,
             pictures_per_place=3,
-            lr=3e-4,
+            lr=8e-4,
             warmup_steps=20,
+            decay_steps=args.stage_two,
+            decay_to=0.03,
             augmentation="relight",
-            strength=0.3,
+            strength=0.4,
             order="mixed",
+            pairs="ranked",
             trained_blocks=-1,
             clip=1.0,
         ),
@@ -127,13 +138,19 @@ def features(network: PairVPR, files: list[Path]) -> tuple[torch.Tensor, torch.T
 
 
 def main() -> None:
-    """Train both arms, measure, print, and write the table."""
+    """Train all arms, measure, print, and write the table."""
     args = arguments()
     table: dict[str, Any] = {name: getattr(args, name) for name in ("stage_one", "stage_two", "queries", "candidates")}
     with tempfile.TemporaryDirectory() as folder:
-        start = fresh_decoder(load_checkpoint(args.start), Path(folder) / "start.safetensors")
-        table["start"] = recall(load_checkpoint(start).network, args)
-        for name, with_stage_one in (("with stage one", True), ("without stage one", False)):
+        learned = load_checkpoint(args.start)
+        matching = fresh_decoder(learned, Path(folder) / "matching.safetensors")
+        plain = fresh_decoder(learned, Path(folder) / "plain.safetensors", matching=False)
+        table["start"] = recall(load_checkpoint(matching).network, args)
+        for name, start, with_stage_one in (
+            ("without stage one", matching, False),
+            ("with stage one", matching, True),
+            ("without stage one, MAE's start", plain, False),
+        ):
             network, seconds = train(args, start, Path(folder) / name.replace(" ", "-"), with_stage_one)
             table[name] = {"recall@1": recall(network, args), "seconds": round(seconds)}
             print(name, json.dumps(table[name]), flush=True)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pairvpr.runtime.model import Model
 
 FOLDER = click.Path(path_type=Path)
-DEFAULT_PRESET = "nano"
 
 db_option = click.option("--db", required=True, type=FOLDER, help="The map's folder.")
 poses_option = click.option(
@@ -76,7 +75,7 @@ def export(
     onnxruntime_engine.load()  # every export is compared with the network by it
     try:
         from pairvpr.export.bundle_writer import export_bundle, export_int8
-        from pairvpr.model import load_checkpoint, seeded_checkpoint
+        from pairvpr.model import default_checkpoint, load_checkpoint, seeded_checkpoint
     except ImportError as error:
         raise CheckpointError(
             f'export needs torch, timm and onnx, several GB ({error}); run pip install "pairvpr[export]"'
@@ -85,7 +84,7 @@ def export(
     if tensorrt:
         require()
     start = time.monotonic()
-    loaded = load_checkpoint(checkpoint) if checkpoint else seeded_checkpoint(preset or DEFAULT_PRESET)
+    loaded = seeded_checkpoint(preset) if preset else load_checkpoint(checkpoint or default_checkpoint())
     folder = out or Path("models") / _folder_name(loaded.network.config.preset, checkpoint)
 
     def progress(step: str) -> None:

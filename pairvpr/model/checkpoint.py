@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
 import json
 import pickle
 import zlib
@@ -58,8 +59,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return _load_published(file, origin=name if name.startswith("hf:") else file.name)
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write `path` (.safetensors) and the JSON beside it, each replaced in one step."""
+def default_checkpoint() -> Path:
+    """The checkpoint that is used where none is named: package data, the one that the default bundle was made of."""
+    return Path(str(importlib.resources.files("pairvpr.weights"))) / "nano.safetensors"
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write `path` (.safetensors), weights in `dtype`, and the JSON beside it, each replaced in one step."""
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: our checkpoints end in .safetensors; choose such a name")
     description = {
@@ -68,7 +74,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "weights": dataclasses.asdict(checkpoint.weights),
     }
     partial = path.with_suffix(".partial")
-    state = {k: v.contiguous() for k, v in checkpoint.network.state_dict().items()}
+    state = {k: v.to(dtype).contiguous() for k, v in checkpoint.network.state_dict().items()}
     save_file(state, partial)
     partial.replace(path)
     partial.write_text(json.dumps(description, indent=1) + "\n")

@@ -60,9 +60,10 @@ PRESETS: Mapping[str, NetworkConfig] = MappingProxyType(
             NetworkConfig(
                 preset="nano",
                 encoder="vit_tiny_patch16_224",
-                encoder_args={"patch_size": 14},
-                image_size=140,
-                position_grid=10,
+                encoder_args={"depth": 6, "num_heads": 6},
+                stem=(32, 64, 128, 192),
+                image_size=112,
+                position_grid=7,
                 descriptor_dim=256,
                 decoder_dim=192,
                 decoder_depth=4,

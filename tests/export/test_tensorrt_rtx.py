@@ -27,8 +27,8 @@ pytest.importorskip("tensorrt_rtx_libs", reason="needs TensorRT-RTX (tensorrt-rt
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX (tensorrt-rtx-cu13-libs, -bindings)")
 
 INPUTS = {
-    "encoder": {"images": (-1, 140, 140, 3)},
-    "pair_prefix": {"query_tokens": (1, 100, 192), "database_tokens": (-1, -1, 192)},
+    "encoder": {"images": (-1, 112, 112, 3)},
+    "pair_prefix": {"query_tokens": (1, 49, 192), "database_tokens": (-1, -1, 192)},
 }
 
 

@@ -137,11 +137,11 @@ def test_a_batch_holds_at_least_one(size: int) -> None:
 
 def test_pairs_per_pass_follow_the_memory(model: Model) -> None:
     dims = model.bundle.info.dims
-    sizes = [pair_batch(dims, memory) for memory in (0, 1, 2**24, 2**26, 2**28, 2**50)]
+    sizes = [pair_batch(dims, memory) for memory in (0, 1, 2**23, 2**24, 2**28, 2**50)]
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (1, MAX_BATCH)
-    assert 1 < pair_batch(dims, 2**26) < MAX_BATCH
-    assert pair_batch(dims, 2 * 2**26) in (2 * sizes[3], 2 * sizes[3] + 1)
+    assert 1 < pair_batch(dims, 2**24) < MAX_BATCH / 2
+    assert pair_batch(dims, 2 * 2**24) in (2 * sizes[3], 2 * sizes[3] + 1)
     # A model of published size: 529 tokens, 1536 wide.
     large = dataclasses.replace(dims, tokens=529, token_dim=1536, heads=12)
     assert pair_batch(large, 4 * 2**30) < pair_batch(dims, 4 * 2**30)

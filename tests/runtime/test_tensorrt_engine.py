@@ -118,12 +118,12 @@ def test_memory_is_used_again(model: Model, driver: gpu_on_cpu.Driver) -> None:
 
 def test_too_large_a_batch(model: Model) -> None:
     with pytest.raises(EngineError, match=r"encoder.fp16.plan: built for batches of 1 to 8, got .*--batches"):
-        model.encode_prepared(np.zeros((9, 140, 140, 3), np.uint8))
+        model.encode_prepared(np.zeros((9, 112, 112, 3), np.uint8))
 
 
 def test_wrong_inputs(model: Model) -> None:
     with pytest.raises(EngineError, match="takes images, got pictures"):
-        model.engines.encoder.run({"pictures": np.zeros((1, 140, 140, 3), np.uint8)})
+        model.engines.encoder.run({"pictures": np.zeros((1, 112, 112, 3), np.uint8)})
 
 
 def test_no_gpu(model: Model, driver: gpu_on_cpu.Driver, monkeypatch: pytest.MonkeyPatch) -> None:

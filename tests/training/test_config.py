@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
 
 from pairvpr.errors import TrainingError
+from pairvpr.model import PRESETS
 from pairvpr.training.config import stage_one_config, stage_two_config
 from pairvpr.training.settings import write_toml
 from tests.training.support import write_config
@@ -17,6 +19,19 @@ from tests.training.support import write_config
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
 
 MINIMAL = 'out = "run"\n[network]\npreset = "nano"\n[[data]]\nplaces = "folders"\narguments = {root = "x"}\n'
+
+
+RECIPE = sorted((Path(__file__).parents[2] / "pairvpr" / "weights" / "recipe").glob("*.toml"))
+
+
+def test_the_recipe_of_the_weights_that_ship():
+    """Each run is of the preset, and starts where the one before ended."""
+    configs = [stage_two_config(file) for file in RECIPE]
+    assert len(configs) == 3
+    assert all(config.network == PRESETS["nano"] for config in configs)
+    assert [config.init.checkpoint for config in configs[1:]] == [
+        f"{config.out}/last/network.safetensors" for config in configs[:-1]
+    ]
 
 
 @pytest.fixture
