@@ -258,7 +258,7 @@ def command(*arguments: object, of: object = main) -> Result:
 
 
 def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All for real; what counts as right is everything, for seeded weights know no place."""
+    """All for real; what counts as right is everything: drawn scenes are no places."""
     db = tmp_path / "map"
     shutil.copytree(home / "map", db)
     monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", STRETCHES)
@@ -289,7 +289,12 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
         (("--budget-ms", 0.001), INCOMPLETE),
     ):
         assert json.loads(command(*query, *more, of=run_main).stdout)["reason"] == reason
-    assert command("map", "remove", f"@{APART}@0@.png", "--db", db).exit_code == 0
+    with PlaceRecognizer.open(db) as recognizer:
+        picture = next((tmp_path / "drives" / "3").iterdir())
+        assert recognizer.recognize(picture).accepted is not None
+        assert command("map", "remove", f"@{APART}@0@.png", "--db", db).exit_code == 0
+        assert recognizer.refresh()
+        assert recognizer.recognize(picture).reason == "not calibrated for this map as it is now"
     line = json.loads(command(*query, of=run_main).stdout)
     assert (line["accepted"], line["reason"]) == (None, "not calibrated for this map as it is now")
 
