@@ -17,7 +17,7 @@ test: $(VENV)/.all  ## everything; installs torch (several GB)
 	for part in $(TEST_FOLDERS) "$(wildcard tests/test_*.py)"; do $(BIN)/python -m pytest $$part || exit 1; done
 
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
-	$(PIP) -e ".[cpu,video,bags,test]"
+	$(PIP) -e ".[cpu,video,bags,serve,test]"
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.all
@@ -43,5 +43,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,export,train,dev]"
 	touch $@ $(VENV)/.runtime
