@@ -77,7 +77,7 @@ class Service:
         self._connections.add(task)
         try:
             await self._converse(HttpConnection(reader, writer, self._limits))
-        except ConnectionError as error:
+        except OSError as error:
             log.debug("a client is lost: %s", error)
         finally:
             writer.close()
