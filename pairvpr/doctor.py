@@ -73,6 +73,7 @@ def examine(db: Path | None = None) -> list[Check]:
         *_tensorrt(gpu=bool(graphics)),
         _extra("PyAV", "av", "video", "for videos, cameras and streams"),
         _extra("rosbags", "rosbags", "bags", "for ROS bags"),
+        _extra("h11", "h11", "serve", "for answering other programs over HTTP"),
         *_export_parts(),
         _cameras(),
     ]

@@ -32,5 +32,9 @@ class EngineError(PairVPRError):
     """An inference engine or device was asked for and cannot be had."""
 
 
+class ServiceError(PairVPRError):
+    """The service cannot listen at the address that it was given."""
+
+
 class TrainingError(PairVPRError):
     """A training run cannot start, go on, or be resumed: its configuration, its machine, or its numbers."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from pairvpr.errors import MapError, SourceError
+from pairvpr.errors import SourceError
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.console import Command, log_to_stderr, release_log, say_model, source_options
+from pairvpr.runtime.console import Command, log, log_to_stderr, release_log, say_model, source_options
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -21,17 +22,22 @@ if TYPE_CHECKING:
     from pairvpr.runtime.sources import SourceOptions
 
 MATCHES = 10
-
-log = logging.getLogger(__name__)
+OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budget_ms", "batch_size")
+"""Options of a recogniser, whoever asks it."""
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--db", required=True, type=click.Path(path_type=Path), help="The map's folder.")
 @click.option(
     "--query",
-    required=True,
     help="A picture, folder, video, bag, camera (cam0, csi0, /dev/video0) or stream (rtsp://, http://).",
 )
+@click.option(
+    "--serve",
+    metavar="ADDRESS",
+    help="Answer other programs over HTTP, at unix:PATH or HOST:PORT, instead of --query.",
+)
+@click.option("--allow-remote", is_flag=True, help="Let --serve listen where other computers can connect.")
 @source_options
 @click.option("--model", type=click.Path(path_type=Path), help="Another bundle of the map's model.")
 @click.option(
@@ -57,7 +63,9 @@ log = logging.getLogger(__name__)
 @click.version_option(package_name="pairvpr")
 def main(
     db: Path,
-    query: str,
+    query: str | None,
+    serve: str | None,
+    allow_remote: bool,
     model: Path | None,
     device: str,
     precision: str | None,
@@ -73,27 +81,48 @@ def main(
 ) -> None:
     """Recognise where pictures were taken, in a map."""
     from pairvpr.runtime.recognizer import PlaceRecognizer
+
+    if (query is None) == (serve is None):
+        raise click.UsageError("give either --query, what to recognise, or --serve, where to be asked")
+    if serve is None and allow_remote:
+        raise click.UsageError("--allow-remote goes with --serve")
+    if serve is not None:
+        _refuse_with_serve()
+    log_to_stderr()
+    opened = partial(
+        PlaceRecognizer.open,
+        db,
+        model=model,
+        top_k=top_k,
+        rerank=not no_rerank,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        budget_ms=budget_ms,
+        exact=exact,
+    )
+    if query is not None:
+        _answer(query, options, opened, matches, style, out)
+    elif serve is not None:
+        _serve(serve, allow_remote, opened, matches)
+
+
+def _answer(
+    query: str,
+    options: SourceOptions,
+    opened: Callable[[], PlaceRecognizer],
+    matches: int,
+    style: str,
+    out: Path | None,
+) -> None:
+    """An answer for each picture of a source."""
+    from pairvpr.runtime.refresher import Refresher
     from pairvpr.runtime.sources import open_source
 
-    log_to_stderr()
-    with (
-        open_source(query, options) as source,
-        PlaceRecognizer.open(
-            db,
-            model=model,
-            top_k=top_k,
-            rerank=not no_rerank,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            budget_ms=budget_ms,
-            exact=exact,
-        ) as recognizer,
-        _opened(out) as stream,
-    ):
+    with open_source(query, options) as source, opened() as recognizer, _opened(out) as stream:
         say_model(recognizer.model.bundle)
         unread = total = 0
-        refresh = _Refresher(recognizer)
+        refresh = Refresher(recognizer)
         try:
             for frame in source:
                 if source.live:
@@ -113,27 +142,25 @@ def main(
             click.echo(f"{query}: {unread} of {total} pictures could not be read", err=True)
 
 
-class _Refresher:
-    """Keeps a live run's map up to date: a look every second, and what stands in the way is said once."""
+def _serve(address: str, remote: bool, opened: Callable[[], PlaceRecognizer], matches: int) -> None:
+    """Answers for whoever asks, until SIGTERM or Ctrl-C."""
+    from pairvpr.runtime.address import Listener
+    from pairvpr.runtime.service import serve
 
-    INTERVAL = 1.0
+    with Listener(address, remote=remote) as listener, opened() as recognizer:
+        say_model(recognizer.model.bundle)
+        log.info("answering at %s", listener.address)
+        serve(recognizer, listener, matches, ready=release_log)
 
-    def __init__(self, recognizer: PlaceRecognizer) -> None:
-        self._recognizer = recognizer
-        self._due = time.monotonic() + self.INTERVAL
-        self._said = ""
 
-    def __call__(self) -> None:
-        if time.monotonic() < self._due:
-            return
-        try:
-            self._recognizer.refresh()
-            self._said = ""
-        except MapError as error:
-            if str(error) != self._said:
-                log.warning("%s; answers go on from the map as it was", error)
-            self._said = str(error)
-        self._due = time.monotonic() + self.INTERVAL
+def _refuse_with_serve() -> None:
+    """Options that say something of pictures which --serve does not fetch, or of where it does not write."""
+    context = click.get_current_context()
+    served = {"db", "serve", "allow_remote", "matches", *OPENING}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in served and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} goes with --query, not with --serve")
 
 
 def as_text(answer: Recognition, matches: int) -> str:

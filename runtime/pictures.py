@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Iterator
@@ -56,6 +57,20 @@ def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> I
         return _upright_rgb(picture, title)
     with open_picture(picture) as opened:
         return _upright_rgb(opened, str(picture))
+
+
+def decode_picture(content: bytes | bytearray, title: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An upright RGB picture from the bytes of a picture file, `title` naming it in errors; as load_picture.
+
+    max_pixels: a larger one is refused before it is decoded.
+    """
+    if not content:
+        raise SourceError(f"{title} is empty: send the bytes of a picture file")
+    with pillow_reads(title):
+        opened = Image.open(io.BytesIO(content), formats=tuple(EXTENSIONS_OF_FORMATS))
+    with opened:
+        _check_size(opened, title, max_pixels)
+        return _upright_rgb(opened, title)
 
 
 def resize(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
@@ -144,19 +159,19 @@ def _grey_from_16_bit(picture: Image.Image, title: str) -> Image.Image:
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _check_size(picture: Image.Image, title: str) -> None:
-    _check_sides(picture.width, picture.height, title)
+def _check_size(picture: Image.Image, title: str, max_pixels: int = MAX_PIXELS) -> None:
+    _check_sides(picture.width, picture.height, title, max_pixels)
 
 
-def _check_sides(width: int, height: int, title: str) -> None:
+def _check_sides(width: int, height: int, title: str, max_pixels: int = MAX_PIXELS) -> None:
     if min(width, height) < MIN_SIDE:
         raise SourceError(f"{title} has {width} x {height} pixels: a picture needs {MIN_SIDE} on each side")
-    if width * height > MAX_PIXELS:
-        raise SourceError(_too_large(title, f" ({width} x {height})"))
+    if width * height > max_pixels:
+        raise SourceError(_too_large(title, f" ({width} x {height})", max_pixels))
 
 
-def _too_large(title: str, size: str = "") -> str:
-    return f"{title} has more than {MAX_PIXELS // 1_000_000} megapixels{size}: scale it down"
+def _too_large(title: str, size: str = "", max_pixels: int = MAX_PIXELS) -> str:
+    return f"{title} has more than {max_pixels // 1_000_000} megapixels{size}: scale it down"
 
 
 class _NoPillowWarnings:

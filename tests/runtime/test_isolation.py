@@ -11,7 +11,7 @@ from PIL import Image
 
 from pairvpr.demo.scenes import draw_scene
 
-BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av", "rosbags")
+BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av", "rosbags", "h11")
 
 BLOCK = f"""
 import sys
@@ -118,6 +118,9 @@ def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
     done = python(BLOCK + query, "--db", tmp_path, "--query", tmp_path / "drive.bag")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "pairvpr[bags]" in done.stderr
+    done = python(BLOCK + query, "--db", tmp_path, "--serve", f"unix:{tmp_path}/x.sock")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "pairvpr[serve]" in done.stderr
 
 
 def test_help_needs_only_click() -> None:
