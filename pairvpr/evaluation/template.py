@@ -4,41 +4,23 @@ from __future__ import annotations
 
 from string import Template
 
+from pairvpr.pages import NUMBERS_STYLE
 from pairvpr.pages import STYLE as COMMON_STYLE
 
 STYLE = (
     COMMON_STYLE
+    + NUMBERS_STYLE
     + """
 .pictures.four { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 .figures.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .wide { grid-column: 1 / -1; }
-.figure h2 { font-size: 1rem; margin: 0 0 8px; }
-table.numbers td, table.numbers th { width: auto; text-align: right; padding: 3px 0 3px 14px; font-weight: 400; }
-table.numbers td:first-child, table.numbers th:first-child { text-align: left; padding-left: 0; width: auto; }
-table.numbers tr + tr > * { border-top: 1px solid var(--line); }
-table.numbers th, table.numbers td + td { white-space: nowrap; }
-svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
-svg .grid { stroke: var(--line); }
-svg text { fill: var(--faint); }
 svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 svg .before { stroke: var(--faint); stroke-dasharray: 6 4; }
 svg .after { stroke: var(--accent); }
 """
 )
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>Pair-VPR: $name</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$name</h1>
+PAGE = Template("""<h1>$name</h1>
 <p class="faint">$queries queries in $database database pictures, the best $top_k re-ranked. Model $preset
 $identity ($origin), $engine.</p>
 <p class="faint">$protocol</p>
@@ -46,11 +28,7 @@ $warning
 <div class="figures two">
 $figures
 </div>
-$groups
-</main>
-</body>
-</html>
-""")
+$groups""")
 
 TABLE = Template("""<div class="figure"><h2>$title</h2>
 <table class="numbers">$rows</table>
