@@ -39,6 +39,7 @@ MATCHES = 10
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write answers here, not to stdout.")
+@click.option("--report", type=click.Path(path_type=Path), help="Show the run on this page when it ends, as run.html.")
 @click.version_option(package_name="pairvpr")
 def main(
     db: Path,
@@ -54,11 +55,13 @@ def main(
     matches: int,
     style: str,
     out: Path | None,
+    report: Path | None,
     options: SourceOptions,
 ) -> None:
     """Recognise where pictures were taken, in a map."""
     from pairvpr.runtime.recognizer import PlaceRecognizer
     from pairvpr.runtime.sources import open_source
+    from pairvpr.viewing.run_page import reporting
 
     log_to_stderr()
     with (
@@ -75,6 +78,7 @@ def main(
             exact=exact,
         ) as recognizer,
         _opened(out) as stream,
+        reporting(report, query, source, recognizer) as record,
     ):
         say_model(recognizer.model.bundle)
         unread = total = 0
@@ -86,6 +90,8 @@ def main(
                 release_log()
                 line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
                 click.echo(line, file=stream)
+                if record is not None:
+                    record.add(frame, answer)
         except KeyboardInterrupt:
             if not source.live:
                 raise
