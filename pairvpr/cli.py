@@ -313,6 +313,17 @@ def map_info(db: Path, style: str) -> None:
         click.echo(f"{name.replace('_', ' '):18} {value}")
 
 
+@map_group.command("view")
+@db_option
+@click.option("--out", required=True, type=FOLDER, help="The page's file, as map.html.")
+def map_view(db: Path, out: Path) -> None:
+    """Show a map on one page: its numbers, where its pictures were taken, and some of them."""
+    from pairvpr.viewing.map_page import view_map
+
+    page = view_map(db, out)
+    click.echo(f"{out}: {page.pictures} pictures, {page.plotted} on a plot, {page.shown} shown")
+
+
 @map_group.command("verify")
 @db_option
 @click.option("--repair", is_flag=True, help="Keep what is intact, move damaged files aside, name lost pictures.")

@@ -1,8 +1,18 @@
-"""What all pages share: style, and the pieces they are built from, as `string.Template` texts."""
+"""What all pages share: style, the pieces they are built from as `string.Template` texts, pictures, and the file."""
 
 from __future__ import annotations
 
+import base64
+import io
+import os
+import tempfile
+from html import escape
+from pathlib import Path
 from string import Template
+
+from PIL import Image
+
+from pairvpr.errors import PairVPRError
 
 STYLE = """
 :root {
@@ -81,3 +91,68 @@ $strips
 
 PICTURE = Template("""<figure class="$state"><img src="data:image/jpeg;base64,$data" alt="$alt">
 <figcaption><b>$heading</b>$caption</figcaption></figure>""")
+
+
+DOCUMENT = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<main>
+$body
+</main>
+</body>
+</html>
+""")
+
+
+def document(title: str, style: str, body: str) -> str:
+    """A whole page: `title` is text, `body` HTML. Browsers let it load nothing and run nothing."""
+    return DOCUMENT.substitute(title=escape(title), style=style, body=body)
+
+
+def thumbnail(picture: Image.Image, size: tuple[int, int]) -> bytes:
+    """An RGB picture as a JPEG of at most `size` (width, height) pixels; the picture stays as it is."""
+    small = picture.copy()
+    small.thumbnail(size, Image.Resampling.BILINEAR)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return stream.getvalue()
+
+
+def figure(jpeg: bytes, state: str, heading: str, caption: str, mark: str = "") -> str:
+    """A picture with its caption, which may hold anything; `heading` and `mark` are HTML."""
+    data, text = base64.b64encode(jpeg).decode("ascii"), escape(caption)
+    return PICTURE.substitute(state=state, data=data, alt=text, heading=heading, caption=text + mark)
+
+
+def check_page(path: Path) -> None:
+    """Raise PairVPRError unless a page can be written at `path`; before there is anything to write."""
+    if path.is_dir():
+        raise PairVPRError(f"{path}: a folder; name the file of the page, as {path / 'page.html'}")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PairVPRError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write `page` to the file `path`, whole or not at all; raises PairVPRError where it cannot be written."""
+    check_page(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(page)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise PairVPRError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+    finally:
+        beside.unlink(missing_ok=True)

@@ -60,6 +60,7 @@ OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budge
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write answers here, not to stdout.")
+@click.option("--report", type=click.Path(path_type=Path), help="Show the run on this page when it ends, as run.html.")
 @click.version_option(package_name="pairvpr")
 def main(
     db: Path,
@@ -77,6 +78,7 @@ def main(
     matches: int,
     style: str,
     out: Path | None,
+    report: Path | None,
     options: SourceOptions,
 ) -> None:
     """Recognise where pictures were taken, in a map."""
@@ -102,7 +104,7 @@ def main(
         exact=exact,
     )
     if query is not None:
-        _answer(query, options, opened, matches, style, out)
+        _answer(query, options, opened, matches, style, out, report)
     elif serve is not None:
         _serve(serve, allow_remote, opened, matches)
 
@@ -114,12 +116,19 @@ def _answer(
     matches: int,
     style: str,
     out: Path | None,
+    report: Path | None,
 ) -> None:
     """An answer for each picture of a source."""
     from pairvpr.runtime.refresher import Refresher
     from pairvpr.runtime.sources import open_source
+    from pairvpr.viewing.run_page import reporting
 
-    with open_source(query, options) as source, opened() as recognizer, _opened(out) as stream:
+    with (
+        open_source(query, options) as source,
+        opened() as recognizer,
+        _opened(out) as stream,
+        reporting(report, query, source, recognizer) as record,
+    ):
         say_model(recognizer.model.bundle)
         unread = total = 0
         refresh = Refresher(recognizer)
@@ -133,6 +142,8 @@ def _answer(
                 release_log()
                 line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
                 click.echo(line, file=stream)
+                if record is not None:
+                    record.add(frame, answer)
         except KeyboardInterrupt:
             if not source.live:
                 raise

@@ -22,6 +22,7 @@ class Refresher:
         self._said = ""
 
     def __call__(self) -> None:
+        """Look, if it is time to."""
         if time.monotonic() < self._due:
             return
         try:

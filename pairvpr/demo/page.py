@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
 from pairvpr.demo.album import Album
 from pairvpr.demo.outcome import DemoResult, Outcome
 from pairvpr.demo.template import CHANGES, NOTE, PAGE, RECALL, STEP, STRIP, TIME
-from pairvpr.pages import GROUP, PICTURE, STYLE, UNTRAINED
+from pairvpr.pages import GROUP, STYLE, UNTRAINED, document, figure, thumbnail
 from pairvpr.runtime.answer import Match
 from pairvpr.runtime.pictures import load_picture
 
@@ -31,8 +27,7 @@ GROUPS = (
 
 def render(result: DemoResult, album: Album, outcomes: Sequence[Outcome]) -> str:
     """The page as HTML text; its pictures are read from the album's files."""
-    return PAGE.substitute(
-        style=STYLE,
+    body = PAGE.substitute(
         queries=result.queries,
         places=result.places,
         top_k=result.top_k,
@@ -43,6 +38,7 @@ def render(result: DemoResult, album: Album, outcomes: Sequence[Outcome]) -> str
         notes="\n".join(NOTE.substitute(note=escape(note)) for note in result.notes),
         groups="\n".join(_group(*group, album, outcomes) for group in GROUPS),
     )
+    return document("Pair-VPR demo", STYLE, body)
 
 
 def _recall(result: DemoResult) -> str:
@@ -109,22 +105,7 @@ def _match(match: Match, heading: str, figure: str, outcome: Outcome, album: Alb
 
 def _picture(file: Path, state: str, heading: str, caption: str, mark: str = "") -> str:
     """A thumbnail with its caption, which may hold anything; `mark` is HTML."""
-    return PICTURE.substitute(
-        state=state,
-        data=_thumbnail(file),
-        alt=escape(caption),
-        heading=heading,
-        caption=escape(caption) + mark,
-    )
-
-
-def _thumbnail(file: Path) -> str:
-    """The picture as a small JPEG in base64."""
-    picture = load_picture(file)
-    picture.thumbnail(THUMBNAIL, Image.Resampling.BILINEAR)
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=82)
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return figure(thumbnail(load_picture(file), THUMBNAIL), state, heading, caption, mark)
 
 
 def _rank(matches: Sequence[Match], name: str) -> str:

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from string import Template
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>Pair-VPR demo</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>Where was this picture taken?</h1>
+PAGE = Template("""<h1>Where was this picture taken?</h1>
 <p class="faint">Pair-VPR demo: $queries queries in a map of $places pictures. Model $preset, $engine.</p>
 $warning
 <div class="figures">
@@ -25,11 +13,7 @@ $figures
 $notes
 <p class="faint">Each query is first compared with the whole map by one descriptor per picture; then a pair
 classifier looks at the query and each of the best $top_k candidates together and ranks them again.</p>
-$groups
-</main>
-</body>
-</html>
-""")
+$groups""")
 
 RECALL = Template("""<div class="figure"><span class="faint">Recall@1: the first match is right</span>
 <strong>$before <span class="arrow">&rarr;</span> $after</strong>

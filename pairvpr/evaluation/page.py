@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pairvpr.evaluation.recall import PrecisionRecall
 from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.evaluation.template import CHART, CURVES, PAGE, STRIP, STYLE, TABLE
-from pairvpr.pages import GROUP, PICTURE, UNTRAINED
+from pairvpr.pages import GROUP, UNTRAINED, document, figure, thumbnail
 from pairvpr.runtime.pictures import load_picture
 
 PER_GROUP = 8  # queries shown of each kind
@@ -52,8 +49,7 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
     """The page as HTML text; its pictures are read from the benchmark's files."""
     benchmark, model = evaluation.benchmark, evaluation.model
     ranks = evaluation.ranks()
-    return PAGE.substitute(
-        style=STYLE,
+    body = PAGE.substitute(
         name=escape(benchmark.name),
         queries=len(benchmark.queries),
         database=len(benchmark.database),
@@ -67,6 +63,7 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
         figures="\n".join((_recall(figures), _latency(evaluation, figures), _curves(evaluation, figures))),
         groups="\n".join(_group(evaluation, ranks, *group) for group in GROUPS),
     )
+    return document(f"Pair-VPR: {benchmark.name}", STYLE, body)
 
 
 def _table(title: str, rows: Sequence[Sequence[str]], note: str) -> str:
@@ -201,13 +198,7 @@ def _match(evaluation: Evaluation, index: int, right: bool, heading: str, figure
 
 def _picture(file: Path, state: str, heading: str, caption: str, mark: str = "") -> str:
     """A thumbnail with its caption, which may hold anything; `mark` is HTML."""
-    picture = load_picture(file).copy()
-    picture.thumbnail(THUMBNAIL, Image.Resampling.BILINEAR)
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    text = escape(caption)
-    return PICTURE.substitute(state=state, data=data, alt=text, heading=heading, caption=text + mark)
+    return figure(thumbnail(load_picture(file), THUMBNAIL), state, heading, caption, mark)
 
 
 def _rank(rank: int, depth: int) -> str:

@@ -20,19 +20,7 @@ svg .after { stroke: var(--accent); }
 """
 )
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>Pair-VPR: $name</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>$name</h1>
+PAGE = Template("""<h1>$name</h1>
 <p class="faint">$queries queries in $database database pictures, the best $top_k re-ranked. Model $preset
 $identity ($origin), $engine.</p>
 <p class="faint">$protocol</p>
@@ -40,11 +28,7 @@ $warning
 <div class="figures two">
 $figures
 </div>
-$groups
-</main>
-</body>
-</html>
-""")
+$groups""")
 
 TABLE = Template("""<div class="figure"><h2>$title</h2>
 <table class="numbers">$rows</table>

@@ -42,6 +42,7 @@ class AdjustedSource(Source):
         chosen = _Choice(self._options)
         try:
             for frame in self._source.frames(lambda *of_frame: chosen(*of_frame) and wanted(*of_frame)):
+                self.dropped = self._source.dropped
                 yield frame if frame.picture is None else self._turned(frame, frame.picture)
         except _Enough:
             return

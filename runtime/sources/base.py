@@ -52,6 +52,7 @@ class Source(Protocol):
     length: how many frames will come, as far as the source says; None if it does not.
     names: their names, where they are known before anything is read.
     origin: what a name is relative to; a picture is the same if origin and name are.
+    dropped: frames of a live source that came and went while nobody asked.
     """
 
     live: bool
@@ -59,6 +60,7 @@ class Source(Protocol):
     length: int | None
     names: Sequence[str] | None
     origin: str
+    dropped: int = 0
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
         """The frames that are `wanted`, in order; the others cost as little as the source allows."""

@@ -67,6 +67,8 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.runtime.sources",
         "pairvpr.runtime.tensorrt_engine",
         "pairvpr.runtime.token_choice",
+        "pairvpr.viewing.map_page",
+        "pairvpr.viewing.run_page",
     ],
 )
 def test_imports(name: str) -> None:

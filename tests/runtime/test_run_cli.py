@@ -330,11 +330,24 @@ def test_ctrl_c_ends_building_from_a_live_camera_well(model: Model, tmp_path: Pa
         assert all(re.fullmatch(r"http://.*/live#\d{6}@\d+\.\d{3}", record.name) for record in places.records)
 
 
+def test_a_run_has_its_page(home: Path, tmp_path: Path) -> None:
+    page = tmp_path / "run.html"
+    done = run(home, str(home / "queries"), "--no-rerank", "--report", str(page))
+    assert done.exit_code == 0, done.stderr
+    text = page.read_text()
+    assert "came to its end" in text
+    assert text.count('<circle class="unjudged"') == 2
+    assert text.count("<img") == 4
+    assert "a.jpg is not a picture" in text
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_ends_a_live_camera_well(home: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_a_live_camera_well(home: Path, tmp_path: Path, number: signal.Signals) -> None:
     pytest.importorskip("av")
+    page = tmp_path / "run.html"
     with live_camera() as address:
         command = [*RUN, "--db", str(home / "map"), "--query", address, "--format", "jsonl", "--top-k", "1"]
+        command += ["--report", str(page)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(command, preexec_fn=heed_ctrl_c, **pipes)
         with process, contextlib.ExitStack() as stack:
@@ -347,6 +360,8 @@ def test_a_signal_ends_a_live_camera_well(home: Path, number: signal.Signals) ->
             assert process.returncode == 0, errors
     assert b"Traceback" not in errors
     assert all(json.loads(line)["error"] is None for line in output)
+    assert "went on until it was stopped" in page.read_text()
+    assert "Frames dropped" in page.read_text()
 
 
 def test_a_live_run_takes_in_what_the_map_becomes(home: Path, tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+"""The page of a map: its numbers, where its pictures were taken, and some of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from pairvpr.pages import check_page, document, figure, write_page
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.map import Map, Record
+from pairvpr.runtime.poses import Gps, Pose
+from pairvpr.runtime.token_choice import describe
+from pairvpr.viewing.pictures import picture_file, recorded_thumbnail
+from pairvpr.viewing.plot import Mark, plots
+from pairvpr.viewing.template import MAP, SHOWN_PICTURE, STYLE, TABLE
+from pairvpr.viewing.thinning import evenly
+
+PLOTTED = 10_000  # places on the plots; each is some 200 bytes of the page
+SHOWN = 96  # thumbnails; each is some 10 kB of it
+SOURCES = 8  # listed, those of most pictures
+
+
+@dataclass(frozen=True)
+class MapPage:
+    """What a page shows: pictures of the map, those of them on a plot, and thumbnails."""
+
+    pictures: int
+    plotted: int
+    shown: int
+
+
+def view_map(db: str | Path, out: str | Path) -> MapPage:
+    """Write the page of the map `db` to the file `out`, whole or not at all.
+
+    The map stores no pictures: thumbnails are read from where it was made, as far as they are there. Raises MapError
+    or BundleError for what is no map or damaged, PairVPRError where the page cannot be written.
+    """
+    check_page(Path(out))
+    with Map.open(db) as places:
+        bundle = Bundle.open(places.model_path)
+        album = _choose(places.records)
+        plotted = _plotted(places.records, set(album.shown))
+        page = _render(places, bundle, album, plotted)
+    write_page(Path(out), page)
+    return MapPage(len(places), len(plotted), len(album.shown))
+
+
+@dataclass(frozen=True)
+class _Album:
+    """The pictures shown, index and thumbnail, of those that are there as files; unreadable: chosen, but damaged."""
+
+    shown: dict[int, bytes]
+    there: int
+    unreadable: int
+
+
+def _choose(records: list[Record]) -> _Album:
+    there = [i for i, record in enumerate(records) if picture_file(record) is not None]
+    chosen = [there[i] for i in evenly(len(there), SHOWN)]
+    shown = {i: jpeg for i in chosen if (jpeg := recorded_thumbnail(records[i])) is not None}
+    return _Album(shown, len(there), len(chosen) - len(shown))
+
+
+def _plotted(records: list[Record], shown: set[int]) -> list[int]:
+    """The records with a place that are plotted: all, or evenly chosen ones and those shown."""
+    placed = [i for i, record in enumerate(records) if _place(record) is not None]
+    return sorted({placed[i] for i in evenly(len(placed), PLOTTED)} | (shown & set(placed)))
+
+
+def _render(places: Map, bundle: Bundle, album: _Album, plotted: list[int]) -> str:
+    records = places.records
+    number = {index: count for count, index in enumerate(album.shown, 1)}
+    marks = [
+        Mark(place, "shown" if index in number else "place", label(records[index]), number.get(index))
+        for index in sorted(plotted, key=lambda index: index in number)
+        if (place := _place(records[index])) is not None
+    ]
+    info = places.info()
+    with_place = sum(_place(record) is not None for record in records)
+    body = MAP.substitute(
+        name=escape(str(places.path)),
+        pictures=len(records),
+        with_place=with_place,
+        tables="\n".join((_numbers(places), _model(places, bundle), _sources(records))),
+        plotted=_say_plotted(len(plotted), with_place, info.pictures),
+        plots=plots(marks),
+        shown=_say_shown(album, len(records)),
+        album="\n".join(
+            SHOWN_PICTURE.substitute(
+                number=number[index], figure=figure(jpeg, "place", str(number[index]), label(records[index]))
+            )
+            for index, jpeg in album.shown.items()
+        ),
+    )
+    return document(f"Pair-VPR map {places.path}", STYLE, body)
+
+
+def label(record: Record) -> str:
+    """A picture's name, place and time in words."""
+    place = _place(record)
+    parts = [record.name, "no place" if place is None else str(place)]
+    if record.pose is not None and record.pose.q is not None:
+        parts.append("q " + " ".join(f"{value:.3f}" for value in record.pose.q))
+    if record.timestamp is not None:
+        parts.append(f"{record.timestamp:.3f} s")
+    return ", ".join(parts)
+
+
+def _say_plotted(plotted: int, with_place: int, pictures: int) -> str:
+    if not with_place:
+        return "None of the pictures has a pose or a GPS position, so there is nothing to plot."
+    some = f"{plotted} of {with_place} places, evenly chosen" if plotted < with_place else f"All {with_place} places"
+    without = f"; {pictures - with_place} pictures have none" if with_place < pictures else ""
+    return f"{some}{without}. Names and poses show under the mouse; numbers lead to the pictures below."
+
+
+def _say_shown(album: _Album, pictures: int) -> str:
+    chosen = len(album.shown) + album.unreadable
+    what = f"{len(album.shown)} of {pictures} pictures are shown" + (", evenly chosen" if chosen < album.there else "")
+    if album.unreadable:
+        what += f"; {album.unreadable} more could not be read"
+    if album.there < pictures:
+        what += (
+            f". The map stores what the model makes of pictures, not the pictures: {pictures - album.there} are not "
+            "there as files, because they came out of a video, bag or camera, or have been moved or deleted since"
+        )
+    return what + "."
+
+
+def _numbers(places: Map) -> str:
+    info = places.info()
+    return _table(
+        "Map",
+        {
+            "pictures": str(info.pictures),
+            "with a pose, with GPS": f"{info.with_pose}, {info.with_gps}",
+            "removed, not compacted yet": str(info.deleted),
+            "segments": str(info.segments),
+            "size": f"{info.bytes / 1e6:.1f} MB, and the model {info.model_bytes / 1e6:.1f} MB",
+            "a picture takes": f"{info.bytes_per_picture / 1e3:.1f} kB",
+            "made by": f"pairvpr {info.created_by}",
+        },
+    )
+
+
+def _model(places: Map, bundle: Bundle) -> str:
+    info, weights = places.info(), bundle.info.weights
+    return _table(
+        "Model",
+        {
+            "preset": bundle.info.preset,
+            "identity": info.identity[:12],
+            "weights": weights.origin + ("" if weights.trained else " (seeded, never trained)"),
+            "licence": weights.licence,
+            "descriptor": f"{info.descriptor_dim} numbers",
+            "tokens": f"{info.token_shape[0]} of {info.token_shape[1]} numbers",
+            "stored as": describe(info.tokens),
+            "cascade": str(Cascade.of(bundle) or "not calibrated"),
+        },
+    )
+
+
+def _sources(records: list[Record]) -> str:
+    counts = Counter(record.source for record in records)
+    rows = {source: f"{count} pictures" for source, count in counts.most_common(SOURCES)}
+    if len(counts) > SOURCES:
+        rows[f"and {len(counts) - SOURCES} more"] = f"{len(records) - sum(dict(counts.most_common(SOURCES)).values())}"
+    return _table("Where they come from", rows)
+
+
+def _table(title: str, rows: Mapping[str, str]) -> str:
+    cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows.items())
+    return TABLE.substitute(title=title, rows=cells)
+
+
+def _place(record: Record) -> Pose | Gps | None:
+    return record.pose or record.gps

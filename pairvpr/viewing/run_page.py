@@ -1,0 +1,194 @@
+"""The page of a run: where its answers are, how long they took, some of them in pictures, and what went wrong."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from pairvpr.errors import PairVPRError
+from pairvpr.pages import GROUP, UNTRAINED, check_page, document, figure, write_page
+from pairvpr.runtime.recognizer import PlaceRecognizer
+from pairvpr.runtime.sources import Source
+from pairvpr.viewing.latency import COLOURS
+from pairvpr.viewing.pictures import recorded_thumbnail
+from pairvpr.viewing.plot import Mark, frame_of, plots
+from pairvpr.viewing.run_record import Answered, RunRecord
+from pairvpr.viewing.template import ERRORS, FIGURE, LATENCY, MISSING, RUN, STRIP, STYLE
+from pairvpr.viewing.thinning import evenly
+
+PLACES = 2000  # of the map, on the plots
+PERCENTILES = (50, 95, 99)
+SAID = {"accepted": "accepted", "rejected": "rejected", "unjudged": "not judged"}
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def reporting(path: Path | None, query: str, source: Source, recognizer: PlaceRecognizer) -> Iterator[RunRecord | None]:
+    """A record to add answers to; on leaving, however the run ended, its page is written to `path`.
+
+    None without a path; nothing is written where a run fails before its first answer. Raises PairVPRError where the
+    page cannot be written, at once if that can be known; after a failure of the run itself it is only logged.
+    """
+    if path is None:
+        yield None
+        return
+    check_page(path)
+    record = RunRecord()
+    try:
+        yield record
+    except BaseException as error:
+        if record.total:
+            ending = "was interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}"
+            try:
+                write_page(path, render(record, query, source, recognizer, ending))
+            except PairVPRError as fault:  # the run's own failure is what is reported
+                log.warning("%s", fault)
+        raise
+    ending = "went on until it was stopped or the stream ended" if source.live else "came to its end"
+    write_page(path, render(record, query, source, recognizer, ending))
+
+
+def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecognizer, ending: str) -> str:
+    """The page as HTML; matches' pictures are read from where the map was made."""
+    info = recognizer.model.bundle.info
+    candidates = f"the best {recognizer.top_k} candidates of {len(recognizer.map)} pictures"
+    body = RUN.substitute(
+        query=escape(query),
+        db=escape(str(recognizer.map.path)),
+        began=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.began)),
+        duration=_duration(record.last - record.first),
+        preset=escape(info.preset),
+        identity=recognizer.map.identity[:12],
+        origin=escape(info.weights.origin),
+        engine=escape(recognizer.model.engines.description),
+        candidates=candidates,
+        ending=escape(ending),
+        warning="" if info.weights.trained else UNTRAINED,
+        figures="\n".join(_figures(record, source)),
+        plotted=_say_plotted(record),
+        plots=plots(_marks(record, recognizer)),
+        latency=_latency(record),
+        strips=_strips(record, recognizer),
+        errors=_errors(record),
+    )
+    return document(f"Pair-VPR run: {query}", STYLE, body)
+
+
+def _figures(record: RunRecord, source: Source) -> Iterator[str]:
+    seconds = record.last - record.first
+    rate = f"{(record.total - 1) / seconds:.2f} a second" if seconds > 0 else "one alone"
+    short = f"; {record.incomplete} compared fewer candidates than asked for" if record.incomplete else ""
+    yield FIGURE.substitute(title="Answers", value=record.total - record.unread, note=rate + short)
+    judged = record.verdicts["accepted"] + record.verdicts["rejected"]
+    if judged:
+        value = f"{record.verdicts['accepted']} / {record.verdicts['rejected']}"
+        without = record.verdicts["unjudged"]
+        yield FIGURE.substitute(title="Accepted / rejected", value=value, note=f"{without} not judged")
+    else:
+        note = "nothing accepts or rejects answers of this map: not calibrated"
+        yield FIGURE.substitute(title="Accepted / rejected", value="&ndash;", note=note)
+    if source.live:
+        note = "came while an answer was being made; the newest is always the next"
+        yield FIGURE.substitute(title="Frames dropped", value=source.dropped, note=note)
+    yield FIGURE.substitute(title="Not read", value=record.unread, note="pictures that could not be read")
+
+
+def _marks(record: RunRecord, recognizer: PlaceRecognizer) -> list[Mark]:
+    """The map's places below, then the answers, each with a line from where the query was taken, if known."""
+    placed = [each for each in recognizer.map.records if each.pose is not None or each.gps is not None]
+    marks = []
+    for i in evenly(len(placed), PLACES):
+        if (place := placed[i].pose or placed[i].gps) is not None:
+            marks.append(Mark(place, "place", f"map: {placed[i].name}, {place}"))
+    for each in record.answers.items:
+        if each.at is not None:
+            label = f"{each.query} -> {each.best}, {_score(each)}, {SAID[each.verdict]}, at {each.at}"
+            marks.append(Mark(each.at, each.verdict, label, origin=each.own))
+    return marks
+
+
+def _say_plotted(record: RunRecord) -> str:
+    kept = record.answers.items
+    shown = sum(each.at is not None for each in kept)
+    if not shown:
+        return "No matched picture has a pose or a GPS position, so no answer can be plotted."
+    own = sum(each.at is not None and each.own is not None and frame_of(each.own) == frame_of(each.at) for each in kept)
+    chosen = f", of {record.answers.seen} evenly chosen" if len(kept) < record.answers.seen else ""
+    lines = f" Lines lead from where {own} queries were taken to where they were matched." if own else ""
+    return (
+        f"The places of {shown} best matches{chosen}: green if accepted, red if rejected, blue if not judged; "
+        f"grey is the map.{lines}"
+    )
+
+
+def _latency(record: RunRecord) -> str:
+    latency, kept = record.latency, record.answers.items
+    if not kept:
+        return '<p class="faint">There was no answer.</p>'
+    head = ["Milliseconds", *("median" if p == 50 else f"{p}th percentile" for p in PERCENTILES)]
+    rows = ["".join(f"<th>{cell}</th>" for cell in head)]
+    for colour, step in enumerate([*latency.steps, "total"]):
+        spent = np.percentile([each.timings.get(step, 0.0) for each in kept], PERCENTILES)
+        key = "" if step == "total" else f'<span class="key s{colour % COLOURS}"></span>'
+        rows.append(f"<td>{key}{escape(step)}</td>" + "".join(f"<td>{value:.1f}</td>" for value in spent))
+    of = "" if len(kept) == record.answers.seen else f" Percentiles are those of {len(kept)} evenly chosen answers."
+    each = max(some.count for some in latency.bins)
+    many = "" if each == 1 else f", each point {each} answers"
+    return LATENCY.substitute(
+        chart=latency.chart() if len(latency.bins) > 1 else "",
+        rows="".join(f"<tr>{row}</tr>" for row in rows),
+        note=f"Areas are means by step, the dashed line is the longest{many}; the longest of all took "
+        f"{latency.longest:.1f} ms.{of}",
+    )
+
+
+def _strips(record: RunRecord, recognizer: PlaceRecognizer) -> str:
+    wanted = {each.best for each, _ in record.strips.items}
+    matched = {each.name: recorded_thumbnail(each) for each in recognizer.map.records if each.name in wanted}
+    strips = [_strip(each, jpeg, matched[each.best]) for each, jpeg in record.strips.items]
+    if not strips:
+        return ""
+    return GROUP.substitute(
+        title="Queries and their best matches",
+        count=f"{len(strips)} of {record.strips.seen}",
+        explanation="Evenly chosen over the whole run.",
+        strips="\n".join(strips),
+    )
+
+
+def _strip(each: Answered, query: bytes, match: bytes | None) -> str:
+    state = {"accepted": "right", "rejected": "wrong", "unjudged": "query"}[each.verdict]
+    caption = f"{each.best}, {_score(each)}, similarity {each.similarity:.3f}, {SAID[each.verdict]}"
+    if match is None:
+        caption += "; the map stores no pictures, and this one is not where it was when the map was made"
+        found = MISSING.substitute(state=state, heading="Best match", caption=escape(caption))
+    else:
+        found = figure(match, state, "Best match", caption)
+    return STRIP.substitute(pictures=figure(query, "query", "Query", each.query) + "\n" + found)
+
+
+def _errors(record: RunRecord) -> str:
+    if not record.errors:
+        return ""
+    shown = len(record.errors)
+    return ERRORS.substitute(
+        count=record.unread if shown == record.unread else f"{record.unread}, the last {shown}",
+        lines="\n".join(f"<li>{escape(error)}</li>" for error in record.errors),
+    )
+
+
+def _score(each: Answered) -> str:
+    return "not compared" if each.score is None else f"score {each.score:+.3f}"
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, whole = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole} s" if minutes else f"{seconds:.1f} s"

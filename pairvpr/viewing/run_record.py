@@ -1,0 +1,82 @@
+"""What is kept of a run for its page: a bounded amount, however long it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pairvpr.pages import thumbnail
+from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.poses import Gps, Pose, utm_pose
+from pairvpr.runtime.sources import Frame
+from pairvpr.viewing.latency import Latency
+from pairvpr.viewing.pictures import THUMBNAIL
+from pairvpr.viewing.thinning import Thinned
+
+ANSWERS = 4000  # kept at most, evenly chosen; all numbers of thinned things are even
+STRIPS = 24
+ERRORS = 20  # the last
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, less its other matches. own: where the query was taken, if the source says so; at: the match's place.
+
+    verdict: "accepted", "rejected" or "unjudged", as CSS classes are called.
+    """
+
+    query: str
+    best: str
+    score: float | None
+    similarity: float
+    verdict: str
+    own: Pose | Gps | None
+    at: Pose | Gps | None
+    timings: Mapping[str, float]
+
+
+@dataclass
+class RunRecord:
+    """Counts of all answers, times of all in ever coarser bins, some answers, fewer pictures, and the last errors.
+
+    Takes some 5 MB at most: ANSWERS answers, STRIPS thumbnails, ERRORS lines, and the bins of `Latency`.
+    """
+
+    began: float = field(default_factory=time.time)
+    first: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+    total: int = 0
+    unread: int = 0
+    incomplete: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    latency: Latency = field(default_factory=Latency)
+    answers: Thinned[Answered] = field(default_factory=lambda: Thinned(ANSWERS))
+    strips: Thinned[tuple[Answered, bytes]] = field(default_factory=lambda: Thinned(STRIPS))
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=ERRORS))
+
+    def add(self, frame: Frame, answer: Recognition) -> None:
+        """Take the answer for a frame."""
+        self.last = time.monotonic()
+        if not self.total:
+            self.first = self.last
+        self.total += 1
+        picture = frame.picture
+        if picture is None:
+            self.unread += 1
+            self.errors.append(str(answer.error))
+            return
+        kept = _answered(frame, answer)
+        self.incomplete += not answer.complete
+        self.verdicts[kept.verdict] += 1
+        self.latency.add(self.last - self.first, answer.timings)
+        self.answers.offer(lambda: kept)
+        self.strips.offer(lambda: (kept, thumbnail(picture, THUMBNAIL)))
+
+
+def _answered(frame: Frame, answer: Recognition) -> Answered:
+    best = answer.best
+    verdict = {True: "accepted", False: "rejected", None: "unjudged"}[answer.accepted]
+    own = frame.pose or frame.gps or utm_pose(frame.name)
+    return Answered(frame.name, best.name, best.score, best.similarity, verdict, own, best.pose, dict(answer.timings))

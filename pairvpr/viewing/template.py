@@ -1,0 +1,111 @@
+"""The pages of maps and runs, as `string.Template` texts."""
+
+from __future__ import annotations
+
+from string import Template
+
+from pairvpr.pages import NUMBERS_STYLE
+from pairvpr.pages import STYLE as COMMON_STYLE
+
+STYLE = (
+    COMMON_STYLE
+    + NUMBERS_STYLE
+    + """
+.figures.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.figure.wide { margin: 14px 0; }
+.figure.wide svg { max-width: none; }
+.album { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px; margin: 14px 0; }
+.album div:target img { border-color: var(--accent); }
+.pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+table.numbers.text td + td { white-space: normal; overflow-wrap: anywhere; }
+svg circle.place { fill: var(--faint); opacity: 0.55; }
+svg circle.shown { fill: var(--accent); }
+svg text.number { fill: var(--card); font-size: 9px; pointer-events: none; }
+svg circle:hover { stroke: var(--ink); stroke-width: 2; }
+svg circle.accepted { fill: var(--right); }
+svg circle.rejected { fill: var(--wrong); }
+svg circle.unjudged { fill: var(--accent); }
+svg path { fill: none; stroke-width: 1; opacity: 0.5; }
+svg path.accepted { stroke: var(--right); }
+svg path.rejected { stroke: var(--wrong); }
+svg path.unjudged { stroke: var(--accent); }
+svg polygon { opacity: 0.85; }
+svg polyline { fill: none; stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 2; }
+.key { display: inline-block; width: 0.75em; height: 0.75em; border-radius: 2px; margin-right: 0.4em; }
+.s0 { fill: #94a3b8; background: #94a3b8; } .s1 { fill: #f59e0b; background: #f59e0b; }
+.s2 { fill: #3b82f6; background: #3b82f6; } .s3 { fill: #a855f7; background: #a855f7; }
+.s4 { fill: #14b8a6; background: #14b8a6; } .s5 { fill: #ef4444; background: #ef4444; }
+.s6 { fill: #84cc16; background: #84cc16; } .s7 { fill: #ec4899; background: #ec4899; }
+"""
+)
+
+PLOT = Template("""<div class="figure wide"><h2>Frame $frame</h2>
+<svg viewBox="0 0 1080 $height" role="img" aria-label="Places in frame $frame">
+$grid
+$shapes
+<text x="$x" y="$bottom" text-anchor="middle">$across</text>
+<text x="12" y="$y" text-anchor="middle" transform="rotate(-90 12 $y)">$up</text>
+</svg>
+<p class="faint">$note.</p></div>""")
+
+TABLE = Template("""<div class="figure"><h2>$title</h2>
+<table class="numbers text">$rows</table></div>""")
+
+MAP = Template("""<h1>$name</h1>
+<p class="faint">A map of $pictures pictures, $with_place of them with a place.</p>
+<div class="figures two">
+$tables
+</div>
+<h2>Where the pictures were taken</h2>
+<p class="faint">$plotted</p>
+$plots
+<h2>Pictures</h2>
+<p class="faint">$shown</p>
+<div class="album">
+$album
+</div>""")
+
+SHOWN_PICTURE = Template('<div id="p$number">$figure</div>')
+
+RUN = Template("""<h1>$query</h1>
+<p class="faint">Asked of the map $db, $began, for $duration. Model $preset $identity ($origin), $engine, $candidates.
+The run $ending.</p>
+$warning
+<div class="figures">
+$figures
+</div>
+<h2>Where the answers are</h2>
+<p class="faint">$plotted</p>
+$plots
+<h2>Time for an answer</h2>
+$latency
+$strips
+$errors""")
+
+FIGURE = Template("""<div class="figure"><span class="faint">$title</span>
+<strong>$value</strong>
+<span class="faint">$note</span></div>""")
+
+LATENCY = Template("""<div class="figure wide">
+$chart
+<table class="numbers">$rows</table>
+<p class="faint">$note</p></div>""")
+
+CHART = Template("""<svg viewBox="0 0 1080 300" role="img" aria-label="Milliseconds for an answer over time">
+$grid
+$areas
+<polyline points="$longest"/>
+<text x="565" y="296" text-anchor="middle">seconds since the first answer</text>
+<text x="12" y="132" text-anchor="middle" transform="rotate(-90 12 132)">milliseconds</text>
+</svg>""")
+
+STRIP = Template("""<div class="strip"><div class="pictures">
+$pictures
+</div></div>""")
+
+MISSING = Template("""<figure class="$state"><figcaption><b>$heading</b>$caption</figcaption></figure>""")
+
+ERRORS = Template("""<h2>Pictures that could not be read <span class="faint">$count</span></h2>
+<ul>
+$lines
+</ul>""")
