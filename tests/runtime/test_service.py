@@ -347,10 +347,11 @@ def test_the_request_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
     async def scene() -> tuple[bytes, bytes, bytes]:
         service = Service(slow, Listener(f"unix:{path}"), 10)  # type: ignore[arg-type]
         running = asyncio.create_task(service.run())
-        answers = []
+        answers, writers = [], []
         for raw in (post(PICTURE), post(PICTURE), b"POST "):
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(raw)
+            writers.append(writer)
             answers.append(asyncio.create_task(reader.read()))
             while not slow.begun.is_set():
                 await asyncio.sleep(0.01)
@@ -362,6 +363,9 @@ def test_the_request_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
         slow.go_on.set()
         await running
         first, second, third = await asyncio.gather(*answers)
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
         return first, second, third
 
     first, second, third = asyncio.run(asyncio.wait_for(scene(), 60))
