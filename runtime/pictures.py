@@ -53,7 +53,7 @@ def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> I
         return _from_array(picture)
     if isinstance(picture, Image.Image):
         title = str(getattr(picture, "filename", "") or "the PIL picture")
-        _check_size(picture, title)
+        _check_size(picture, title, MAX_PIXELS)
         return _upright_rgb(picture, title)
     with open_picture(picture) as opened:
         return _upright_rgb(opened, str(picture))
@@ -103,7 +103,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
         with pillow_reads(str(path)):
             opened = Image.open(stream, formats=tuple(EXTENSIONS_OF_FORMATS))
         with opened:
-            _check_size(opened, str(path))
+            _check_size(opened, str(path), MAX_PIXELS)
             yield opened
 
 
@@ -119,7 +119,7 @@ def pillow_reads(title: str) -> Iterator[None]:
             known = " ".join(PICTURE_EXTENSIONS)
             raise SourceError(f"{title} is not a picture of a known format: convert it to one of {known}") from error
         except Image.DecompressionBombError as error:
-            raise SourceError(_too_large(title)) from error
+            raise SourceError(_too_large(title, MAX_PIXELS)) from error
         except Exception as error:  # damaged bytes surface as nearly any type: OSError, SyntaxError, zlib.error...
             reason = " ".join(str(error).split()) or type(error).__name__
             raise SourceError(f"{title} is damaged or cannot be decoded ({reason}): replace or remove it") from error
@@ -130,7 +130,7 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
         raise SourceError(
             f"an array of shape {array.shape} and dtype {array.dtype} is no picture: give uint8 (H, W, 3) in RGB order"
         )
-    _check_sides(array.shape[1], array.shape[0], "the array")
+    _check_sides(array.shape[1], array.shape[0], "the array", MAX_PIXELS)
     return Image.fromarray(np.ascontiguousarray(array))
 
 
@@ -159,18 +159,18 @@ def _grey_from_16_bit(picture: Image.Image, title: str) -> Image.Image:
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _check_size(picture: Image.Image, title: str, max_pixels: int = MAX_PIXELS) -> None:
+def _check_size(picture: Image.Image, title: str, max_pixels: int) -> None:
     _check_sides(picture.width, picture.height, title, max_pixels)
 
 
-def _check_sides(width: int, height: int, title: str, max_pixels: int = MAX_PIXELS) -> None:
+def _check_sides(width: int, height: int, title: str, max_pixels: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise SourceError(f"{title} has {width} x {height} pixels: a picture needs {MIN_SIDE} on each side")
     if width * height > max_pixels:
-        raise SourceError(_too_large(title, f" ({width} x {height})", max_pixels))
+        raise SourceError(_too_large(title, max_pixels, f" ({width} x {height})"))
 
 
-def _too_large(title: str, size: str = "", max_pixels: int = MAX_PIXELS) -> str:
+def _too_large(title: str, max_pixels: int, size: str = "") -> str:
     return f"{title} has more than {max_pixels // 1_000_000} megapixels{size}: scale it down"
 
 

@@ -103,7 +103,9 @@ def test_a_folder_with_a_broken_picture_goes_on(home: Path) -> None:
     assert "a.jpg is not a picture" in broken["error"]
     assert (broken["best"], broken["matches"], broken["compared"], broken["complete"]) == (None, [], 0, False)
     assert [line["error"] for line in lines[1:]] == [None, None]
-    assert re.match(r"engine: ONNX Runtime .*\nmodel: nano .*, weights: pairvpr nano", result.stderr)
+    assert re.match(
+        r"engine: ONNX Runtime .*\ndecisions: not calibrated\nmodel: nano .*, weights: pairvpr nano", result.stderr
+    )
 
 
 def test_a_folder_without_a_readable_picture_is_an_error(home: Path, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ class Running:
     def ask(self, raw: bytes) -> tuple[int, dict]:
         """Status and JSON of the answer to the bytes of one request."""
         with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.path))  # waits for its place in the queue, as it would not with a time limit
             client.settimeout(120)
-            client.connect(str(self.path))
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 client.sendall(raw)  # refused before all was sent, the answer says why
             answer = b""
