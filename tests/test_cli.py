@@ -195,7 +195,7 @@ def test_verify_finds_a_flipped_byte(db: Path, where: str) -> None:
     assert result.exit_code == 2
     assert re.fullmatch(r"(pictures checked: .*\n)?Error: .*\n", result.stderr)
     assert file.name in result.output
-    assert "intact" not in result.output
+    assert "intact" not in result.stdout
 
 
 def test_verify_knows_a_model_of_another_identity(db: Path, other_model: Path) -> None:

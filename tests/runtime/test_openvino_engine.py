@@ -28,7 +28,7 @@ openvino = pytest.importorskip("openvino", reason='needs OpenVINO: pip install "
 
 # Float32 against float32; bfloat16 is off by a hundred times as much.
 CLOSE = {"rtol": 0, "atol": 1e-4}  # of descriptors
-CLOSE_SCORES = {"rtol": 0, "atol": 1e-3}
+CLOSE_SCORES = {"rtol": 1e-3, "atol": 5e-3}  # they reach 20
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_it_computes_what_onnx_runtime_computes(model: Model, images: list, trut
     features = model.encode(images)
     assert features.descriptors.dtype == features.tokens.dtype == np.float32
     np.testing.assert_allclose(features.descriptors, truth[0].descriptors, **CLOSE)
-    np.testing.assert_allclose(features.tokens, truth[0].tokens, rtol=0, atol=2e-4)
+    np.testing.assert_allclose(features.tokens, truth[0].tokens, rtol=0, atol=2e-3)
     scores = model.score(truth[0][0], truth[0])
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, truth[1], **CLOSE_SCORES)
