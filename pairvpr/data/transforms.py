@@ -24,7 +24,9 @@ Transform = Callable[[Image.Image], Tensor]
 CROP = (0.7, 1.0)  # share of the picture's area that a stage-one crop keeps (recipe)
 JITTER = (0.6, 1.4)  # factors of brightness, contrast and saturation in stage one (recipe)
 LOST, STRETCH = 0.5, 4 / 3  # largest share of the area that relighting's crop leaves out, and its change of aspect
-NIGHT = 1 / 3
+NIGHT = 1 / 3  # share of relit pictures seen at night
+REVERSED = 1 / 2  # of those, the share with tones of another order, along a curve of so many points
+TONES = 4
 OPERATIONS = 3  # of RandAugment in stage two (recipe), at torchvision's own strength
 
 
@@ -56,8 +58,8 @@ class SquashAndAugment:
 class CropAndRelight:
     """Stage two from scratch: a crop, the light of another hour, and another camera (our choice).
 
-    Light comes from all round, or at night, at most one time in three, from a few lamps; the camera is the made-up
-    town's.
+    Light comes from all round, or at night, at most one time in three, from a few lamps; in every other night what
+    was bright by day (sky) may be dark and what was dark (a window) may shine; the camera is the made-up town's.
     """
 
     def __init__(self, side: int, strength: float) -> None:
@@ -69,6 +71,8 @@ class CropAndRelight:
         hard = self.strength
         light = (to_tensor(self._crop(picture)).permute(2, 0, 1)[None] / 255.0) ** GAMMA
         night = float(torch.rand(())) < NIGHT * hard
+        if night and float(torch.rand(())) < REVERSED:
+            light = reversed_tones(light)
         light = light * (lamplight(self.side) if night else 1 + hard * (0.8 * smooth_field(self.side) - 0.4))
         sensor = Sensor([int(torch.randint(2**31, ()))], [hard * float(torch.rand(()))], [float(night)])
         return sensor.expose(sensor.blurred(light))[0].permute(1, 2, 0)
@@ -89,6 +93,16 @@ class CropAndRelight:
 def smooth_field(side: int) -> Tensor:
     """(side, side) numbers of 0 to 1 that change slowly."""
     return F.interpolate(torch.rand(1, 1, 3, 3), (side, side), mode="bilinear", align_corners=True)[0, 0]
+
+
+def reversed_tones(light: Tensor) -> Tensor:
+    """`light` (1, 3, H, W) of 0 to 1 with brightness along a random curve that may rise and fall; colours stay."""
+    bright = light.mean(1, keepdim=True)
+    place = bright.clamp(0, 1) ** (1 / GAMMA) * (TONES - 1)
+    before = place.floor().clamp(max=TONES - 2).long()
+    curve = torch.rand(TONES) ** GAMMA
+    tone = torch.lerp(curve[before], curve[before + 1], place - before)
+    return light * (tone / bright.clamp(min=1 / 255)).clamp(max=8)
 
 
 def lamplight(side: int) -> Tensor:
