@@ -10,7 +10,7 @@ pytest.importorskip("torchvision")
 
 from PIL import Image  # noqa: E402
 
-from pairvpr.data.transforms import CropAndRelight, lamplight, seeded_torch  # noqa: E402
+from pairvpr.data.transforms import CropAndRelight, lamplight, reversed_tones, seeded_torch  # noqa: E402
 from pairvpr.demo.scenes import draw_scene  # noqa: E402
 from pairvpr.runtime.pictures import resize  # noqa: E402
 
@@ -48,3 +48,15 @@ def test_lamps_shine_where_they_stand():
         fields = np.stack([lamplight(32).numpy() for _ in range(20)])
     assert (fields > 0).all()
     assert (fields.max(axis=(1, 2)) > 3 * fields.min(axis=(1, 2))).mean() > 0.8
+
+
+def test_tones_may_change_their_order_but_not_within_a_tone():
+    light = torch.linspace(0.01, 0.9, 64).expand(1, 3, 1, 64) * torch.tensor([1.2, 1.0, 0.8]).view(1, 3, 1, 1)
+    with seeded_torch(0):
+        curves = [reversed_tones(light) for _ in range(20)]
+    fell = [bool((curve.mean(1).diff() < -1e-3).any()) for curve in curves]
+    assert 0 < sum(fell) < 20
+    for curve in curves:
+        assert (curve >= 0).all()
+        assert curve.max() < 1.3
+        assert torch.allclose(curve[:, 0] / curve[:, 1].clamp(min=1e-9), torch.tensor(1.2), atol=1e-3)  # colours stay

@@ -289,7 +289,7 @@ def broken_npy(folder: Path, kind: str) -> None:
 )
 def test_bad_index_files_say_what_to_do(tmp_path, kind, message):
     broken_npy(tmp_path, kind)
-    one_line(message, lambda: load_dataset("npy", tmp_path))
+    assert_one_line(message, lambda: load_dataset("npy", tmp_path))
 
 
 def test_bad_folders_say_what_to_do(tmp_path):
@@ -307,7 +307,7 @@ def test_bad_folders_say_what_to_do(tmp_path):
         (r"utm <- far: none of its 1 queries has a right answer .*; check", ("utm", "far", None)),
         (r"nothing is not a folder: name a folder of pictures", ("nothing", "utm", None)),
     ):
-        one_line(message, lambda c=call: load_folders(tmp_path / c[0], tmp_path / c[1], c[2]))
+        assert_one_line(message, lambda c=call: load_folders(tmp_path / c[0], tmp_path / c[1], c[2]))
     for message, name, root in (
         (r"kitti: no known data set; give one of msls-val, pitts30k", "kitti", "."),
         (r"nothing: no such folder; give the folder of tokyo247", "tokyo247", "nothing"),
@@ -316,7 +316,7 @@ def test_bad_folders_say_what_to_do(tmp_path):
         (r"train_val: is missing; give the folder into which the MSLS archives", "msls-val", "plain"),
         (r"queries: 2 pictures beside 3 of the database; nordland-2760 needs", "nordland-2760", "."),
     ):
-        one_line(message, lambda n=name, r=root: load_dataset(n, tmp_path / r))
+        assert_one_line(message, lambda n=name, r=root: load_dataset(n, tmp_path / r))
     assert set(DATASETS) >= {"msls-val", "pitts30k", "pitts250k", "tokyo247", "nordland-2760", "nordland-27592"}
 
 
@@ -330,15 +330,17 @@ def test_bad_msls_tables_say_what_to_do(msls):
         ("\n".join(lines[:-1]), r"database: its tables have different numbers of rows \(.*postprocessed\.csv 3"),
     ):
         (side / "postprocessed.csv").write_text(text)
-        one_line(message, lambda: load_dataset("msls-val", msls))
+        assert_one_line(message, lambda: load_dataset("msls-val", msls))
     (side / "postprocessed.csv").write_text(good)
     (side / "images/cph-far.jpg").unlink()
-    one_line(r"cph-far\.jpg: is missing, with 0 more of 3 pictures; unpack", lambda: load_dataset("msls-val", msls))
+    assert_one_line(
+        r"cph-far\.jpg: is missing, with 0 more of 3 pictures; unpack", lambda: load_dataset("msls-val", msls)
+    )
     (side / "raw.csv").unlink()
-    one_line(r"raw\.csv: is missing; unpack the MSLS metadata archive", lambda: load_dataset("msls-val", msls))
+    assert_one_line(r"raw\.csv: is missing; unpack the MSLS metadata archive", lambda: load_dataset("msls-val", msls))
 
 
-def one_line(message: str, call) -> None:
+def assert_one_line(message: str, call) -> None:
     with pytest.raises(SourceError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
