@@ -84,11 +84,11 @@ class RunLog:
         self._step = resumed_step
         if not writes:
             return
+        if tensorboard:
+            self._board = _tensorboard(folder / "tensorboard", resumed_step)
         path = folder / LOG
         _keep_up_to(path, resumed_step)
         self._file = path.open("a", encoding="utf-8")
-        if tensorboard:
-            self._board = _tensorboard(folder / "tensorboard", resumed_step)
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """A line: event ("step", "validation", "broken picture", ...), step, time and `values`."""
