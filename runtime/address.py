@@ -67,8 +67,8 @@ def _bind_file(path: Path, address: str) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ServiceError(
-            f"{path} cannot be listened at ({error.strerror or error}): choose a short path in a folder that exists "
-            "and may be written"
+            f"{path} cannot be listened at ({error.strerror or error}): choose a path of at most 100 letters in a "
+            "folder that exists and that you may write, such as $XDG_RUNTIME_DIR"
         ) from error
     except BaseException:
         listening.close()

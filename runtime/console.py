@@ -62,7 +62,7 @@ class _OneLineErrors:
         except (click.ClickException, PairVPRError) as error:
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
         except (click.Abort, KeyboardInterrupt) as error:
-            click.echo("\ninterrupted; what was committed stays, and a build goes on when it is run again", err=True)
+            click.echo("\ninterrupted; nothing that was committed is lost", err=True)
             sys.exit(TERMINATED if isinstance(error.__cause__ or error, Terminated) else INTERRUPTED)
         release_log()
         sys.exit(code if isinstance(code, int) else 0)
@@ -204,10 +204,12 @@ class Meter:
         if done != total and now - self.shown < self.interval:
             return
         self.shown = now
-        rate = done / max(now - self.start, 1e-9)
-        of = "" if total is None else f" of {total}"
-        left = f", {(total - done) / rate:.0f} s left" if total is not None and 0 < done < total else ""
-        line = f"{self.what}: {done}{of}, {rate:.1f} a second{left}"
+        spent = now - self.start
+        line = f"{self.what}: {done}" + ("" if total is None else f" of {total}")
+        if spent > 1:  # before that a rate says nothing
+            line += f", {done / spent:.1f} a second"
+            if total is not None and 0 < done < total:
+                line += f", {(total - done) * spent / done:.0f} s left"
         if self.terminal:
             click.echo(f"\r\033[K{line}", err=True, nl=done == total)
         else:

@@ -276,7 +276,7 @@ def test_a_build_that_is_told_to_end_keeps_its_work(pictures: Path, tmp_path: Pa
     db = tmp_path / "map"
     ended = start("map", "build", pictures, "--db", db, first=TERMINATED)
     assert (ended.returncode, "Traceback" in ended.stderr) == (143, False), ended.stderr
-    assert "interrupted; what was committed stays" in ended.stderr
+    assert "interrupted; nothing that was committed is lost" in ended.stderr
     assert run("map", "list", "--db", db).stdout.splitlines() == ["p0.png", "p1.png"]
     again = run("map", "build", pictures, "--db", db)
     assert f"{COUNT - 2} pictures added, 0 with a place, 2 already there" in again.stdout

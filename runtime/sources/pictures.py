@@ -79,6 +79,8 @@ def list_pictures(folder: str | Path) -> list[tuple[str, Path]]:
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder: name a folder of pictures")
     paths = {path.relative_to(folder).as_posix(): path for path in _walk(folder, (folder.resolve(),))}
+    if not paths and (folder / "map.sqlite").exists():
+        raise SourceError(f"{folder} is a map, no pictures: name a folder of pictures here, and the map as --db")
     if not paths:
         known = " ".join(PICTURE_EXTENSIONS)
         raise SourceError(f"{folder} holds no pictures ({known}): name a folder that does")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,12 @@ def test_engines_load_only_where_they_are_used() -> None:
     modules = ("onnxruntime", "openvino", "av")
     done = python(f"import pairvpr.runtime, sys\nprint([name in sys.modules for name in {modules}])")
     assert done.stdout.strip() == str([False] * 3), done
+
+
+def test_nobody_is_told_what_runs_here(pictures: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's official builds make an identifier for telemetry as they start, unless told not to before."""
+    home = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    script = "import sys\nfrom pairvpr.runtime import load_model\nload_model().encode([sys.argv[1]])"
+    command = [sys.executable, "-c", script, str(pictures / "p0.png")]
+    subprocess.run(command, env=home, check=True)
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]

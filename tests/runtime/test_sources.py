@@ -216,6 +216,9 @@ def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(SourceError, match="holds no pictures"):
         open_source(str(tmp_path))
+    (tmp_path / "map.sqlite").touch()
+    with pytest.raises(SourceError, match=r"is a map, no pictures: .* and the map as --db"):
+        open_source(str(tmp_path))
     with pytest.raises(SourceError, match="is not a folder"):
         list_pictures(tmp_path / "notes.txt")
     picture(tmp_path / "a.png").rename(tmp_path / "two\nlines.png")
