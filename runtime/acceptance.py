@@ -145,11 +145,13 @@ class Acceptance:
             f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g} with "
             f"{1 - self.delta:.0%} confidence: {self.accepted} of {self.checked} checked, {self.accepted_right} of "
             f"them right within {self.radius:g} m; {self.right} of all were right (expected {self.expected:.0f}), "
-            f"{self.outside} were outside the map; {self.engine}; holds for light, weather and camera as in "
+            f"{self.outside or 'none'} were outside the map; {self.engine}; holds for light, weather and camera as in "
             f"{', '.join(map(str, self.traverses[:SHOWN]))}"
         )
         if len(self.traverses) > SHOWN:
             text += f" and {len(self.traverses) - SHOWN} more"
+        if not self.outside:
+            text += ", for a robot that does not leave the map"
         if self.own:
             text += f"; OPTIMISTIC: {self.own} pictures come from the map's own traverse"
         return text

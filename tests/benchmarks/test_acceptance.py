@@ -76,7 +76,7 @@ def test_a_promise_that_is_kept_and_one_that_is_not() -> None:
     assert found["all"]["below_for_sure"] <= 0.1
     night = found["conditions"]["night"]
     assert night["left_out"]["precision"]["mean"] < 0.9
-    assert night["left_out"]["below_for_sure"] == 1
+    assert night["left_out"]["below_for_sure"] >= 0.8
     outside = found["outside_the_map"]
     assert outside["all_calibrated_inside"]["accepted_and_right"]["mean"] == 0
     assert outside["half_calibrated_so"]["precision"]["mean"] > outside["half_calibrated_inside"]["precision"]["mean"]

@@ -130,7 +130,12 @@ def test_it_says_what_it_was_checked_on(home: Path, model: Model, monkeypatch: p
     assert f"as in {found.traverses[0]}, {found.traverses[1]}, {worst}" in str(found)
     assert str(worst) == f"drive2 (0 of {worst.accepted} accepted right, {worst.checked} checked)"
     many = dataclasses.replace(found, traverses=found.traverses * 5)
-    assert str(many).endswith(f"{found.traverses[0]} and 5 more")
+    assert f"{found.traverses[0]} and 5 more" in str(many)
+    assert f"{found.outside} were outside the map" in str(found)
+    assert "leave the map" not in str(found)
+    within = str(dataclasses.replace(found, outside=0))
+    assert "none were outside the map" in within
+    assert within.endswith("for a robot that does not leave the map")
     answers(monkeypatch)
     monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 20)
     assert [each.name for each in calibrated(home, model, "queries/drive1", precision=0.5).traverses] == ["drive1"]
