@@ -1,49 +1,32 @@
-"""Calibrating decisions: from which pair score on a robot may act on an answer, learnt from pictures of known places.
-
-Neighbouring frames of a drive are no independent trials: whoever recognises one recognises the next. So of a traverse
-only pictures count that are a radius apart, and the places are cut into stretches, as in spatial cross-validation
-(Roberts et al., Ecography 2017): what is learnt in some is tested in others. What remains is an assumption, that such
-pictures are independent and like those to come; pictures of one place from several traverses count each.
-"""
+"""Calibrating decisions: from which pair score on a robot may act on an answer, from pictures of known places."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from pairvpr.calibration.cascade import SAME
-from pairvpr.calibration.threshold import certify, fit_confidence, lower_bound, needed, sequence
+from pairvpr.calibration.known_places import Asked, Progress, ask, split
+from pairvpr.calibration.threshold import Bools, Floats, certify, fit_confidence, lower_bound, needed, sequence
 from pairvpr.errors import MapError, SourceError
-from pairvpr.runtime.acceptance import Acceptance, Setup
+from pairvpr.runtime.acceptance import Acceptance, Setup, Traverse, chance
 from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
-from pairvpr.runtime.poses import Gps, Place, PlaceFinder, Pose
+from pairvpr.runtime.poses import PlaceFinder
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import FaissIndex
-from pairvpr.runtime.selection import metres
-from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
+from pairvpr.runtime.sources import SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 
 RADIUS = 25.0
 """Metres within which a match is right: the convention of Pitts30k, Tokyo 24/7, MSLS and others."""
 PRECISION = 0.99
 DELTA = 0.1
-STRETCHES = 12
-"""One in three to learn from, two to test on: the test is what takes many pictures."""
 MIN_PICTURES = 40
-
-Progress = Callable[[str, int, "int | None"], None]
-"""Told what is being done, how many are done and of how many (None: not known)."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,19 +46,18 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A picture of a known place and the answer to it.
+class Decision:
+    """What answers of known places decide: the threshold, and slope and bias of `confidence` (see `Acceptance`).
 
-    score: of the best match. right: it lies within the radius. outside: nothing in the map does. own: the picture is
-    of a traverse that the map was made of.
+    fitted: how many of the answers confidence and the thresholds to test come from. checked: the others, which the
+    threshold was tested on.
     """
 
-    where: Pose | Gps
-    traverse: str
-    score: float
-    right: bool
-    outside: bool
-    own: bool
+    threshold: float
+    slope: float
+    bias: float
+    fitted: int
+    checked: tuple[Asked, ...]
 
 
 def calibrate_acceptance(
@@ -97,13 +79,7 @@ def calibrate_acceptance(
     counts as wrong. Raises SourceError for too few pictures and where no score keeps the promise, MapError for a map
     without places, and what map, engine and source raise.
     """
-    if not any(record.pose or record.gps for record in places.records):
-        raise MapError(f"{places.path}: none of its pictures has a place; build it again with --poses or @UTM@ names")
-    if top_k is not None and not 1 <= top_k <= len(places):
-        raise MapError(
-            f"{places.path}: top-k {top_k} is outside 1 to {len(places)}, the map's pictures; choose another"
-        )
-    k = min(model.bundle.info.top_k, len(places)) if top_k is None else top_k
+    k = candidates(places, model, top_k)
     cascade = None if exact else Cascade.of(model.bundle)
     recognizer = PlaceRecognizer(places, model, FaissIndex(places.descriptors), k, cascade=cascade)
     with open_source(str(images), options) as source:
@@ -112,42 +88,42 @@ def calibrate_acceptance(
         if source.length is not None:
             check_enough(images, source.length, promise)
         asked = ask(recognizer, source, PlaceFinder(poses), promise.radius, progress)
-    check_enough(images, len(asked), promise)
-    learning, checking = split([each.where for each in asked])
-    scores, right = np.array([each.score for each in asked]), np.array([each.right for each in asked])
-    thresholds = sequence(scores[learning], right[learning], promise.precision)
-    threshold = certify(scores[checking], right[checking], thresholds, promise.precision, promise.delta)
-    if threshold is None:
-        first = scores[checking] >= thresholds[0]
-        hits, count = int(np.sum(right[checking] & first)), int(np.sum(first))
-        raise SourceError(
-            f"{images}: no score shows a precision of {promise.precision:g}: from {thresholds[0]:.3f} on, the most "
-            f"promising, {hits} of {count} answers were right, which shows "
-            f"{math.floor(1000 * lower_bound(hits, count, promise.delta)) / 1000:.3f}; ask for less with "
-            "--precision-target, or give more pictures"
-        )
-    slope, bias = fit_confidence(scores[learning], right[learning])
-    accepted = scores[checking] >= threshold
+    decision = decide(asked, promise, images)
+    checked = decision.checked
+    traverses = by_traverse(checked, decision.threshold, images)
     return Acceptance(
         identity=model.bundle.identity,
         engine=model.engines.description,
         setup=Setup.of(places, k, cascade),
-        threshold=threshold,
-        slope=slope,
-        bias=bias,
+        threshold=decision.threshold,
+        slope=decision.slope,
+        bias=decision.bias,
         radius=promise.radius,
         precision=promise.precision,
         delta=promise.delta,
-        fitted=len(learning),
-        checked=len(checking),
-        right=int(np.sum(right[checking])),
-        outside=sum(asked[i].outside for i in checking),
-        expected=float(np.sum(0.5 * (1 + np.tanh(0.5 * (slope * scores[checking] + bias))))),
-        accepted=int(np.sum(accepted)),
-        accepted_right=int(np.sum(right[checking] & accepted)),
-        traverses=len({each.traverse for each in asked}),
+        fitted=decision.fitted,
+        checked=len(checked),
+        right=sum(each.right for each in checked),
+        outside=sum(each.outside for each in checked),
+        expected=sum(chance(decision.slope, decision.bias, each.score) for each in checked),
+        accepted=sum(each.accepted for each in traverses),
+        accepted_right=sum(each.right for each in traverses),
+        traverses=traverses,
         own=sum(each.own for each in asked),
     )
+
+
+def candidates(places: Map, model: Model, top_k: int | None) -> int:
+    """How many candidates an answer of the map will have; raises MapError where it cannot have so many or no place."""
+    if not any(record.pose or record.gps for record in places.records):
+        raise MapError(f"{places.path}: none of its pictures has a place; build it again with --poses or @UTM@ names")
+    if top_k is None:
+        return min(model.bundle.info.top_k, len(places))
+    if not 1 <= top_k <= len(places):
+        raise MapError(
+            f"{places.path}: top-k {top_k} is outside 1 to {len(places)}, the map's pictures; choose another"
+        )
+    return top_k
 
 
 def check_enough(images: str | Path, count: int, promise: Promise) -> None:
@@ -160,75 +136,40 @@ def check_enough(images: str | Path, count: int, promise: Promise) -> None:
         )
 
 
-def ask(
-    recognizer: PlaceRecognizer, source: Source, finder: PlaceFinder, radius: float, progress: Progress
-) -> list[Asked]:
-    """The answers to the source's pictures, as far as these can be read, have a place and are no pictures of the map.
+def decide(asked: Sequence[Asked], promise: Promise, images: str | Path) -> Decision:
+    """Learn in some stretches of the places, test in the others.
 
-    Of each folder (a traverse) only pictures are taken that are at least `radius` from all taken before. Raises
-    MapError where nothing in the map has a place in the frame of a picture's.
+    images: what the answers come from, for messages. Raises SourceError for too few of them and where no score keeps
+    the promise.
     """
-    records = [record for record in recognizer.map.records if record.pose or record.gps]
-    sources = {record.source for record in recognizer.map.records}
-    taken: dict[str, list[Pose | Gps]] = defaultdict(list)
-    asked: list[Asked] = []
-    without = same = 0
-    for number, frame in enumerate(source, 1):
-        progress("recognising pictures", number, source.length)
-        if frame.picture is None:
-            log.warning("skipped: %s", frame.error)
-            continue
-        place = finder(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
-        where, traverse = place.pose or place.gps, str(PurePosixPath(frame.name).parent)
-        if where is None:
-            without += 1
-            continue
-        if any(metres(where, other) < radius for other in taken[traverse]):
-            continue
-        answer = recognizer.recognize_frame(frame)
-        if max(match.similarity for match in answer.matches) >= SAME:  # a picture that a robot never meets again
-            same += 1
-            continue
-        best = answer.best
-        right = best.pose is not None and metres(where, best.pose) <= radius
-        distances = [0.0] if right else [metres(where, r.pose or r.gps) for r in records]  # type: ignore[arg-type]
-        if math.isinf(min(distances)):
-            frame_of = where.frame if isinstance(where, Pose) else "wgs84"
-            raise MapError(
-                f"{recognizer.map.path}: none of its pictures has a place in {frame_of!r}, as {frame.name} has; give "
-                "--poses in the map's frame"
-            )
-        taken[traverse].append(where)
-        assert best.score is not None  # all candidates were compared
-        asked.append(Asked(where, traverse, best.score, right, min(distances) > radius, _own(frame, source, sources)))
-    if without:
-        log.warning("%d pictures have no place and tell nothing", without)
-    if same:
-        log.warning("%d pictures are the map's own and tell nothing", same)
-        asked = [Asked(**{**vars(each), "own": True}) for each in asked]
-    return asked
+    check_enough(images, len(asked), promise)
+    scores, right = np.array([each.score for each in asked]), np.array([each.right for each in asked])
+    learning, checking = split([each.where for each in asked])
+    thresholds = sequence(scores[learning], right[learning], promise.precision)
+    threshold = certify(scores[checking], right[checking], thresholds, promise.precision, promise.delta)
+    if threshold is None:
+        raise _not_shown(images, promise, thresholds[0], scores[checking], right[checking])
+    slope, bias = fit_confidence(scores[learning], right[learning])
+    return Decision(threshold, slope, bias, len(learning), tuple(asked[i] for i in checking))
 
 
-def split(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of n places: those to learn from and those to test on, in whole stretches across the longest way through them.
-
-    All traverses are cut at the same places, so that no place is in both but where stretches meet.
-    """
-    positions = np.array([_plane(where) for where in wheres])
-    centred = positions - positions.mean(axis=0)
-    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-    stretches = np.array_split(np.argsort(along, kind="stable"), STRETCHES)
-    learning = np.sort(np.concatenate(stretches[1::3]))
-    return learning, np.setdiff1d(np.arange(len(wheres)), learning)
+def by_traverse(checked: Sequence[Asked], threshold: float, images: str | Path) -> tuple[Traverse, ...]:
+    """What became of the pictures of each folder, by its name in `images`; of those right in it, by its own."""
+    found = []
+    for name in sorted({each.traverse for each in checked}):
+        own = [each for each in checked if each.traverse == name]
+        accepted = [each for each in own if each.score >= threshold]
+        shown = Path(images).resolve().name if name == "." else name
+        found.append(Traverse(shown, len(own), len(accepted), sum(each.right for each in accepted)))
+    return tuple(found)
 
 
-def _plane(where: Pose | Gps) -> tuple[float, float, float]:
-    if isinstance(where, Pose):
-        return where.x, where.y, where.z
-    return where.latitude, where.longitude * math.cos(math.radians(where.latitude)), 0.0
-
-
-def _own(frame: Frame, source: Source, sources: set[str]) -> bool:
-    """Whether the frame comes from a folder or file that the map was made of."""
-    path = None if frame.path is None else frame.path.resolve()
-    return source.origin in sources or (path is not None and not sources.isdisjoint(map(str, (path, *path.parents))))
+def _not_shown(images: str | Path, promise: Promise, threshold: float, scores: Floats, right: Bools) -> SourceError:
+    accepted = scores >= threshold
+    hits, count = int(np.sum(right & accepted)), int(np.sum(accepted))
+    shown = math.floor(1000 * lower_bound(hits, count, promise.delta)) / 1000
+    return SourceError(
+        f"{images}: no score shows a precision of {promise.precision:g}: from {threshold:.3f} on, the most promising, "
+        f"{hits} of {count} answers were right, which shows {shown:.3f}; ask for less with --precision-target, or give "
+        "more pictures"
+    )

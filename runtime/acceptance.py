@@ -9,12 +9,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pairvpr.errors import BundleError
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated import check_model, read_result
 from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
 
@@ -23,6 +23,8 @@ KEY = "acceptance"
 UNCALIBRATED = "not calibrated"
 ACCEPTED = "accepted"
 TOO_LOW = "score too low: not in the map, or not recognisable"
+SHOWN = 10
+"""Traverses that are named in a line; all of them are stored."""
 INCOMPLETE = "incomplete: the threshold is calibrated on answers with all candidates compared"
 
 
@@ -46,6 +48,19 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Traverse:
+    """A folder of pictures, how many of them were checked and accepted, and how many of these `right`ly."""
+
+    name: str
+    checked: int
+    accepted: int
+    right: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.right} of {self.accepted} accepted right, {self.checked} checked)"
+
+
+@dataclass(frozen=True)
 class Acceptance:
     """A threshold, the chance of being right by score, and what stands behind them.
 
@@ -57,7 +72,8 @@ class Acceptance:
     fitted: pictures that `confidence` and the thresholds to test come from. checked: others that the threshold was
     tested on, `right` of them answered rightly, `outside` of them without a map picture within the radius;
     expected: how many of them `confidence` says are right. accepted, accepted_right: those at or above the threshold.
-    traverses: folders that all of them come from. own: how many come from the map's own traverse, which is optimistic.
+    traverses: the folders that those checked come from: what it was not checked on it says nothing about.
+    own: how many of all pictures come from the map's own traverse, which is optimistic.
     """
 
     identity: str
@@ -76,35 +92,34 @@ class Acceptance:
     expected: float
     accepted: int
     accepted_right: int
-    traverses: int
+    traverses: tuple[Traverse, ...]
     own: int
 
     @staticmethod
     def of(bundle: Bundle) -> Acceptance | None:
         """The bundle's threshold, None where there is none; raises BundleError for a damaged or foreign one."""
-        content = bundle.info.calibration.get(KEY)
-        if content is None:
-            return None
-        where, remedy = bundle.path / FILE, "calibrate again with `pairvpr calibrate --accept`"
-        try:
-            acceptance = Acceptance(**{**content, "setup": Setup(**content["setup"])})
-            numbers = (acceptance.threshold, acceptance.slope, acceptance.bias, acceptance.radius, acceptance.expected)
-            if not all(map(math.isfinite, numbers)) or acceptance.slope < 0:
-                raise ValueError("a number is not finite, or confidence falls with the score")
-            if not (0 < acceptance.precision < 1 and 0 < acceptance.delta < 1):
-                raise ValueError(f"precision {acceptance.precision}, delta {acceptance.delta}")
-            if not 0 <= acceptance.accepted_right <= acceptance.accepted <= acceptance.checked:
-                raise ValueError(f"{acceptance.accepted} of {acceptance.checked} accepted")
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"{where}: its acceptance threshold is no calibration of this version ({error}); {remedy}"
-            ) from error
-        if acceptance.identity != bundle.identity:
-            raise BundleError(
-                f"{where}: its acceptance threshold was calibrated for model {str(acceptance.identity)[:12]}, not for "
-                f"{bundle.identity[:12]}; {remedy}"
-            )
-        return acceptance
+
+        def parse(content: Any) -> Acceptance:
+            traverses = tuple(Traverse(**each) for each in content["traverses"])
+            found = Acceptance(**{**content, "setup": Setup(**content["setup"]), "traverses": traverses})
+            check_model(bundle, found.identity)
+            found._check()
+            return found
+
+        return read_result(
+            bundle, KEY, "acceptance threshold", "calibrate again with `pairvpr calibrate --accept`", parse
+        )
+
+    def _check(self) -> None:
+        """Raise ValueError for numbers that no calibration yields."""
+        if not all(map(math.isfinite, (self.threshold, self.slope, self.bias, self.radius, self.expected))):
+            raise ValueError("a number is not finite")
+        if self.slope < 0:
+            raise ValueError("confidence falls with the score")
+        if not (0 < self.precision < 1 and 0 < self.delta < 1):
+            raise ValueError(f"precision {self.precision}, delta {self.delta}")
+        if not 0 <= self.accepted_right <= self.accepted <= self.checked:
+            raise ValueError(f"{self.accepted} of {self.checked} accepted")
 
     def objection(self, setup: Setup) -> str | None:
         """Why this threshold does not hold for answers of this setup; None where it does."""
@@ -119,20 +134,24 @@ class Acceptance:
 
     def confidence(self, score: float) -> float:
         """The chance (0 to 1) that a best match with this pair score is right."""
-        return 0.5 * (1 + math.tanh(0.5 * (self.slope * score + self.bias)))
+        return chance(self.slope, self.bias, score)
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""
-        return {**vars(self), "setup": dict(vars(self.setup))}
+        return asdict(self)
 
     def __str__(self) -> str:
         text = (
             f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g} with "
             f"{1 - self.delta:.0%} confidence: {self.accepted} of {self.checked} checked, {self.accepted_right} of "
             f"them right within {self.radius:g} m; {self.right} of all were right (expected {self.expected:.0f}), "
-            f"{self.outside} were outside the map; {self.traverses} traverse{'s' * (self.traverses != 1)}, "
-            f"{self.engine}"
+            f"{self.outside or 'none'} were outside the map; {self.engine}; holds for light, weather and camera as in "
+            f"{', '.join(map(str, self.traverses[:SHOWN]))}"
         )
+        if len(self.traverses) > SHOWN:
+            text += f" and {len(self.traverses) - SHOWN} more"
+        if not self.outside:
+            text += ", for a robot that does not leave the map"
         if self.own:
             text += f"; OPTIMISTIC: {self.own} pictures come from the map's own traverse"
         return text
@@ -185,6 +204,11 @@ class Judge:
 
     def __str__(self) -> str:
         return str(self._acceptance or self._reason)
+
+
+def chance(slope: float, bias: float, score: float) -> float:
+    """1 / (1 + exp(-(slope score + bias)))."""
+    return 0.5 * (1 + math.tanh(0.5 * (slope * score + bias)))
 
 
 def _digest(content: Mapping[str, Any] | list[tuple[str, int]]) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.errors import BundleError
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated import check_model, read_result
 
 KEY = "cascade"
 """Its name among a bundle's calibration results."""
@@ -47,27 +47,26 @@ class Cascade:
     @staticmethod
     def of(bundle: Bundle) -> Cascade | None:
         """The bundle's cascade, None where it was not calibrated; raises BundleError for a damaged or foreign one."""
-        content = bundle.info.calibration.get(KEY)
-        if content is None:
-            return None
-        where, remedy = bundle.path / FILE, "calibrate again with `pairvpr calibrate`, or ask for exact answers"
-        try:
-            low, high = content["interval"]
+
+        def parse(content: Any) -> Cascade:
             head = np.frombuffer(base64.b64decode(content["head"], validate=True), "<f4").astype(np.float32)
-            cascade = Cascade(**{**content, "head": head, "interval": (low, high)})
-            numbers = np.array([cascade.bias, cascade.margin, cascade.kept, low, high, *head], np.float64)
-            if len(head) != 2 * bundle.info.dims.token_dim or not np.isfinite(numbers).all() or cascade.margin < 0:
-                raise ValueError(f"a head of {len(head)} numbers, margin {cascade.margin}")
-            if not 0 <= cascade.survived <= cascade.checked or cascade.checked < 1:
-                raise ValueError(f"{cascade.survived} of {cascade.checked} queries")
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"{where}: its cascade is no calibration of this model's ({error}); {remedy}") from error
-        if cascade.identity != bundle.identity:
-            raise BundleError(
-                f"{where}: its cascade was calibrated for model {str(cascade.identity)[:12]}, not for "
-                f"{bundle.identity[:12]}; {remedy}"
-            )
-        return cascade
+            low, high = content["interval"]
+            found = Cascade(**{**content, "head": head, "interval": (low, high)})
+            check_model(bundle, found.identity)
+            found._check(2 * bundle.info.dims.token_dim)
+            return found
+
+        return read_result(
+            bundle, KEY, "cascade", "calibrate again with `pairvpr calibrate`, or ask for exact answers", parse
+        )
+
+    def _check(self, inputs: int) -> None:
+        """Raise ValueError for numbers that no calibration of a head of so many inputs yields."""
+        numbers = np.array([self.bias, self.margin, self.kept, *self.interval, *self.head], np.float64)
+        if len(self.head) != inputs or not np.isfinite(numbers).all() or self.margin < 0:
+            raise ValueError(f"a head of {len(self.head)} numbers, margin {self.margin}")
+        if not 0 <= self.survived <= self.checked or self.checked < 1:
+            raise ValueError(f"{self.survived} of {self.checked} queries")
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored: `head` as base64 of little-endian float32."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pairvpr import machine
-from pairvpr.errors import BundleError, EngineError
-from pairvpr.runtime.bundle import FILE, TUNING, Bundle
+from pairvpr.errors import EngineError
+from pairvpr.runtime.bundle import TUNING, Bundle
+from pairvpr.runtime.calibrated import read_result
 from pairvpr.runtime.engine import DEVICES
 from pairvpr.runtime.model import Model, load_model
 
@@ -76,20 +77,16 @@ class Tuning:
     @staticmethod
     def of(bundle: Bundle) -> Tuning | None:
         """The bundle's tuning, None where there is none; raises BundleError for one that cannot be understood."""
-        content = bundle.info.calibration.get(TUNING)
-        if content is None:
-            return None
-        try:
+
+        def parse(content: Any) -> Tuning:
             low, high = content["interval"]
-            tuning = Tuning(**{**content, "setting": Setting(**content["setting"]), "interval": (low, high)})
-            if tuning.setting.device not in DEVICES or not 0 <= tuning.changed <= tuning.pictures:
-                raise ValueError(f"device {tuning.setting.device}, {tuning.changed} of {tuning.pictures} pictures")
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(
-                f"{bundle.path / FILE}: its tuned setting cannot be understood ({error}); tune again with "
-                "`pairvpr tune`, or upgrade pairvpr if a newer one made it"
-            ) from error
-        return tuning
+            found = Tuning(**{**content, "setting": Setting(**content["setting"]), "interval": (low, high)})
+            if found.setting.device not in DEVICES or not 0 <= found.changed <= found.pictures:
+                raise ValueError(f"device {found.setting.device}, {found.changed} of {found.pictures} pictures")
+            return found
+
+        remedy = "tune again with `pairvpr tune`, or upgrade pairvpr if a newer one made it"
+        return read_result(bundle, TUNING, "tuned setting", remedy, parse)
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""

@@ -12,8 +12,11 @@ from types import ModuleType
 
 import pytest
 
-from pairvpr import doctor, machine
-from pairvpr.doctor import Check, examine, format_report, healthy
+from pairvpr import machine
+from pairvpr.doctor import Check, engines, examine, format_report, healthy
+from pairvpr.doctor.check import REINSTALL
+from pairvpr.doctor.engines import tensorrt
+from pairvpr.doctor.models import tuned_setting
 from pairvpr.errors import EngineError
 from pairvpr.runtime import model as runtime_model
 from pairvpr.runtime import onnxruntime_engine, openvino_engine
@@ -95,9 +98,7 @@ def test_engine_that_fails_in_an_unforeseen_way(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(onnxruntime_engine, "try_devices", fail)
     checks = examine()
-    assert check(checks, "ONNX Runtime") == Check(
-        "ONNX Runtime", "broken", "RuntimeError: unheard of", doctor.REINSTALL
-    )
+    assert check(checks, "ONNX Runtime") == Check("ONNX Runtime", "broken", "RuntimeError: unheard of", REINSTALL)
     assert not healthy(checks)
 
 
@@ -292,7 +293,7 @@ def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, version: str, state: 
     monkeypatch.setitem(sys.modules, "tensorrt", module)
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
-    found, *rest = doctor._tensorrt(gpu=True)
+    found, *rest = tensorrt(gpu=True)
     assert found.state == state
     assert told in found.detail
     if state == "ok":
@@ -303,12 +304,12 @@ def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, version: str, state: 
 
 def test_missing_tensorrt_is_told_where_it_would_be_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setattr(doctor, "_find", lambda module: None)
+    monkeypatch.setattr(engines, "find_module", lambda module: None)
     monkeypatch.setattr(machine, "jetson_release", lambda: None)
-    assert doctor._tensorrt(gpu=True)[0].remedy == "pip install tensorrt"
-    assert doctor._tensorrt(gpu=False)[0].state == "info"
+    assert tensorrt(gpu=True)[0].remedy == "pip install tensorrt"
+    assert tensorrt(gpu=False)[0].state == "info"
     monkeypatch.setattr(machine, "jetson_release", lambda: "R36.4.3")
-    assert "--system-site-packages" in (doctor._tensorrt(gpu=True)[0].remedy or "")
+    assert "--system-site-packages" in (tensorrt(gpu=True)[0].remedy or "")
 
 
 def test_the_setting_tuned_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +324,7 @@ def test_the_setting_tuned_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyP
     writer.close()
 
     def tuned() -> Check:
-        return doctor._tuned_setting(tmp_path / "map")
+        return tuned_setting(tmp_path / "map")
 
     assert (tuned().state, tuned().remedy) == ("info", f"pairvpr tune --db {tmp_path / 'map'} --images PICTURES")
     setting = Setting("cpu", "fp16", exact=True)
@@ -340,4 +341,4 @@ def test_the_setting_tuned_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert "not used, the defaults answer: " in tuned().detail
         assert problem in tuned().detail
         assert healthy([tuned()])
-    assert doctor._tuned_setting(tmp_path / "nowhere").state == "broken"
+    assert tuned_setting(tmp_path / "nowhere").state == "broken"

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pairvpr.calibration.acceptance import STRETCHES, Promise, calibrate_acceptance, split
+from pairvpr.calibration.acceptance import Promise, calibrate_acceptance
+from pairvpr.calibration.known_places import STRETCHES, split, stretches
 from pairvpr.cli import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
@@ -98,7 +99,10 @@ def test_scores_of_wrong_answers_are_not_accepted(home: Path, model: Model, monk
     assert found.right == len(tested - wrong)
     assert found.accepted_right == found.accepted == found.right
     assert found.outside == len({name for name in tested & wrong if name.split("@")[1] in ("240", "360")})  # 40 m off
-    assert (found.traverses, found.own) == (3, 0)
+    assert [each.name for each in found.traverses] == ["drive0", "drive1", "drive2"]
+    assert sum(each.checked for each in found.traverses) == found.checked
+    assert sum(each.accepted for each in found.traverses) == found.accepted
+    assert found.own == 0
     assert found.confidence(5) > 0.85
     assert found.confidence(-5) < 0.15
     assert found.expected == pytest.approx(found.right, abs=5)
@@ -111,6 +115,30 @@ def test_a_traverse_counts_once_for_each_place(home: Path, model: Model, monkeyp
         calibrated(home, model, radius=40)
     assert len(names) == 30
     assert {name.split("@")[1] for name in names} == {str(60 * n) for n in range(10)}
+
+
+def test_it_says_what_it_was_checked_on(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How each traverse came off: what is low for one of them is lost in the mean, and of others nothing is known."""
+    wrong = {f"drive2/@{30 * n}@1@.png" for n in range(20)}
+    answers(monkeypatch, wrong)
+    found = calibrated(home, model, precision=0.5)
+    assert [(each.name, each.right, each.accepted) for each in found.traverses[:2]] == [
+        (each.name, each.checked, each.checked) for each in found.traverses[:2]
+    ]
+    worst = found.traverses[2]
+    assert (worst.right, worst.accepted > 0) == (0, found.threshold == -5)
+    assert f"as in {found.traverses[0]}, {found.traverses[1]}, {worst}" in str(found)
+    assert str(worst) == f"drive2 (0 of {worst.accepted} accepted right, {worst.checked} checked)"
+    many = dataclasses.replace(found, traverses=found.traverses * 5)
+    assert f"{found.traverses[0]} and 5 more" in str(many)
+    assert f"{found.outside} were outside the map" in str(found)
+    assert "leave the map" not in str(found)
+    within = str(dataclasses.replace(found, outside=0))
+    assert "none were outside the map" in within
+    assert within.endswith("for a robot that does not leave the map")
+    answers(monkeypatch)
+    monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 20)
+    assert [each.name for each in calibrated(home, model, "queries/drive1", precision=0.5).traverses] == ["drive1"]
 
 
 def test_too_few_pictures_are_refused_with_the_number_needed(
@@ -189,6 +217,7 @@ def test_what_is_learnt_and_tested_lies_in_other_stretches() -> None:
     order = np.argsort(along)
     sides = np.isin(order, learning)
     assert np.sum(sides[1:] != sides[:-1]) == STRETCHES * 2 // 3
+    assert np.concatenate(stretches(wheres, 7)).tolist() in (order.tolist(), order[::-1].tolist())
 
 
 # What answers say
@@ -239,7 +268,15 @@ def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Pat
 
 @pytest.mark.parametrize(
     "change",
-    [{"threshold": float("nan")}, {"slope": -1.0}, {"precision": 1.5}, {"accepted": 999}, {"setup": {}}, {"x": 1}],
+    [
+        {"threshold": float("nan")},
+        {"slope": -1.0},
+        {"precision": 1.5},
+        {"accepted": 999},
+        {"setup": {}},
+        {"traverses": 3},
+        {"x": 1},
+    ],
     ids=str,
 )
 def test_a_damaged_or_foreign_threshold_is_refused(acceptance: Acceptance, home: Path, change: dict) -> None:

@@ -107,9 +107,9 @@ def test_it_goes_where_what_it_was_measured_with_goes(bundle: Bundle, tmp_path: 
 @pytest.mark.parametrize(
     "change", [{"changed": 701}, {"setting": {"device": "abacus"}}, {"interval": [0.1]}, {"of tomorrow": 1}]
 )
-def test_one_that_cannot_be_understood_is_refused(bundle: Bundle, change: dict[str, object]) -> None:
+def test_one_that_cannot_be_used_is_refused(bundle: Bundle, change: dict[str, object]) -> None:
     bundle.store_calibration(TUNING, {**TUNED.to_json(), **change})
-    with pytest.raises(BundleError, match=rf"{FILE}: its tuned setting cannot be understood .*`pairvpr tune`"):
+    with pytest.raises(BundleError, match=rf"{FILE}: its tuned setting cannot be used .*`pairvpr tune`"):
         Tuning.of(bundle)
 
 

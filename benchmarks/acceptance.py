@@ -1,0 +1,176 @@
+"""Are accepted answers right as often as was promised? Repeated calibrations on some places, tested on others.
+
+    pairvpr town --streets 168 --seed 2 --evaluation --out town
+    python -m benchmarks.acceptance town/database town/queries --cache answers --json acceptance.json
+    python -m benchmarks.acceptance day_left day_right night_right --tolerance 2 --levels 0.8 0.9
+
+Every query is answered once, all candidates in full; then decisions are calibrated as `pairvpr calibrate --accept` does
+it, on the answers of one half of the blocks of places, and tested on those of the other. A condition is a folder of
+queries. `below`: splits in which fewer of the accepted were right than promised. What is tested is a sample too, so
+this happens in more splits than delta even where the promise is kept; `below_for_sure` counts those in which so many
+wrong ones would come by chance in one case of 20 at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.answers import Answers, answer
+from benchmarks.splits import decisions, halves, summary, tested
+from pairvpr.calibration.acceptance import DELTA, RADIUS, Promise
+from pairvpr.calibration.known_places import Asked, apart
+from pairvpr.evaluation.recall import precision_recall
+from pairvpr.runtime import load_model
+from pairvpr.runtime.poses import Pose
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("database", type=Path)
+    parser.add_argument("queries", type=Path, nargs="+", help="Folders of conditions, or conditions themselves.")
+    parser.add_argument("--model", type=Path, help="Bundle; the default model's without one.")
+    parser.add_argument("--tolerance", type=int, help="Frames: match by numbers in names, not @UTM@ positions.")
+    parser.add_argument("--every", type=int, default=1, help="Take one query in so many.")
+    parser.add_argument("--top-k", type=int, default=20)
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.95, 0.99])
+    parser.add_argument("--splits", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache", type=Path, help="Folder that keeps the answers for the next time.")
+    parser.add_argument("--json", type=Path, help="Also write the figures there.")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    args = arguments()
+    model = load_model(args.model, "cpu", threads=args.threads)
+    radius = RADIUS if args.tolerance is None else float(args.tolerance)
+    answers = spaced(
+        answer(model, args.database, args.queries, args.tolerance, args.every, args.top_k, args.cache), radius
+    )
+    results = {
+        "preset": model.bundle.info.preset,
+        "identity": model.bundle.identity,
+        "engine": model.engines.description,
+        "one_query_in": args.every,
+        "candidates": args.top_k,
+        "radius": radius,
+        "queries": len(answers),
+        "conditions": {str(name): int(np.sum(answers.conditions == name)) for name in np.unique(answers.conditions)},
+        "splits": args.splits,
+        "delta": DELTA,
+        "as_confidence": as_confidence(answers.known(args.top_k), radius),
+        "levels": {
+            f"{level:g}": measure(answers, args.top_k, Promise(level, DELTA, radius), args.splits)
+            for level in args.levels
+        },
+    }
+    text = json.dumps(results, indent=1)
+    print(text)
+    if args.json:
+        args.json.write_text(text + "\n")
+
+
+def spaced(answers: Answers, radius: float) -> Answers:
+    """Those queries that count: a radius from the others of their condition."""
+    taken: dict[str, list[Pose]] = defaultdict(list)
+    chosen = []
+    for number, (condition, position) in enumerate(zip(answers.conditions, answers.where, strict=True)):
+        where = Pose(*position, 0)
+        if apart(where, taken[condition], radius):
+            taken[condition].append(where)
+            chosen.append(number)
+    return Answers(**{name: value[chosen] for name, value in vars(answers).items()})
+
+
+def asked(answers: Answers) -> list[Asked]:
+    """The answers as calibration takes them."""
+    best, rows = answers.best(), np.arange(len(answers))
+    columns = answers.where, answers.conditions, answers.scores[rows, best], answers.right[rows, best]
+    return [
+        Asked(Pose(*where, 0), str(condition), float(score), bool(right), outside=False, own=False)
+        for where, condition, score, right in zip(*columns, strict=True)
+    ]
+
+
+def measure(answers: Answers, top_k: int, promise: Promise, splits: int) -> dict[str, Any]:
+    """What becomes of one promise: as it is made, under each condition, and with queries from outside the map."""
+    known, unknown = asked(answers.known(top_k)), asked(answers.unknown(top_k))
+    outside = np.random.default_rng(1).random(len(known)) < 0.5
+    mixed = [other if out else one for one, other, out in zip(known, unknown, outside, strict=True)]
+    teach = halves([each.where for each in known], splits)
+    decided, test = decisions(known, teach, promise), ~teach
+    conditions = {}
+    for name in np.unique(answers.conditions):
+        of_it = answers.conditions == name
+        conditions[str(name)] = {
+            "calibrated_for": summary(tested(decided, known, test & of_it), promise),
+            "left_out": summary(tested(decisions(known, teach & ~of_it, promise), known, test & of_it), promise),
+        }
+    return {
+        "all": summary(tested(decided, known, test), promise),
+        "conditions": conditions,
+        "outside_the_map": {
+            "all_calibrated_inside": summary(tested(decided, unknown, test), promise),
+            "half_calibrated_inside": summary(tested(decided, mixed, test), promise),
+            "half_calibrated_so": summary(tested(decisions(mixed, teach, promise), mixed, test), promise),
+        },
+    }
+
+
+def as_confidence(answers: Answers, radius: float) -> dict[str, Any]:
+    """What tells right answers from wrong ones: the descriptor's first match, and the one after re-ranking.
+
+    `confidence` rises with the pair score alone, and has its areas.
+    """
+    rows, best = np.arange(len(answers)), answers.best()
+    first, winner = answers.right[:, 0], answers.right[rows, best]
+    distances = np.sqrt(2 - 2 * np.minimum(answers.similarities.astype(np.float64), 1))
+    second_distance = -elsewhere(answers, np.zeros_like(best), -distances, radius)
+    scores, second_score = answers.scores[rows, best], elsewhere(answers, best, answers.scores, radius)
+    signals = {
+        "descriptor: similarity": (first, answers.similarities[:, 0]),
+        "descriptor: distance to that of the second place": (first, -distances[:, 0] / second_distance),
+        "re-ranked: pair score": (winner, scores),
+        "re-ranked: pair score less that of the second place": (winner, scores - second_score),
+        "re-ranked: similarity": (winner, answers.similarities[rows, best]),
+        "re-ranked: spread of poses": (winner, -spread(answers)),
+    }
+    found = {}
+    for name, (right, confidence) in signals.items():
+        curve = precision_recall(confidence, right, int(np.sum(answers.answerable)))
+        found[name] = {
+            "right": round(float(np.mean(right)), 4),
+            "area": round(curve.average_precision, 4),
+            "recall_at_full_precision": round(curve.recall_at_full_precision, 4),
+        }
+    return found
+
+
+def elsewhere(
+    answers: Answers, best: npt.NDArray[np.int64], values: npt.NDArray[np.floating], radius: float
+) -> npt.NDArray[np.float64]:
+    """The highest of the candidates' values (m, k) at a place other than that of the best one (m,); NaN without."""
+    chosen = answers.places[np.arange(len(answers)), best]
+    far = np.linalg.norm(answers.places - chosen[:, None], axis=2) > radius
+    return np.where(far.any(axis=1), np.where(far, values, -np.inf).max(axis=1), np.nan)
+
+
+def spread(answers: Answers) -> npt.NDArray[np.float64]:
+    """How far the candidates lie from each other (m,), in metres or frames, each weighted by its odds."""
+    odds = np.exp(answers.scores.astype(np.float64) - answers.scores.max(axis=1, keepdims=True))
+    weights = (odds / odds.sum(axis=1, keepdims=True))[..., None]
+    centre = np.sum(weights * answers.places, axis=1, keepdims=True)
+    return np.sqrt(np.sum(weights * np.square(answers.places - centre), axis=(1, 2)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Repeated calibrations on one half of the places, each tested on the other; see `benchmarks.acceptance`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.calibration.acceptance import Decision, Promise, decide
+from pairvpr.calibration.known_places import Asked, stretches
+from pairvpr.calibration.threshold import binomial_tail
+from pairvpr.errors import SourceError
+from pairvpr.runtime.acceptance import chance
+from pairvpr.runtime.poses import Pose
+
+BLOCKS = 40
+SURE = 0.05
+"""The chance that a share of right answers as low as the one found comes from a threshold that keeps its promise."""
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One split: `right` of `accepted` of `count` answers; all_right: of all of them; expected: by confidence.
+
+    squares: the sum of the squared errors of confidence (Brier).
+    """
+
+    count: int
+    accepted: int
+    right: int
+    all_right: int
+    expected: float
+    squares: float
+
+
+def halves(wheres: Sequence[Pose], splits: int) -> Bools:
+    """Which of n places are calibrated with: (splits, n), half of the blocks of neighbours in each."""
+    blocks, generator = stretches(wheres, BLOCKS), np.random.default_rng(0)
+    found = np.zeros((splits, len(wheres)), bool)
+    for row in found:
+        for block in generator.permutation(BLOCKS)[: BLOCKS // 2]:
+            row[blocks[block]] = True
+    return found
+
+
+def decisions(answers: Sequence[Asked], parts: Bools, promise: Promise) -> list[Decision | None]:
+    """What each part (splits, n) of the answers decides; None where calibration refuses it."""
+    found: list[Decision | None] = []
+    for part in parts:
+        try:
+            found.append(decide(_chosen(answers, part), promise, "split"))
+        except SourceError:
+            found.append(None)
+    return found
+
+
+def tested(decided: Iterable[Decision | None], answers: Sequence[Asked], parts: Bools) -> list[Outcome | None]:
+    """Each decision, as far as there is one, on its part (splits, n) of the answers."""
+    return [
+        None if decision is None else _test(decision, _chosen(answers, part))
+        for decision, part in zip(decided, parts, strict=True)
+    ]
+
+
+def summary(splits: Sequence[Outcome | None], promise: Promise) -> dict[str, Any]:
+    """Shares, with their 5th and 95th percentile, over the splits that could be calibrated.
+
+    `below` and `below_for_sure` are of all splits, as the promise is: refusing is not breaking it.
+    """
+    found = [each for each in splits if each is not None]
+    if not found:
+        return {"calibrated": 0}
+    accepting = [each for each in found if each.accepted]
+    return {
+        "calibrated": len(found),
+        "precision": _spread([each.right / each.accepted for each in accepting]),
+        "below": _share([each.right < promise.precision * each.accepted for each in found], len(splits)),
+        "below_for_sure": _share([_surely_below(each, promise.precision) for each in found], len(splits)),
+        "accepted": _spread([each.accepted / each.count for each in found]),
+        "accepted_and_right": _spread([each.right / each.count for each in found]),
+        "right": _spread([each.all_right / each.count for each in found]),
+        "confidence": {
+            "less_right": _spread([(each.expected - each.all_right) / each.count for each in found]),
+            "brier": round(float(np.mean([each.squares / each.count for each in found])), 4),
+        },
+    }
+
+
+def _chosen(answers: Sequence[Asked], part: Bools) -> list[Asked]:
+    return [answers[i] for i in np.flatnonzero(part)]
+
+
+def _test(decision: Decision, answers: Sequence[Asked]) -> Outcome:
+    accepted = [each for each in answers if each.score >= decision.threshold]
+    chances = [chance(decision.slope, decision.bias, each.score) for each in answers]
+    return Outcome(
+        count=len(answers),
+        accepted=len(accepted),
+        right=sum(each.right for each in accepted),
+        all_right=sum(each.right for each in answers),
+        expected=sum(chances),
+        squares=sum((value - each.right) ** 2 for value, each in zip(chances, answers, strict=True)),
+    )
+
+
+def _surely_below(found: Outcome, precision: float) -> bool:
+    """Whether so many wrong ones among those accepted are too many for chance."""
+    wrong = found.accepted - found.right
+    return wrong > 0 and 1 - binomial_tail(wrong - 1, found.accepted, 1 - precision) <= SURE
+
+
+def _share(which: Sequence[bool], of: int) -> float:
+    return round(sum(which) / of, 4)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    low, high = np.percentile(values, [5, 95])
+    return {"mean": round(float(np.mean(values)), 4), "p5": round(float(low), 4), "p95": round(float(high), 4)}

@@ -1,0 +1,40 @@
+"""What works on this computer and what is missing: every part is looked at, the engines and the model are tried.
+
+Nothing is imported before it is its turn, so that a part that is missing or broken is one line of the report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pairvpr.doctor.check import Check, tried
+from pairvpr.doctor.computer import cameras, graphics, hardware
+from pairvpr.doctor.engines import ENGINE, OPENVINO, onnxruntime, openvino, tensorrt
+from pairvpr.doctor.models import MODEL, TUNED, default_model, tuned_setting
+from pairvpr.doctor.parts import dependencies, export_parts, library
+from pairvpr.doctor.report import format_report, healthy
+
+__all__ = ["Check", "examine", "format_report", "healthy"]
+
+
+def examine(db: Path | None = None) -> list[Check]:
+    """Look at everything that recognition, export and cameras need. Takes some seconds; never raises.
+
+    db: a map, to see whether the setting tuned for it can be had here.
+    """
+    gpus = graphics()
+    return [
+        *hardware(),
+        *gpus,
+        *dependencies(),
+        *tried(ENGINE, lambda: onnxruntime(gpu=bool(gpus))),
+        *tried(OPENVINO, openvino),
+        *tried(MODEL, default_model),
+        *([] if db is None else tried(TUNED, lambda: [tuned_setting(db)])),
+        *tensorrt(gpu=bool(gpus)),
+        library("PyAV", "av", "video", "for videos, cameras and streams"),
+        library("rosbags", "rosbags", "bags", "for ROS bags"),
+        library("h11", "h11", "serve", "for answering other programs over HTTP"),
+        *export_parts(),
+        cameras(),
+    ]

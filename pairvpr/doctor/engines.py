@@ -1,0 +1,109 @@
+"""The engines: ONNX Runtime and OpenVINO, tried on a small graph, and TensorRT."""
+
+from __future__ import annotations
+
+import importlib
+
+from pairvpr import machine
+from pairvpr.doctor.check import REINSTALL, Check, find_module, import_problem, installed_version
+from pairvpr.errors import EngineError
+
+ENGINE, OPENVINO = "ONNX Runtime", "OpenVINO"
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+"""Distributions that all bring the module onnxruntime and overwrite each other's files."""
+
+INSTALL_CPU, INSTALL_GPU = 'pip install "pairvpr[cpu]"', 'pip install "pairvpr[gpu]"'
+INSTALL_OPENVINO = 'pip install "pairvpr[openvino]"'
+INSTALL_CUDA = 'pip install "pairvpr[tensorrt]", with CUDA 12 pip install "pairvpr[tensorrt]" "cuda-python<13"'
+OLDEST_TENSORRT = (10, 3)
+
+
+def onnxruntime(gpu: bool) -> list[Check]:
+    """ONNX Runtime, and every device it claims tried on a small graph."""
+    installed = [name for name in ENGINES if installed_version(name) is not None]
+    # The registry has no onnxruntime-gpu for Jetsons.
+    install = INSTALL_GPU if gpu and machine.jetson_release() is None else INSTALL_CPU
+    if len(installed) > 1:
+        remedy = f"pip uninstall -y {' '.join(installed)} && {install}"
+        detail = f"{' and '.join(installed)} are both installed and overwrite each other"
+        return [Check(ENGINE, "broken", detail, remedy)]
+    problem = import_problem("onnxruntime")
+    if problem is not None and not installed:
+        return [Check(ENGINE, "missing", "not installed", install)]
+    if problem is not None:
+        return [Check(ENGINE, "broken", problem, f"pip install --force-reinstall --no-deps {installed[0]}")]
+    problem = import_problem("pairvpr.runtime")
+    if problem is not None:
+        return [Check(ENGINE, "broken", f"cannot be tried: {problem}", REINSTALL)]
+    from pairvpr.runtime import onnxruntime_engine
+
+    try:
+        version, tried = onnxruntime_engine.version(), onnxruntime_engine.try_devices()
+    except EngineError as error:
+        return [Check(ENGINE, "broken", str(error), install)]
+    title = ", ".join(f"{name} {installed_version(name)}" for name in installed) or f"version {version}"
+    checks = [Check(ENGINE, "ok", title), *(_device(name, fault, gpu) for name, fault in tried.items())]
+    if gpu and "cuda" not in tried:
+        remedy = "install the onnxruntime-gpu that NVIDIA builds for this JetPack in its place"
+        if install == INSTALL_GPU:
+            remedy = f"pip uninstall -y {' '.join(installed or ENGINES[:1])} && {install}"
+        checks.append(Check(f"{ENGINE} on cuda", "missing", "optional: it was built without CUDA", remedy))
+    return checks
+
+
+def _device(name: str, problem: str | None, gpu: bool) -> Check:
+    title = f"{ENGINE} on {name}"
+    if problem is None:
+        return Check(title, "ok", "ran a small graph")
+    if name == "cuda" and not gpu:
+        return Check(title, "info", "this computer has no NVIDIA GPU", INSTALL_CPU)
+    remedy = "install the CUDA and cuDNN that this ONNX Runtime was built for" if name == "cuda" else None
+    return Check(title, "broken", problem, remedy)
+
+
+def openvino() -> list[Check]:
+    """OpenVINO, tried on a small graph in both its arithmetics."""
+    if find_module(OPENVINO.lower()) is None:
+        return [Check(OPENVINO, "missing", "optional, for bfloat16 on a CPU: not installed", INSTALL_OPENVINO)]
+    problem = import_problem("pairvpr.runtime")
+    if problem is not None:
+        return [Check(OPENVINO, "broken", f"cannot be tried: {problem}", REINSTALL)]
+    from pairvpr.runtime import openvino_engine
+
+    try:
+        tried = openvino_engine.try_arithmetics()
+    except EngineError as error:
+        return [Check(OPENVINO, "broken", str(error), f"{INSTALL_OPENVINO} --force-reinstall")]
+    if tried["f32"] is not None:
+        return [Check(OPENVINO, "broken", tried["f32"], f"{INSTALL_OPENVINO} --upgrade")]
+    bf16 = "float32 and bfloat16" if tried["bf16"] is None else "float32; bfloat16 is not to be had on this CPU"
+    return [Check(OPENVINO, "ok", f"{openvino_engine.version()}, ran a small graph in {bf16}")]
+
+
+def tensorrt(gpu: bool) -> list[Check]:
+    """TensorRT, and what it takes to run its engines; none of which is tried: that takes an engine."""
+    found = _tensorrt_itself(gpu)
+    if found.state != "ok":
+        return [found]
+    name, problem = "cuda-python", import_problem("cuda.bindings.runtime")
+    if problem is None:
+        return [found, Check(name, "ok", installed_version(name) or "version not known")]
+    return [found, Check(name, "missing", f"optional, for TensorRT engines: {problem}", INSTALL_CUDA)]
+
+
+def _tensorrt_itself(gpu: bool) -> Check:
+    name, module = "TensorRT", "tensorrt"
+    if find_module(module) is None:
+        if not gpu:
+            return Check(name, "info", "not installed, and of no use without an NVIDIA GPU")
+        remedy = "pip install tensorrt"
+        if machine.jetson_release() is not None:
+            remedy = "it comes with JetPack: make the environment with python3 -m venv --system-site-packages"
+        return Check(name, "missing", "optional, not installed", remedy)
+    problem = import_problem(module)
+    if problem is not None:
+        return Check(name, "broken" if gpu else "info", problem)
+    version = str(getattr(importlib.import_module(module), "__version__", "0"))
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_TENSORRT:
+        return Check(name, "info", f"{version}: too old for engines, which need 10.3, as JetPack 6.1 has it")
+    return Check(name, "ok", f"{version}; `pairvpr engines build` makes engines for it")

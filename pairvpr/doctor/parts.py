@@ -1,0 +1,52 @@
+"""The libraries that recognition, sources and export need."""
+
+from __future__ import annotations
+
+from pairvpr.doctor.check import Check, find_module, import_problem, installed_version
+
+REQUIRED = {
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "faiss-cpu": "faiss",
+    "click": "click",
+    "safetensors": "safetensors",
+}
+"""Base dependencies: distribution and module."""
+EXPORT = ("torch", "timm", "onnx", "onnxscript")
+
+
+def dependencies() -> list[Check]:
+    """The base dependencies, imported."""
+    checks = []
+    for distribution, module in REQUIRED.items():
+        problem = import_problem(module)
+        version = installed_version(distribution) or "version not known"
+        if problem is None:
+            checks.append(Check(distribution, "ok", version))
+        elif find_module(module) is None:
+            checks.append(Check(distribution, "missing", "not installed", f"pip install {distribution}"))
+        else:
+            remedy = f"pip install --force-reinstall {distribution}"
+            checks.append(Check(distribution, "broken", f"{version}, {problem}", remedy))
+    return checks
+
+
+def library(name: str, module: str, extra: str, use: str) -> Check:
+    """A library that reads a kind of source; its distribution is called like the module."""
+    remedy = f'pip install "pairvpr[{extra}]"'
+    if find_module(module) is None:
+        return Check(name, "missing", f"optional, {use}: not installed", remedy)
+    problem = import_problem(module)
+    if problem is not None:
+        return Check(name, "broken", problem, f"{remedy} --force-reinstall")
+    return Check(name, "ok", installed_version(module) or "version not known")
+
+
+def export_parts() -> list[Check]:
+    """The parts of training and export, looked up and not imported: that alone takes seconds."""
+    remedy = 'pip install "pairvpr[export]"'
+    missing = "optional, for training and export: not installed"
+    return [
+        Check(name, "missing", missing, remedy) if version is None else Check(name, "ok", version)
+        for name, version in ((name, installed_version(name)) for name in EXPORT)
+    ]

@@ -1,0 +1,34 @@
+"""What all checks come to, and how they are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pairvpr.doctor.check import Check
+from pairvpr.doctor.engines import ENGINE
+from pairvpr.doctor.models import MODEL
+from pairvpr.doctor.parts import REQUIRED
+
+
+def healthy(checks: Sequence[Check]) -> bool:
+    """Whether places can be recognised here: nothing is broken, and no part that this needs is missing."""
+    needed = {ENGINE, MODEL, *REQUIRED}
+    return not any(check.state == "broken" or (check.state == "missing" and check.name in needed) for check in checks)
+
+
+def format_report(checks: Sequence[Check]) -> str:
+    """The checks as an aligned page: state, name and detail, with the remedy below."""
+    width = max((len(check.name) for check in checks), default=0)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.state:<8} {check.name:<{width}}  {check.detail}")
+        if check.remedy is not None:
+            lines.append(f"{'':<8} {'':<{width}}  -> {check.remedy}")
+    counts = {state: sum(check.state == state for check in checks) for state in ("missing", "broken")}
+    if not healthy(checks):
+        verdict = "Recognition does not work here, or a part of it does not: see above."
+    elif counts["missing"]:
+        verdict = "Recognition works here. What is missing is optional."
+    else:
+        verdict = "Everything works here."
+    return "\n".join([*lines, "", verdict])
