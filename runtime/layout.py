@@ -91,11 +91,11 @@ def _positions(records: Sequence[Record]) -> npt.NDArray[np.float64] | None:
     """Metres (n, 3), None where a picture has no place, or places are in several frames of reference."""
     poses = [record.pose for record in records if record.pose is not None]
     if len(poses) == len(records) and len({pose.frame for pose in poses}) == 1:
-        return np.array([(pose.x, pose.y, pose.z) for pose in poses])
+        return np.array([(pose.x, pose.y, pose.z) for pose in poses], np.float64)
     gps = [record.gps for record in records if record.gps is not None]
     if not records or len(gps) != len(records):
         return None
-    degrees = np.array([(each.longitude, each.latitude) for each in gps])
+    degrees = np.array([(each.longitude, each.latitude) for each in gps], np.float64)
     degrees -= degrees[0]
     degrees[:, 0] = (degrees[:, 0] + 180) % 360 - 180
     degrees[:, 0] *= math.cos(math.radians(gps[0].latitude))  # a map is small enough to be flat

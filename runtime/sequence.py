@@ -60,8 +60,8 @@ class SequenceFilter:
         self.layout = Layout.of(records) if layout is None else layout
         self.records = records
         self._rows = {record.name: row for row, record in enumerate(records)}
-        self._belief = np.full(len(records), 0.5 / len(records))
-        self._off = 0.5
+        self._belief = np.full(len(records), 1 / len(records))
+        self._on = 0.5
         self._timestamp: float | None = None
         self._where: Pose | Gps | None = None
         self._begun = False
@@ -71,9 +71,8 @@ class SequenceFilter:
         other = SequenceFilter(records)
         kept = np.array([self._rows.get(record.name, -1) for record in records])
         belief = np.where(kept < 0, 0.0, self._belief[kept])
-        left = 1 - self._off - belief.sum()
-        other._belief = belief + left / len(records)
-        other._off = self._off
+        other._belief = belief + (1 - belief.sum()) / len(records)
+        other._on = self._on
         other._timestamp, other._where, other._begun = self._timestamp, self._where, self._begun
         return other
 
@@ -110,37 +109,36 @@ class SequenceFilter:
         return 0.0, FASTER * layout.spacing * passed / layout.seconds, layout.spacing
 
     def _move(self, least: float, most: float, blur: float) -> None:
-        """Prediction: along the map as far as the step goes, and now and then away, back, or elsewhere."""
+        """Prediction: along the map as far as the step goes, and now and then away, back, or elsewhere in it."""
         layout, count = self.layout, len(self._belief)
-        on = float(self._belief.sum())
         if most > layout.reach:  # unseen for longer than neighbours reach
-            moved = np.full(count, on / count)
+            moved, stayed = np.full(count, 1 / count), 1.0
         else:
             weights = _kernel(layout.distances, least, most, blur)
             whole = weights.sum(axis=1)
             shares = np.divide(self._belief, whole, out=np.zeros(count), where=whole > 0)
             moved = (weights * shares[layout.neighbours]).sum(axis=1)
-            stay = on - float(self._belief[whole == 0].sum())  # the rest went where no picture is
-            moved *= stay / max(float(moved.sum()), 1e-300)
-        lost = on - float(moved.sum())
-        inside = (1 - CHANGE) * moved + CHANGE * float(moved.sum()) / count
-        self._belief = (1 - CHANGE) * inside + CHANGE * self._off / count
-        self._off = (1 - CHANGE) * self._off + CHANGE * float(inside.sum()) + lost
+            stayed = float(self._belief[whole > 0].sum())  # the rest went where no picture is
+        whole_moved = float(moved.sum())
+        moved = moved / whole_moved if whole_moved > 0 else np.full(count, 1 / count)
+        self._belief = (1 - CHANGE) * moved + CHANGE / count
+        self._on = (1 - CHANGE) * self._on * stayed + CHANGE * (1 - self._on)
 
     def _see(self, evidence: Evidence, answer: Recognition) -> None:
         """Correction by what the answer says of each picture."""
         ratios = np.full(len(self._belief), evidence.elsewhere)
         ratios[[self._rows[match.name] for match in answer.matches]] = evidence.ratios
         belief = self._belief * ratios
-        whole = float(belief.sum()) + self._off
-        self._belief, self._off = belief / whole, self._off / whole
+        whole = float(belief.sum())
+        self._belief = belief / whole
+        self._on = self._on * whole / (self._on * whole + 1 - self._on)
 
     def _filtered(self) -> Filtered:
         row = int(np.argmax(self._belief))
         layout, record = self.layout, self.records[row]
         beside = layout.distances[row] <= BESIDE * layout.spacing
-        probability = float(self._belief[layout.neighbours[row][beside]].sum())
-        return Filtered(record.name, min(probability, 1.0), min(self._off, 1.0), record.pose or record.gps)
+        there = float(self._belief[layout.neighbours[row][beside]].sum())
+        return Filtered(record.name, self._on * min(there, 1.0), 1 - self._on, record.pose or record.gps)
 
 
 class Follower:
