@@ -14,7 +14,7 @@ FOUND = 0.8
 BLIND = 0.05
 """Chance that a pair score says nothing (another driver in the way, glare): no ratio falls below it."""
 MOST = 100.0
-"""No pair score counts for more: a single picture must not decide where the robot is."""
+"""The best pair score counts for no more, and the others are lowered with it: one picture must not decide."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class Evidence:
         if not scores:
             return Evidence(np.ones(0), 1.0)
         known = np.array([math.nan if score is None else score for score in scores])
-        ratios = BLIND + (1 - BLIND) * np.exp(np.minimum(known / 2, math.log(MOST)))
-        ratios[np.isnan(known)] = 1.0
+        logs = known / 2
+        compared = ~np.isnan(known)
+        best = float(logs[compared].max(initial=-math.inf))
+        logs -= max(0.0, best - math.log(MOST))  # all of them: cut off, the best would be level
+        ratios = np.where(compared, BLIND + (1 - BLIND) * np.exp(logs), 1.0)
         retrieved = (1 - FOUND) + FOUND * count / len(known)
         return Evidence(retrieved * ratios, 1 - FOUND if len(known) < count else 1.0)

@@ -8,11 +8,15 @@ import pytest
 from pairvpr.runtime.evidence import BLIND, FOUND, MOST, Evidence
 
 
-def test_a_ratio_is_the_mean_logit_between_bounds() -> None:
-    evidence = Evidence.of([2.0, 0.0, -100.0, 100.0, None], 5)
-    mean = [BLIND + (1 - BLIND) * ratio for ratio in (np.e, 1.0, 0.0, MOST)]
-    assert evidence.ratios == pytest.approx([*mean, 1.0])
+def test_a_ratio_is_the_mean_logit_and_never_nothing() -> None:
+    evidence = Evidence.of([2.0, 0.0, -100.0, None], 4)
+    assert evidence.ratios == pytest.approx([*(BLIND + (1 - BLIND) * ratio for ratio in (np.e, 1.0, 0.0)), 1.0])
     assert evidence.elsewhere == 1.0  # there is no other picture
+
+
+def test_the_best_is_bounded_and_stays_the_best() -> None:
+    ratios = Evidence.of([50.0, 48.0, 10.0], 3).ratios
+    assert ratios == pytest.approx([BLIND + (1 - BLIND) * ratio for ratio in (MOST, MOST / np.e, 0.0)], abs=1e-6)
 
 
 def test_being_a_candidate_counts_by_how_few_are() -> None:
