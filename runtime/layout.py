@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -48,11 +49,11 @@ class Layout:
     def of(records: Sequence[Record]) -> Layout:
         """That of a map's records: by their places if all have one, in one frame of reference; else by their order.
 
-        A drive is what came from one source, in the order in which it was added.
+        A drive is what came from one source, of a folder one subfolder, in the order in which it was added.
         """
-        drives: dict[str, list[int]] = {}
+        drives: dict[tuple[str, str], list[int]] = {}
         for row, record in enumerate(records):
-            drives.setdefault(record.source, []).append(row)
+            drives.setdefault((record.source, posixpath.dirname(record.name)), []).append(row)
         order = list(drives.values())
         stamps = [[records[row].timestamp for row in rows] for rows in order]
         steps = [b - a for drive in stamps for a, b in pairwise(drive) if a is not None and b is not None]

@@ -183,9 +183,10 @@ class _Answers:
         self.filtered: list[int] = []
         self.off_map: list[float] = []
 
-    def in_order(self) -> npt.NDArray[np.int64]:
+    def in_order(self) -> list[int]:
         """The map's rows in the order of the benchmark's database."""
-        return np.argsort(self._of_row)
+        rows: list[int] = np.argsort(self._of_row).tolist()
+        return rows
 
     def add(self, answer: Recognition, similarities: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> None:
         """Take an answer, and the search it came from as deep as it went."""

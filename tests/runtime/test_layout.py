@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -31,9 +32,14 @@ def test_without_places_the_order_counts_and_drives_do_not_touch() -> None:
     assert all(row % 2 for row in near(layout, 31))
 
 
+def test_subfolders_are_drives() -> None:
+    records = [dataclasses.replace(record(row), name=f"{'ab'[row // 5]}/{row}.png") for row in range(10)]
+    assert set(near(Layout.of(records), 4)) == set(range(5))
+
+
 @pytest.mark.parametrize("count", [1, 2, 400])
 def test_poses_against_every_pair(count: int) -> None:
-    places = np.cumsum(np.random.default_rng(0).normal(0, 2, (count, 3)), axis=0) + (5e5, 6e6, 30)
+    places = np.array([5e5, 6e6, 30]) + np.cumsum(np.random.default_rng(0).normal(0, 2, (count, 3)), axis=0)
     poses = [Pose(x, y, z) for x, y, z in places.tolist()]
     layout = Layout.of([record(row, pose=pose) for row, pose in enumerate(poses)])
     assert layout.metric

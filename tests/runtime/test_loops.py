@@ -120,7 +120,10 @@ def test_a_selection_comes_before(tmp_path: Path) -> None:
     found = [(edge["from"], edge["to"]) for edge in edges(result)]
     assert found[-1] == (name(4), name(0))
     assert name(1) not in {end for edge in found for end in edge}
-    assert f"4 pictures added, {len(found)} loops closed, 0 already there, 0 could not be read, 1 left out" in result.stderr
+    assert (
+        f"4 pictures added, {len(found)} loops closed, 0 already there, 0 could not be read, 1 left out"
+        in result.stderr
+    )
 
 
 def test_pictures_without_a_time_stamp_are_refused_before_anything_is_written(tmp_path: Path) -> None:

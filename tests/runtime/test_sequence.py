@@ -37,7 +37,7 @@ def drive(count: int, seconds: float | None = None, metres: float | None = None)
 
 def answer(count: int, scores: dict[int, float], timestamp: float | None = None) -> Recognition:
     """An answer with all pictures compared; those not named score as wrong ones do."""
-    every = sorted(({row: WRONG for row in range(count)} | scores).items(), key=lambda item: -item[1])
+    every = sorted((dict.fromkeys(range(count), WRONG) | scores).items(), key=lambda item: -item[1])
     return Recognition("q", timestamp, tuple(Match(f"p{row}", score, 0.5, "full") for row, score in every))
 
 
