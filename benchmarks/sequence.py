@@ -6,7 +6,8 @@
 Streets follow each other, three places in each, and each place is asked for with the worst picture there is of it. From
 the answers: Recall@1 with and without the filter; how soon it knows that it is off the map, on the same drive with a
 stretch whose right candidates are taken away; and the logarithm of the likelihood ratio of a pair score, fitted
-(logistic regression) and counted. The gain on real traverses is measured by `pairvpr eval --sequence`.
+(logistic regression) and counted; then what a step costs in maps of many pictures. The gain on real traverses is
+measured by `pairvpr eval --sequence`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ import numpy.typing as npt
 from pairvpr.data.town.dataset import APART
 from pairvpr.evaluation import Evaluation, evaluate, load_folders
 from pairvpr.evaluation.benchmark import Benchmark
-from pairvpr.runtime import Match, Recognition, SequenceFilter, load_model
+from pairvpr.runtime import Match, Pose, Recognition, SequenceFilter, load_model
 from pairvpr.runtime.layout import Layout
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.poses import utm_pose
@@ -64,6 +66,7 @@ def main() -> None:
         "recall_at_1": {"single": alone, "sequence": there},
         "off_map": {"away": [AWAY.start, AWAY.stop], "probability": [round(each, 3) for each in off_map]},
         **likelihood(found.scores[:, : args.top_k], right),
+        "latency": latency(),
     }
     print(json.dumps(results, indent=1))
 
@@ -135,6 +138,25 @@ def likelihood(scores: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) ->
         "right_among_candidates": float(right.any(axis=1).mean()),
         "log_ratio": {"slope": round(line[0], 3), "bias": round(line[1] - odds, 3), "bins": bins},
     }
+
+
+def latency() -> list[dict[str, float]]:
+    """Seconds to begin and milliseconds for a picture, 100 candidates each, in maps with a place every metre."""
+    measured = []
+    for count in (200, 2_000, 20_000):
+        poses = [Pose(row % 1000, row // 1000 * 50.0, 0.0) for row in range(count)]
+        records = [Record(row + 1, f"{row}", "", None, pose, None, 1, row, 0, 0) for row, pose in enumerate(poses)]
+        start = time.perf_counter()
+        sequence = SequenceFilter(records)
+        began = time.perf_counter() - start
+        spent = []
+        for number in range(20):
+            answer = Recognition("", matches=tuple(Match(f"{number + i}", -i / 10, 0.0, "full") for i in range(100)))
+            start = time.perf_counter()
+            sequence(answer)
+            spent.append(1e3 * (time.perf_counter() - start))
+        measured.append({"pictures": count, "begin_s": round(began, 3), "step_ms": round(float(np.median(spent)), 2)})
+    return measured
 
 
 if __name__ == "__main__":
