@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -67,6 +68,8 @@ def map_loops(
 
     A picture is looked for among all that were added before, except in the last seconds, and then added.
     """
+    if not math.isfinite(exclude):
+        raise click.UsageError(f"--exclude {exclude}: give a number of seconds")
     from pairvpr.runtime.loops import LoopCloser, Threshold
     from pairvpr.runtime.map_builder import add_pictures
     from pairvpr.runtime.selection import Selection

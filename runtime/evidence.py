@@ -24,9 +24,9 @@ class Evidence:
     ratios: (k,) for the answer's candidates. elsewhere: for every other picture of the map.
 
     The pair classifier learns to tell pairs of one place from others, shown as many of either, so its logit is the log
-    of the ratio of their likelihoods; the mean of both orders, half of the pair score, is the better estimate. Measured
-    on 2,800 pairs of an unseen town, the logarithm of the ratio is best fitted by 0.55 score - 0.12, and levels off
-    below scores of -6 at a ratio of 0.065. Weights that were trained otherwise have other scores.
+    of the ratio of their likelihoods; the mean of both orders, half of the pair score, is the better estimate. In an
+    unseen town that is what is measured, and below scores of -6 the ratio levels off (benchmarks/results). Weights that
+    were trained otherwise have other scores.
     """
 
     ratios: npt.NDArray[np.float64]

@@ -4,7 +4,7 @@
     with LoopCloser(model, Threshold(4.0), report=print) as closer:
         add_pictures("drive.bag", "map/", model, create=True, witness=closer)
 
-or, with pictures of one's own, `closer(writer, name, timestamp, features)` before each `writer.add`.
+or, with pictures of one's own, `closer(writer, name, source, timestamp, features)` before each `writer.add`.
 """
 
 from __future__ import annotations
@@ -169,11 +169,14 @@ class LoopCloser:
             )
         return timestamp
 
-    def __call__(self, writer: MapWriter, name: str, timestamp: float | None, features: Features) -> Closure | None:
+    def __call__(
+        self, writer: MapWriter, name: str, source: str, timestamp: float | None, features: Features
+    ) -> Closure | None:
         """The loop that a picture closes, None for none; before the picture is added, and whether or not it will be.
 
-        timestamp: seconds, on one clock for all pictures. features: of this one picture. Raises SourceError without a
-        time stamp, MapError where the map cannot be written or read.
+        timestamp: seconds, on one clock for all pictures of the source; what an earlier run added of it may be recent
+        too. features: of this one picture. Raises SourceError without a time stamp, MapError where the map cannot be
+        written or read.
         """
         timestamp = self.check(name, timestamp)
         while self._recent and abs(timestamp - self._recent[0][0]) > self.exclude:
@@ -181,7 +184,7 @@ class LoopCloser:
         if self._waiting is not None and abs(timestamp - self._waiting) > self.exclude:
             writer.commit()
             self._waiting = None
-        known = self._look(writer.path)
+        known = self._look(writer.path, source, timestamp)
         closure = self._closure(known, name, timestamp, features)
         self._recent.append((timestamp, name))
         if self._waiting is None:
@@ -203,16 +206,21 @@ class LoopCloser:
     ) -> None:
         self.close()
 
-    def _look(self, path: Path) -> _Known:
+    def _look(self, path: Path, source: str, timestamp: float) -> _Known:
         """The map as of its last commit."""
-        if self._known is not None and self._waiting is not None:
-            return self._known  # nothing was committed that is not too recent
-        places = Map.open(path) if self._known is None else self._known.places.newer()
-        if places is not None:
-            self.close()
-            self._known = _Known(places, FaissIndex(places.descriptors), Reranker(places, self._model, self._cascade))
-        assert self._known is not None
-        return self._known
+        if self._known is None:
+            places = Map.open(path)
+            before = [(record.timestamp, record.name) for record in places.records if record.source == source]
+            stamped = [(stamp, name) for stamp, name in before if stamp is not None]
+            self._recent.extend(sorted(each for each in stamped if abs(timestamp - each[0]) <= self.exclude))
+            self._known = self._knowing(places)
+        elif self._waiting is None and (newer := self._known.places.newer()) is not None:
+            self._known.places.close()
+            self._known = self._knowing(newer)
+        return self._known  # while something waits, all that was committed is too recent
+
+    def _knowing(self, places: Map) -> _Known:
+        return _Known(places, FaissIndex(places.descriptors), Reranker(places, self._model, self._cascade))
 
     def _closure(self, known: _Known, name: str, timestamp: float, features: Features) -> Closure | None:
         recent = {each for _, each in self._recent}

@@ -35,7 +35,9 @@ class Witness(Protocol):
     def check(self, name: str, timestamp: float | None) -> object:
         """Raise where the picture is none for it, before anything is written."""
 
-    def __call__(self, writer: MapWriter, name: str, timestamp: float | None, features: Features) -> object:
+    def __call__(
+        self, writer: MapWriter, name: str, source: str, timestamp: float | None, features: Features
+    ) -> object:
         """See a picture that is about to be added; features are those of one picture."""
 
 
@@ -107,7 +109,7 @@ def add_pictures(
                         if selection.min_change is not None and not _takes(selection, each, features.descriptors[i]):
                             continue
                         if witness is not None:
-                            witness(writer, each.name, each.place.timestamp, features[i])
+                            witness(writer, each.name, source.origin, each.place.timestamp, features[i])
                         writer.add(
                             name=each.name,
                             source=source.origin,

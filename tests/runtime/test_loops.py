@@ -84,6 +84,8 @@ def test_a_drive_that_comes_back(tmp_path: Path) -> None:
 def test_what_is_too_recent_closes_nothing(tmp_path: Path) -> None:
     source = drive(tmp_path / "cam", *ROUND)
     assert edges(loops(source, "--db", tmp_path / "map", "--threshold", "-1000", "--exclude", "60")) == []
+    refused = loops(source, "--db", tmp_path / "other", "--threshold", "5", "--exclude", "nan")
+    assert (refused.exit_code, "--exclude nan" in refused.stderr) == (2, True)
 
 
 def test_every_answer_is_that_of_the_older_part_alone(tmp_path: Path, model: Model) -> None:
@@ -102,6 +104,16 @@ def test_every_answer_is_that_of_the_older_part_alone(tmp_path: Path, model: Mod
             assert closure.earlier == places.records[int(scores.argmax())].name
             assert closure.score == pytest.approx(float(scores.max()), abs=1e-3)
             assert closure.earlier_timestamp == places.records[int(scores.argmax())].timestamp
+
+
+def test_going_on_after_an_interruption_closes_the_same_loops(tmp_path: Path) -> None:
+    source, options = drive(tmp_path / "cam", 0, 1, 2, 3, 4, visits=True), ("--threshold", "-1000", "--exclude", "25")
+    whole = edges(loops(source, "--db", tmp_path / "whole", *options))
+    begun = edges(loops(source, "--db", tmp_path / "map", *options, "--duration", "25"))
+    assert [(edge["from"], edge["to"]) for edge in begun] == []
+    rest = edges(loops(source, "--db", tmp_path / "map", *options))
+    assert [(edge["from"], edge["to"]) for edge in rest] == [(edge["from"], edge["to"]) for edge in whole]
+    assert [edge["from"] for edge in rest] == [name(3), name(4)]
 
 
 def test_an_earlier_drive_is_there_from_the_start(tmp_path: Path) -> None:
@@ -183,13 +195,13 @@ def test_a_clock_that_jumps_back_is_no_way_around_the_exclusion(tmp_path: Path, 
         LoopCloser(model, Threshold(0.0), 30.0) as closer,
     ):
         for number, stamp in enumerate([100.0, 110.0, 90.0, 95.0]):
-            assert closer(writer, f"{number}", stamp, features) is None
+            assert closer(writer, f"{number}", "here", stamp, features) is None
             writer.add(name=f"{number}", source="here", features=features, timestamp=stamp)
-        closure = closer(writer, "4", 131.0, features)
+        closure = closer(writer, "4", "here", 131.0, features)
         assert closure is not None
         assert closure.earlier in ("0", "2", "3")
         with pytest.raises(SourceError, match="5: has no time stamp"):
-            closer(writer, "5", None, features)
+            closer(writer, "5", "here", None, features)
     with pytest.raises(ValueError, match="exclude 0"):
         LoopCloser(model, Threshold(0.0), 0.0)
 
@@ -204,7 +216,7 @@ def test_what_is_kept_beside_the_map_is_bounded(tmp_path: Path, model: Model) ->
         for number in range(60):
             noise = random.normal(0, 0.1, given.descriptors.shape).astype(np.float32)
             features = Features(given.descriptors + noise, given.tokens)
-            closer(writer, f"{number}", float(number), features)
+            closer(writer, f"{number}", "here", float(number), features)
             writer.add(name=f"{number}", source="here", features=features, timestamp=float(number))
             assert len(closer._recent) <= 6
             assert len(writer._pending) <= 6
