@@ -10,10 +10,11 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import click
 
 from pairvpr.cli_learning import town, train_group
+from pairvpr.cli_loops import map_loops
 from pairvpr.cli_maps import map_group
 from pairvpr.cli_tuning import calibrate, tune
 from pairvpr.errors import CheckpointError
-from pairvpr.runtime.console import Group, Meters, log_to_stderr, say_model
+from pairvpr.runtime.console import Group, Meters, log, log_to_stderr, say_model
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
 @click.option("--checkpoint", help="A checkpoint to measure instead, as `pairvpr export` takes it.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Candidates to re-rank. Default: the model's.")
 @click.option("--exact", is_flag=True, help="Compare every candidate in full, also where a cascade was calibrated.")
+@click.option("--sequence", is_flag=True, help="Filter the answers to queries in order too; with --tolerance.")
 @click.option("--report", type=FOLDER, help="Write page, figures and predictions into this folder.")
 @click.option("--work", type=FOLDER, help="Keep the map here, and go on with it after an interruption.")
 def eval_(
@@ -179,6 +181,7 @@ def eval_(
     checkpoint: str | None,
     top_k: int | None,
     exact: bool,
+    sequence: bool,
     report: Path | None,
     work: Path | None,
 ) -> None:
@@ -188,12 +191,15 @@ def eval_(
         raise click.UsageError("give DATABASE and QUERIES, or --dataset NAME and --root DIR")
     if (dataset is not None and tolerance is not None) or (model is not None and checkpoint is not None):
         raise click.UsageError("--tolerance goes with two folders, and --model and --checkpoint exclude each other")
+    if sequence and tolerance is None:
+        raise click.UsageError("--sequence goes with --tolerance: it needs two traverses, numbered frame by frame")
     from pairvpr.evaluation import (
         check_report_folder,
         evaluate,
         load_dataset,
         load_folders,
         open_model,
+        sequence_warning,
         summary,
         write_report,
     )
@@ -206,8 +212,12 @@ def eval_(
         check_report_folder(report)
     with open_model(model, checkpoint) as opened:
         say_model(opened.bundle)
-        evaluation = evaluate(benchmark, opened, top_k=top_k, exact=exact, work_dir=work, progress=Meters())
+        evaluation = evaluate(
+            benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters()
+        )
     click.echo(summary(evaluation))
+    if (warning := sequence_warning(evaluation)) is not None:
+        log.warning(warning)
     if report is not None:
         click.echo(f"page: {write_report(evaluation, report)}")
 
@@ -249,6 +259,7 @@ def _folder_name(preset: str, checkpoint: str | None) -> str:
     return preset if preset != "custom" or checkpoint is None else Path(checkpoint).stem
 
 
+map_group.add_command(map_loops)
 for command in (map_group, calibrate, tune, train_group, town):
     main.add_command(command)
 

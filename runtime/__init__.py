@@ -9,22 +9,36 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pairvpr.runtime.answer import Match, Recognition
+    from pairvpr.runtime.answer import Filtered, Match, Recognition
     from pairvpr.runtime.features import Features
     from pairvpr.runtime.model import Model, load_model
     from pairvpr.runtime.poses import Gps, Pose
     from pairvpr.runtime.recognizer import PlaceRecognizer
+    from pairvpr.runtime.sequence import SequenceFilter
 
-__all__ = ["Features", "Gps", "Match", "Model", "PlaceRecognizer", "Pose", "Recognition", "load_model"]
+__all__ = [
+    "Features",
+    "Filtered",
+    "Gps",
+    "Match",
+    "Model",
+    "PlaceRecognizer",
+    "Pose",
+    "Recognition",
+    "SequenceFilter",
+    "load_model",
+]
 
 _MODULES = {
     "Features": "features",
+    "Filtered": "answer",
     "Gps": "poses",
     "Match": "answer",
     "Model": "model",
     "PlaceRecognizer": "recognizer",
     "Pose": "poses",
     "Recognition": "answer",
+    "SequenceFilter": "sequence",
     "load_model": "model",
 }
 

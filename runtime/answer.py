@@ -41,6 +41,29 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Filtered:
+    """Where the robot is after all pictures so far, see `pairvpr.runtime.sequence`.
+
+    name: the likeliest database picture. probability: of being there or beside it. off_map: of being nowhere in the
+    map. pose: that of the picture.
+    """
+
+    name: str
+    probability: float
+    off_map: float
+    pose: Pose | Gps | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The place as it stands in JSONL output."""
+        return {
+            "name": self.name,
+            "probability": round(self.probability, 6),
+            "off_map": round(self.off_map, 6),
+            "pose": None if self.pose is None else self.pose.as_json(),
+        }
+
+
+@dataclass(frozen=True)
 class Recognition:
     """The answer for one query picture.
 
@@ -52,6 +75,8 @@ class Recognition:
     was asked to, which it is not where the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
     error: why the picture could not be read, None where it could.
+    sequence: where the robot is after this and all earlier pictures, None without a `SequenceFilter`; the rest is of
+    this picture alone.
     """
 
     query: str
@@ -64,6 +89,7 @@ class Recognition:
     complete: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    sequence: Filtered | None = None
 
     @property
     def best(self) -> Match:
@@ -73,21 +99,21 @@ class Recognition:
         return self.matches[0]
 
     def to_json(self, matches: int = 10) -> str:
-        """One line of JSON, format 1, with the first `matches` matches."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "query": self.query,
-                "timestamp": self.timestamp,
-                "best": self.matches[0].as_json() if self.matches else None,
-                "matches": [match.as_json() for match in self.matches[:matches]],
-                "accepted": self.accepted,
-                "confidence": None if self.confidence is None else round(self.confidence, 6),
-                "reason": self.reason,
-                "compared": self.compared,
-                "complete": self.complete,
-                "timings": {step: round(value, 2) for step, value in self.timings.items()},
-                "error": self.error,
-            },
-            ensure_ascii=False,
-        )
+        """One line of JSON, format 1, with the first `matches` matches; `sequence` where a filter gave one."""
+        content = {
+            "format": FORMAT,
+            "query": self.query,
+            "timestamp": self.timestamp,
+            "best": self.matches[0].as_json() if self.matches else None,
+            "matches": [match.as_json() for match in self.matches[:matches]],
+            "accepted": self.accepted,
+            "confidence": None if self.confidence is None else round(self.confidence, 6),
+            "reason": self.reason,
+            "compared": self.compared,
+            "complete": self.complete,
+            "timings": {step: round(value, 2) for step, value in self.timings.items()},
+            "error": self.error,
+        }
+        if self.sequence is not None:
+            content["sequence"] = self.sequence.as_json()
+        return json.dumps(content, ensure_ascii=False)

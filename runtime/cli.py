@@ -18,6 +18,7 @@ from pairvpr.runtime.console import Command, log, log_to_stderr, release_log, sa
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
+    from pairvpr.runtime.poses import Gps, Pose
     from pairvpr.runtime.recognizer import PlaceRecognizer
     from pairvpr.runtime.sources import SourceOptions
 
@@ -56,6 +57,9 @@ OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budge
     help="Compare every candidate in full, or drop those without prospects. Default: as tuned, or what was calibrated.",
 )
 @click.option("--budget-ms", type=float, help="Milliseconds for an answer; what does not fit in is not compared.")
+@click.option(
+    "--sequence", is_flag=True, help="Also say where the robot is after all pictures so far; see README, Sequences."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: as tuned, or by the memory.")
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
@@ -74,6 +78,7 @@ def main(
     no_rerank: bool,
     exact: bool | None,
     budget_ms: float | None,
+    sequence: bool,
     batch_size: int | None,
     matches: int,
     style: str,
@@ -90,6 +95,8 @@ def main(
         raise click.UsageError("--allow-remote goes with --serve")
     if serve is not None:
         _refuse_with_serve()
+    if sequence and no_rerank:
+        raise click.UsageError("--sequence goes by pair scores, which --no-rerank leaves out")
     log_to_stderr()
     opened = partial(
         PlaceRecognizer.open,
@@ -104,7 +111,7 @@ def main(
         exact=exact,
     )
     if query is not None:
-        _answer(query, options, opened, matches, style, out, report)
+        _answer(query, options, opened, sequence, matches, style, out, report)
     elif serve is not None:
         _serve(serve, allow_remote, opened, matches)
 
@@ -113,6 +120,7 @@ def _answer(
     query: str,
     options: SourceOptions,
     opened: Callable[[], PlaceRecognizer],
+    sequence: bool,
     matches: int,
     style: str,
     out: Path | None,
@@ -120,6 +128,7 @@ def _answer(
 ) -> None:
     """An answer for each picture of a source."""
     from pairvpr.runtime.refresher import Refresher
+    from pairvpr.runtime.sequence import Follower
     from pairvpr.runtime.sources import open_source
     from pairvpr.viewing.run_page import reporting
 
@@ -132,6 +141,7 @@ def _answer(
         say_model(recognizer.model.bundle)
         unread = total = 0
         refresh = Refresher(recognizer)
+        follow = Follower(recognizer) if sequence else None
         try:
             for frame in source:
                 if source.live:
@@ -139,6 +149,8 @@ def _answer(
                 total += 1
                 unread += frame.picture is None
                 answer = recognizer.recognize_frame(frame)
+                if follow is not None:
+                    answer = follow(answer, frame)
                 release_log()
                 line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
                 click.echo(line, file=stream)
@@ -182,14 +194,20 @@ def as_text(answer: Recognition, matches: int) -> str:
     for match in answer.matches[:matches]:
         kind = "predicted score" if match.stage == "prefix" else "score"
         score = "not compared" if match.score is None else f"{kind} {match.score:+.3f}"
-        place = "" if match.pose is None else f"  at {match.pose}"
-        lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{place}")
+        lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{_at(match.pose)}")
     head = f"{answer.query} -> {lines[0]}"
     compared = f"{answer.compared} compared" if answer.complete else f"only {answer.compared} compared"
     tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
     if answer.confidence is not None:
         tail = f"  {answer.reason}, confidence {answer.confidence:.3f}{tail}"
+    if (place := answer.sequence) is not None:
+        sure = f"probability {place.probability:.3f}, off the map {place.off_map:.3f}"
+        tail = f"  sequence: {place.name}  {sure}{_at(place.pose)}\n{tail}"
     return "\n".join([head, *("    " + line for line in lines[1:]), tail])
+
+
+def _at(pose: Pose | Gps | None) -> str:
+    return "" if pose is None else f"  at {pose}"
 
 
 def _opened(out: Path | None) -> nullcontext[IO[str]] | IO[str]:

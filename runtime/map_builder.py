@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from pairvpr.errors import MapError, SourceError
+from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.pictures import resize
@@ -25,6 +27,18 @@ ENCODE_BATCH = 8
 """Pictures per encoder pass: enough to fill a device, few enough that a break costs little."""
 
 Progress = Callable[[int, "int | None"], None]
+
+
+class Witness(Protocol):
+    """Sees pictures before they are added."""
+
+    def check(self, name: str, timestamp: float | None) -> object:
+        """Raise where the picture is none for it, before anything is written."""
+
+    def __call__(
+        self, writer: MapWriter, name: str, source: str, timestamp: float | None, features: Features
+    ) -> object:
+        """See a picture that is about to be added; features are those of one picture."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ def add_pictures(
     token_type: str | None = None,
     keep_tokens: float | None = None,
     progress: Progress | None = None,
+    witness: Witness | None = None,
 ) -> BuildReport:
     """Add every picture of the source `images` to the map `db`; those it already holds from there are left out.
 
@@ -62,7 +77,8 @@ def add_pictures(
     selection: chooses among the pictures, in their order; None takes all. strict: a picture that cannot be read is an
     error, not a skipped one. create: make the map where there is none. token_type, keep_tokens: how a new map stores
     tokens (see `token_settings`); those of an existing one must be the same. progress: told pictures done and to do
-    (None: not known). Raises MapError or SourceError; what was committed before stays.
+    (None: not known). witness: sees each picture at once, not when a batch is full. Raises MapError or SourceError, and
+    what the witness raises; what was committed before stays.
     """
     selection = selection or Selection()
     with ExitStack() as stack:
@@ -78,8 +94,11 @@ def add_pictures(
         added = with_place = done = 0
         skipped: list[str] = []
         try:
-            for batch in _batches(source.frames(held.lacks)):
+            for batch in _batches(source.frames(held.lacks), ENCODE_BATCH if witness is None else 1):
                 read = list(_read(batch, source, held, model, finder, strict, skipped))
+                if witness is not None:
+                    for each in read:
+                        witness.check(each.name, each.place.timestamp)
                 if selection.min_change is None:  # what is not taken need not be encoded
                     read = [each for each in read if _takes(selection, each, None)]
                 if read:
@@ -89,6 +108,8 @@ def add_pictures(
                     for i, each in enumerate(read):
                         if selection.min_change is not None and not _takes(selection, each, features.descriptors[i]):
                             continue
+                        if witness is not None:
+                            witness(writer, each.name, source.origin, each.place.timestamp, features[i])
                         writer.add(
                             name=each.name,
                             source=source.origin,
@@ -223,8 +244,8 @@ def open_writer(
     )
 
 
-def _batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
-    while batch := list(islice(frames, ENCODE_BATCH)):
+def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
+    while batch := list(islice(frames, size)):
         yield batch
 
 

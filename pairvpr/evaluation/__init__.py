@@ -3,7 +3,7 @@
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.datasets import DATASETS, load_dataset
 from pairvpr.evaluation.folders import load_folders
-from pairvpr.evaluation.report import check_report_folder, summary, write_report
+from pairvpr.evaluation.report import check_report_folder, sequence_warning, summary, write_report
 from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.evaluation.run import evaluate, open_model
 
@@ -17,6 +17,7 @@ __all__ = [
     "load_dataset",
     "load_folders",
     "open_model",
+    "sequence_warning",
     "summary",
     "write_report",
 ]

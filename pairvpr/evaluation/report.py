@@ -69,6 +69,7 @@ def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
         "cascade": None if evaluation.cascade is None else evaluation.cascade.figures(),
         "recall": {"descriptor": _by_n(figures.recall_before), "re_ranked": _by_n(figures.recall_after)},
         "precision_recall": {"similarity": _curve(figures.by_similarity), "score": _curve(figures.by_score)},
+        "sequence": None if figures.sequence is None else dataclasses.asdict(figures.sequence),
         "milliseconds": {each.step: {"median": each.median, "p95": each.p95} for each in figures.latency},
         "map": {
             "bytes_per_picture": evaluation.bytes_per_picture,
@@ -96,11 +97,30 @@ def summary(evaluation: Evaluation) -> str:
             f"{title} as confidence: average precision {curve.average_precision:.1%}, "
             f"recall at 100 % precision {curve.recall_at_full_precision:.1%}"
         )
+    if (found := figures.sequence) is not None:
+        step = next(each for each in figures.latency if each.step == "sequence")
+        lines.append(
+            f"sequence: Recall@1 {100 * found.recall:.1f} %, {found.gained} queries right only with the filter and "
+            f"{found.lost} only without; off the map {found.off_map:.0%} on average; the filter takes "
+            f"{step.median:.2f} ms a query"
+        )
     lines.append(
         f"a query takes {total.median:.0f} ms, 95 % of them at most {total.p95:.0f} ms; "
         f"the map {evaluation.bytes_per_picture / 1e3:.0f} kB a picture"
     )
     return "\n".join(lines)
+
+
+def sequence_warning(evaluation: Evaluation) -> str | None:
+    """What to say where the filter does harm; None where it does none, or was not asked for."""
+    figures = evaluation.figures()
+    alone, found = figures.recall_after[1], figures.sequence
+    if found is None or found.recall >= alone:
+        return None
+    return (
+        f"single pictures do better here: Recall@1 {100 * alone:.1f} % without the sequence filter, "
+        f"{100 * found.recall:.1f} % with it; leave --sequence out for pictures like these"
+    )
 
 
 def _by_n(recall: Mapping[int, float]) -> dict[str, float]:

@@ -34,12 +34,26 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class SequenceFigures:
+    """What a filter over the queries in their order makes of them, beside the re-ranked answers one by one.
+
+    recall: the share whose filtered picture is right. gained, lost: queries that are right only with it, only without.
+    off_map: the mean probability of being nowhere in the map.
+    """
+
+    recall: float
+    gained: int
+    lost: int
+    off_map: float
+
+
+@dataclass(frozen=True)
 class Figures:
     """Shares and curves of an evaluation, before and after re-ranking.
 
     recall_before, recall_after: Recall@N by N. by_similarity, by_score: precision and recall of the first match
     by descriptor, with its similarity as confidence, and of the first re-ranked one, with its pair score.
-    without_answer: queries that have no right answer in the database.
+    without_answer: queries that have no right answer in the database. sequence: None where no filter was asked.
     """
 
     recall_before: Mapping[int, float]
@@ -48,6 +62,7 @@ class Figures:
     by_score: PrecisionRecall
     latency: tuple[Latency, ...]
     without_answer: int
+    sequence: SequenceFigures | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,8 @@ class Evaluation:
     NaN where a pair was not compared in full. timings: milliseconds (m,) by step.
     cascade: what dropped candidates; None in an exact evaluation.
     built: pictures encoded for the map in this run, in build_seconds; the others were there from an earlier one.
+    filtered, off_map: (m,) the database index that a `SequenceFilter` gives, and its probability of being off the map;
+    None where it was not asked for. Its time is the step "sequence", which is not in the total.
     """
 
     benchmark: Benchmark
@@ -73,6 +90,8 @@ class Evaluation:
     build_seconds: float
     bytes_per_picture: float
     cascade: Cascade | None = None
+    filtered: Indices | None = None
+    off_map: npt.NDArray[np.float64] | None = None
 
     def ranks(self) -> tuple[Indices, Indices]:
         """Ranks (m,), from 0, of the first right answer before and after re-ranking; depth where there is none."""
@@ -94,4 +113,16 @@ class Evaluation:
                 for step, spent in self.timings.items()
             ),
             without_answer=len(before) - answerable,
+            sequence=self._sequence(after == 0),
+        )
+
+    def _sequence(self, alone: npt.NDArray[np.bool_]) -> SequenceFigures | None:
+        if self.filtered is None or self.off_map is None:
+            return None
+        right = first_right(self.filtered[:, None], self.benchmark.positives) == 0
+        return SequenceFigures(
+            recall=float(right.mean()),
+            gained=int((right & ~alone).sum()),
+            lost=int((alone & ~right).sum()),
+            off_map=float(self.off_map.mean()),
         )

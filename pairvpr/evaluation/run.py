@@ -18,11 +18,13 @@ from pairvpr.evaluation.recall import RECALL_AT
 from pairvpr.evaluation.results import Evaluation, ModelInfo
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.layout import Layout
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.map_builder import ENCODE_BATCH, open_writer
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
+from pairvpr.runtime.sequence import SequenceFilter
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done and of how many."""
@@ -64,6 +66,7 @@ def evaluate(
     *,
     top_k: int | None = None,
     exact: bool = False,
+    sequence: bool = False,
     progress: Progress = quiet,
     work_dir: str | Path | None = None,
 ) -> Evaluation:
@@ -71,6 +74,7 @@ def evaluate(
 
     top_k: candidates to re-rank; None takes the model's default or the whole database, whichever is less.
     exact: compare all of them in full; else the model's cascade drops some, where it was calibrated.
+    sequence: also filter the answers, for a benchmark whose two sides are traverses in order.
     work_dir: keeps the map, and goes on with one that an interrupted run left; None uses a temporary folder, which
     must have room for the map (see TMPDIR).
 
@@ -95,8 +99,12 @@ def evaluate(
         answers = _Answers(benchmark, places, index.depth)
         cascade = None if exact else Cascade.of(model.bundle)
         recognizer = PlaceRecognizer(places, model, index, k, cascade=cascade)
+        follow = SequenceFilter(places.records, Layout.along([answers.in_order()], count)) if sequence else None
         for number, (_, file) in enumerate(benchmark.queries, 1):
-            answers.add(recognizer.recognize(file), *index.last)
+            answer = recognizer.recognize(file)
+            answers.add(answer, *index.last)
+            if follow is not None:
+                answers.follow(follow, answer)
             progress("recognising", number, len(benchmark.queries))
         info = model.bundle.info
         return Evaluation(
@@ -112,6 +120,8 @@ def evaluate(
             build_seconds=seconds,
             bytes_per_picture=places.info().bytes_per_picture,
             cascade=cascade,
+            filtered=np.array(answers.filtered) if sequence else None,
+            off_map=np.array(answers.off_map) if sequence else None,
         )
 
 
@@ -170,6 +180,13 @@ class _Answers:
         self.similarities: list[npt.NDArray[np.float32]] = []
         self.scores: list[npt.NDArray[np.float32]] = []
         self.timings: dict[str, list[float]] = {}
+        self.filtered: list[int] = []
+        self.off_map: list[float] = []
+
+    def in_order(self) -> list[int]:
+        """The map's rows in the order of the benchmark's database."""
+        rows: list[int] = np.argsort(self._of_row).tolist()
+        return rows
 
     def add(self, answer: Recognition, similarities: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> None:
         """Take an answer, and the search it came from as deep as it went."""
@@ -186,3 +203,12 @@ class _Answers:
         self.scores.append(scores)
         for step, spent in answer.timings.items():
             self.timings.setdefault(step, []).append(spent)
+
+    def follow(self, sequence: SequenceFilter, answer: Recognition) -> None:
+        """Take what a filter makes of the answer that was added last."""
+        start = time.perf_counter()
+        place = sequence(answer).sequence
+        self.timings.setdefault("sequence", []).append(1e3 * (time.perf_counter() - start))
+        assert place is not None  # the answer has a picture
+        self.filtered.append(self._index_of[place.name])
+        self.off_map.append(place.off_map)

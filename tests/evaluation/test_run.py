@@ -16,7 +16,7 @@ from PIL import Image
 
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import CheckpointError, MapError, PairVPRError, SourceError
-from pairvpr.evaluation import Evaluation, evaluate, load_folders, open_model, summary, write_report
+from pairvpr.evaluation import Evaluation, evaluate, load_folders, open_model, sequence_warning, summary, write_report
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.predictions import predictions_text
 from pairvpr.evaluation.report import MARKER
@@ -24,6 +24,7 @@ from pairvpr.evaluation.results import ModelInfo
 from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle, Weights
 from pairvpr.runtime.map import Map, MapWriter
+from pairvpr.runtime.map_builder import open_writer
 
 PLACES = 8
 STEPS = ("decode", "preprocess", "encode", "search", "gather", "rerank", "total")
@@ -278,6 +279,43 @@ def test_results_and_summary(crafted, tmp_path):
     lines = summary(crafted).splitlines()
     assert lines[0] == "<b>by hand</b>: 5 queries, 8 database pictures, the best 2 re-ranked"
     assert lines[3].split() == ["descriptor", "40.0"]
+
+
+def test_a_sequence_is_counted_and_its_harm_is_said(crafted, tmp_path):
+    assert sequence_warning(crafted) is None
+    filtered = dataclasses.replace(
+        crafted,
+        filtered=np.array([0, 0, 2, 0, 0]),  # wrong, right, right, right, no right answer
+        off_map=np.linspace(0, 1, 5),
+        timings={**crafted.timings, "sequence": np.full(5, 0.25)},
+    )
+    write_report(filtered, tmp_path)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["sequence"] == {"recall": 0.6, "gained": 2, "lost": 1, "off_map": 0.5}
+    assert "sequence: Recall@1 60.0 %, 2 queries right only with the filter and 1 only without" in summary(filtered)
+    assert "the filter takes 0.25 ms a query" in summary(filtered)
+    assert sequence_warning(filtered) is None
+    worse = dataclasses.replace(filtered, filtered=np.array([0, 1, 1, 0, 0]))
+    assert "Recall@1 40.0 % without the sequence filter, 20.0 % with it" in str(sequence_warning(worse))
+
+
+def test_a_sequence_follows_the_traverse_whatever_the_order_of_the_map(model, tmp_path):
+    for side, visit in (("database", 0), ("queries", 1)):
+        (tmp_path / side).mkdir()
+        for place in range(5):
+            Image.fromarray(draw_scene(place, visit)).resize((160, 120)).save(tmp_path / side / f"{place}.png")
+    benchmark = load_folders(tmp_path / "database", tmp_path / "queries", 0)
+    (tmp_path / "work").mkdir()
+    with open_writer(tmp_path / "work" / "map", model, create=True) as writer:
+        for place in (3, 0):
+            name, path = benchmark.database[place]
+            writer.add(name=name, source=str(path.resolve()), features=model.encode([path]))
+    other = evaluate(benchmark, model, sequence=True, work_dir=tmp_path / "work")
+    fresh = evaluate(benchmark, model, sequence=True)
+    assert other.filtered.tolist() == fresh.filtered.tolist()
+    assert np.allclose(other.off_map, fresh.off_map, atol=1e-3)
+    assert len(fresh.timings["sequence"]) == 5
+    assert evaluate(benchmark, model, top_k=2).filtered is None
 
 
 def test_predictions_are_in_the_known_format(crafted, tmp_path):

@@ -146,6 +146,23 @@ def test_without_reranking(home: Path) -> None:
     assert run(home, str(home / "queries" / "p1.png"), "--no-rerank").stdout.count("not compared") == COUNT
 
 
+def test_a_sequence_says_where_the_robot_is(home: Path) -> None:
+    lines = answers(run(home, str(home / "queries"), "--format", "jsonl", "--sequence"))
+    assert [list(line) for line in lines] == [LINE, [*LINE, "sequence"], [*LINE, "sequence"]]
+    for line in lines[1:]:
+        place = line["sequence"]
+        assert list(place) == ["name", "probability", "off_map", "pose"]
+        assert 0 < place["probability"] < 1 - place["off_map"] + 1e-5
+        assert place["pose"]["x"] == float(place["name"][1])
+    text = run(home, str(home / "queries"), "--sequence")
+    assert len(re.findall(r"\n  sequence: p\d\.png  probability 0\.\d+, off the map 0\.\d+  at ", text.stdout)) == 2
+    assert "sequence: by places, 1.0 m apart" in text.stderr
+
+
+def test_a_sequence_goes_by_pair_scores(home: Path) -> None:
+    assert_one_line(run(home, str(home / "queries"), "--sequence", "--no-rerank"), "--sequence goes by pair scores")
+
+
 def test_options_reach_the_recogniser(home: Path, model: Model) -> None:
     query = str(home / "queries" / "p1.png")
     options = ["--top-k", "2", "--model", str(model.bundle.path), "--device", "cpu", "--precision", "fp16"]
