@@ -13,6 +13,7 @@ from PIL import Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import load_picture, pillow_reads
+from pairvpr.runtime.sources.base import Header
 
 # Where the channels of encodings with a byte per channel lie, in the order red, green, blue; and bytes per pixel.
 _CHANNELS = {
@@ -54,10 +55,10 @@ def picture_of(message: Any) -> Image.Image:
     raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
 
 
-def seconds_of(message: Any, logged: int) -> float:
-    """Unix seconds in a message's header; where nobody set it, when it was logged (nanoseconds)."""
+def header_of(message: Any, logged: int) -> Header:
+    """A message's header; where nobody set its time, with the one when it was logged (nanoseconds)."""
     stamp = message.header.stamp
-    return (stamp.sec * 10**9 + stamp.nanosec or logged) / 1e9
+    return Header(stamp.sec * 10**9 + stamp.nanosec or logged, message.header.frame_id)
 
 
 def pose_of(message: Any) -> list[float]:
