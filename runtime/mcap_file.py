@@ -36,11 +36,11 @@ def mcap_file(path: Path, messages: AnswerMessages) -> Iterator[McapFile]:
         yield file
     except BaseException:
         try:
-            file.close(keep=file.answers > 0)
+            file.close(or_empty=False)
         except PairVPRError as fault:  # the run's own failure is what is reported
             log.warning("%s", fault)
         raise
-    file.close(keep=True)
+    file.close(or_empty=True)
 
 
 class McapFile:
@@ -56,7 +56,7 @@ class McapFile:
             from rosbags.typesys import Stores, get_typestore
         except ImportError as error:
             raise SourceError(f'writing {path} needs rosbags ({error}): pip install "pairvpr[bags]"') from error
-        self.answers = self.accepted = 0
+        self._answers = self._accepted = 0  # written
         self._path = path
         self._messages = messages
         self._store = get_typestore(Stores.ROS2_HUMBLE)  # the oldest in use: its definitions are those of later ones
@@ -78,21 +78,19 @@ class McapFile:
         header = header_of_frame(frame)
         logged = time.time_ns() if frame.header is None and frame.timestamp is None else header.stamp
         messages = list(self._messages(header, answer))
-        self._run(lambda: self._write(messages, logged))
-        self.answers += 1
-        self.accepted += answer.accepted is True
+        self._run(lambda: self._write(messages, logged, answer.accepted is True))
 
-    def close(self, keep: bool) -> None:
-        """Finish the file and give it its name, or leave nothing; SourceError."""
+    def close(self, or_empty: bool) -> None:
+        """Finish the file and give it its name; SourceError. One without answers is left only if `or_empty`."""
         if not self._failed:
-            self._run(self._finish if keep else self._discard)
-            if keep and self.accepted < self.answers:
-                log.info(
-                    "%s: %d of %d answers were accepted; the places of the others stand among the candidates alone",
-                    self._path,
-                    self.accepted,
-                    self.answers,
-                )
+            self._run(lambda: self._finish(or_empty))
+        if self._accepted < self._answers:
+            log.info(
+                "%s: %d of %d answers were accepted; the places of the others stand among the candidates alone",
+                self._path,
+                self._accepted,
+                self._answers,
+            )
         self._thread.shutdown()
 
     def _run(self, step: Callable[[], None]) -> None:
@@ -103,28 +101,29 @@ class McapFile:
             self._failed = True
             with suppress(OSError):  # it has a buffer that it cannot write either
                 self._writer.abort()
-            left = f"; {self._unfinished} holds what was, which `mcap recover` mends" if self.answers else ""
+            left = f"; {self._unfinished} holds what was, which `mcap recover` mends" if self._answers else ""
             if not left:
                 shutil.rmtree(self._folder)
             raise SourceError(
                 f"{self._path}: cannot be written ({error.strerror}){left}; make room or choose another --out"
             ) from error
 
-    def _write(self, messages: list[tuple[str, Message]], logged: int) -> None:
+    def _write(self, messages: list[tuple[str, Message]], logged: int, accepted: bool) -> None:
         for topic, message in messages:
             if topic not in self._connections:
                 name = topic if topic.startswith("/") else f"/{topic}"
                 self._connections[topic] = self._writer.add_connection(name, TOPICS[topic], typestore=self._store)
             built = build(message, self._store.types.__getitem__)
             self._writer.write(self._connections[topic], logged, self._store.serialize_cdr(built, message.type))
+        self._answers += 1
+        self._accepted += accepted
 
-    def _finish(self) -> None:
-        self._writer.close()
-        with self._unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        self._unfinished.replace(self._path)
-        shutil.rmtree(self._folder)
-
-    def _discard(self) -> None:
-        self._writer.abort()
+    def _finish(self, or_empty: bool) -> None:
+        if self._answers or or_empty:
+            self._writer.close()
+            with self._unfinished.open("rb") as written:
+                os.fsync(written.fileno())
+            self._unfinished.replace(self._path)
+        else:
+            self._writer.abort()
         shutil.rmtree(self._folder)

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pairvpr.errors import SourceError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.pose_spread import Floor, gps_covariance, pose_covariance
 from pairvpr.runtime.poses import Gps, Pose
-from pairvpr.runtime.rotations import NONE
+from pairvpr.runtime.rotations import NONE, Quaternion
 from pairvpr.runtime.sources.base import Frame, Header
 
 POSE = "visual_localization/pose"
@@ -100,7 +103,7 @@ class AnswerMessages:
         if poses:
             frame = poses[0].frame
             listed = [_pose(pose) for pose in poses if pose.frame == frame]
-            yield CANDIDATES, _new("geometry_msgs/msg/PoseArray", header=self._in(frame, header), poses=listed)
+            yield CANDIDATES, _new(TOPICS[CANDIDATES], header=self._in(frame, header), poses=listed)
         place = answer.best.pose if answer.accepted else None
         if isinstance(place, Pose):
             covariance = pose_covariance(answer, self._floor).ravel()
@@ -109,8 +112,12 @@ class AnswerMessages:
         elif isinstance(place, Gps):
             yield FIX, self._fix(header, answer, place)
 
+    def frame(self, stored: str) -> str:
+        """What a frame of the map's poses is called in messages."""
+        return self._frames.get(stored, stored)
+
     def _in(self, frame: str, header: Header) -> Message:
-        return _header(Header(header.stamp, self._frames.get(frame, frame)))
+        return _header(Header(header.stamp, self.frame(frame)))
 
     def _fix(self, header: Header, answer: Recognition, place: Gps) -> Message:
         return _new(
@@ -138,6 +145,21 @@ class AnswerMessages:
         return _new(TOPICS[DIAGNOSTICS], header=_header(header), status=[status])
 
 
+def transform(stamp: int, parent: str, child: str, position: npt.NDArray[np.float64], q: Quaternion) -> Message:
+    """Where the frame `child` lies in `parent`: position (3,) in metres, at a stamp in nanoseconds."""
+    x, y, z = map(float, position)
+    return _new(
+        "geometry_msgs/msg/TransformStamped",
+        header=_header(Header(stamp, parent)),
+        child_frame_id=_text(child),
+        transform=_new(
+            "geometry_msgs/msg/Transform",
+            translation=_new("geometry_msgs/msg/Vector3", x=x, y=y, z=z),
+            rotation=_quaternion(q),
+        ),
+    )
+
+
 def _values(answer: Recognition, matches: int) -> dict[str, str]:
     """What is said of an answer in its diagnostics; times are seconds for the whole, milliseconds for steps."""
     values = {"query": answer.query, "accepted": {True: "true", False: "false", None: "unknown"}[answer.accepted]}
@@ -163,12 +185,13 @@ def _candidate(key: str, match: Match) -> Iterator[tuple[str, str]]:
 
 
 def _pose(pose: Pose) -> Message:
-    x, y, z, w = map(float, pose.q or NONE)
-    return _new(
-        "geometry_msgs/msg/Pose",
-        position=_new("geometry_msgs/msg/Point", x=float(pose.x), y=float(pose.y), z=float(pose.z)),
-        orientation=_new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w),
-    )
+    position = _new("geometry_msgs/msg/Point", x=float(pose.x), y=float(pose.y), z=float(pose.z))
+    return _new("geometry_msgs/msg/Pose", position=position, orientation=_quaternion(pose.q or NONE))
+
+
+def _quaternion(q: Quaternion) -> Message:
+    x, y, z, w = map(float, q)
+    return _new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
 
 
 def _header(header: Header) -> Message:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pairvpr.errors import SourceError
 from pairvpr.runtime.poses import UNKNOWN
 from pairvpr.runtime.sources.base import Frame, Header, Source, Wanted, every_frame
-from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, header_of, picture_of
+from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, frame_of, header_of
 from pairvpr.runtime.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -66,16 +66,8 @@ class BagSource(Source):
             name, seconds = f"{self._prefix}#{number:06d}", header.stamp / 1e9
             if not wanted(number, name, seconds):
                 continue
-            started, picture, error = perf_counter(), None, None
-            try:
-                if isinstance(message, SourceError):
-                    raise message
-                picture = picture_of(message)
-            except SourceError as fault:
-                error = f"{name}: {fault}"
             place = self._trajectory.at(seconds) if len(self._trajectory) else UNKNOWN
-            decode_ms = read_ms + (perf_counter() - started) * 1e3
-            yield Frame(name, seconds, picture, error, decode_ms, place.pose, place.gps, header=header)
+            yield frame_of(message, name, header, read_ms, place)
 
     def close(self) -> None:
         """Closes the bag's files."""
