@@ -101,7 +101,7 @@ class McapFile:
             self._failed = True
             with suppress(OSError):  # it has a buffer that it cannot write either
                 self._writer.abort()
-            left = f"; {self._unfinished} holds what was, which `mcap recover` mends" if self._answers else ""
+            left = f"; `mcap recover` mends {self._unfinished}, all but its last MiB" if self._answers else ""
             if not left:
                 shutil.rmtree(self._folder)
             raise SourceError(

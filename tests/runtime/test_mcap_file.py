@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 pytest.importorskip("rosbags", reason="MCAP files need the extra pairvpr[bags]")
 pytest.importorskip("mcap_ros2", reason="reading back needs mcap-ros2-support, of the extra pairvpr[test]")
 
-from mcap.reader import make_reader
+from mcap.exceptions import EndOfFile
+from mcap.reader import NonSeekingReader, make_reader
 from mcap_ros2.decoder import DecoderFactory
 
 from pairvpr.errors import SourceError
@@ -205,7 +206,7 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """What was written stays, for a tool that mends it; and one error is raised, not another of closing."""
     from rosbags.rosbag2.storage_mcap import McapWriter
 
-    answer = Recognition("q", matches=(Match("m", 1.0, 0.5, "full"),), timings={"total": 1.0})
+    answer = Recognition("q", matches=(Match("m", 1.0, 0.5, "full"),), timings={"total": 1.0}, reason="r" * 2**18)
     frame = Frame("q", 1.5, None, "", 0.0)
 
     def full(*_: object) -> None:
@@ -213,11 +214,19 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def write() -> None:
         with mcap_file(tmp_path / "out.mcap", AnswerMessages("s", 1)) as file:
-            file.add(frame, answer)
+            for _ in range(6):  # four fill a chunk
+                file.add(frame, answer)
             monkeypatch.setattr(McapWriter, "write", full)
             file.add(frame, answer)
 
-    with pytest.raises(SourceError, match=r"No space left .*; (\S+) holds what was, which `mcap recover` mends; make"):
+    with pytest.raises(
+        SourceError, match=r"No space left .*; `mcap recover` mends .*, all but its last MiB; make room"
+    ):
         write()
     assert not (tmp_path / "out.mcap").exists()
-    assert len(list(tmp_path.glob(".out.mcap.*/out/out.mcap"))) == 1
+    (left,) = tmp_path.glob(".out.mcap.*/out/out.mcap")
+    found = 0
+    with left.open("rb") as stream, contextlib.suppress(EndOfFile):
+        for _ in NonSeekingReader(stream).iter_messages(log_time_order=False):
+            found += 1
+    assert found == 4
