@@ -75,6 +75,7 @@ def test_a_bag_becomes_a_map_and_a_query(tmp_path: Path) -> None:
     assert records[3]["pose"]["x"] == pytest.approx(3, abs=1e-5)
     assert records[3]["timestamp"] == stamp(3) / 1e9
     answered = CliRunner().invoke(pairvpr_run, ["--db", str(db), "--query", str(path), "--format", "jsonl"])
+    assert answered.exit_code == 0, answered.stderr
     assert [json.loads(line)["query"] for line in answered.stdout.splitlines()] == [each["name"] for each in records]
 
 
