@@ -196,6 +196,7 @@ class Judge:
             accepted=accepted,
             confidence=self._acceptance.confidence(score),
             reason=ACCEPTED if accepted else TOO_LOW,
+            acceptance=self._acceptance,
         )
 
     def figures(self) -> dict[str, Any] | None:

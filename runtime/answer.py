@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pairvpr.runtime.poses import Gps, Pose
+
+if TYPE_CHECKING:
+    from pairvpr.runtime.acceptance import Acceptance
 
 FORMAT = 1
 Stage = Literal["full", "prefix", "descriptor"]
@@ -71,6 +74,7 @@ class Recognition:
     predicted score, then the others by similarity.
     accepted: whether a robot may act on the first match; confidence: the chance that it is right. None where no
     calibration holds for this answer (see `pairvpr.runtime.acceptance`); `reason` says why, and why not accepted.
+    acceptance: the calibration that says so, None exactly where `accepted` is None.
     compared: how many candidates the pair classifier compared, if only to drop them; complete: whether that is all it
     was asked to, which it is not where the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
@@ -85,6 +89,7 @@ class Recognition:
     accepted: bool | None = None
     confidence: float | None = None
     reason: str = "not calibrated"
+    acceptance: Acceptance | None = None
     compared: int = 0
     complete: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)

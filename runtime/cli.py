@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.console import Command, log, log_to_stderr, release_log, say_model, source_options
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
-    from pairvpr.runtime.poses import Gps, Pose
     from pairvpr.runtime.recognizer import PlaceRecognizer
     from pairvpr.runtime.sources import SourceOptions
 
@@ -63,7 +59,11 @@ OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budge
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: as tuned, or by the memory.")
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write answers here, not to stdout.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write answers here, not to stdout; into a file called .mcap as ROS messages.",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Show the run on this page when it ends, as run.html.")
 @click.version_option(package_name="pairvpr")
 def main(
@@ -97,6 +97,8 @@ def main(
         _refuse_with_serve()
     if sequence and no_rerank:
         raise click.UsageError("--sequence goes by pair scores, which --no-rerank leaves out")
+    if out is not None and out.suffix.lower() == ".mcap" and _is_given("style"):
+        raise click.UsageError("--format goes with lines of text; an .mcap file has ROS messages")
     log_to_stderr()
     opened = partial(
         PlaceRecognizer.open,
@@ -127,6 +129,7 @@ def _answer(
     report: Path | None,
 ) -> None:
     """An answer for each picture of a source."""
+    from pairvpr.runtime.output import output
     from pairvpr.runtime.refresher import Refresher
     from pairvpr.runtime.sequence import Follower
     from pairvpr.runtime.sources import open_source
@@ -135,7 +138,7 @@ def _answer(
     with (
         open_source(query, options) as source,
         opened() as recognizer,
-        _opened(out) as stream,
+        output(out, style, matches, query) as put,
         reporting(report, query, source, recognizer) as record,
     ):
         say_model(recognizer.model.bundle)
@@ -152,8 +155,7 @@ def _answer(
                 if follow is not None:
                     answer = follow(answer, frame)
                 release_log()
-                line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
-                click.echo(line, file=stream)
+                put(frame, answer)
                 if record is not None:
                     record.add(frame, answer)
         except KeyboardInterrupt:
@@ -178,45 +180,14 @@ def _serve(address: str, remote: bool, opened: Callable[[], PlaceRecognizer], ma
 
 def _refuse_with_serve() -> None:
     """Options that say something of pictures which --serve does not fetch, or of where it does not write."""
-    context = click.get_current_context()
     served = {"db", "serve", "allow_remote", "matches", *OPENING}
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name not in served and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+    for parameter in click.get_current_context().command.params:
+        if parameter.name not in served and _is_given(parameter.name or ""):
             raise click.UsageError(f"{parameter.opts[0]} goes with --query, not with --serve")
 
 
-def as_text(answer: Recognition, matches: int) -> str:
-    """An answer for people: the best match on one line, the others below it."""
-    if answer.error is not None:
-        return f"{answer.query}: {answer.error}"
-    lines = []
-    for match in answer.matches[:matches]:
-        kind = "predicted score" if match.stage == "prefix" else "score"
-        score = "not compared" if match.score is None else f"{kind} {match.score:+.3f}"
-        lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{_at(match.pose)}")
-    head = f"{answer.query} -> {lines[0]}"
-    compared = f"{answer.compared} compared" if answer.complete else f"only {answer.compared} compared"
-    tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
-    if answer.confidence is not None:
-        tail = f"  {answer.reason}, confidence {answer.confidence:.3f}{tail}"
-    if (place := answer.sequence) is not None:
-        sure = f"probability {place.probability:.3f}, off the map {place.off_map:.3f}"
-        tail = f"  sequence: {place.name}  {sure}{_at(place.pose)}\n{tail}"
-    return "\n".join([head, *("    " + line for line in lines[1:]), tail])
-
-
-def _at(pose: Pose | Gps | None) -> str:
-    return "" if pose is None else f"  at {pose}"
-
-
-def _opened(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
-    if out is None:
-        return nullcontext(sys.stdout)
-    try:
-        return out.open("w", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise SourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 if __name__ == "__main__":

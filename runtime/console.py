@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import click
 
-from pairvpr.errors import PairVPRError
+from pairvpr.errors import PairVPRError, SourceError
 from pairvpr.runtime.bundle import Bundle
 
 INTERRUPTED, TERMINATED = 130, 143  # the shell's own codes for Ctrl-C and SIGTERM
@@ -140,15 +140,12 @@ def say_model(bundle: Bundle) -> None:
 def _read_crop(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int, int, int] | None:
     if value is None:
         return None
-    from pairvpr.runtime.pictures import MIN_SIDE
+    from pairvpr.runtime.sources.options import read_crop
 
-    parts = value.split(",")
-    if len(parts) != 4 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
-        raise click.BadParameter(f"{value!r} is not X,Y,WIDTH,HEIGHT in pixels")
-    x, y, width, height = map(int, parts)
-    if min(width, height) < MIN_SIDE:
-        raise click.BadParameter(f"a picture needs {MIN_SIDE} pixels on each side, not {width} x {height}")
-    return x, y, width, height
+    try:
+        return read_crop(value)
+    except SourceError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 _SOURCE_OPTIONS = [

@@ -1,4 +1,4 @@
-"""ROS 1 bags, ROS 2 bags and MCAP files, read with rosbags: the only module that imports it."""
+"""ROS 1 bags, ROS 2 bags and MCAP files, read with rosbags."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.poses import UNKNOWN
-from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
-from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, picture_of, seconds_of
+from pairvpr.runtime.sources.base import Frame, Header, Source, Wanted, every_frame
+from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, frame_of, header_of
 from pairvpr.runtime.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -62,20 +62,12 @@ class BagSource(Source):
         """The images that are wanted; the others are read, but not decoded."""
         if self._trajectory is None:
             self._trajectory = self._read_trajectory()
-        for number, (message, seconds, read_ms) in enumerate(self._messages(self._images)):
-            name = f"{self._prefix}#{number:06d}"
+        for number, (message, header, read_ms) in enumerate(self._messages(self._images)):
+            name, seconds = f"{self._prefix}#{number:06d}", header.stamp / 1e9
             if not wanted(number, name, seconds):
                 continue
-            started, picture, error = perf_counter(), None, None
-            try:
-                if isinstance(message, SourceError):
-                    raise message
-                picture = picture_of(message)
-            except SourceError as fault:
-                error = f"{name}: {fault}"
             place = self._trajectory.at(seconds) if len(self._trajectory) else UNKNOWN
-            decode_ms = read_ms + (perf_counter() - started) * 1e3
-            yield Frame(name, seconds, picture, error, decode_ms, place.pose, place.gps)
+            yield frame_of(message, name, header, read_ms, place)
 
     def close(self) -> None:
         """Closes the bag's files."""
@@ -101,15 +93,15 @@ class BagSource(Source):
         """All poses or GPS positions of the chosen topic, less those that are not finite."""
         stamps, values, frame, bad = [], [], None, 0
         is_gps = any(connection.msgtype == GPS_TYPE for connection in self._poses)
-        for message, seconds, _ in self._messages(self._poses):
+        for message, header, _ in self._messages(self._poses):
             if isinstance(message, SourceError):
                 raise message
             row = POSE_TYPES[message.__msgtype__](message)
             if not all(math.isfinite(value) for value in (row[:2] if is_gps else row)):
                 bad += 1
                 continue
-            frame = frame or message.header.frame_id
-            stamps.append(seconds)
+            frame = frame or header.frame_id
+            stamps.append(header.stamp / 1e9)
             values.append(row)
         if bad:
             topic, count = self._poses[0].topic, bad + len(stamps)
@@ -118,8 +110,8 @@ class BagSource(Source):
             )
         return Trajectory(stamps, values, None if is_gps else frame or "map")
 
-    def _messages(self, connections: list[Connection]) -> Iterator[tuple[Any, float, float]]:
-        """Each message, or why it is none, with Unix seconds and the milliseconds it took to read."""
+    def _messages(self, connections: list[Connection]) -> Iterator[tuple[Any, Header, float]]:
+        """Each message, or why it is none, with its header and the milliseconds it took to read."""
         if not connections:
             return
         with _rosbags_reads(self._path):
@@ -135,10 +127,10 @@ class BagSource(Source):
             try:
                 with _rosbags_reads(Path(connection.topic)):
                     message = self._reader.deserialize(raw, connection.msgtype)
-                    seconds = seconds_of(message, logged)
+                    header = header_of(message, logged)
             except SourceError as fault:
-                message, seconds = fault, logged / 1e9
-            yield message, seconds, (perf_counter() - started) * 1e3
+                message, header = fault, Header(logged, "")
+            yield message, header, (perf_counter() - started) * 1e3
 
 
 def is_bag(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from PIL import Image
 
@@ -15,6 +15,13 @@ Wanted = Callable[[int, str, "float | None"], bool]
 """Asked with a frame's number, name and timestamp before its picture is converted: whether to go on with it."""
 
 S = TypeVar("S", bound="Source")
+
+
+class Header(NamedTuple):
+    """What a ROS message says of itself: nanoseconds since 1970, exact, and the id of the frame that it is in."""
+
+    stamp: int
+    frame_id: str
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Frame:
     picture: upright RGB; None exactly if `error` says in one line what was wrong.
     decode_ms: milliseconds spent on reading and decoding.
     pose, gps: where it was taken, if the source itself says so. path: the picture's own file, if it has one.
+    header: of the message that it came in, if it did.
     """
 
     name: str
@@ -37,6 +45,7 @@ class Frame:
     pose: Pose | None = None
     gps: Gps | None = None
     path: Path | None = None
+    header: Header | None = None
 
 
 def every_frame(number: int, name: str, timestamp: float | None) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pairvpr.errors import SourceError
+from pairvpr.runtime.pictures import MIN_SIDE
+
 
 @dataclass(frozen=True)
 class SourceOptions:
@@ -41,3 +44,14 @@ class SourceOptions:
 
 
 DEFAULT = SourceOptions()
+
+
+def read_crop(text: str) -> tuple[int, int, int, int]:
+    """The part of a picture that "X,Y,WIDTH,HEIGHT" names, in pixels; raises SourceError."""
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        raise SourceError(f"{text!r} is not X,Y,WIDTH,HEIGHT in pixels")
+    x, y, width, height = map(int, parts)
+    if min(width, height) < MIN_SIDE:
+        raise SourceError(f"a picture needs {MIN_SIDE} pixels on each side, not {width} x {height}")
+    return x, y, width, height

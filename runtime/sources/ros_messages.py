@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.pictures import load_picture, pillow_reads
+from pairvpr.runtime.poses import UNKNOWN, Place
+from pairvpr.runtime.sources.base import Frame, Header
 
 # Where the channels of encodings with a byte per channel lie, in the order red, green, blue; and bytes per pixel.
 _CHANNELS = {
@@ -54,10 +57,23 @@ def picture_of(message: Any) -> Image.Image:
     raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
 
 
-def seconds_of(message: Any, logged: int) -> float:
-    """Unix seconds in a message's header; where nobody set it, when it was logged (nanoseconds)."""
+def frame_of(message: Any, name: str, header: Header, read_ms: float = 0.0, place: Place = UNKNOWN) -> Frame:
+    """The frame of an Image or CompressedImage message, or of why there is none (a SourceError)."""
+    started, picture, error = perf_counter(), None, None
+    try:
+        if isinstance(message, SourceError):
+            raise message
+        picture = picture_of(message)
+    except SourceError as fault:
+        error = f"{name}: {fault}"
+    decode_ms = read_ms + (perf_counter() - started) * 1e3
+    return Frame(name, header.stamp / 1e9, picture, error, decode_ms, place.pose, place.gps, header=header)
+
+
+def header_of(message: Any, logged: int) -> Header:
+    """A message's header; where nobody set its time, with the one when it was logged (nanoseconds)."""
     stamp = message.header.stamp
-    return (stamp.sec * 10**9 + stamp.nanosec or logged) / 1e9
+    return Header(stamp.sec * 10**9 + stamp.nanosec or logged, message.header.frame_id)
 
 
 def pose_of(message: Any) -> list[float]:

@@ -20,11 +20,11 @@ from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
 from pairvpr.runtime.acceptance import ACCEPTED, INCOMPLETE, KEY, TOO_LOW, Acceptance, Judge, Setup
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.cli import as_text
 from pairvpr.runtime.cli import main as run_main
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.map_builder import add_pictures
 from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.output import as_text
 from pairvpr.runtime.poses import utm_pose
 from pairvpr.runtime.sources import Frame
 

@@ -393,7 +393,7 @@ def test_the_full_winner_survives_where_the_head_knows_it(places: Map, model: Mo
 
 
 def test_json_and_text_say_the_stage(places: Map, model: Model, calibrated: Cascade) -> None:
-    from pairvpr.runtime.cli import as_text
+    from pairvpr.runtime.output import as_text
 
     answer = recognize(places, model, draw_scene(1, 9, SIZE), with_margin(calibrated, 0.0))
     line = json.loads(answer.to_json())

@@ -65,6 +65,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.runtime.map_builder",
         "pairvpr.runtime.onnxruntime_engine",
         "pairvpr.runtime.openvino_engine",
+        "pairvpr.runtime.output",
         "pairvpr.runtime.reference",
         "pairvpr.runtime.sequence",
         "pairvpr.runtime.sources",
@@ -121,6 +122,11 @@ def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
     assert "pairvpr[video]" in done.stderr
     (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
     done = python(BLOCK + query, "--db", tmp_path, "--query", tmp_path / "drive.bag")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "pairvpr[bags]" in done.stderr
+    pairvpr_map = tmp_path / "map"
+    python(BLOCK + "\nfrom pairvpr.cli import main\nmain()", "map", "build", pictures, "--db", pairvpr_map)
+    done = python(BLOCK + query, "--db", pairvpr_map, "--query", pictures, "--out", tmp_path / "out.mcap")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "pairvpr[bags]" in done.stderr
     done = python(BLOCK + query, "--db", tmp_path, "--serve", f"unix:{tmp_path}/x.sock")

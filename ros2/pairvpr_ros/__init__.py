@@ -1,0 +1,1 @@
+"""Place recognition as a ROS 2 node; only `node` needs ROS."""
