@@ -15,7 +15,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from pairvpr.export.cpu_form import write_cpu_form
+from pairvpr.export.cpu_form import write_cpu_form, write_cuda_form
 from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix
 from pairvpr.export.precision import DTYPES, Precision, in_precision
 from pairvpr.model import PairVPR
@@ -78,12 +78,15 @@ def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
 
 
 def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) -> GraphFiles:
-    """Trace a graph and write both its forms into `folder`, their weights in a file of their own; checked by onnx."""
-    files = GraphFiles(f"{name}.{precision}.onnx", f"{name}.{precision}-cpu.onnx", f"{name}.{precision}.weights")
+    """Trace a graph and write its forms into `folder`, their weights in a file of their own; checked by onnx."""
+    stem = f"{name}.{precision}"
+    cuda_file = f"{stem}-cuda.onnx"
+    files = GraphFiles(f"{stem}.onnx", f"{stem}-cpu.onnx", f"{stem}.weights", cuda_file)
     model = _trace(spec, precision)
     onnx_ir.save(model, folder / files.file, external_data=files.weights, size_threshold_bytes=INLINE_BYTES)
     write_cpu_form(folder / files.file, folder / files.cpu_file)
-    for file in (files.file, files.cpu_file):
+    write_cuda_form(folder / files.file, folder / cuda_file)
+    for file in (files.file, files.cpu_file, cuda_file):
         onnx.checker.check_model(str(folder / file), full_check=True)
     return files
 
