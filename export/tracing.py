@@ -110,6 +110,7 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
     model.producer_name, model.producer_version, model.doc_string = "pairvpr", None, None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
+    cast_bytes_first(model.graph)
     # The exporter notes where in the source each node came from; that is of no use to a robot.
     for node in model.graph:
         node.metadata_props.clear()
@@ -117,6 +118,23 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
     for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
         value.metadata_props.clear()
     return model
+
+
+def cast_bytes_first(graph: onnx_ir.Graph) -> None:
+    """Let nothing but its cast read an input of 8-bit integers: TensorRT is documented to take no more than that.
+
+    What asks for the input's shape is given the cast one's.
+    """
+    for value in graph.inputs:
+        users = [node for node, _ in value.uses()]
+        casts = [node for node in users if node.op_type == "Cast"]
+        if value.dtype != onnx_ir.DataType.UINT8 or len(casts) != 1 or len(users) == 1:
+            continue
+        graph.remove(casts[0])
+        graph.insert_before(graph[0], casts[0])
+        for node, index in list(value.uses()):
+            if node is not casts[0]:
+                node.replace_input_with(index, casts[0].outputs[0])
 
 
 @contextmanager

@@ -59,7 +59,8 @@ class TensorRtEngine:
         if profile is None:
             raise EngineError(
                 f"{self.execution.name}: built for batches of 1 to {self._largest}, got {shapes}; "
-                "give a smaller --batch-size, or build it again with other --batches"
+                "give a smaller --batch-size, build it again with other --batches, or, for a map of merged tokens, "
+                "choose another --device"
             )
         arrays = {name: self._on_gpu(array, types[name]) for name, array in inputs.items()}
         results = self._run_recorded(profile, shapes, arrays) or self._run_plain(profile, shapes, arrays)
