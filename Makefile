@@ -1,10 +1,13 @@
-# Few verbs: demo, test, test-runtime, lint, format, clean. PYTHON chooses the interpreter, VENV the environment.
+# Few verbs: demo, test, test-runtime, test-gpu, lint, format, clean. PYTHON chooses the interpreter, VENV the environment.
 PYTHON ?= python3
 VENV ?= .venv
+# ONNX Runtime for CPUs and the one for GPUs exclude each other, so test-gpu has an environment of its own.
+GPU ?= .venv-gpu
+SIZES ?= speed
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-runtime lint format bench clean
+.PHONY: demo test test-runtime test-gpu lint format bench clean
 
 demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
@@ -15,6 +18,10 @@ test: $(VENV)/.all  ## everything; installs torch (several GB)
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
 	$(PIP) -e ".[cpu,video,bags,serve,test]"
 	$(BIN)/python -m pytest
+
+test-gpu: $(GPU)/.gpu  ## what needs an NVIDIA GPU, then its benchmark: a table, and figures in gpu.json
+	$(GPU)/bin/python -m pytest -m gpu
+	$(GPU)/bin/python -m benchmarks.gpu --sizes $(SIZES) --out gpu.json
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
@@ -29,10 +36,15 @@ bench: $(VENV)/.all  ## pair scoring against plain PyTorch, a few minutes
 	$(BIN)/python -m benchmarks.pairs --preset nano --pairs 8
 
 clean:
-	rm -rf $(VENV) build *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GPU) build *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(GPU)/.gpu: pyproject.toml
+	test -x $(GPU)/bin/python || $(PYTHON) -m venv --system-site-packages $(GPU)  # a Jetson's TensorRT is the system's
+	$(GPU)/bin/python -m pip install --quiet -e ".[gpu,tensorrt,export,dev]"
+	touch $@
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	$(PIP) -e ".[cpu]"

@@ -1,7 +1,8 @@
-"""The form of a graph for CPUs: another graph over the same weights file, of what ONNX Runtime's CPU kernels do best.
+"""Forms of a graph for ONNX Runtime: other graphs over the same weights file, of what its kernels do best.
 
-The form for devices is pure ONNX, which every engine reads. This one is made of it in three steps, each exact to
-float rounding: fused attention, hidden layers off page boundaries, half-stored weights cast up to float32.
+The form for devices is pure ONNX, which every engine reads. The one for CPUs is made of it in three steps, each exact
+to float rounding: fused attention, hidden layers off page boundaries, half-stored weights cast up to float32. The
+one for CUDA takes the first step alone: a GPU computes in the precision that the weights are stored in.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ def write_cpu_form(device_file: Path, cpu_file: Path) -> None:
     cast_up(model.graph)
     drop_unused(model.graph)
     onnx.save(model, str(cpu_file))
+
+
+def write_cuda_form(device_file: Path, cuda_file: Path) -> None:
+    """Write the form of a graph file for ONNX Runtime's CUDA, likewise over the same weights file."""
+    model = onnx.load(str(device_file), load_external_data=False)
+    fuse_attention(model)
+    drop_unused(model.graph)
+    onnx.save(model, str(cuda_file))
 
 
 def fuse_attention(model: ModelProto) -> None:

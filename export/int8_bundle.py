@@ -14,7 +14,7 @@ from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges
 from pairvpr.export.int8_cache import Measured, cache_file, load, store
 from pairvpr.export.verification import Progress
 from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles, PrecisionInfo
-from pairvpr.runtime.engine import Engines
+from pairvpr.runtime.engine import Engines, in_place
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from pairvpr.runtime.reference import Reference, measure
@@ -165,5 +165,12 @@ class Int8Export:
         graphs = {name: OnnxRuntimeEngine(file) for name, file in files.items()}
         return Model(
             self.floats,
-            Engines(**graphs, device="cpu", precision=precision, description="calibration", largest_batch=None),
+            Engines(
+                **graphs,
+                device="cpu",
+                precision=precision,
+                description="calibration",
+                largest_batch=None,
+                stage=in_place,
+            ),
         )

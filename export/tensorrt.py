@@ -22,7 +22,7 @@ from pairvpr import machine
 from pairvpr.errors import EngineError
 from pairvpr.runtime import cuda, tensorrt_api
 from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle
-from pairvpr.runtime.engine import PREFERENCES, Engine, Engines
+from pairvpr.runtime.engine import PREFERENCES, Engine, Engines, in_place
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.plans import (
@@ -32,6 +32,7 @@ from pairvpr.runtime.plans import (
     graph_profiles,
     info_file,
     plan_name,
+    read_plan,
     sources,
 )
 from pairvpr.runtime.reference import TOLERANCES, Errors, Reference, measure
@@ -67,28 +68,37 @@ def build_engines(
     largest can be run. Raises EngineError, BundleError or KeyboardInterrupt; then the bundle keeps what it had.
     """
     precision = _choose(bundle, precision)
-    batches = sorted(set(batches))
-    if not batches or batches[0] < 1:
-        raise EngineError(f"batch sizes {', '.join(map(str, batches)) or 'none'}: give sizes of at least 1")
-    require()
-    bundle.reference()
-    gpu, version = cuda.gpu(), tensorrt_api.version()
-    with _writing(bundle.path / ENGINES) as workshop:
-        final = workshop.parent / folder_name(gpu, version)
-        final.mkdir(exist_ok=True)
-        described = {}
-        for graph in GRAPHS:
-            built = _build(bundle, precision, graph, batches, settings, final / "timing.cache", progress)
-            plan = workshop / plan_name(graph, precision)
+    with building(bundle, batches) as site:
+        plans = site.build(precision, settings, progress)
+        check_engines(bundle, open_plans(plans), precision, site.batches, progress)
+        put(plans, site.final)
+    return site.final
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where plans of a bundle are built, and where they go; `batches` ascend."""
+
+    bundle: Bundle
+    batches: list[int]
+    workshop: Path
+    final: Path
+
+    def build(self, precision: str, settings: Settings, progress: Progress) -> dict[str, Path]:
+        """A plan of each graph in the workshop, one graph at a time, with what is said of it. Raises EngineError."""
+        plans = {graph: self.workshop / plan_name(graph, precision) for graph in GRAPHS}
+        cache = self.final / "timing.cache"
+        for graph, plan in plans.items():
+            built = _build(self.bundle, precision, graph, self.batches, settings, cache, progress)
             plan.write_bytes(built.plan)
-            described[graph] = PlanInfo(
+            info = PlanInfo(
                 graph=graph,
                 precision=precision,
                 bytes=len(built.plan),
                 sha256=hashlib.sha256(built.plan).hexdigest(),
-                sources=sources(bundle, precision, graph),
-                gpu=gpu,
-                tensorrt=version,
+                sources=sources(self.bundle, precision, graph),
+                gpu=cuda.gpu(),
+                tensorrt=tensorrt_api.version(),
                 versions=_versions(),
                 version_compatible=settings.version_compatible,
                 hardware_compatible=settings.hardware_compatible,
@@ -96,18 +106,30 @@ def build_engines(
                 layer_types={},
                 build_seconds=round(built.seconds, 1),
             )
-            info_file(plan).write_text(described[graph].to_json(), encoding="utf-8")
+            describe_plan(plan, info)
             del built
-        plans = {graph: workshop / plan_name(graph, precision) for graph in GRAPHS}
-        engines = open_plans(plans)
-        for graph, plan in plans.items():
-            types = _layer_types(engines[graph], plan.name, precision)
-            info_file(plan).write_text(
-                dataclasses.replace(described[graph], layer_types=types).to_json(), encoding="utf-8"
-            )
-        check_engines(bundle, engines, precision, batches, progress)
-        _put(plans, final)
-    return final
+            execution = tensorrt_api.Execution(read_plan(plan, info), plan.name, info.version_compatible)
+            describe_plan(plan, dataclasses.replace(info, layer_types=_layer_types(execution, precision)))
+        return plans
+
+
+@contextmanager
+def building(bundle: Bundle, batches: Sequence[int]) -> Iterator[Site]:
+    """A place to build a bundle's plans in, empty and locked, gone afterwards. Raises EngineError or BundleError."""
+    sizes = sorted(set(batches))
+    if not sizes or sizes[0] < 1:
+        raise EngineError(f"batch sizes {', '.join(map(str, sizes)) or 'none'}: give sizes of at least 1")
+    require()
+    bundle.reference()
+    with _writing(bundle.path / ENGINES) as workshop:
+        final = workshop.parent / folder_name(cuda.gpu(), tensorrt_api.version())
+        final.mkdir(exist_ok=True)
+        yield Site(bundle, sizes, workshop, final)
+
+
+def describe_plan(plan: Path, info: PlanInfo) -> None:
+    """Write what is said of a plan beside it."""
+    info_file(plan).write_text(info.to_json(), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -206,7 +228,9 @@ def check_engines(
     they came. Raises EngineError where something is off by more than the precision's tolerance.
     """
     truth = Reference.load(bundle.reference())
-    opened = Engines(**engines, device="tensorrt", precision=precision, description="check", largest_batch=None)
+    opened = Engines(
+        **engines, device="tensorrt", precision=precision, description="check", largest_batch=None, stage=in_place
+    )
     for done, batch in enumerate(batches):
         progress("batch sizes checked", done, len(batches))
         rows = np.resize(np.arange(len(truth.images)), batch)
@@ -249,12 +273,12 @@ def _choose(bundle: Bundle, asked: str | None) -> str:
     )
 
 
-def _layer_types(engine: Any, name: str, precision: str) -> dict[str, int]:
+def _layer_types(execution: tensorrt_api.Execution, precision: str) -> dict[str, int]:
     """The types that a plan's layers write. Raises EngineError where it was built in another precision."""
-    types: dict[str, int] = engine.execution.layer_types()
+    types = execution.layer_types()
     # Where the inspector's words are unknown, the network's types, which were checked before, must do.
     if set(types) - {"other"} and WRITTEN[precision] not in types:
-        raise EngineError(f"{name}: TensorRT built no {precision} plan (layers write: {types}); report it")
+        raise EngineError(f"{execution.name}: TensorRT built no {precision} plan (layers write: {types}); report it")
     return types
 
 
@@ -310,7 +334,7 @@ def _writing(folder: Path) -> Iterator[Path]:
         raise EngineError(f"{folder}: cannot be written ({error.strerror or error}); free or allow it") from error
 
 
-def _put(plans: Mapping[str, Path], folder: Path) -> None:
+def put(plans: Mapping[str, Path], folder: Path) -> None:
     """Plans, then what is said of them: a plan that the file beside it does not fit is refused."""
     for plan in plans.values():
         for file in (plan, info_file(plan)):

@@ -15,7 +15,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from pairvpr.export.cpu_form import write_cpu_form
+from pairvpr.export.cpu_form import write_cpu_form, write_cuda_form
 from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix
 from pairvpr.export.precision import DTYPES, Precision, in_precision
 from pairvpr.model import PairVPR
@@ -78,12 +78,15 @@ def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
 
 
 def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) -> GraphFiles:
-    """Trace a graph and write both its forms into `folder`, their weights in a file of their own; checked by onnx."""
-    files = GraphFiles(f"{name}.{precision}.onnx", f"{name}.{precision}-cpu.onnx", f"{name}.{precision}.weights")
+    """Trace a graph and write its forms into `folder`, their weights in a file of their own; checked by onnx."""
+    stem = f"{name}.{precision}"
+    cuda_file = f"{stem}-cuda.onnx"
+    files = GraphFiles(f"{stem}.onnx", f"{stem}-cpu.onnx", f"{stem}.weights", cuda_file)
     model = _trace(spec, precision)
     onnx_ir.save(model, folder / files.file, external_data=files.weights, size_threshold_bytes=INLINE_BYTES)
     write_cpu_form(folder / files.file, folder / files.cpu_file)
-    for file in (files.file, files.cpu_file):
+    write_cuda_form(folder / files.file, folder / cuda_file)
+    for file in (files.file, files.cpu_file, cuda_file):
         onnx.checker.check_model(str(folder / file), full_check=True)
     return files
 
@@ -107,6 +110,7 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
     model.producer_name, model.producer_version, model.doc_string = "pairvpr", None, None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
+    cast_bytes_first(model.graph)
     # The exporter notes where in the source each node came from; that is of no use to a robot.
     for node in model.graph:
         node.metadata_props.clear()
@@ -114,6 +118,23 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
     for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
         value.metadata_props.clear()
     return model
+
+
+def cast_bytes_first(graph: onnx_ir.Graph) -> None:
+    """Let nothing but its cast read an input of 8-bit integers: TensorRT is documented to take no more than that.
+
+    What asks for the input's shape is given the cast one's.
+    """
+    for value in graph.inputs:
+        users = [node for node, _ in value.uses()]
+        casts = [node for node in users if node.op_type == "Cast"]
+        if value.dtype != onnx_ir.DataType.UINT8 or len(casts) != 1 or len(users) == 1:
+            continue
+        graph.remove(casts[0])
+        graph.insert_before(graph[0], casts[0])
+        for node, index in list(value.uses()):
+            if node is not casts[0]:
+                node.replace_input_with(index, casts[0].outputs[0])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import ExportError
 from pairvpr.model import PairVPR
 from pairvpr.runtime.bundle import GRAPHS, Bundle
-from pairvpr.runtime.engine import Engines
+from pairvpr.runtime.engine import Engines, in_place
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
@@ -68,14 +68,21 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
 def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progress) -> dict[str, float]:
     """Compare every graph with the network, at batch 1 and 5; the largest errors. Raises ExportError.
 
-    Both forms are checked: the one for devices, in its own arithmetic, and the one for CPUs.
+    All forms are checked: the one for devices and the one for CUDA in their own arithmetic, and the one for CPUs.
     """
     measured: dict[str, float] = {}
-    for cpu in (False, True):
-        graphs = {name: OnnxRuntimeEngine(bundle.graph(precision, name, cpu), "cpu") for name in GRAPHS}
-        engines = Engines(**graphs, device="cpu", precision=precision, description="verification", largest_batch=None)
+    forms = {
+        "": {name: bundle.graph(precision, name, cpu=False) for name in GRAPHS},
+        ", CPU form": {name: bundle.graph(precision, name, cpu=True) for name in GRAPHS},
+        ", CUDA form": {name: bundle.cuda_graph(precision, name) for name in GRAPHS},
+    }
+    for form, files in forms.items():
+        graphs = {name: OnnxRuntimeEngine(file, "cpu") for name, file in files.items()}
+        engines = Engines(
+            **graphs, device="cpu", precision=precision, description="verification", largest_batch=None, stage=in_place
+        )
         for batch in BATCHES:
-            progress(f"{precision}{', CPU form' if cpu else ''}: comparing with the network, batch {batch}")
+            progress(f"{precision}{form}: comparing with the network, batch {batch}")
             errors = _compare(Model(bundle, engines, batch), truth, precision, f"batch {batch}")
             measured = {name: max(value, measured.get(name, 0.0)) for name, value in errors.items()}
     return measured

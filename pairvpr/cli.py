@@ -75,6 +75,8 @@ def export(
         click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
 
     if calibration_images is not None:
+        if tensorrt:
+            export_bundle(loaded, "fp16", folder, progress)  # what INT8 is measured against on the device
         bundle = export_int8(loaded, calibration_images, folder, progress)
     else:
         bundle = export_bundle(loaded, cast("Precision", precision), folder, progress)
@@ -95,7 +97,12 @@ def engines_group() -> None:
 @click.option("--model", type=FOLDER, help="The bundle to build engines for.")
 @click.option("--db", type=FOLDER, help="The map for whose model to build them.")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision (the default where the bundle has it).")
-@click.option("--int8", "precision", flag_value="int8-fp16", help="8-bit linear layers, the rest in half precision.")
+@click.option(
+    "--int8",
+    "precision",
+    flag_value="int8-fp16",
+    help="8-bit linear layers in graphs that are faster so, as measured here.",
+)
 @click.option(
     "--batches", default="1,8,32,100", show_default=True, help="Batch sizes to tune for; the last is the most."
 )
@@ -132,9 +139,15 @@ def engines_build(
 
 def _build_engines(bundle: Bundle, precision: str | None, *options: Any) -> None:
     from pairvpr.export.tensorrt import build_engines
+    from pairvpr.export.tensorrt_int8 import build_int8
 
     say_model(bundle)
-    folder = build_engines(bundle, precision, Meters(), *options)
+    if precision == "int8-fp16":
+        folder, decisions = build_int8(bundle, Meters(), *options)
+        for decision in decisions:
+            click.echo(str(decision))
+    else:
+        folder = build_engines(bundle, precision, Meters(), *options)
     click.echo(f"{folder}: engines of all graphs, within tolerance at every batch size")
 
 

@@ -64,15 +64,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """One graph in one precision: the file, its weights beside it, and the form for CPUs.
+    """One graph in one precision: the file, its weights beside it, and the forms for CPUs and for CUDA.
 
-    Both forms read the same weights. The file is pure ONNX for any engine; the form for CPUs may hold ONNX Runtime's
-    own operators and computes in float32, whatever the weights are stored in.
+    All forms read the same weights. The file is pure ONNX for any engine; the others may hold ONNX Runtime's own
+    operators. The form for CPUs computes in float32, whatever the weights are stored in. Older bundles and INT8
+    have no form for CUDA.
     """
 
     file: str
     cpu_file: str
     weights: str
+    cuda_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,12 @@ class Bundle:
         self.verify([files.weights])
         return self.verify([files.cpu_file if cpu else files.file])[0]
 
+    def cuda_graph(self, precision: str, graph: str) -> Path:
+        """The verified ONNX file of a graph for ONNX Runtime's CUDA, or the one for devices where there is none."""
+        files = self.info.precisions[precision].graphs[graph]
+        self.verify([files.weights])
+        return self.verify([files.cuda_file or files.file])[0]
+
     def reference(self) -> Path:
         """The verified file of the reference check."""
         return self.verify([REFERENCE])[0]
@@ -205,12 +213,12 @@ class Bundle:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in self.info.files:
-                _link_or_copy(self.path / name, folder / name)
+                link_or_copy(self.path / name, folder / name)
             if TUNING in self.info.calibration:
                 info = replace(self.info, calibration=_without_tuning(self.info.calibration))
                 (folder / FILE).write_text(info.to_json(), encoding="utf-8")
             else:
-                _link_or_copy(self.path / FILE, folder / FILE)
+                link_or_copy(self.path / FILE, folder / FILE)
         except OSError as error:
             raise BundleError(
                 f"{folder}: the model could not be put there ({error.strerror}); free or allow the folder"
@@ -277,7 +285,8 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy where there can be none."""
     try:
         os.link(source.resolve(), target)
     except OSError as error:

@@ -103,8 +103,13 @@ class Model:
         """Pair scores (n,) of one query with n database pictures, both orders summed: higher = same place."""
         if len(query) != 1:
             raise ValueError(f"query must be the features of one picture, not of {len(query)}")
-        step = self.batch_size
-        parts = [self.score_batch(query.tokens, database.tokens[i : i + step]) for i in range(0, len(database), step)]
+        step, parts = self.batch_size, []
+        ahead = self.stage(database.tokens[:step])
+        for i in range(0, len(database), step):
+            tokens, size = ahead, len(ahead)
+            scores = self.start_suffix(self.prefix(query.tokens, tokens), np.arange(size))
+            ahead = self.stage(database.tokens[i + step : i + 2 * step])  # while the scores are worked out
+            parts.append(self.finish(scores))
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def score_batch(
@@ -117,7 +122,7 @@ class Model:
         self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
     ) -> HalfComparedPairs:
         """The first blocks of the pair decoder on query tokens (1, T, D) and database tokens (n, M, D)."""
-        tokens = {"query_tokens": query_tokens, "database_tokens": database_tokens}
+        tokens = self.engines.stage({"query_tokens": query_tokens, "database_tokens": database_tokens})
         states = self.engines.pair_prefix.run(tokens)
         class_tokens = states.pop("class_tokens")
         self._check_finite(class_tokens)
@@ -125,9 +130,23 @@ class Model:
 
     def suffix(self, pairs: HalfComparedPairs, keep: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Pair scores (m,) of those of the pairs that `keep` (m,) selects, m at least 1."""
-        scores = self.engines.pair_suffix.run({**pairs.states, "keep": keep})["scores"]
+        return self.finish(self.start_suffix(pairs, keep))
+
+    def start_suffix(self, pairs: HalfComparedPairs, keep: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """As `suffix`, but where a device computes by itself it may still do so: `finish` waits for the scores."""
+        return self.engines.pair_suffix.run({**pairs.states, "keep": keep})["scores"]
+
+    def finish(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The scores (m,) that `start_suffix` began to work out."""
+        scores = np.asarray(scores)
         self._check_finite(scores)
         return scores
+
+    def stage(self, database_tokens: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Database tokens (n, M, D) on their way to the device, for `prefix`; begun work goes on meanwhile."""
+        if not len(database_tokens):
+            return database_tokens
+        return self.engines.stage({"database_tokens": database_tokens})["database_tokens"]
 
     def _check_finite(self, values: npt.NDArray) -> None:
         """Raise EngineError for NaN and infinity, which would sort as if they were answers."""

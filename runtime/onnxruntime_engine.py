@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.engine import Arrays, try_engine
+from pairvpr.runtime.onnxruntime_cuda import PROVIDER_OPTIONS, RECORD_ASSIGNMENT, BoundSession, refuse_cpu_work
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -62,10 +63,13 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3  # errors; a warning of the library's is not the user's concern
         if threads is not None:
             options.intra_op_num_threads = threads
-        name = model.name if isinstance(model, Path) else "graph"
+        name, on_gpu = model.name if isinstance(model, Path) else "graph", device == "cuda"
+        if on_gpu:
+            options.add_session_config_entry(*RECORD_ASSIGNMENT)
+        asked = (provider, PROVIDER_OPTIONS) if on_gpu else provider
         try:
             self.session: Any = ort.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=[provider]
+                model if isinstance(model, bytes) else str(model), options, providers=[asked]
             )
         except Exception as error:  # the library raises its own kinds, which share no base class
             raise EngineError(f"{name}: ONNX Runtime cannot load it on {device} ({_first_line(error)})") from error
@@ -77,11 +81,21 @@ class OnnxRuntimeEngine:
             )
         self.types = {i.name: TYPES.get(i.type) for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
+        self.bound: BoundSession | None = None
+        if on_gpu:
+            refuse_cpu_work(self.session, name, provider)
+            self.bound = BoundSession(ort, self.session, self.types, self.outputs, "cuda")
+
+    def stage(self, inputs: Arrays) -> Arrays:
+        """Inputs in the memory of the device, for `run`."""
+        return inputs if self.bound is None else self.bound.stage(inputs)
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray]:
-        """Run the graph on host arrays; float inputs are cast to the type the graph takes."""
-        feed = {name: np.ascontiguousarray(array, dtype=self.types[name]) for name, array in inputs.items()}
+        """Run the graph on host arrays or staged ones; float inputs are cast to the type the graph takes."""
         try:
+            if self.bound is not None:
+                return self.bound.run(inputs)
+            feed = {name: np.ascontiguousarray(array, dtype=self.types[name]) for name, array in inputs.items()}
             results = self.session.run(self.outputs, feed)
         except Exception as error:  # as above
             raise EngineError(f"ONNX Runtime failed ({_first_line(error)}); try a smaller batch") from error

@@ -32,6 +32,8 @@ class PlanInfo:
 
     sources: sha256 of the ONNX file and its weights. profiles: smallest, usual and largest shape of each input.
     layer_types: how many layers write which type. versions: of CUDA's driver and runtime, JetPack, display driver.
+    decision: where INT8 was measured against float16, which was kept and why; such a plan's `precision` may be float16
+    among those of INT8.
     """
 
     graph: str
@@ -47,6 +49,7 @@ class PlanInfo:
     profiles: Sequence[Profile]
     layer_types: Mapping[str, int]
     build_seconds: float
+    decision: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -126,7 +129,9 @@ def find_plans(bundle: Bundle, precision: str, gpu: Gpu, tensorrt: str) -> dict[
     for graph in GRAPHS:
         problems = []
         for plan in sorted((bundle.path / ENGINES).glob(f"*/{plan_name(graph, precision)}")):
-            problem = PlanInfo.load(info_file(plan)).problem(sources(bundle, precision, graph), gpu, tensorrt)
+            info = PlanInfo.load(info_file(plan))
+            made_of = info.precision if info.precision in bundle.info.precisions else precision
+            problem = info.problem(sources(bundle, made_of, graph), gpu, tensorrt)
             if problem is None:
                 found[graph] = plan
                 break

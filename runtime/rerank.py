@@ -62,12 +62,13 @@ class Reranker:
         """Compare one query with the map's `rows` (k,), which come in descriptor order.
 
         budget_ms: until when, in milliseconds on the `clock`; what is left then is not compared. A batch is begun only
-        if it should end in time, so one batch at most ends late.
+        if it should end in time, so one batch at most ends late. Without a budget the next batch is read while a
+        device works out the scores of the last; with one, how large it may be is known only afterwards.
         """
         ranking = Ranking.by_descriptor(len(rows))
         scores, stages = ranking.scores, ranking.stages
         best = -np.inf  # of the predicted scores
-        done = 0
+        done, ahead = 0, None
         while done < len(rows):
             size = self._model.batch_size
             if budget_ms is not None:
@@ -76,22 +77,32 @@ class Reranker:
                 break
             began = clock.elapsed()
             batch = slice(done, done + size)
-            with clock.step("gather"):
-                tokens = self._places.read_tokens(rows[batch])
+            tokens = self._gather(rows[batch], clock) if ahead is None else ahead
+            size, ahead, pending = len(tokens), None, None
             with clock.step("rerank"):
                 pairs = self._model.prefix(query.tokens, tokens)
-                keep = np.arange(len(tokens))
+                keep = np.arange(size)
                 if self._cascade is not None:
                     scores[batch] = predicted = self._cascade.predict(pairs.class_tokens)
                     stages[batch] = STAGES.index("prefix")
                     best = max(best, float(predicted.max()))
                     keep = self._cascade.keep(predicted, best)
                 if len(keep):
-                    scores[done + keep] = self._model.suffix(pairs, keep)
-                    stages[done + keep] = STAGES.index("full")
-            done += len(tokens)
-            self._pace.measured(clock.elapsed() - began, len(tokens))
+                    pending = self._model.start_suffix(pairs, keep)
+            if budget_ms is None and done + size < len(rows):
+                ahead = self._gather(rows[done + size : done + size + self._model.batch_size], clock)
+            if pending is not None:
+                with clock.step("rerank"):
+                    scores[done + keep] = self._model.finish(pending)
+                stages[done + keep] = STAGES.index("full")
+            done += size
+            self._pace.measured(clock.elapsed() - began, size)
         return Ranking(scores, stages, done)
+
+    def _gather(self, rows: npt.NDArray[np.int64], clock: Stopwatch) -> npt.NDArray[np.floating]:
+        """The tokens of some rows, on their way to the device."""
+        with clock.step("gather"):
+            return self._model.stage(self._places.read_tokens(rows))
 
 
 class Pace:

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pairvpr.errors import EngineError
 
@@ -225,7 +224,7 @@ def _reporter(monitor: Monitor) -> Any:
 
 
 class Execution:
-    """A plan on the GPU, ready to run. Raises EngineError where TensorRT does not take it."""
+    """A plan on the GPU. Raises EngineError where TensorRT does not take it."""
 
     def __init__(self, plan: bytes, name: str, version_compatible: bool = False) -> None:
         trt = load()
@@ -236,40 +235,60 @@ class Execution:
         self._engine: tensorrt.ICudaEngine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise _fail(f"{name}: TensorRT cannot load it", "build it again with `pairvpr engines build`")
-        self._context: tensorrt.IExecutionContext = self._engine.create_execution_context()
-        if self._context is None:
-            raise _fail(f"{name}: not enough GPU memory to run it", "close other programs or build smaller --batches")
-        self.inputs: dict[str, npt.DTypeLike] = {}
-        self.outputs: dict[str, npt.DTypeLike] = {}
+        self.inputs: dict[str, np.dtype] = {}
+        self.outputs: dict[str, np.dtype] = {}
         for index in range(self._engine.num_io_tensors):
             tensor = str(self._engine.get_tensor_name(index))
             ports = self.inputs if self._engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT else self.outputs
             ports[tensor] = np.dtype(trt.nptype(self._engine.get_tensor_dtype(tensor)))
-        self._profile = 0
+        self.scratch_bytes = int(self._engine.device_memory_size_v2)
 
-    def set_shapes(self, profile: int, shapes: Mapping[str, Shape], stream: int) -> dict[str, Shape]:
-        """Take a profile and the inputs' shapes; the outputs' shapes. Raises EngineError."""
-        if profile != self._profile:
-            if not self._context.set_optimization_profile_async(profile, stream):
-                raise _fail(f"{self.name}: TensorRT refused profile {profile}", "try another --batch-size")
-            self._profile = profile
-        for name, shape in shapes.items():
-            if not self._context.set_input_shape(name, shape):
-                raise _fail(f"{self.name}: TensorRT refused {name} of shape {shape}", "try another --batch-size")
-        return {name: tuple(int(n) for n in self._context.get_tensor_shape(name)) for name in self.outputs}
+    def context(self, scratch: int) -> Context:
+        """What runs the plan, with `scratch_bytes` of GPU memory from this address on for what lies between layers.
 
-    def enqueue(self, addresses: Mapping[str, int], stream: int) -> None:
-        """Start the graph on device memory at these addresses, of all inputs and outputs. Raises EngineError."""
-        for name, address in addresses.items():
-            self._context.set_tensor_address(name, address)
-        if not self._context.execute_async_v3(stream):
-            raise _fail(f"{self.name}: TensorRT failed", "try a smaller --batch-size")
+        Contexts may share that memory where their work is on one stream. Raises EngineError.
+        """
+        trt = load()
+        made = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if made is None:
+            raise _fail(
+                f"{self.name}: not enough GPU memory to run it", "close other programs or build smaller --batches"
+            )
+        return Context(made, self.name, list(self.outputs), scratch, self.scratch_bytes)
 
     def layer_types(self) -> dict[str, int]:
         """How many layers write which type, as the library's inspector tells."""
         trt = load()
         inspector: tensorrt.EngineInspector = self._engine.create_engine_inspector()
         return layer_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+class Context:
+    """A plan with a profile, shapes and addresses, ready to run."""
+
+    def __init__(self, made: Any, name: str, outputs: Sequence[str], scratch: int, scratch_bytes: int) -> None:
+        self._context: tensorrt.IExecutionContext = made
+        self._context.set_device_memory(scratch, scratch_bytes)
+        self._name, self._outputs = name, outputs
+        self._profile = 0
+
+    def set_shapes(self, profile: int, shapes: Mapping[str, Shape], stream: int) -> dict[str, Shape]:
+        """Take a profile and the inputs' shapes; the outputs' shapes. Raises EngineError."""
+        if profile != self._profile:
+            if not self._context.set_optimization_profile_async(profile, stream):
+                raise _fail(f"{self._name}: TensorRT refused profile {profile}", "try another --batch-size")
+            self._profile = profile
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                raise _fail(f"{self._name}: TensorRT refused {name} of shape {shape}", "try another --batch-size")
+        return {name: tuple(int(n) for n in self._context.get_tensor_shape(name)) for name in self._outputs}
+
+    def enqueue(self, addresses: Mapping[str, int], stream: int) -> None:
+        """Start the graph on device memory at these addresses, of all inputs and outputs. Raises EngineError."""
+        for name, address in addresses.items():
+            self._context.set_tensor_address(name, address)
+        if not self._context.execute_async_v3(stream):
+            raise _fail(f"{self._name}: TensorRT failed", "try a smaller --batch-size")
 
 
 def layer_types(inspected: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
@@ -39,6 +40,25 @@ def shared(path: str) -> Path:
             pytest.fail(f"shared/{path} is missing, and CI must not skip what needs it")
         pytest.skip(f"needs shared/{path}, which stays outside the project")
     return found
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none, with the reason."""
+    if item.get_closest_marker("gpu") is not None and (reason := _no_gpu()) is not None:
+        pytest.skip(f"needs an NVIDIA GPU: {reason}")
+
+
+@functools.lru_cache(maxsize=1)
+def _no_gpu() -> str | None:
+    """Why no GPU can be used here; None where one can."""
+    from pairvpr.errors import EngineError
+    from pairvpr.runtime import cuda
+
+    try:
+        cuda.gpu()
+    except EngineError as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture(autouse=True)

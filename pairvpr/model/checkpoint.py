@@ -86,6 +86,11 @@ def seeded_checkpoint(preset: str, seed: int = 0) -> Checkpoint:
     config = PRESETS.get(preset)
     if config is None:
         raise CheckpointError(f"preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
+    return seeded(config, seed)
+
+
+def seeded(config: NetworkConfig, seed: int = 0) -> Checkpoint:
+    """A network of any size with seeded, untrained weights, as `seeded_checkpoint` makes a preset's."""
     with torch.device("meta"):
         network = PairVPR(config)
     state = {
@@ -96,7 +101,7 @@ def seeded_checkpoint(preset: str, seed: int = 0) -> Checkpoint:
     state["decoder.positions"] = positions
     state["decoder.class_positions"] = torch.cat([torch.zeros_like(positions[:1]), positions])
     network.load_state_dict(state, assign=True)
-    weights = WeightsInfo(f"seeded, preset {preset}, seed {seed}", "Apache-2.0", trained=False)
+    weights = WeightsInfo(f"seeded, preset {config.preset}, seed {seed}", "Apache-2.0", trained=False)
     return Checkpoint(network.eval(), weights)
 
 

@@ -138,8 +138,11 @@ def test_unused_nodes_and_weights_are_dropped():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_both_forms_of_a_bundle(tiny_bundle, precision):
-    """The device form holds pure ONNX; in the CPU form all attention is fused but the last block's one question."""
+def test_all_forms_of_a_bundle(tiny_bundle, precision):
+    """The device form holds pure ONNX; in the others all attention is fused but the last block's one question.
+
+    The form for CUDA computes in its precision: it is not cast up, and has no wider layers.
+    """
     dims = Bundle.open(tiny_bundle).info.dims
     attentions = {
         "encoder": 12,
@@ -156,7 +159,15 @@ def test_both_forms_of_a_bundle(tiny_bundle, precision):
         assert operators(cpu)["MultiHeadAttention"] == attentions[name]
         assert operators(cpu)["Softmax"] == (4 if name == "pair_suffix" else 0)
         assert operators(device)["Softmax"] == attentions[name] + operators(cpu)["Softmax"]
-        for model in (device, cpu):
+        cuda = onnx.load(str(tiny_bundle / files.cuda_file), load_external_data=False)
+        assert operators(cuda)["MultiHeadAttention"] == attentions[name]
+        assert operators(cuda)["Softmax"] == operators(cpu)["Softmax"]
+        assert operators(cuda)["Cast"] == operators(device)["Cast"]
+        assert [port.type for port in cuda.graph.input] == [port.type for port in device.graph.input]
+        assert {tensor.data_type for tensor in cuda.graph.initializer} == {
+            tensor.data_type for tensor in device.graph.initializer
+        }
+        for model in (device, cpu, cuda):
             stored = [tensor for tensor in model.graph.initializer if tensor.external_data]
             assert {entry.value for tensor in stored for entry in tensor.external_data if entry.key == "location"} == {
                 files.weights

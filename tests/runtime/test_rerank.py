@@ -109,6 +109,26 @@ def test_as_many_as_fit_in_are_compared(
     assert answer.timings["total"] == pytest.approx(clock.milliseconds)
 
 
+@pytest.mark.parametrize("budget", [None, 1e6])
+def test_the_next_batch_is_read_while_scores_are_worked_out(
+    places: Map, model: Model, query: np.ndarray, budget: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But with a budget, where how many fit in is known only afterwards."""
+    told: list[str] = []
+    batches = Model(model.bundle, model.engines, batch_size=3)
+    read, finish = places.read_tokens, Model.finish
+    monkeypatch.setattr(places, "read_tokens", lambda rows: told.append(f"read {len(rows)}") or read(rows))
+    monkeypatch.setattr(Model, "finish", lambda self, scores: told.append("finish") or finish(self, scores))
+    answer = recognizer(places, batches, budget).recognize(query)
+    assert answer.compared == COUNT
+    if budget is None:
+        assert told == ["read 3", "read 3", "finish", "read 2", "finish", "finish"]
+    else:
+        assert told[1::2] == ["finish"] * (len(told) // 2)
+    expected = recognizer(places, model).recognize(query)
+    assert [match.name for match in answer.matches] == [match.name for match in expected.matches]
+
+
 def test_an_answer_that_was_cut_short(places: Map, model: Model, slow: Model, query: np.ndarray) -> None:
     everything = recognizer(places, model).recognize(query)
     score = {match.name: match.score for match in everything.matches}

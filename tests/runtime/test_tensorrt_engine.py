@@ -17,6 +17,7 @@ from pairvpr.export.tensorrt import build_engines
 from pairvpr.runtime import Model, cuda, load_model, tensorrt_api
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.cuda import Gpu
+from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.plans import PlanInfo, choose_profile, find_plans, graph_profiles, info_file
 from pairvpr.runtime.reference import Reference, check_reference
@@ -100,9 +101,75 @@ def test_states_stay_on_the_gpu_and_are_those_of_their_batch(model: Model, drive
     assert np.isfinite(looked_at).all()
 
 
+@pytest.mark.parametrize("eager", [False, True])
+def test_copies_run_beside_other_work(bundle: Bundle, driver: gpu_on_cpu.Driver, eager: bool) -> None:
+    """Batch after batch, each staged while the one before is worked out, in either order the GPU may take."""
+    driver.eager_copies = eager
+    model = load_model(bundle.path, "tensorrt", batch_size=2)
+    truth = Reference.load(model.bundle.reference())
+    rows = np.resize(np.arange(len(truth.images)), 11)
+    for _ in range(3):
+        scores = model.score(truth.features[0], Features(*(part[rows] for part in features_of(truth))))
+        np.testing.assert_allclose(scores, truth.scores[rows], atol=0.03)
+        shuffled = rows[::-1]
+        scores = model.score(truth.features[0], Features(*(part[shuffled] for part in features_of(truth))))
+        np.testing.assert_allclose(scores, truth.scores[shuffled], atol=0.03)
+
+
+def test_tokens_are_copied_once(model: Model, driver: gpu_on_cpu.Driver) -> None:
+    truth = Reference.load(model.bundle.reference())
+    tokens = truth.features.tokens
+    before = driver.copied[driver.cudaMemcpyKind.cudaMemcpyHostToDevice]
+    model.score(truth.features[0], truth.features)
+    went = driver.copied[driver.cudaMemcpyKind.cudaMemcpyHostToDevice] - before
+    half = 2 * tokens[0].size
+    assert went == half * (1 + len(tokens)) + 8 * len(tokens)  # the query, the candidates, `keep`
+
+
+def test_graphs_are_recorded_and_follow_their_inputs(model: Model, driver: gpu_on_cpu.Driver) -> None:
+    truth = Reference.load(model.bundle.reference())
+    tokens = truth.features.tokens
+    pairs = model.prefix(tokens[:1], tokens[:4])
+    expected = []
+    for keep in ([0, 1], [3, 2], [2, 0], [1, 3], [1], [0], [2], [0, 1, 2], [3, 1, 0], [3, 0]):
+        expected.append(driver.launches)
+        np.testing.assert_allclose(model.suffix(pairs, np.array(keep)), truth.scores[keep], atol=0.03)
+    # A shape's second run in a row records it, its third starts what was recorded; in a profile the first such stays.
+    assert np.diff([*expected, driver.launches]).tolist() == [0, 0, 1, 1, 0, 0, 1, 0, 0, 1]
+    assert not driver.waiting[gpu_on_cpu.COMPUTE]
+
+
+def test_states_outlive_what_is_recorded(model: Model) -> None:
+    truth = Reference.load(model.bundle.reference())
+    tokens = truth.features.tokens
+    batches = [model.prefix(tokens[:1], tokens[i : i + 2]) for i in (0, 2, 1)]
+    pending = [model.start_suffix(pairs, np.array([1, 0])) for pairs in batches]
+    for scores, i in zip(pending, (0, 2, 1), strict=True):
+        np.testing.assert_allclose(model.finish(scores), truth.scores[[i + 1, i]], atol=0.03)
+
+
+def test_what_cannot_be_recorded_runs_and_says_so_once(
+    model: Model, driver: gpu_on_cpu.Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver.can_capture = False
+    truth = Reference.load(model.bundle.reference())
+    for _ in range(4):
+        np.testing.assert_allclose(model.score(truth.features[0], truth.features), truth.scores, atol=0.03)
+    assert driver.launches == 0
+    said = [record for record in caplog.records if "without CUDA graphs" in record.message]
+    assert [record.levelname for record in said] == ["WARNING"] * 2  # prefix and suffix
+    assert "pair_prefix.fp16.plan: runs without CUDA graphs" in said[0].message
+    assert "cudaErrorStreamCaptureUnsupported" in said[0].message
+
+
+def features_of(truth: Reference) -> tuple[np.ndarray, np.ndarray]:
+    return truth.features.descriptors, truth.features.tokens
+
+
 def test_memory_is_used_again(model: Model, driver: gpu_on_cpu.Driver) -> None:
     truth = Reference.load(model.bundle.reference())
-    model.score(truth.features[0], truth.features)
+    for _ in range(4):
+        model.score(truth.features[0], truth.features)
     gc.collect()
     blocks = set(driver.blocks)
     for _ in range(3):

@@ -1,0 +1,226 @@
+"""All that needs a GPU in one command: exactness, speed against plain PyTorch, share of the matrix rate, memory.
+
+    python -m benchmarks.gpu --sizes speed,large,giant --out benchmarks/results/gpu.json
+
+Every graph in every precision is compared with the network in float32. Then each engine encodes and re-ranks 100
+candidates beside the published computation in PyTorch, in float16, eager and compiled, each side at its own best batch
+size. Weights are seeded: they say nothing of recall. Exit code 2 where there is no GPU, 1 where a graph is wrong. With
+`--device cpu --sizes tiny` the same runs on a CPU in seconds, to see that it runs: its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu_sides import engine_jobs, torch_jobs
+from benchmarks.gpu_speed import JOBS, SWEEP, say, speed
+from benchmarks.sides import Side
+from pairvpr.bench.work import count_work
+from pairvpr.errors import EngineError
+from pairvpr.model.presets import PRESETS, NetworkConfig
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.engine import open_engines
+
+SPEED = PRESETS["speed"]
+SIZES: Mapping[str, NetworkConfig] = {
+    "tiny": dataclasses.replace(
+        PRESETS["nano"], preset="tiny", encoder_args={"depth": 1, "num_heads": 6}, decoder_dim=128, decoder_depth=2
+    ),
+    "nano": PRESETS["nano"],
+    "speed": SPEED,
+    "large": dataclasses.replace(SPEED, preset="large", encoder="vit_large_patch14_reg4_dinov2"),
+    "giant": PRESETS["performance"],
+}
+PRECISIONS = ("fp32", "fp16")
+ENGINES = {"cuda": ("cuda", "tensorrt"), "cpu": ("cpu",)}
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=tuple(ENGINES), default="cuda")
+    parser.add_argument("--sizes", default="speed", help=f"Some of {', '.join(SIZES)}, with commas between them.")
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a table, and write the figures; the exit code."""
+    args = arguments(argv)
+    unknown = [size for size in args.sizes.split(",") if size not in SIZES]
+    if unknown:
+        problem: str | None = f"no size {unknown[0]}, there are {', '.join(SIZES)}"
+    elif args.out and not args.out.parent.is_dir():
+        problem = f"{args.out}: no such folder"
+    else:
+        problem = no_gpu(args.device)
+    if problem:
+        print(f"benchmarks.gpu: {problem}", file=sys.stderr)
+        return 2
+    results: dict[str, Any] = {"device": device_name(args.device), "candidates": args.candidates, "sizes": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for size in args.sizes.split(","):
+            say(f"{size}: exporting")
+            measured = measure(SIZES[size], Path(folder) / size, args.device, args.candidates, args.rounds)
+            results["sizes"][size] = measured
+            print("\n".join(table(size, measured)))
+            if args.out:  # as far as it has got
+                args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(row["ok"] for each in results["sizes"].values() for row in each["exactness"]) else 1
+
+
+def no_gpu(device: str) -> str | None:
+    """Why there is nothing to be measured here; None where there is."""
+    if device == "cpu":
+        return None
+    import torch
+
+    from pairvpr.export.tensorrt import require
+    from pairvpr.runtime.onnxruntime_engine import try_devices
+
+    if not torch.cuda.is_available():
+        return "no NVIDIA GPU that this torch can use; run it on one (--device cpu --sizes tiny shows that it runs)"
+    problem = try_devices().get("cuda", "this ONNX Runtime has no CUDA (pip install onnxruntime-gpu)")
+    if problem is not None:
+        try:
+            require()
+        except EngineError as error:
+            return f"no engine can use the GPU: {problem}; {error}"
+    return None
+
+
+def device_name(device: str) -> str:
+    """What was measured on, in words."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return f"{name}, torch {torch.__version__}"
+
+
+def measure(config: NetworkConfig, folder: Path, device: str, count: int, rounds: int) -> dict[str, Any]:
+    """All figures of one size of the network."""
+    from pairvpr.export.bundle_writer import export_bundle
+    from pairvpr.export.verification import network_truth
+    from pairvpr.model.checkpoint import seeded
+
+    checkpoint = seeded(config)
+    for precision in PRECISIONS:
+        export_bundle(checkpoint, precision, folder, say)
+    truth = network_truth(checkpoint.network, say)
+    del checkpoint
+    engines, left_out = available(folder, device)
+    exactness = [
+        row for engine in engines for precision in PRECISIONS for row in exact(folder, engine, precision, truth)
+    ]
+    rows = np.resize(np.arange(len(truth.images)), count + 1)
+    images = truth.images[np.resize(rows, max(SWEEP["encode"]))]
+    tokens = truth.features.tokens[rows].astype(np.float16)
+    work = {name: graph.of(1, 0).flop for name, graph in count_work(Bundle.open(folder), tokens.shape[1]).items()}
+    flop = {"encode": work["encoder"], "rerank": count * (work["pair_prefix"] + work["pair_suffix"])}
+    sides = {
+        "torch eager": (torch_jobs, config, device, False, images, tokens),
+        "torch compiled": (torch_jobs, config, device, True, images, tokens),
+        **{f"{engine} fp16": (engine_jobs, folder, engine, "fp16", images, tokens) for engine in engines},
+    }
+    return {"exactness": exactness, "not_measured": left_out, **speed(sides, flop, device, rounds)}
+
+
+def available(folder: Path, device: str) -> tuple[list[str], dict[str, str]]:
+    """The engines that can be measured here, with TensorRT's plans built; those that cannot, and why."""
+    found, problems = [], {}
+    for engine in ENGINES[device]:
+        try:
+            if engine == "tensorrt":
+                from pairvpr.export.tensorrt import build_engines
+
+                for precision in PRECISIONS:
+                    build_engines(Bundle.open(folder), precision, lambda *_: None)
+            open_engines(Bundle.open(folder), engine, "fp16")
+            found.append(engine)
+        except EngineError as error:
+            problems[engine] = str(error)
+    return found, problems
+
+
+def exact(folder: Path, engine: str, precision: str, truth: Any) -> list[dict[str, Any]]:
+    """What each graph is off by from the network in float32, and whether all are within tolerance.
+
+    The pair graphs get the network's own tokens, the suffix what the prefix gave.
+    """
+    from pairvpr.export.verification import same_ranking
+    from pairvpr.runtime.features import Features
+    from pairvpr.runtime.reference import Reference
+    from pairvpr.runtime.reference import measure as judge
+
+    say(f"{engine} {precision}: comparing every graph with the network")
+    side = Side(engine_jobs, folder, engine, precision, truth.images, truth.features.tokens)
+    found = side.run("graphs")[1]
+    side.close()
+    features = Features(found["descriptors"], found["tokens"])
+    expected = Reference(truth.images, truth.features, truth.scores)
+    errors = judge(features, found["scores"], expected, precision)
+    ranked = same_ranking(found["scores"][1:], truth.scores[1:])
+    off = {
+        "encoder": max(
+            relative_error(found[name], getattr(truth.features, name)) for name in ("descriptors", "tokens")
+        ),
+        "pair_prefix": relative_error(found["class_tokens"], truth.class_tokens),
+        "pair_suffix": relative_error(found["scores"], truth.scores),
+    }
+    return [
+        {
+            "engine": found["engine"],
+            "precision": precision,
+            "graph": graph,
+            "relative_error": error,
+            "ok": bool(errors.ok and ranked and error <= RELATIVE[precision]),
+        }
+        for graph, error in off.items()
+    ]
+
+
+RELATIVE = {"fp32": 1e-4, "fp16": 2e-2}
+"""What a graph's outputs may be off by, as root mean square, relative to their own."""
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square of the difference, relative to that of the expected values."""
+    difference = found.astype(np.float64) - expected
+    return float(np.sqrt(np.mean(difference**2) / np.mean(expected.astype(np.float64) ** 2)))
+
+
+def table(size: str, measured: Mapping[str, Any]) -> list[str]:
+    """The page of a size."""
+    lines = [f"{size}: large half-precision products at {measured['matrix_tflops']:.4g} TFLOP/s"]
+    for row in measured["exactness"]:
+        verdict = "ok" if row["ok"] else "WRONG"
+        lines.append(
+            f"  {row['graph']:12} {row['precision']:5} off by {row['relative_error']:.1e}  {verdict:5} {row['engine']}"
+        )
+    lines.append(f"  {'':16}{'ms':>10}{'batch':>7}{'x eager':>9}{'x compiled':>12}{'share':>8}{'first s':>9}{'MB':>9}")
+    for name, side in measured["sides"].items():
+        for job in JOBS:
+            each = side[job]
+            eager, compiled = (each["times_as_fast_as"][other] for other in ("torch eager", "torch compiled"))
+            lines.append(
+                f"  {name:16}{each['milliseconds']:10.2f}{each['batch']:7}{eager:9.2f}{compiled:12.2f}"
+                f"{each['share_of_matrix_rate']:8.0%}{side['first_answer_seconds']:9.1f}"
+                f"{side['memory_bytes'] / 1e6:9.0f}  {job}"
+            )
+    lines += [f"  not measured: {engine} ({reason})" for engine, reason in measured["not_measured"].items()]
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

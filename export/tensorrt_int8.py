@@ -1,0 +1,172 @@
+"""INT8 plans, kept graph by graph where they are faster on this device than float16 and agree with the reference.
+
+Vision transformers are often no faster in INT8 than in float16, which no other device can tell for this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pairvpr.calibration.gate import LIMITS
+from pairvpr.errors import EngineError
+from pairvpr.export.tensorrt import DEFAULTS, Progress, Site, building, check_engines, describe_plan, put
+from pairvpr.runtime import cuda
+from pairvpr.runtime.bundle import GRAPHS, Bundle, link_or_copy
+from pairvpr.runtime.engine import Arrays
+from pairvpr.runtime.model import available_memory, pair_batch
+from pairvpr.runtime.plans import BATCHES, PlanInfo, info_file, plan_name
+from pairvpr.runtime.reference import Reference
+from pairvpr.runtime.tensorrt_api import Settings
+from pairvpr.runtime.tensorrt_engine import TensorRtEngine, open_plans
+
+HALF, INT8 = "fp16", "int8-fp16"
+WARM_UP, ROUNDS = 3, 21
+FASTER = 0.97
+"""INT8 must take at most this share of float16's time: what is closer may be noise."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which precision of a graph was kept, and why: median GPU milliseconds at the batch size of use, in turn.
+
+    time_share: INT8's time by float16's, the median of the rounds. problem: what the accuracy gate says, None where
+    it is satisfied.
+    """
+
+    graph: str
+    kept: str
+    batch: int
+    milliseconds: Mapping[str, float]
+    time_share: float
+    problem: str | None
+
+    def __str__(self) -> str:
+        half, small = self.milliseconds[HALF], self.milliseconds[INT8]
+        times = f"INT8 {small:.2f} ms, FP16 {half:.2f} ms at batch {self.batch}"
+        if self.kept == INT8:
+            return f"{self.graph}: INT8 kept ({times}, {1 / self.time_share:.2f} times as fast)"
+        reason = self.problem or f"INT8 takes {self.time_share:.2f} of the time"
+        return f"{self.graph}: FP16 kept ({times}; {reason})"
+
+
+def build_int8(
+    bundle: Bundle, progress: Progress, batches: Sequence[int] = BATCHES, settings: Settings = DEFAULTS
+) -> tuple[Path, list[Decision]]:
+    """Build float16 and INT8 plans of each graph, measure them in turn, and keep the better; folder and decisions.
+
+    The float16 plans are kept as a set of their own. Where no graph is better in INT8 there are no INT8 plans. Raises
+    EngineError, BundleError or KeyboardInterrupt; then the bundle keeps what it had.
+    """
+    for precision in (INT8, HALF):
+        if precision not in bundle.info.precisions:
+            raise EngineError(
+                f"{bundle.path}: no {precision} graphs in this bundle, and INT8 is measured against float16; export "
+                f"them into it first (`pairvpr export --{precision.partition('-')[0]} --out {bundle.path}`)"
+            )
+    with building(bundle, batches) as site:
+        half = site.build(HALF, settings, progress)
+        check_engines(bundle, open_plans(half), HALF, site.batches, progress)
+        cuda.stream().release()  # memory of engines that are gone, which the next builds can use
+        small = site.build(INT8, settings, progress)
+        decisions = [_decide(site, graph, half, small, progress) for graph in GRAPHS]
+        kept = any(decision.kept == INT8 for decision in decisions)
+        if kept:
+            mixed = _mix(decisions, half, small)
+            check_engines(bundle, open_plans(mixed), INT8, site.batches, progress)
+        for decision in decisions:
+            _note(half[decision.graph], decision)
+        put(half, site.final)
+        if kept:
+            put(mixed, site.final)
+        else:  # those of an earlier build would still be taken
+            for graph in GRAPHS:
+                for file in (site.final / plan_name(graph, INT8), info_file(site.final / plan_name(graph, INT8))):
+                    file.unlink(missing_ok=True)
+    return site.final, decisions
+
+
+def _decide(
+    site: Site, graph: str, half: Mapping[str, Path], small: Mapping[str, Path], progress: Progress
+) -> Decision:
+    """Measure a graph in both precisions, and judge the INT8 one among float16 ones."""
+    batch = 1 if graph == "encoder" else min(pair_batch(site.bundle.info.dims, available_memory()), site.batches[-1])
+    problem = None
+    try:
+        engines = open_plans({**half, graph: small[graph]})
+        errors = check_engines(site.bundle, engines, INT8, site.batches, progress)
+        if errors.cosine > 1 - LIMITS.cosine:
+            problem = f"descriptors differ by cosine distance {errors.cosine:.2g}"
+        del engines
+    except EngineError as error:
+        problem = str(error)
+    inputs = _inputs(site.bundle, graph, batch)
+    rounds = _in_turn({HALF: half[graph], INT8: small[graph]}, inputs, progress, graph)
+    share = statistics.median(b / a for a, b in zip(rounds[HALF], rounds[INT8], strict=True))
+    cuda.stream().release()
+    medians = {precision: round(statistics.median(times), 4) for precision, times in rounds.items()}
+    kept = INT8 if problem is None and share <= FASTER else HALF
+    return Decision(graph, kept, batch, medians, round(share, 4), problem)
+
+
+def _in_turn(plans: Mapping[str, Path], inputs: Arrays, progress: Progress, graph: str) -> dict[str, list[float]]:
+    """GPU milliseconds of each plan, round by round, with inputs and outputs in GPU memory."""
+    stream = cuda.stream()
+    engines = {precision: TensorRtEngine(plan, resident=OUTPUTS[graph]) for precision, plan in plans.items()}
+    staged = {precision: engine.stage(inputs) for precision, engine in engines.items()}
+    times: dict[str, list[float]] = {precision: [] for precision in plans}
+    for number in range(WARM_UP + ROUNDS):
+        progress(f"measuring {graph} in FP16 and INT8", number, WARM_UP + ROUNDS)
+        order = list(plans) if number % 2 else list(plans)[::-1]
+        for precision in order:
+            engine, arrays = engines[precision], staged[precision]
+            taken = stream.milliseconds(lambda engine=engine, arrays=arrays: engine.run(arrays))  # type: ignore[misc]
+            if number >= WARM_UP:
+                times[precision].append(taken)
+    progress(f"measuring {graph} in FP16 and INT8", WARM_UP + ROUNDS, WARM_UP + ROUNDS)
+    return times
+
+
+OUTPUTS = {
+    "encoder": ("descriptors", "tokens"),
+    "pair_prefix": ("query_state", "database_state", "class_tokens"),
+    "pair_suffix": ("scores",),
+}
+
+
+def _inputs(bundle: Bundle, graph: str, batch: int) -> dict[str, np.ndarray]:
+    """What a graph is measured on: the reference's pictures and tokens, repeated; all candidates go on."""
+    truth = Reference.load(bundle.reference())
+    rows = np.resize(np.arange(len(truth.images)), batch)
+    if graph == "encoder":
+        return {"images": truth.images[rows]}
+    tokens = truth.features.tokens[rows]
+    pair = {"query_tokens": truth.features.tokens[:1], "database_tokens": tokens}
+    if graph == "pair_prefix":
+        return pair
+    # A state is tokens and a class token; what numbers it holds makes no difference to the time.
+    state = np.concatenate([tokens[:, :1], tokens], axis=1)
+    return {**pair, "query_state": state, "database_state": state, "keep": np.arange(batch)}
+
+
+def _mix(decisions: Sequence[Decision], half: Mapping[str, Path], small: Mapping[str, Path]) -> dict[str, Path]:
+    """The plans kept, under the names of INT8; those that stay in float16 say so."""
+    for decision in decisions:
+        plan = small[decision.graph]
+        if decision.kept == HALF:
+            plan.unlink()
+            link_or_copy(half[decision.graph], plan)
+            describe_plan(plan, PlanInfo.load(info_file(half[decision.graph])))
+        _note(plan, decision)
+    return dict(small)
+
+
+def _note(plan: Path, decision: Decision) -> None:
+    """Put a decision into what is said of a plan."""
+    info = PlanInfo.load(info_file(plan))
+    describe_plan(plan, dataclasses.replace(info, decision=asdict(decision)))
