@@ -88,6 +88,29 @@ def test_every_graph_is_built(bundle: Bundle, graph: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_every_int8_graph_is_parsed_and_built(bundle: Bundle, graph: str, tmp_path: Path) -> None:
+    """Ranges decide nothing here: what the parser and the builder see is the same for any."""
+    pytest.importorskip("onnx", reason="needs onnx and onnxruntime, to make INT8 graphs")
+    from pairvpr.export.int8 import FloatGraph, write_int8
+
+    floats = FloatGraph(bundle.graph("fp16", graph, cpu=False))
+    quantized = floats.static({layer.name: 8.0 for layer in floats.layers}, ())
+    from_8_bits = sum(node.op_type == "DequantizeLinear" for node in quantized.graph.node)
+    files = write_int8(quantized, graph, "int8-fp16", tmp_path)
+    network = tensorrt_api.Network(tmp_path / files.file)
+    assert set(network.product_types()) == {PRODUCTS["int8-fp16"]}
+    assert network.inputs() == INPUTS.get(graph, network.inputs())
+    assert network.quantized_tensors() == from_8_bits > len(floats.layers)
+
+    profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, (1, 8))
+    monitor = BuildProgress(lambda percent: None, threading.Event())
+    built = network.build(profiles, tensorrt_api.Settings(1 << 30, 1), b"", monitor)
+    half = (bundle.path / bundle.info.precisions["fp16"].graphs[graph].weights).stat().st_size
+    assert 0.4 * half < len(built.plan) < half
+
+
+@pytest.mark.slow
 def test_a_build_is_given_up_without_a_crash(bundle: Bundle) -> None:
     asked = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: asked.set())
