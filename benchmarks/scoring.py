@@ -125,10 +125,11 @@ class _Opened:
     ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
         """Class tokens (n, k, 2 D) and scores (n, k), in batches as a robot has them."""
         class_tokens, scores = [], []
-        for query, rows in zip(self.queries(chunk), candidates, strict=True):
+        queries = self.queries(chunk)
+        for i, rows in enumerate(candidates):
             for start in range(0, len(rows), self.model.batch_size):
                 tokens = self.database.tokens[rows[start : start + self.model.batch_size]]
-                pairs = self.model.prefix(query.tokens, tokens)
+                pairs = self.model.prefix(queries[i].tokens, tokens)
                 class_tokens.append(pairs.class_tokens.reshape(len(tokens), -1).astype(np.float16))
                 scores.append(self.model.suffix(pairs, np.arange(len(tokens))))
         shape = len(chunk), len(candidates[0])
@@ -148,7 +149,7 @@ def _keep(file: Path, **arrays: npt.NDArray) -> None:
     """Write arrays whole or not at all."""
     beside = file.with_name(f".{file.stem}.{os.getpid()}.npz")
     try:
-        np.savez(beside, **arrays)
+        np.savez(beside, allow_pickle=False, **arrays)
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)

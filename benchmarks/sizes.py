@@ -117,7 +117,8 @@ def ask(db: Path, query: Path) -> dict[str, Any]:
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
-        timings, seconds, memory = [], 0.0, {}
+        timings, seconds = [], 0.0
+        memory: dict[str, float] = {}
         for line in running.stdout:
             seconds = seconds or time.perf_counter() - began
             timings.append(json.loads(line)["timings"])
