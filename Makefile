@@ -33,7 +33,7 @@ format: $(VENV)/.all
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.all  ## pair scoring against plain PyTorch, a few minutes
-	$(BIN)/python -m benchmarks.pairs --preset nano --pairs 8
+	$(BIN)/python -m benchmarks.pairs --bundles models --presets nano
 
 clean:
 	rm -rf $(VENV) $(GPU) build *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache

@@ -1,10 +1,12 @@
 """Pair scoring and encoding through the runtime against plain PyTorch eager, in alternation, same threads.
 
-    python -m benchmarks.pairs --preset speed --out benchmarks/results/pairs.json
+    python -m benchmarks.pairs --bundles bundles/ --out benchmarks/results/pairs.json
 
-Speed alone: the weights are seeded. Both sides do all that a pair needs, from float32 tokens in memory to scores, each
-in a process of its own; the medians of the rounds and the ratios round by round are reported, and the largest
-difference between the scores.
+For the presets `speed` (seeded weights) and `nano` (trained): ONNX Runtime and OpenVINO, float32, bfloat16 and INT8,
+each exact and with a cascade that lets one candidate in five go on. Speed alone: which weights there are does not
+matter to it, and INT8 graphs that a bundle lacks are made with made-up ranges. All sides do all that a pair needs, from
+float32 tokens in memory to scores, each in a process of its own; the medians of the rounds and the ratios to the
+reference round by round are reported, per candidate.
 """
 
 from __future__ import annotations
@@ -12,79 +14,127 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import subprocess
 import sys
-import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.sides import Side, compare, reference_jobs, runtime_jobs
+from benchmarks.pair_jobs import make_int8, reference_jobs, runtime_jobs
+from benchmarks.sides import Side, alternate, ratio
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.pictures import load_picture, resize
+
+CANDIDATES = {"nano": 100, "speed": 5}
+"""Of a query; a candidate of the larger one takes seconds, and each as long as another."""
+WAYS = (("cpu", "fp32"), ("openvino", "bf16"), ("cpu", "int8-dynamic"), ("openvino", "int8"))
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="speed")
-    parser.add_argument("--device", default="cpu", help="Of the runtime: cpu (ONNX Runtime) or openvino.")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument(
+        "--bundles", type=Path, required=True, help="Folder of the presets' bundles; missing ones are made."
+    )
+    parser.add_argument("--presets", nargs="+", default=["speed", "nano"])
+    parser.add_argument("--pairs", type=int, help=f"Candidates. Default: {CANDIDATES}, else 20.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--model", type=Path, help="Bundle of the preset; made there if missing.")
-    parser.add_argument("--full", type=int, default=0, help="Also time one re-ranking of so many candidates.")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, print, and write the figures."""
+    """Measure, print the table, and write the figures."""
     args = arguments()
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = args.model or Path(folder) / args.preset
-        if not (bundle / FILE).exists():
-            stored = "fp32" if args.precision == "bf16" else args.precision
-            command = ["-m", "pairvpr.cli", "export", "--preset", args.preset, f"--{stored}", "--out", bundle]
-            subprocess.run([sys.executable, *map(str, command)], check=True)
-        picture = Bundle.open(bundle).info.picture
-        size = (picture.height, picture.width)
-        images = np.stack([resize(load_picture(draw_scene(place, 0)), size) for place in range(args.pairs + 1)])
-        reference = Side(reference_jobs, args.preset, images, args.threads)
-        descriptors, tokens = reference.run("features")[1]
-        runtime = Side(runtime_jobs, bundle, args.device, args.precision, images, tokens, args.threads)
-        scores = [side.run("pair")[1] for side in (reference, runtime)]
-        encoded = runtime.run("encode")[1]
-        fastest = min(reference.run("matrix")[0] for _ in range(5))
-        engine = "openvino" if args.device == "openvino" else "onnxruntime"
-        results = {
-            "preset": args.preset,
-            "device": args.device,
-            "precision": args.precision,
-            "pairs": args.pairs,
-            "threads": args.threads,
-            "rounds": args.rounds,
-            "machine": {"processor": platform.machine(), "float32_gflops": round(2 * 2048**3 / fastest / 1e9, 1)},
-            "versions": {name: version(name) for name in ("torch", engine)},
-            "pair": compare(reference, runtime, "pair", args.rounds, args.pairs),
-            "encode": compare(reference, runtime, "encode", args.rounds, 1),
-            "largest_difference": {
-                "scores": float(np.abs(scores[0] - scores[1]).max()),
-                "descriptors": float(np.abs(descriptors[:1] - encoded).max()),
-            },
-        }
-        if args.full:
-            batches = -(-args.full // args.pairs)
-            seconds = sum(runtime.run("pair")[0] for _ in range(batches))
-            results["full"] = {"candidates": batches * args.pairs, "seconds": round(seconds, 1)}
-        for side in (reference, runtime):
-            side.close()
-    print(json.dumps(results, indent=1))
+    for preset in args.presets:
+        prepare(preset, args.bundles)
+    results = {
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "versions": {name: version(name) for name in ("torch", "onnxruntime", "openvino")},
+        "presets": {preset: measure(preset, args) for preset in args.presets},
+    }
+    print(table(results))
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def prepare(preset: str, bundles: Path) -> None:
+    """Make the preset's float32 bundle, of the trained weights where it is the default model's, and INT8 graphs."""
+    bundle = bundles / preset
+    if not (bundle / FILE).exists():
+        weights = [] if trained(preset) else ["--preset", preset]
+        command = ["-m", "pairvpr.cli", "export", *weights, "--fp32", "--out", bundle]
+        subprocess.run([sys.executable, *map(str, command)], check=True)
+    make_int8(bundle)
+
+
+def trained(preset: str) -> bool:
+    """Whether it is the preset of the default model."""
+    from pairvpr.runtime.model import default_bundle
+
+    return Bundle.open(default_bundle()).info.preset == preset
+
+
+def measure(preset: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds per candidate of all ways in alternation, and their ratios to the reference."""
+    from pairvpr.model import default_checkpoint
+
+    bundle, pairs = args.bundles / preset, args.pairs or CANDIDATES.get(preset, 20)
+    began, load = time.perf_counter(), Path("/proc/loadavg").read_text().split()[0]
+    picture = Bundle.open(bundle).info.picture
+    size = (picture.height, picture.width)
+    images = np.stack([resize(load_picture(draw_scene(place, 0)), size) for place in range(pairs + 1)])
+    checkpoint = str(default_checkpoint()) if trained(preset) else preset
+    reference = Side(reference_jobs, checkpoint, images, args.threads)
+    descriptors, tokens = reference.run("features")[1]
+    sides = {way: Side(runtime_jobs, bundle, *way, images, tokens, args.threads) for way in WAYS}
+    scores, (fp32, *_) = reference.run("exact")[1], sides.values()
+    difference = {
+        "scores": float(np.abs(scores - fp32.run("exact")[1]).max()),
+        "descriptors": float(np.abs(descriptors[:1] - fp32.run("encode")[1]).max()),
+    }
+    fastest = min(reference.run("matrix")[0] for _ in range(5))
+    runs = {"reference": (reference, "exact"), "reference, encode": (reference, "encode")}
+    for (device, precision), side in sides.items():
+        for job in ("exact", "cascade", "encode"):
+            runs[f"{device} {precision}, {job}"] = side, job
+    seconds = alternate(runs, args.rounds)
+    for side in (reference, *sides.values()):
+        side.close()
+    return {
+        "pairs": pairs,
+        "trained": trained(preset),
+        "load_before": float(load),
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "machine": {"processor": platform.machine(), "float32_gflops": round(2 * 2048**3 / fastest / 1e9, 1)},
+        "largest_difference": difference,
+        "milliseconds": {
+            name: round(1e3 * statistics.median(found) / (1 if name.endswith("encode") else pairs), 3)
+            for name, found in seconds.items()
+        },
+        "ratio": {
+            name: ratio(seconds["reference, encode" if name.endswith("encode") else "reference"], found)
+            for name, found in seconds.items()
+            if not name.startswith("reference")
+        },
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Times as fast as the reference: median, least and most of the rounds."""
+    lines = []
+    for preset, found in results["presets"].items():
+        lines.append(f"{preset}: reference {found['milliseconds']['reference']:.1f} ms a candidate of {found['pairs']}")
+        for name, each in found["ratio"].items():
+            lines.append(f"  {name:<32} {each['median']:6.2f} ({each['min']:.2f} to {each['max']:.2f})")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

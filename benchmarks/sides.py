@@ -1,4 +1,4 @@
-"""The two sides of a comparison, each in a process of its own, as each is used: neither inherits the other's heap.
+"""The sides of a comparison, each in a process of its own, as each is used: none inherits another's heap.
 
 That matters to PyTorch eager, whose large temporaries are as fast as the allocator's state lets them be.
 """
@@ -8,12 +8,9 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 Jobs = Mapping[str, Callable[[], Any]]
 """What a side can do, by name."""
@@ -28,6 +25,7 @@ class Side:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, build, arguments), daemon=True)
         self._process.start()
+        theirs.close()  # else a side that ends without an answer would be waited for
 
     def run(self, job: str) -> tuple[float, Any]:
         """Seconds that a job took, and what came of it."""
@@ -53,52 +51,18 @@ def _work(pipe: Connection, build: Callable[..., Jobs], arguments: tuple[Any, ..
         pipe.send((time.perf_counter() - start, result))
 
 
-def compare(first: Side, second: Side, job: str, rounds: int, per: int) -> dict[str, Any]:
-    """Median milliseconds per item of both sides in turn, and the ratio of the first to the second round by round.
-
-    The first round does not count.
-    """
-    seconds = [(first.run(job)[0], second.run(job)[0]) for _ in range(rounds + 1)][1:]
-    ratios = [a / b for a, b in seconds]
-    reference, runtime = (round(1e3 * statistics.median(side) / per, 2) for side in zip(*seconds, strict=True))
-    return {
-        "milliseconds": {"reference": reference, "runtime": runtime},
-        "ratio": {
-            "median": round(statistics.median(ratios), 3),
-            "min": round(min(ratios), 3),
-            "max": round(max(ratios), 3),
-        },
-    }
+def alternate(runs: Mapping[str, tuple[Side, str]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every run, a side and its job, in so many rounds of all of them; one before does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, (side, job) in runs.items():
+            took = side.run(job)[0]
+            if number:
+                seconds[name].append(took)
+    return seconds
 
 
-def reference_jobs(preset: str, images: np.ndarray, threads: int) -> Jobs:
-    """Plain PyTorch eager on the preset's seeded weights: `pair`, `encode`, `features` and the `matrix` rate."""
-    import torch
-
-    from benchmarks import reference
-    from pairvpr.model import seeded_checkpoint
-
-    torch.set_num_threads(threads)
-    network = reference.plain_encoder(seeded_checkpoint(preset).network)
-    pictures = torch.from_numpy(images)
-    descriptors, tokens = reference.encode(network, pictures)
-    factor = torch.randn(2048, 2048)
-    return {
-        "pair": lambda: reference.score(network, tokens[:1], tokens[1:]).numpy(),
-        "encode": lambda: reference.encode(network, pictures[:1])[0].numpy(),
-        "features": lambda: (descriptors.numpy(), tokens.numpy()),
-        "matrix": lambda: (factor @ factor).shape,
-    }
-
-
-def runtime_jobs(
-    bundle: Path, device: str, precision: str, images: np.ndarray, tokens: np.ndarray, threads: int
-) -> Jobs:
-    """Our runtime on a bundle, torch-free, on the same pictures and `tokens`: `pair` and `encode`."""
-    from pairvpr.runtime import load_model
-
-    model = load_model(bundle, device, precision, threads=threads, batch_size=len(tokens) - 1)
-    return {
-        "pair": lambda: model.score_batch(tokens[:1], tokens[1:]),
-        "encode": lambda: model.encode_prepared(images[:1]).descriptors,
-    }
+def ratio(reference: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
+    """How many times as fast as the reference, round by round."""
+    ratios = [a / b for a, b in zip(reference, seconds, strict=True)]
+    return {"median": round(statistics.median(ratios), 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3)}

@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pairvpr import machine
 from pairvpr.calibration.candidates import RACED, VARIANTS, Candidate, Workshop, exact_setting, families, fastest
-from pairvpr.calibration.cascade import MIN_PICTURES, MIN_PLACES, SAME, Progress, wilson_interval
+from pairvpr.calibration.cascade import MIN_PICTURES, MIN_PLACES, SAME, Progress
 from pairvpr.calibration.pictures import spread
+from pairvpr.calibration.trials import Trial, Tuned
 from pairvpr.errors import EngineError, MapError, SourceError
-from pairvpr.runtime.map import Map, MapInfo
+from pairvpr.runtime.map import Map
 from pairvpr.runtime.pictures import load_picture
 from pairvpr.runtime.sources import list_pictures
-from pairvpr.runtime.tuning import Setting, Tuning
+from pairvpr.runtime.tuning import Setting
 
 EVIDENCE = 2
 """Changed answers that a loss just allowed has among the pictures: with fewer it could not be told from none."""
@@ -32,81 +32,6 @@ ROUND, ROUNDS = 8, 3
 """Pictures of a round of all settings, and rounds; after each those leave that cannot win."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What was measured of a setting.
-
-    median_ms: on the pictures that all settings were asked in alternation. p99_ms: of all its answers. pictures: that
-    its match is known of, in `changed` of which it is another than the exact answer's. told: what became of it.
-    """
-
-    setting: Setting
-    engine: str
-    median_ms: float
-    p99_ms: float
-    pictures: int
-    changed: int
-    told: str
-
-    @property
-    def loss(self) -> float:
-        """Share of the pictures with another first match."""
-        return self.changed / self.pictures
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the loss."""
-        return wilson_interval(self.changed, self.pictures)
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """All trials, fastest first, the exact one and the chosen one, None where none keeps the budget.
-
-    left_out: settings that could not be had, and why. same: pictures that are the map's own, unread: that could not be
-    read; neither were asked.
-    """
-
-    trials: Sequence[Trial]
-    exact: Trial
-    chosen: Trial | None
-    left_out: Sequence[str]
-    map: MapInfo
-    candidates: int
-    cascade: bool
-    computer: str
-    max_loss: float
-    budget_ms: float | None
-    same: int
-    unread: int
-
-    def front(self) -> list[Trial]:
-        """The trials that no faster one matches in agreement, fastest first: the Pareto front."""
-        found: list[Trial] = []
-        for trial in self.trials:
-            if not found or trial.loss < found[-1].loss:
-                found.append(trial)
-        return found
-
-    def tuning(self, chosen: Trial) -> Tuning:
-        """As it is stored."""
-        return Tuning(
-            setting=chosen.setting,
-            computer=self.computer,
-            engine=chosen.engine,
-            map_pictures=self.map.pictures,
-            candidates=self.candidates,
-            pictures=chosen.pictures,
-            changed=chosen.changed,
-            interval=chosen.interval,
-            max_loss=self.max_loss,
-            budget_ms=self.budget_ms,
-            median_ms=round(chosen.median_ms, 3),
-            p99_ms=round(chosen.p99_ms, 3),
-            exact_ms=round(self.exact.median_ms, 3),
-        )
 
 
 def tune(places: Map, images: Path, max_loss: float, budget_ms: float | None, progress: Progress) -> Tuned:

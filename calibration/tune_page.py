@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from html import escape
-from pathlib import Path
 from string import Template
 
-from pairvpr.calibration.tune import Trial, Tuned
-from pairvpr.errors import PairVPRError
-from pairvpr.pages import NUMBERS_STYLE, STYLE
+from pairvpr.calibration.trials import Trial, Tuned
+from pairvpr.pages import NUMBERS_STYLE, STYLE, document
 from pairvpr.runtime.token_choice import describe
 
 CHART_STYLE = """
@@ -24,18 +20,7 @@ svg .on { fill: var(--accent); stroke: var(--accent); }
 svg .chosen circle { fill: var(--right); }
 """
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Pair-VPR: settings tuned</title>
-<style>$style</style>
-</head>
-<body>
-<main>
-<h1>Settings on this device</h1>
+BODY = Template("""<h1>Settings on this device</h1>
 <p class="faint">$about</p>
 <p><b>$verdict</b></p>
 <div class="figure"><h2>Agreement with the exact answer over time</h2>
@@ -44,11 +29,7 @@ $chart
 as well. Point at a setting for its name. Grey ones left early: fewer pictures, wider bars.</p></div>
 <div class="figure"><h2>Settings</h2>
 <table class="numbers">$rows</table>
-$notes</div>
-</main>
-</body>
-</html>
-""")
+$notes</div>""")
 
 # The chart's frame in its own units.
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 610.0, 12.0, 262.0
@@ -94,36 +75,14 @@ def render(tuned: Tuned) -> str:
         "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
         for row, tag in [(HEADINGS, "th"), *((_cells(tuned, trial), "td") for trial in tuned.trials)]
     )
-    return PAGE.substitute(
-        style=STYLE + NUMBERS_STYLE + CHART_STYLE,
+    body = BODY.substitute(
         about=escape(about(tuned)),
         verdict=escape(verdict(tuned)),
         chart=chart(tuned),
         rows=rows,
         notes="\n".join(f'<p class="faint">{escape(note)}</p>' for note in _notes(tuned)),
     )
-
-
-def check_writable(file: Path) -> None:
-    """Raise PairVPRError where the page could not be written, before it is worked out."""
-    try:
-        if file.is_dir():
-            raise IsADirectoryError(0, "a folder")
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        raise _cannot_write(file, error) from error
-
-
-def write_page(tuned: Tuned, file: Path) -> None:
-    """Write the page in place of an earlier one; raises PairVPRError."""
-    beside = file.with_name(f".{file.name}.new")
-    try:
-        beside.write_text(render(tuned), encoding="utf-8", errors="replace")
-        beside.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise _cannot_write(file, error) from error
+    return document("Pair-VPR: settings tuned", STYLE + NUMBERS_STYLE + CHART_STYLE, body)
 
 
 def chart(tuned: Tuned) -> str:
@@ -211,7 +170,3 @@ def _round_step(size: float) -> float:
     """The next larger of 1, 2, 5 and 10 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(size))
     return next(power * times for times in (1, 2, 5, 10) if power * times >= size * (1 - 1e-9))
-
-
-def _cannot_write(file: Path, error: OSError) -> PairVPRError:
-    return PairVPRError(f"{file}: cannot be written ({error.strerror or error}); choose another --report")

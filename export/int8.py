@@ -71,19 +71,20 @@ class FloatGraph:
                 # Nodes may read one value: the wider range serves both.
                 most = max(ranges[layer.name], float(limits[node.input[0]].highest) if node.input[0] in limits else 0.0)
                 limits[node.input[0]] = TensorData(lowest=np.array(-most, dtype), highest=np.array(most, dtype))
-        quantizer = QDQQuantizer(
-            copy.deepcopy(self.model),
-            per_channel=True,
-            reduce_range=False,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
-            nodes_to_quantize=[],
-            nodes_to_exclude=self._others(left_float),
-            op_types_to_quantize=["MatMul"],
-            extra_options=dict(QDQ_OPTIONS),
-        )
-        quantizer.quantize_model()
+        with _quiet():
+            quantizer = QDQQuantizer(
+                copy.deepcopy(self.model),
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QInt8,
+                tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+                nodes_to_quantize=[],
+                nodes_to_exclude=self._others(left_float),
+                op_types_to_quantize=["MatMul"],
+                extra_options=dict(QDQ_OPTIONS),
+            )
+            quantizer.quantize_model()
         quantizer.model.topological_sort()
         _keep_float(quantizer.model.model.graph, set(self._others(left_float)))
         return quantizer.model.model
@@ -244,10 +245,16 @@ def _initializers(graph: GraphProto) -> dict[str, TensorProto]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's advice, which it logs by the root logger, from the user."""
-    level = logging.root.manager.disable
+    """Keep the library's advice, which it logs by the root logger, from the user.
+
+    `logging.warning` and the like give a root logger without handlers one that prints, for good: from then on every
+    line of our own log would come twice. A handler that prints nothing is there meanwhile.
+    """
+    level, silent = logging.root.manager.disable, logging.NullHandler()
     logging.disable(logging.WARNING)
+    logging.root.addHandler(silent)
     try:
         yield
     finally:
+        logging.root.removeHandler(silent)
         logging.disable(level)

@@ -34,10 +34,11 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
     """Find the fastest setting on this device for this map, and write it into the map. Takes minutes."""
     from pairvpr.calibration import tune_page
     from pairvpr.calibration.tune import tune as find
+    from pairvpr.pages import check_page, write_page
     from pairvpr.runtime.bundle import TUNING, Bundle
     from pairvpr.runtime.map import Map
 
-    tune_page.check_writable(report)
+    check_page(report)
     with Map.open(db) as places:
         bundle = Bundle.open(places.model_path)
         bundle.check_writable()
@@ -45,7 +46,7 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
         tuned = find(places, images, max_loss, budget_ms, Meters())
     click.echo(tune_page.table(tuned))
     click.echo(tune_page.verdict(tuned))
-    tune_page.write_page(tuned, report)
+    write_page(report, tune_page.render(tuned))
     if tuned.chosen is not None:
         bundle.store_calibration(TUNING, tuned.tuning(tuned.chosen).to_json())
     click.echo(f"page: {report}")

@@ -16,7 +16,8 @@ from pairvpr import machine
 from pairvpr.calibration import candidates as candidates_module
 from pairvpr.calibration import tune as tune_module
 from pairvpr.calibration.candidates import SMALL_BATCH, Candidate, exact_setting, families
-from pairvpr.calibration.tune import Tuned, pictures_needed, tune
+from pairvpr.calibration.trials import Tuned
+from pairvpr.calibration.tune import pictures_needed, tune
 from pairvpr.calibration.tune_page import render, table, verdict
 from pairvpr.cli import main
 from pairvpr.demo.scenes import draw_scene

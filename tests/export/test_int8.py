@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -119,6 +120,18 @@ def test_a_layer_that_is_left_float_is_exact(tmp_path: Path) -> None:
         x = np.random.default_rng(2).normal(size=(4, 96)).astype(np.float32)
         y = [OnnxRuntimeEngine(tmp_path / f"small.{name}.onnx").run({"x": x})["y"] for name in ("fp32", kind)]
         np.testing.assert_allclose(*y, atol=1e-5)
+
+
+def test_the_librarys_advice_leaves_no_handler_behind(tmp_path: Path, monkeypatch) -> None:
+    """`logging.warning` adds one to a root logger that has none: our log would then be printed twice."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    graph = FloatGraph(one_layer(tmp_path))
+    (name,) = (layer.name for layer in graph.layers)
+    ranges = measure_ranges(graph, [{"x": np.ones((4, 96), np.float32)}])
+    graph.static(ranges, ())
+    graph.dynamic([name])
+    assert ranges.keys() == {name}
+    assert logging.root.handlers == []
 
 
 def test_both_float_precisions_have_the_same_layers(tiny_bundle: Path) -> None:

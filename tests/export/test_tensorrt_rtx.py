@@ -7,10 +7,12 @@ install tensorrt-rtx-cu13-libs and tensorrt-rtx-cu13-bindings.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +46,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return config
 
     module = ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)  # others look for it
     module.__dict__.update({name: getattr(rtx, name) for name in dir(rtx) if not name.startswith("__")})
     module.Builder = Builder
     module.__version__ = "11.0.0"
@@ -85,6 +88,31 @@ def test_every_graph_is_built(bundle: Bundle, graph: str) -> None:
     assert told == sorted(set(told))
     assert told[-1] == 100
     assert len(told) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_every_int8_graph_is_parsed_and_built(bundle: Bundle, graph: str, tmp_path: Path) -> None:
+    """Ranges decide nothing here: what the parser and the builder see is the same for any."""
+    pytest.importorskip("torch", reason="needs the exporter, to make INT8 graphs")
+    from pairvpr.export.int8 import FloatGraph, write_int8
+
+    stored = bundle.info.precisions["fp16"].graphs[graph]
+    for name in (stored.file, stored.weights):  # onnx reads no weights that a map shares by a hard link
+        shutil.copy(bundle.path / name, tmp_path)
+    floats = FloatGraph(tmp_path / stored.file)
+    quantized = floats.static({layer.name: 8.0 for layer in floats.layers}, ())
+    from_8_bits = sum(node.op_type == "DequantizeLinear" for node in quantized.graph.node)
+    files = write_int8(quantized, graph, "int8-fp16", tmp_path)
+    network = tensorrt_api.Network(tmp_path / files.file)
+    assert set(network.product_types()) == {PRODUCTS["int8-fp16"]}
+    assert network.inputs() == INPUTS.get(graph, network.inputs())
+    assert network.quantized_tensors() == from_8_bits > len(floats.layers)
+
+    profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, (1, 8))
+    monitor = BuildProgress(lambda percent: None, threading.Event())
+    built = network.build(profiles, tensorrt_api.Settings(1 << 30, 1), b"", monitor)
+    assert len(built.plan) > 0.4 * (bundle.path / stored.weights).stat().st_size
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr",
         "pairvpr.bench.page",
         "pairvpr.calibration.cascade",
+        "pairvpr.calibration.tune",
         "pairvpr.calibration.tune_page",
         "pairvpr.cli",
         "pairvpr.demo.run",

@@ -1,0 +1,117 @@
+"""What the sides of `benchmarks.pairs` do: all that a top k of pairs needs, from tokens in memory to scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.sides import Jobs
+from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.engine import Engine, Engines
+from pairvpr.runtime.model import MAX_BATCH, Model, load_model
+
+GOES_ON = 5
+"""One candidate in so many goes on in the cascade: 20 of 100."""
+MADE_UP_RANGE = 8.0
+
+Tokens = npt.NDArray[np.float32]
+
+
+def reference_jobs(checkpoint: str, images: npt.NDArray[np.uint8], threads: int) -> Jobs:
+    """Plain PyTorch eager on a checkpoint file or a preset's seeded weights.
+
+    `features` of the pictures; `exact`: scores of the first with all others; `encode`: the first; `matrix`: a product.
+    """
+    import torch
+
+    from benchmarks import reference
+    from pairvpr.model import load_checkpoint, seeded_checkpoint
+
+    torch.set_num_threads(threads)
+    loaded = load_checkpoint(checkpoint) if Path(checkpoint).exists() else seeded_checkpoint(checkpoint)
+    network = reference.plain_encoder(loaded.network)
+    pictures = torch.from_numpy(images)
+    made = [reference.encode(network, part) for part in pictures.split(MAX_BATCH)]
+    descriptors, tokens = (torch.cat(parts) for parts in zip(*made, strict=True))
+    factor = torch.randn(2048, 2048)
+    return {
+        "features": lambda: (descriptors.numpy(), tokens.numpy()),
+        "exact": lambda: np.concatenate(
+            [reference.score(network, tokens[:1], part).numpy() for part in tokens[1:].split(MAX_BATCH)]
+        ),
+        "encode": lambda: reference.encode(network, pictures[:1])[0].numpy(),
+        "matrix": lambda: (factor @ factor).shape,
+    }
+
+
+def runtime_jobs(
+    bundle: Path, device: str, precision: str, images: npt.NDArray[np.uint8], tokens: Tokens, threads: int
+) -> Jobs:
+    """Our runtime, torch-free, on the same pictures and `tokens`: `exact`, `encode`, and `cascade`.
+
+    The last drops four candidates of five after the prefix; which does not matter to the time.
+    """
+    model = open_model(bundle, device, precision, threads)
+
+    def batches() -> Iterator[Tokens]:
+        for start in range(1, len(tokens), model.batch_size):
+            yield tokens[start : start + model.batch_size]
+
+    def cascade() -> None:
+        done = 0
+        for part in batches():
+            pairs = model.prefix(tokens[:1], part)
+            keep = np.flatnonzero((done + np.arange(len(part))) % GOES_ON == 0)
+            if len(keep):
+                model.suffix(pairs, keep)
+            done += len(part)
+
+    return {
+        "exact": lambda: np.concatenate([model.score_batch(tokens[:1], part) for part in batches()]),
+        "encode": lambda: model.encode_prepared(images[:1]).descriptors,
+        "cascade": cascade,
+    }
+
+
+def open_model(path: Path, device: str, precision: str, threads: int) -> Model:
+    """A bundle on an engine; INT8 graphs that it lacks are those of `make_int8`."""
+    bundle = Bundle.open(path)
+    if not precision.startswith("int8") or precision in bundle.info.precisions:
+        return load_model(path, device, precision, threads=threads)
+
+    def engine(file: Path) -> Engine:
+        if device == "openvino":
+            from pairvpr.runtime.openvino_engine import OpenVinoEngine
+
+            return OpenVinoEngine(file, threads=threads)
+        from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(file, device, threads)
+
+    graphs = {name: engine(int8_folder(path) / f"{name}.{precision}.onnx") for name in GRAPHS}
+    return Model(bundle, Engines(**graphs, device=device, precision=precision, description="", largest_batch=None))
+
+
+def make_int8(path: Path) -> None:
+    """INT8 graphs for their speed alone, beside a bundle that has none: made-up ranges, judged by nobody."""
+    from pairvpr.export.int8 import FloatGraph, write_int8
+
+    bundle, folder = Bundle.open(path), int8_folder(path)
+    if {"int8", "int8-dynamic"} <= set(bundle.info.precisions) or folder.exists():
+        return
+    unfinished = folder.with_suffix(".unfinished")
+    unfinished.mkdir(exist_ok=True)
+    for name in GRAPHS:
+        file = bundle.graph("fp32", name, cpu=False)
+        floats, fused = FloatGraph(file), FloatGraph(file, fused=True)
+        write_int8(floats.static({layer.name: MADE_UP_RANGE for layer in floats.layers}, ()), name, "int8", unfinished)
+        write_int8(fused.dynamic(()), name, "int8-dynamic", unfinished)
+    unfinished.rename(folder)
+
+
+def int8_folder(bundle: Path) -> Path:
+    """Where `make_int8` leaves its graphs."""
+    return bundle.with_name(f"{bundle.name}-int8-for-speed")

@@ -1,0 +1,155 @@
+"""Pair scores of a benchmark's queries in some way, always with the same candidates, kept on disk as they come.
+
+What was computed is not computed again: a run that was interrupted goes on, and one with more queries adds to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.evaluation import Benchmark
+from pairvpr.runtime import Features, Model
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.map.tokens import TokenFormat
+from pairvpr.runtime.tuning import Setting
+
+CHUNK = 16
+"""Queries of a file: what an interruption costs, and what a run with other queries may have to compute again."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """An engine, and how the map stores its tokens; None: as the encoder gives them, in float32."""
+
+    setting: Setting
+    tokens: TokenFormat | None = None
+
+    def __str__(self) -> str:
+        engine = f"{self.setting.device} {self.setting.precision}"
+        return engine if self.tokens is None else f"{engine}, {self.tokens}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of n queries with k candidates each: class tokens (n, k, 2 D) float16 after the prefix, full scores (n, k)."""
+
+    class_tokens: npt.NDArray[np.float16]
+    scores: npt.NDArray[np.float32]
+
+
+class Work:
+    """The scores of one benchmark and bundle, in a folder."""
+
+    def __init__(self, benchmark: Benchmark, bundle: Bundle, top_k: int, folder: Path) -> None:
+        self.benchmark, self.bundle, self.folder = benchmark, bundle, folder
+        self.top_k = min(top_k, len(benchmark.database))
+        self._candidates: dict[int, npt.NDArray[np.int64]] = {}
+        self._about = [bundle.identity, self.top_k, _sizes(benchmark.database)]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def candidates(self, exact: Way, asked: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Database rows (n, k) to compare each of the queries with, nearest by the exact way's descriptor first."""
+        opened = _Opened(self, exact)
+        for chunk in _chunks(asked):
+            file = self._file("candidates", exact, chunk)
+            if not file.exists():
+                similarity = opened.queries(chunk).descriptors @ opened.database.descriptors.T
+                _keep(file, candidates=np.argsort(-similarity, axis=1, kind="stable")[:, : self.top_k])
+            with np.load(file) as kept:
+                self._candidates.update(zip(chunk, kept["candidates"], strict=True))
+        return np.stack([self._candidates[i] for i in asked])
+
+    def score(self, way: Way, asked: Sequence[int]) -> Scores:
+        """The way's scores of the queries with their candidates. Raises EngineError or BundleError."""
+        opened = _Opened(self, way)
+        found: list[Scores] = []
+        for number, chunk in enumerate(_chunks(asked)):
+            file = self._file("scores", way, chunk)
+            if not file.exists():
+                class_tokens, scores = opened.compare(chunk, [self._candidates[i] for i in chunk])
+                _keep(file, class_tokens=class_tokens, scores=scores)
+                print(f"{way}: query {number * CHUNK + len(chunk)} of {len(asked)}", file=sys.stderr)
+            with np.load(file) as kept:
+                found.append(Scores(kept["class_tokens"], kept["scores"]))
+        return Scores(
+            np.concatenate([each.class_tokens for each in found]), np.concatenate([each.scores for each in found])
+        )
+
+    def _file(self, what: str, way: Way, chunk: Sequence[int]) -> Path:
+        """Named after all that decides what is in it: graphs, pictures, candidates, and how they are compared."""
+        info = self.bundle.info
+        stored = info.precisions.get(str(way.setting.precision))  # bfloat16 is computed of the float graphs
+        weights = [] if stored is None else [info.files[each.weights].sha256 for each in stored.graphs.values()]
+        queries = _sizes([self.benchmark.queries[i] for i in chunk])
+        text = repr((what, way.setting.device, way.setting.precision, way.tokens, weights, queries, self._about))
+        return self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+
+
+class _Opened:
+    """A way's model and what it makes of the database, opened when first needed."""
+
+    def __init__(self, work: Work, way: Way) -> None:
+        self.work, self.way = work, way
+        self._model: Model | None = None
+        self._database: Features | None = None
+
+    @property
+    def model(self) -> Model:
+        if self._model is None:
+            self._model = self.way.setting.load(self.work.bundle.path)
+        return self._model
+
+    @property
+    def database(self) -> Features:
+        """Of all database pictures, tokens as they come back from the map."""
+        if self._database is None:
+            made = self.model.encode([path for _, path in self.work.benchmark.database])
+            how = self.way.tokens
+            tokens = made.tokens if how is None else np.stack([how.store(each).load() for each in made.tokens])
+            self._database = Features(made.descriptors, tokens)
+        return self._database
+
+    def queries(self, chunk: Sequence[int]) -> Features:
+        return self.model.encode([self.work.benchmark.queries[i][1] for i in chunk])
+
+    def compare(
+        self, chunk: Sequence[int], candidates: Sequence[npt.NDArray[np.int64]]
+    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
+        """Class tokens (n, k, 2 D) and scores (n, k), in batches as a robot has them."""
+        class_tokens, scores = [], []
+        queries = self.queries(chunk)
+        for i, rows in enumerate(candidates):
+            for start in range(0, len(rows), self.model.batch_size):
+                tokens = self.database.tokens[rows[start : start + self.model.batch_size]]
+                pairs = self.model.prefix(queries[i].tokens, tokens)
+                class_tokens.append(pairs.class_tokens.reshape(len(tokens), -1).astype(np.float16))
+                scores.append(self.model.suffix(pairs, np.arange(len(tokens))))
+        shape = len(chunk), len(candidates[0])
+        return np.concatenate(class_tokens).reshape(*shape, -1), np.concatenate(scores).reshape(shape)
+
+
+def _sizes(pictures: Sequence[tuple[str, Path]]) -> list[tuple[str, int]]:
+    return [(name, path.stat().st_size) for name, path in pictures]
+
+
+def _chunks(asked: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(asked), CHUNK):
+        yield asked[start : start + CHUNK]
+
+
+def _keep(file: Path, **arrays: npt.NDArray) -> None:
+    """Write arrays whole or not at all."""
+    beside = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+    try:
+        np.savez(beside, allow_pickle=False, **arrays)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,269 @@
+"""What every setting does to answers: Recall@1, winners and flips against exact float32, on the same candidates.
+
+    pairvpr town unseen/ --streets 168 --seed 2 --evaluation
+    python -m benchmarks.settings unseen/database unseen/queries --model BUNDLE --work work/ --out settings.json
+
+BUNDLE holds fp32 and INT8 graphs calibrated with pictures of other places. The cascade's heads and margins are learnt
+from all places but those that they are checked on, in turn, as `pairvpr calibrate` does it. Pair scores are kept in
+the folder `--work`: an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.paired import Flags, flips, share
+from benchmarks.scoring import Scores, Way, Work
+from pairvpr.calibration.candidates import exact_setting, families
+from pairvpr.calibration.cascade import PROBABILITY, Compared, fit, margin_for
+from pairvpr.calibration.pictures import spread
+from pairvpr.errors import EngineError
+from pairvpr.evaluation import Benchmark, load_folders
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.map.tokens import TokenFormat
+from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.tuning import Setting
+
+INT8, HALF = TokenFormat("int8"), TokenFormat("int8", 0.5)
+FOLDS = 5
+"""Parts of the places: the cascade is checked on one after the other, learnt from the rest."""
+KEPT = (5, 10, 20, 40)
+"""Fixed numbers of candidates that go on, beside the calibrated margin."""
+
+Floats = npt.NDArray[np.float32]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("database", type=Path)
+    parser.add_argument("pictures", metavar="queries", type=Path)
+    parser.add_argument("--tolerance", type=int, help="Frames: match by numbers in names, not @UTM@ positions.")
+    parser.add_argument("--model", type=Path, default=default_bundle(), help="Bundle; the default model's without one.")
+    parser.add_argument("--work", type=Path, required=True, help="Folder for pair scores.")
+    parser.add_argument("--queries", type=int, metavar="N", help="Ask so many, spread evenly; all without.")
+    parser.add_argument(
+        "--rest", type=int, default=336, metavar="N", help="Queries for all but exact, cascade and INT8 with cascade."
+    )
+    parser.add_argument("--top-k", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print the table, and write the figures."""
+    args = arguments()
+    benchmark = load_folders(args.database, args.pictures, args.tolerance)
+    bundle = Bundle.open(args.model)
+    count = len(benchmark.queries)
+    asked = spread(range(count), min(args.queries or count, count))
+    rest = spread(range(len(asked)), min(args.rest, len(asked)))
+    results = measure(Work(benchmark, bundle, args.top_k, args.work), asked, rest, args.threads)
+    print(table(results))
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
+    """The exact way, those that a cascade is tried with too, and the rest that the bundle allows."""
+    exact = Way(Setting(**{**vars(exact_setting(bundle)), "threads": threads}))
+    settings = [Setting(each.device, each.precision, threads, exact=True) for each in families(bundle, exact=True)]
+    if "int8-fp16" in bundle.info.precisions:
+        settings.append(Setting("cpu", "int8-fp16", threads, exact=True))  # TensorRT's, in float32 arithmetic
+    fast = [
+        each for each in settings if (each.device, each.precision) in (("cpu", "int8-dynamic"), ("openvino", "int8"))
+    ]
+    reduced = [Way(each) for each in settings if each.precision not in ("fp32", "fp16")]
+    return exact, [Way(each, INT8) for each in fast], [*reduced, Way(exact.setting, INT8), Way(exact.setting, HALF)]
+
+
+def measure(work: Work, asked: Sequence[int], rest: Sequence[int], threads: int) -> dict[str, Any]:
+    """All figures. rest: which of the `asked` queries the ways without a cascade are tried on."""
+    exact, fast, others = ways(work.bundle, threads)
+    candidates = work.candidates(exact, asked)
+    right = np.array([np.isin(rows, work.benchmark.positives[i]) for i, rows in zip(asked, candidates, strict=True)])
+    truth = Truth(work.score(exact, asked), right)
+    blocks = folds(work.benchmark, asked)
+    found: dict[str, Any] = {"exact": {"queries": len(asked), **truth.judge(truth.scores)}}
+    found |= cascades("exact", truth, truth.answers, blocks)
+    left_out = []
+    for way, which in [*((way, range(len(asked))) for way in fast), *((way, rest) for way in others)]:
+        try:
+            answers = work.score(way, [asked[i] for i in which])
+        except EngineError as error:
+            left_out.append(f"{way}: {error}")
+            continue
+        part = truth.of(which)
+        found[str(way)] = {"queries": len(which), **part.judge(answers.scores), **part.changes(answers.scores)}
+        if way in fast:
+            found |= cascades(str(way), part, answers, blocks)
+    return {
+        "benchmark": work.benchmark.name,
+        "preset": work.bundle.info.preset,
+        "identity": work.bundle.identity[:12],
+        "trained": work.bundle.info.weights.trained,
+        "queries": len(asked),
+        "candidates": work.top_k,
+        "recall_at_1_by_descriptor": flips(right[:, 0], right[:, 0])["recall_at_1"],
+        "score_spread": round(float(np.median(np.ptp(truth.scores, axis=1))), 4),
+        "settings": found,
+        "left_out": left_out,
+    }
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The exact answers, and which candidates (n, k) are right."""
+
+    answers: Scores
+    right: Flags
+
+    @property
+    def scores(self) -> Floats:
+        """Exact scores (n, k)."""
+        return self.answers.scores
+
+    def of(self, which: Sequence[int]) -> Truth:
+        """Of some of the queries."""
+        rows = np.asarray(which)
+        return Truth(Scores(self.answers.class_tokens[rows], self.scores[rows]), self.right[rows])
+
+    def judge(self, scores: Floats) -> dict[str, Any]:
+        """Recall@1, its difference from exact, flips each way, and how often the winner is the same.
+
+        scores (n, k): -inf where a candidate is out.
+        """
+        every, winners = np.arange(len(scores)), scores.argmax(axis=1)
+        exact = self.scores.argmax(axis=1)
+        return {
+            **flips(self.right[every, exact], self.right[every, winners]),
+            "same_winner": share(winners == exact),
+        }
+
+    def changes(self, scores: Floats) -> dict[str, Any]:
+        """How far scores (n, k) are from the exact ones."""
+        change = np.abs(scores - self.scores)
+        pairs = zip(scores, self.scores, strict=True)
+        return {
+            "score_change": {"mean": float(f"{change.mean():.3g}"), "max": float(f"{change.max():.3g}")},
+            "rank_correlation": round(float(np.mean([_ranks(a) @ _ranks(b) for a, b in pairs])), 4),
+        }
+
+
+def folds(benchmark: Benchmark, asked: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Which part of the places each query (n,) belongs to: that of its first right picture in the database's order.
+
+    One without any belongs to a part by its number.
+    """
+    places = [
+        (right[0] / len(benchmark.database) if len(right) else i / len(benchmark.queries))
+        for i, right in ((i, benchmark.positives[i]) for i in asked)
+    ]
+    return (np.array(places) * FOLDS).astype(np.int64)
+
+
+def cascades(name: str, truth: Truth, answers: Scores, blocks: npt.NDArray[np.int64]) -> Iterator[tuple[str, Any]]:
+    """A way's answers by the cascade, each fold's with a head and a margin from the others."""
+    predicted, margins = predict(answers, blocks)
+    below = predicted.max(axis=1, keepdims=True) - predicted
+    places = np.argsort(np.argsort(below, axis=1, kind="stable"), axis=1)
+    rules = {f"the best {count}": places < count for count in KEPT if count < predicted.shape[1]}
+    for rule, stays in {f"margin for {PROBABILITY:.1%}": below <= margins[:, None], **rules}.items():
+        winners = truth.scores.argmax(axis=1)
+        yield (
+            f"{name}, cascade, {rule}",
+            {
+                "queries": len(blocks),
+                "kept": round(float(np.mean(stays)), 4),
+                "winner_goes_on": share(stays[np.arange(len(blocks)), winners]),
+                **truth.judge(np.where(stays, answers.scores, -np.inf)),
+            },
+        )
+
+
+def predict(answers: Scores, blocks: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Predicted scores (n, k) and margins (n,), by heads that saw no query of the same fold."""
+    compared = [
+        Compared(inputs.astype(np.float32), scores)
+        for inputs, scores in zip(answers.class_tokens, answers.scores, strict=True)
+    ]
+    predicted, margins = np.zeros_like(answers.scores), np.zeros(len(blocks), np.float32)
+    present = np.unique(blocks)
+    if len(present) < 3:
+        raise SystemExit(
+            f"the queries are of {len(present)} parts of {FOLDS} of the places: too few to learn from; ask more"
+        )
+    for fold in present:
+        head, bias, gaps = fit(
+            [[compared[i] for i in np.flatnonzero(blocks == other)] for other in present if other != fold]
+        )
+        margin = margin_for(gaps, PROBABILITY)
+        for i in np.flatnonzero(blocks == fold):
+            predicted[i], margins[i] = compared[i].inputs @ head + np.float32(bias), margin
+    return predicted, margins
+
+
+HEADINGS = (
+    "setting",
+    "queries",
+    "Recall@1",
+    "difference",
+    "95 % interval",
+    "lost",
+    "won",
+    "same winner",
+    "goes on",
+    "kept",
+)
+
+
+def table(results: dict[str, Any]) -> str:
+    """The figures as aligned text."""
+    rows = [HEADINGS, *(_cells(name, figures) for name, figures in results["settings"].items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([*lines, *(f"not tried: {line}" for line in results["left_out"])])
+
+
+def _cells(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
+    low, high = figures["interval"]
+    return (
+        name,
+        str(figures["queries"]),
+        f"{figures['recall_at_1']:.2f}",
+        f"{figures['difference']:+.2f}",
+        f"{low:+.2f} to {high:+.2f}",
+        str(figures["right_to_wrong"]),
+        str(figures["wrong_to_right"]),
+        _told(figures["same_winner"]),
+        _told(figures["winner_goes_on"]) if "winner_goes_on" in figures else "",
+        f"{figures['kept']:.1%}" if "kept" in figures else "",
+    )
+
+
+def _told(part: dict[str, Any]) -> str:
+    low, high = part["interval"]
+    return f"{part['percent']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _ranks(scores: Floats) -> npt.NDArray[np.float64]:
+    """Ranks of one query's candidates, standardised: the product of two is Spearman's correlation."""
+    ranks = np.argsort(np.argsort(scores)).astype(np.float64)
+    ranks -= ranks.mean()
+    return ranks / np.linalg.norm(ranks)
+
+
+if __name__ == "__main__":
+    main()
