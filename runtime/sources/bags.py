@@ -198,10 +198,12 @@ def _rosbags_reads(path: Path) -> Iterator[None]:
     """Turns whatever rosbags raises on damaged bytes into SourceError; that can be nearly any type."""
     try:
         yield
-    except (MemoryError, SourceError):
+    except SourceError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, MemoryError):  # a length that was damaged is asked for before the file's end is met
+            reason = "it asks for more memory than there is"
         raise SourceError(
             f"{path} is damaged, or no bag that can be read ({reason}): check that it is whole; "
             "`rosbag reindex`, `ros2 bag reindex` or `mcap recover` may mend it"
