@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pairvpr import __version__, machine
-from pairvpr.errors import BundleError, EngineError, MapError
+from pairvpr.errors import BundleError, EngineError, MapError, one_line
 
 if TYPE_CHECKING:
     from pairvpr.runtime.bundle import Bundle
@@ -347,11 +347,7 @@ def _tried(name: str, look: Callable[[], list[Check]]) -> list[Check]:
     try:
         return look()
     except Exception as error:
-        return [Check(name, "broken", f"{type(error).__name__}: {_one_line(error)}", REINSTALL)]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        return [Check(name, "broken", f"{type(error).__name__}: {one_line(error)}", REINSTALL)]
 
 
 def _find(module: str) -> object | None:
@@ -373,5 +369,5 @@ def _import_problem(module: str) -> str | None:
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken installation can raise anything while it is imported
-        return f"cannot be imported ({_one_line(error) or type(error).__name__})"
+        return f"cannot be imported ({one_line(error) or type(error).__name__})"
     return None

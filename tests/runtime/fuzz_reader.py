@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import hashlib
 import json
+import logging
 import math
 import os
 import resource
@@ -64,7 +65,7 @@ class Reader:
 
 
 def read_source(path: Path) -> dict[str, Any]:
-    """All of a picture, folder or bag: how many frames it promised and gave, and what was wrong with some."""
+    """All of a picture, folder or bag: frames promised and given, what was wrong with some, and what was said."""
     errors, timestamps, places = [], [], []
     with open_source(str(path), SourceOptions()) as source:
         promised = source.length
@@ -76,7 +77,7 @@ def read_source(path: Path) -> dict[str, Any]:
             places += [] if frame.pose is None else [frame.pose.x, frame.pose.y, frame.pose.z, *(frame.pose.q or ())]
     assert all(map(math.isfinite, places))
     assert all(map(math.isfinite, (each for each in timestamps if each is not None)))
-    return {"promised": promised, "frames": len(timestamps), "errors": errors}
+    return {"promised": promised, "frames": len(timestamps), "errors": errors, "warnings": WARNINGS[:]}
 
 
 def read_map(path: Path) -> dict[str, Any]:
@@ -116,10 +117,17 @@ def _pictures(path: Path) -> dict[str, str]:
         }
 
 
+class _Heard(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        WARNINGS.append(record.getMessage())
+
+
+WARNINGS: list[str] = []
 READS = {"source": read_source, "map": read_map, "bundle": read_bundle}
 
 
 def _outcome(kind: str, path: Path) -> dict[str, Any]:
+    WARNINGS.clear()
     try:
         return READS[kind](path)
     except PairVPRError as error:
@@ -130,6 +138,7 @@ def _outcome(kind: str, path: Path) -> dict[str, Any]:
 
 def _serve() -> None:
     faulthandler.enable()
+    logging.getLogger("pairvpr").addHandler(_Heard(logging.WARNING))
     faulthandler.register(signal.SIGPROF, chain=True)  # which then ends the process
     catalog._IN_VAIN = 1000  # a repair that looks for more rows than these maps could have takes seconds
     here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -318,3 +318,29 @@ def test_a_length_that_no_memory_could_hold(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(SourceError, match=r"alone\.mcap is damaged.* \(it asks for more memory than there is\): check"):
         open_source(str(path))
+
+
+def test_a_message_that_damage_hides_is_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One whose record has another opcode is skipped by whoever reads an MCAP file."""
+    path = write_drive(tmp_path, "lone.mcap", frames=3)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x05", content.index(scene(1).tobytes()) - 200)  # a message's opcode, then its length
+    while int.from_bytes(content[at + 1 : at + 9], "little") not in range(scene(1).nbytes, scene(1).nbytes + 200):
+        at = content.index(b"\x05", at + 1)
+    content[at] = 0xFF
+    path.write_bytes(content)
+    assert len(frames_of(path)) == 2
+    assert "alone.mcap: 2 of 3 messages on /cam/image_raw could be found: check that it is whole" in caplog.text
+
+
+def test_what_is_quoted_of_a_damaged_bag_can_be_printed(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "drive.bag")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"uint32 height", b"uint32 \x1b[31mt"))
+    with pytest.raises(SourceError, match="check that it is whole") as caught:
+        frames_of(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300 + 300
+    path.write_bytes(content.replace(b"/cam/image_raw", b"/cam/\x1b[31m_raw"))
+    with pytest.raises(SourceError, match="topics have names that cannot be printed"):
+        frames_of(path)
