@@ -13,7 +13,7 @@ test: $(VENV)/.all  ## everything; installs torch (several GB)
 	$(BIN)/python -m pytest
 
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
-	$(PIP) -e ".[cpu,video,bags,serve,test]"
+	$(PIP) -e ".[cpu,video,bags,serve,viz,test]"
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.all
@@ -39,5 +39,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,viz,export,train,dev]"
 	touch $@ $(VENV)/.runtime

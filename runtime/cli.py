@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -19,7 +19,8 @@ from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from pairvpr.runtime.recognizer import PlaceRecognizer
-    from pairvpr.runtime.sources import SourceOptions
+    from pairvpr.runtime.sources import Source, SourceOptions
+    from pairvpr.viewing.viewers import Viewer
 
 MATCHES = 10
 OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budget_ms", "batch_size")
@@ -61,6 +62,7 @@ OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budge
 @click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write answers here, not to stdout.")
 @click.option("--report", type=click.Path(path_type=Path), help="Show the run on this page when it ends, as run.html.")
+@click.option("--rerun", type=click.Path(path_type=Path), help="Record the run for Rerun's viewer, as run.rrd.")
 @click.version_option(package_name="pairvpr")
 def main(
     db: Path,
@@ -79,6 +81,7 @@ def main(
     style: str,
     out: Path | None,
     report: Path | None,
+    rerun: Path | None,
     options: SourceOptions,
 ) -> None:
     """Recognise where pictures were taken, in a map."""
@@ -104,7 +107,9 @@ def main(
         exact=exact,
     )
     if query is not None:
-        _answer(query, options, opened, matches, style, out, report)
+        from pairvpr.viewing.viewers import watching
+
+        _answer(query, options, opened, matches, style, out, partial(watching, report, rerun, query))
     elif serve is not None:
         _serve(serve, allow_remote, opened, matches)
 
@@ -116,18 +121,17 @@ def _answer(
     matches: int,
     style: str,
     out: Path | None,
-    report: Path | None,
+    watched: Callable[[Source, PlaceRecognizer], AbstractContextManager[list[Viewer]]],
 ) -> None:
     """An answer for each picture of a source."""
     from pairvpr.runtime.refresher import Refresher
     from pairvpr.runtime.sources import open_source
-    from pairvpr.viewing.run_page import reporting
 
     with (
         open_source(query, options) as source,
         opened() as recognizer,
         _opened(out) as stream,
-        reporting(report, query, source, recognizer) as record,
+        watched(source, recognizer) as viewers,
     ):
         say_model(recognizer.model.bundle)
         unread = total = 0
@@ -142,8 +146,8 @@ def _answer(
                 release_log()
                 line = answer.to_json(matches) if style == "jsonl" else as_text(answer, matches)
                 click.echo(line, file=stream)
-                if record is not None:
-                    record.add(frame, answer)
+                for viewer in viewers:
+                    viewer.add(frame, answer)
         except KeyboardInterrupt:
             if not source.live:
                 raise
