@@ -74,6 +74,7 @@ def examine(db: Path | None = None) -> list[Check]:
         _extra("PyAV", "av", "video", "for videos, cameras and streams"),
         _extra("rosbags", "rosbags", "bags", "for ROS bags"),
         _extra("h11", "h11", "serve", "for answering other programs over HTTP"),
+        _extra("rerun-sdk", "rerun", "viz", "for recording runs for Rerun's viewer"),
         *_export_parts(),
         _cameras(),
     ]
@@ -317,14 +318,14 @@ def _tensorrt_itself(gpu: bool) -> Check:
 
 
 def _extra(name: str, module: str, extra: str, use: str) -> Check:
-    """A library that reads a kind of source; its distribution is called like the module."""
+    """A library that an extra brings; its distribution is called like the module or as it is shown."""
     remedy = f'pip install "pairvpr[{extra}]"'
     if _find(module) is None:
         return Check(name, "missing", f"optional, {use}: not installed", remedy)
     problem = _import_problem(module)
     if problem is not None:
         return Check(name, "broken", problem, f"{remedy} --force-reinstall")
-    return Check(name, "ok", _version(module) or "version not known")
+    return Check(name, "ok", _version(module) or _version(name) or "version not known")
 
 
 def _export_parts() -> list[Check]:
