@@ -103,7 +103,7 @@ class BagSource(Source):
         is_gps = any(connection.msgtype == GPS_TYPE for connection in self._poses)
         for message, seconds, _ in self._messages(self._poses):
             if isinstance(message, SourceError):
-                raise message
+                raise SourceError(f"{self._path}: {message}") from message
             row = POSE_TYPES[message.__msgtype__](message)
             if not all(math.isfinite(value) for value in (row[:2] if is_gps else row)):
                 bad += 1

@@ -344,3 +344,13 @@ def test_what_is_quoted_of_a_damaged_bag_can_be_printed(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b"/cam/image_raw", b"/cam/\x1b[31m_raw"))
     with pytest.raises(SourceError, match="topics have names that cannot be printed"):
         frames_of(path)
+
+
+def test_a_damaged_pose_is_an_error_that_names_the_bag(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "lone.mcap", frames=2)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"builtin_interfaces/Time", content.rindex(b"nav_msgs/msg/Odometry"))
+    content[at : at + 18] = b"builtin_interfa6es"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"alone\.mcap: /odom is damaged.*: check that it is whole"):
+        frames_of(path)
