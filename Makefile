@@ -16,7 +16,7 @@ test: $(VENV)/.all  ## everything; installs torch (several GB)
 	$(BIN)/python -m pytest
 
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
-	$(PIP) -e ".[cpu,video,bags,serve,test]"
+	$(PIP) -e ".[cpu,video,bags,serve,viz,test]"
 	$(BIN)/python -m pytest
 
 test-gpu: $(GPU)/.gpu  ## what needs an NVIDIA GPU, then its benchmark: a table, and figures in gpu.json
@@ -51,5 +51,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,viz,export,train,dev]"
 	touch $@ $(VENV)/.runtime

@@ -12,6 +12,7 @@ from pairvpr.pages import NUMBERS_STYLE, STYLE, document
 from pairvpr.runtime.token_choice import describe
 
 CHART_STYLE = """
+p + .figure, .figure + .figure { margin-top: 14px; }
 svg .front { fill: none; stroke: var(--accent); stroke-width: 2; }
 svg .allowed { stroke: var(--right); stroke-dasharray: 6 4; }
 svg .budget { stroke: var(--wrong); stroke-dasharray: 6 4; }
@@ -26,13 +27,14 @@ BODY = Template("""<h1>Settings on this device</h1>
 <div class="figure"><h2>Agreement with the exact answer over time</h2>
 $chart
 <p class="faint">A point is a setting, the bar its 95 % interval; the line is the Pareto front: no faster setting agrees
-as well. Point at a setting for its name. Grey ones left early: fewer pictures, wider bars.</p></div>
+as well. Point at a setting for its name. Grey ones left early: fewer pictures, wider bars. Dashed are the share of
+other first matches that is allowed (green) and the budget, if there is one (red).</p></div>
 <div class="figure"><h2>Settings</h2>
 <table class="numbers">$rows</table>
 $notes</div>""")
 
 # The chart's frame in its own units.
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 610.0, 12.0, 262.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 610.0, 12.0, 262.0
 
 
 def table(tuned: Tuned) -> str:
@@ -75,9 +77,10 @@ def render(tuned: Tuned) -> str:
         "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
         for row, tag in [(HEADINGS, "th"), *((_cells(tuned, trial), "td") for trial in tuned.trials)]
     )
+    chosen = verdict(tuned)
     body = BODY.substitute(
         about=escape(about(tuned)),
-        verdict=escape(verdict(tuned)),
+        verdict=escape(chosen[0].upper() + chosen[1:]),
         chart=chart(tuned),
         rows=rows,
         notes="\n".join(f'<p class="faint">{escape(note)}</p>' for note in _notes(tuned)),
@@ -122,8 +125,10 @@ def chart(tuned: Tuned) -> str:
             f'<g class="{kind}"><title>{escape(" | ".join(_cells(tuned, trial)))}</title>'
             f'<line x1="{at}" y1="{low}" x2="{at}" y2="{high}"/><circle cx="{at}" cy="{y(trial.loss)}" r="5"/></g>'
         )
-    parts.append('<text x="331" y="296" text-anchor="middle">median milliseconds of an answer</text>')
-    parts.append('<text x="60" y="24">another first match</text></svg>')
+    parts.append('<text x="338" y="296" text-anchor="middle">median milliseconds of an answer</text>')
+    parts.append(
+        '<text x="14" y="137" text-anchor="middle" transform="rotate(-90 14 137)">another first match</text></svg>'
+    )
     return "\n".join(parts)
 
 

@@ -38,3 +38,13 @@ class ServiceError(PairVPRError):
 
 class TrainingError(PairVPRError):
     """A training run cannot start, go on, or be resumed: its configuration, its machine, or its numbers."""
+
+
+def one_line(what: object, limit: int = 300) -> str:
+    """What an exception of other code says, on one line of at most so many characters, all of them printable.
+
+    Such messages quote files; what is in a damaged one must not reach a terminal as it is.
+    """
+    text = " ".join(str(what).split()) or type(what).__name__
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -72,6 +72,7 @@ table.numbers td:first-child, table.numbers th:first-child { text-align: left; p
 table.numbers tr + tr > * { border-top: 1px solid var(--line); }
 table.numbers th, table.numbers td + td { white-space: nowrap; }
 svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
+svg + table { margin-top: 14px; }
 svg .grid { stroke: var(--line); }
 svg text { fill: var(--faint); }
 """
@@ -132,10 +133,10 @@ def figure(jpeg: bytes, state: str, heading: str, caption: str, mark: str = "") 
     return PICTURE.substitute(state=state, data=data, alt=text, heading=heading, caption=text + mark)
 
 
-def check_page(path: Path) -> None:
-    """Raise PairVPRError unless a page can be written at `path`; before there is anything to write."""
+def check_page(path: Path, example: str = "page.html") -> None:
+    """Raise PairVPRError unless a file like the example can be written at `path`; before there is anything to write."""
     if path.is_dir():
-        raise PairVPRError(f"{path}: a folder; name the file of the page, as {path / 'page.html'}")
+        raise PairVPRError(f"{path}: a folder; name the file to write, as {path / example}")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:

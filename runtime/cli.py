@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from pairvpr.runtime.recognizer import PlaceRecognizer
-    from pairvpr.runtime.sources import SourceOptions
+    from pairvpr.runtime.sources import Source, SourceOptions
+    from pairvpr.viewing.viewers import Viewer
 
 MATCHES = 10
 OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budget_ms", "batch_size")
@@ -65,6 +67,7 @@ OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budge
     help="Write answers here, not to stdout; into a file called .mcap as ROS messages.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Show the run on this page when it ends, as run.html.")
+@click.option("--rerun", type=click.Path(path_type=Path), help="Record the run for Rerun's viewer, as run.rrd.")
 @click.version_option(package_name="pairvpr")
 def main(
     db: Path,
@@ -84,6 +87,7 @@ def main(
     style: str,
     out: Path | None,
     report: Path | None,
+    rerun: Path | None,
     options: SourceOptions,
 ) -> None:
     """Recognise where pictures were taken, in a map."""
@@ -113,7 +117,9 @@ def main(
         exact=exact,
     )
     if query is not None:
-        _answer(query, options, opened, sequence, matches, style, out, report)
+        from pairvpr.viewing.viewers import watching
+
+        _answer(query, options, opened, sequence, matches, style, out, partial(watching, report, rerun, query))
     elif serve is not None:
         _serve(serve, allow_remote, opened, matches)
 
@@ -126,20 +132,19 @@ def _answer(
     matches: int,
     style: str,
     out: Path | None,
-    report: Path | None,
+    watched: Callable[[Source, PlaceRecognizer], AbstractContextManager[list[Viewer]]],
 ) -> None:
     """An answer for each picture of a source."""
     from pairvpr.runtime.output import output
     from pairvpr.runtime.refresher import Refresher
     from pairvpr.runtime.sequence import Follower
     from pairvpr.runtime.sources import open_source
-    from pairvpr.viewing.run_page import reporting
 
     with (
         open_source(query, options) as source,
         opened() as recognizer,
         output(out, style, matches, query) as put,
-        reporting(report, query, source, recognizer) as record,
+        watched(source, recognizer) as viewers,
     ):
         say_model(recognizer.model.bundle)
         unread = total = 0
@@ -156,8 +161,8 @@ def _answer(
                     answer = follow(answer, frame)
                 release_log()
                 put(frame, answer)
-                if record is not None:
-                    record.add(frame, answer)
+                for viewer in viewers:
+                    viewer.add(frame, answer)
         except KeyboardInterrupt:
             if not source.live:
                 raise

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pairvpr.errors import SourceError
+from pairvpr.errors import SourceError, one_line
 
 MIN_SIDE = 16  # pixels; a smaller picture shows no place
 MAX_PIXELS = 100_000_000  # decoded this is 300 MB; beyond it lie decompression bombs
@@ -121,8 +121,9 @@ def pillow_reads(title: str) -> Iterator[None]:
         except Image.DecompressionBombError as error:
             raise SourceError(_too_large(title, MAX_PIXELS)) from error
         except Exception as error:  # damaged bytes surface as nearly any type: OSError, SyntaxError, zlib.error...
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise SourceError(f"{title} is damaged or cannot be decoded ({reason}): replace or remove it") from error
+            raise SourceError(
+                f"{title} is damaged or cannot be decoded ({one_line(error)}): replace or remove it"
+            ) from error
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:

@@ -207,11 +207,13 @@ def test_engine_error_in_the_reference_check(monkeypatch: pytest.MonkeyPatch) ->
 def test_missing_optional_parts_are_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_versions(monkeypatch, torch=None, timm=None, onnx=None, onnxscript=None)
     monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setitem(sys.modules, "rerun", None)
     checks = examine()
     for name in ("torch", "timm", "onnx", "onnxscript"):
         assert check(checks, name).state == "missing"
         assert check(checks, name).remedy == 'pip install "pairvpr[export]"'
     assert check(checks, "PyAV").remedy == 'pip install "pairvpr[video]"'
+    assert check(checks, "rerun-sdk").remedy == 'pip install "pairvpr[viz]"'
     assert healthy(checks)
     assert "What is missing is optional." in format_report(checks)
 

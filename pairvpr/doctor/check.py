@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from pairvpr.errors import one_line
+
 State = Literal["ok", "missing", "broken", "info"]
 
 REINSTALL = "pip install --force-reinstall --no-deps pairvpr"
@@ -33,7 +35,7 @@ def tried(name: str, look: Callable[[], list[Check]]) -> list[Check]:
     try:
         return look()
     except Exception as error:
-        return [Check(name, "broken", f"{type(error).__name__}: {_one_line(error)}", REINSTALL)]
+        return [Check(name, "broken", f"{type(error).__name__}: {one_line(error)}", REINSTALL)]
 
 
 def find_module(module: str) -> object | None:
@@ -56,9 +58,5 @@ def import_problem(module: str) -> str | None:
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken installation can raise anything while it is imported
-        return f"cannot be imported ({_one_line(error) or type(error).__name__})"
+        return f"cannot be imported ({one_line(error)})"
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

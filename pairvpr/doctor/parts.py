@@ -32,14 +32,14 @@ def dependencies() -> list[Check]:
 
 
 def library(name: str, module: str, extra: str, use: str) -> Check:
-    """A library that reads a kind of source; its distribution is called like the module."""
+    """A library that an extra brings; its distribution is called like the module or as it is shown."""
     remedy = f'pip install "pairvpr[{extra}]"'
     if find_module(module) is None:
         return Check(name, "missing", f"optional, {use}: not installed", remedy)
     problem = import_problem(module)
     if problem is not None:
         return Check(name, "broken", problem, f"{remedy} --force-reinstall")
-    return Check(name, "ok", installed_version(module) or "version not known")
+    return Check(name, "ok", installed_version(module) or installed_version(name) or "version not known")
 
 
 def export_parts() -> list[Check]:

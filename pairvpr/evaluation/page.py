@@ -42,7 +42,7 @@ GROUPS: tuple[tuple[str, str, Callable[[int, int], bool]], ...] = (
 )
 
 # The chart's frame in its own units.
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 610.0, 12.0, 262.0
+LEFT, RIGHT, TOP, BOTTOM = 66.0, 610.0, 12.0, 262.0
 
 
 def render(evaluation: Evaluation, figures: Figures) -> str:

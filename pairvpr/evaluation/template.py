@@ -43,7 +43,7 @@ counts the $answerable queries that have a right answer in the database; $withou
 CHART = Template("""<svg viewBox="0 0 640 300" role="img" aria-label="Precision over recall">
 $grid
 $curves
-<text x="331" y="296" text-anchor="middle">recall</text>
+<text x="338" y="296" text-anchor="middle">recall</text>
 <text x="14" y="132" text-anchor="middle" transform="rotate(-90 14 132)">precision</text>
 </svg>""")
 

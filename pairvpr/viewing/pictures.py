@@ -23,12 +23,12 @@ def picture_file(record: Record) -> Path | None:
         return None
 
 
-def recorded_thumbnail(record: Record) -> bytes | None:
-    """A small JPEG of the record's picture, None where it is not there as a file or no longer a picture."""
+def recorded_thumbnail(record: Record, size: tuple[int, int] = THUMBNAIL) -> bytes | None:
+    """A JPEG of the record's picture, of `size` (width, height) at most, None where it is no longer there as a file."""
     file = picture_file(record)
     if file is None:
         return None
     try:
-        return thumbnail(load_picture(file), THUMBNAIL)
+        return thumbnail(load_picture(file), size)
     except SourceError:
         return None

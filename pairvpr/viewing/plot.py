@@ -93,7 +93,7 @@ def _flat(frame: str, places: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.floa
     hidden = 2 - int(np.argmin(spread[::-1]))  # z of equals
     shown = [axis for axis in range(3) if axis != hidden]
     names = "xyz"
-    note = f"seen along {names[hidden]}, the axis along which the places spread least"
+    note = f"Seen along {names[hidden]}, the axis along which the places spread least"
     return points[:, shown], (f"{names[shown[0]]}, m", f"{names[shown[1]]}, m"), note
 
 

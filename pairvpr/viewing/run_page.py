@@ -24,21 +24,17 @@ from pairvpr.viewing.thinning import evenly
 
 PLACES = 2000  # of the map, on the plots
 PERCENTILES = (50, 95, 99)
-SAID = {"accepted": "accepted", "rejected": "rejected", "unjudged": "not judged"}
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def reporting(path: Path | None, query: str, source: Source, recognizer: PlaceRecognizer) -> Iterator[RunRecord | None]:
+def reporting(path: Path, query: str, source: Source, recognizer: PlaceRecognizer) -> Iterator[RunRecord]:
     """A record to add answers to; on leaving, however the run ended, its page is written to `path`.
 
-    None without a path; nothing is written where a run fails before its first answer. Raises PairVPRError where the
+    Nothing is written where a run fails before its first answer. Raises PairVPRError where the
     page cannot be written, at once if that can be known; after a failure of the run itself it is only logged.
     """
-    if path is None:
-        yield None
-        return
     check_page(path)
     record = RunRecord()
     try:
@@ -109,7 +105,7 @@ def _marks(record: RunRecord, recognizer: PlaceRecognizer) -> list[Mark]:
             marks.append(Mark(place, "place", f"map: {placed[i].name}, {place}"))
     for each in record.answers.items:
         if each.at is not None:
-            label = f"{each.query} -> {each.best}, {_score(each)}, {SAID[each.verdict]}, at {each.at}"
+            label = f"{each.query} -> {each.best}, {each.said}, at {each.at}"
             marks.append(Mark(each.at, each.verdict, label, origin=each.own))
     return marks
 
@@ -165,7 +161,7 @@ def _strips(record: RunRecord, recognizer: PlaceRecognizer) -> str:
 
 def _strip(each: Answered, query: bytes, match: bytes | None) -> str:
     state = {"accepted": "right", "rejected": "wrong", "unjudged": "query"}[each.verdict]
-    caption = f"{each.best}, {_score(each)}, similarity {each.similarity:.3f}, {SAID[each.verdict]}"
+    caption = f"{each.best}, {each.said}"
     if match is None:
         caption += "; the map stores no pictures, and this one is not where it was when the map was made"
         found = MISSING.substitute(state=state, heading="Best match", caption=escape(caption))
@@ -182,10 +178,6 @@ def _errors(record: RunRecord) -> str:
         count=record.unread if shown == record.unread else f"{record.unread}, the last {shown}",
         lines="\n".join(f"<li>{escape(error)}</li>" for error in record.errors),
     )
-
-
-def _score(each: Answered) -> str:
-    return "not compared" if each.score is None else f"score {each.score:+.3f}"
 
 
 def _duration(seconds: float) -> str:

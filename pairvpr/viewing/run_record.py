@@ -18,6 +18,7 @@ from pairvpr.viewing.thinning import Thinned
 ANSWERS = 4000  # kept at most, evenly chosen; all numbers of thinned things are even
 STRIPS = 24
 ERRORS = 20  # the last
+SAID = {"accepted": "accepted", "rejected": "rejected", "unjudged": "not judged"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,22 @@ class Answered:
     own: Pose | Gps | None
     at: Pose | Gps | None
     timings: Mapping[str, float]
+
+    @staticmethod
+    def of(frame: Frame, answer: Recognition) -> Answered:
+        """That of an answer that has matches."""
+        best = answer.best
+        verdict = {True: "accepted", False: "rejected", None: "unjudged"}[answer.accepted]
+        own = frame.pose or frame.gps or utm_pose(frame.name)
+        return Answered(
+            frame.name, best.name, best.score, best.similarity, verdict, own, best.pose, dict(answer.timings)
+        )
+
+    @property
+    def said(self) -> str:
+        """Score and verdict in words."""
+        score = "not compared" if self.score is None else f"score {self.score:+.3f}"
+        return f"{score}, similarity {self.similarity:.3f}, {SAID[self.verdict]}"
 
 
 @dataclass
@@ -67,16 +84,9 @@ class RunRecord:
             self.unread += 1
             self.errors.append(str(answer.error))
             return
-        kept = _answered(frame, answer)
+        kept = Answered.of(frame, answer)
         self.incomplete += not answer.complete
         self.verdicts[kept.verdict] += 1
         self.latency.add(self.last - self.first, answer.timings)
         self.answers.offer(lambda: kept)
         self.strips.offer(lambda: (kept, thumbnail(picture, THUMBNAIL)))
-
-
-def _answered(frame: Frame, answer: Recognition) -> Answered:
-    best = answer.best
-    verdict = {True: "accepted", False: "rejected", None: "unjudged"}[answer.accepted]
-    own = frame.pose or frame.gps or utm_pose(frame.name)
-    return Answered(frame.name, best.name, best.score, best.similarity, verdict, own, best.pose, dict(answer.timings))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pairvpr.errors import MapError
+from pairvpr.errors import MapError, one_line
 
 RESTORE = "restore the map from a copy, build it again, or try `pairvpr map verify --repair`"
 
@@ -20,7 +20,7 @@ _FILES = {errno.EMFILE, errno.ENFILE}
 
 def damaged(path: Path, what: object) -> MapError:
     """The error for a file whose content is not what was written."""
-    return MapError(f"{path} is damaged ({_one_line(what)}): {RESTORE}")
+    return MapError(f"{path} is damaged ({one_line(what)}): {RESTORE}")
 
 
 def missing(path: Path) -> MapError:
@@ -41,7 +41,7 @@ def reading(path: Path) -> Iterator[None]:
         remedy = _remedy_of_reading_sqlite(str(error))
         if remedy is None:
             raise damaged(path, error) from error
-        raise MapError(f"{path} cannot be read ({_one_line(error)}): {remedy}") from error
+        raise MapError(f"{path} cannot be read ({one_line(error)}): {remedy}") from error
     except FileNotFoundError as error:
         raise MapError(f"{path} is missing: {RESTORE}") from error
     except OSError as error:
@@ -61,7 +61,7 @@ def writing(path: Path) -> Iterator[None]:
         remedy = _remedy_of_writing_sqlite(str(error))
         if remedy is None:
             raise damaged(path, error) from error
-        raise MapError(f"{path} cannot be written ({_one_line(error)}): {remedy}") from error
+        raise MapError(f"{path} cannot be written ({one_line(error)}): {remedy}") from error
     except OSError as error:
         remedy = _remedy_of_writing(error.errno)
         raise MapError(f"{path} cannot be written ({_reason(error, path)}): {remedy}") from error
@@ -111,10 +111,6 @@ def _remedy_of_reading(error: OSError) -> str:
 
 def _reason(error: OSError, path: Path) -> str:
     if error.errno is None:
-        return _one_line(error)
+        return one_line(error)
     file = "" if error.filename in (None, str(path)) else f": {error.filename}"
     return f"{os.strerror(error.errno)}{file}"
-
-
-def _one_line(what: object) -> str:
-    return " ".join(str(what).split())

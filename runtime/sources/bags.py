@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pairvpr.errors import SourceError
+from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.poses import UNKNOWN
 from pairvpr.runtime.sources.base import Frame, Header, Source, Wanted, every_frame
 from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, frame_of, header_of
@@ -31,7 +31,7 @@ class BagSource(Source):
 
     Timestamps are those of the messages' headers. Poses are those of one topic, interpolated to them; that topic is
     read first, and is all that is held in memory. A damaged message gives a Frame with its error; when nothing more
-    can be read because of damage, iterating raises SourceError.
+    can be read because of damage, iterating raises SourceError; messages that damage hides are counted in a warning.
 
     topic, pose_topic: None where there is one to choose from; without a choice of poses there are none.
     Raises SourceError if rosbags is missing, the bag cannot be read, or there is no such topic or no choice.
@@ -95,7 +95,7 @@ class BagSource(Source):
         is_gps = any(connection.msgtype == GPS_TYPE for connection in self._poses)
         for message, header, _ in self._messages(self._poses):
             if isinstance(message, SourceError):
-                raise message
+                raise SourceError(f"{self._path}: {message}") from message
             row = POSE_TYPES[message.__msgtype__](message)
             if not all(math.isfinite(value) for value in (row[:2] if is_gps else row)):
                 bad += 1
@@ -115,13 +115,15 @@ class BagSource(Source):
         if not connections:
             return
         with _rosbags_reads(self._path):
-            stored = iter(self._reader.messages(connections))
+            stored, count = iter(self._reader.messages(connections)), 0
         while True:
             started = perf_counter()
             with _rosbags_reads(self._path):
                 item = next(stored, None)
             if item is None:
+                self._check_count(connections, count)
                 return
+            count += 1
             connection, logged, raw = item
             message: Any
             try:
@@ -131,6 +133,15 @@ class BagSource(Source):
             except SourceError as fault:
                 message, header = fault, Header(logged, "")
             yield message, header, (perf_counter() - started) * 1e3
+
+    def _check_count(self, connections: list[Connection], count: int) -> None:
+        """Say where the bag itself says that there are other messages: damaged bytes may hide some without a fault."""
+        recorded = sum(connection.msgcount for connection in connections)
+        if count != recorded:
+            logger.warning(
+                "%s: %d of %d messages on %s could be found: check that it is whole",
+                self._path, count, recorded, connections[0].topic,
+            )  # fmt: skip
 
 
 def is_bag(path: Path) -> bool:
@@ -148,6 +159,9 @@ def _open(path: Path) -> AnyReader:
         # Bags in SQLite from before ROS 2 Iron do not say what their messages look like.
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
+    if not all(each.topic.isprintable() and each.msgtype.isprintable() for each in reader.connections):
+        reader.close()
+        raise SourceError(f"{path} is damaged (topics have names that cannot be printed): check that it is whole")
     return reader
 
 
@@ -190,10 +204,12 @@ def _rosbags_reads(path: Path) -> Iterator[None]:
     """Turns whatever rosbags raises on damaged bytes into SourceError; that can be nearly any type."""
     try:
         yield
-    except (MemoryError, SourceError):
+    except SourceError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
+        if isinstance(error, MemoryError):  # a length that was damaged is asked for before the file's end is met
+            reason = "it asks for more memory than there is"
         raise SourceError(
             f"{path} is damaged, or no bag that can be read ({reason}): check that it is whole; "
             "`rosbag reindex`, `ros2 bag reindex` or `mcap recover` may mend it"

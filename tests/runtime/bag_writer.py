@@ -11,6 +11,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from pairvpr.demo.scenes import draw_scene
 
+KINDS = ["drive.bag", "lz4.bag", "sqlite", "mcap", "lone.mcap"]
 START = 1_700_000_000_000_000_000  # nanoseconds
 SIZE = (48, 64)
 
@@ -112,3 +113,14 @@ def scene(place: int) -> np.ndarray:
 
 def stamp(i: int) -> int:
     return START + i * 100_000_000
+
+
+def write_drive(folder: Path, kind: str, frames: int = 5) -> Path:
+    """Ten images a second along x at 10 m/s, with odometry at 20 Hz from the second image on."""
+    with BagWriter(folder, kind) as bag:
+        for i in range(frames):
+            bag.image("/cam/image_raw", stamp(i), scene(i), frame="lens")
+            for half in (0, 50_000_000):
+                if i:
+                    bag.pose("Odometry", "/odom", stamp(i) + half - 10_000_000, i + half * 1e-8 - 0.1)
+    return bag.path

@@ -24,25 +24,12 @@ from pairvpr.runtime.cli import main as pairvpr_run
 from pairvpr.runtime.sources import Frame, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 from pairvpr.runtime.sources.ros_messages import ENCODINGS, picture_of
-from tests.runtime.bag_writer import BagWriter, scene, stamp
-
-KINDS = ["drive.bag", "lz4.bag", "sqlite", "mcap", "lone.mcap"]
+from tests.runtime.bag_writer import KINDS, BagWriter, scene, stamp, write_drive
 
 
 def frames_of(path: Path, options: SourceOptions = DEFAULT) -> list[Frame]:
     with open_source(str(path), options) as source:
         return list(source)
-
-
-def write_drive(folder: Path, kind: str, frames: int = 5) -> Path:
-    """Ten images a second along x at 10 m/s, with odometry at 20 Hz from the second image on."""
-    with BagWriter(folder, kind) as bag:
-        for i in range(frames):
-            bag.image("/cam/image_raw", stamp(i), scene(i), frame="lens")
-            for half in (0, 50_000_000):
-                if i:
-                    bag.pose("Odometry", "/odom", stamp(i) + half - 10_000_000, i + half * 1e-8 - 0.1)
-    return bag.path
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -324,3 +311,48 @@ def test_warnings_are_shown_by_the_command(tmp_path: Path) -> None:
     options = ["--pose-topic", "/slam", "--topic", "/image"]
     built = CliRunner().invoke(pairvpr, ["map", "build", str(bag.path), "--db", str(tmp_path / "two"), *options])
     assert "1 pictures added, 1 with a place" in built.stdout
+
+
+def test_a_length_that_no_memory_could_hold(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "lone.mcap")
+    content = bytearray(path.read_bytes())
+    content[9:17] = (1 << 60).to_bytes(8, "little")  # of the header's record
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"alone\.mcap is damaged.* \(it asks for more memory than there is\): check"):
+        open_source(str(path))
+
+
+def test_a_message_that_damage_hides_is_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One whose record has another opcode is skipped by whoever reads an MCAP file."""
+    path = write_drive(tmp_path, "lone.mcap", frames=3)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x05", content.index(scene(1).tobytes()) - 200)  # a message's opcode, then its length
+    while int.from_bytes(content[at + 1 : at + 9], "little") not in range(scene(1).nbytes, scene(1).nbytes + 200):
+        at = content.index(b"\x05", at + 1)
+    content[at] = 0xFF
+    path.write_bytes(content)
+    assert len(frames_of(path)) == 2
+    assert "alone.mcap: 2 of 3 messages on /cam/image_raw could be found: check that it is whole" in caplog.text
+
+
+def test_what_is_quoted_of_a_damaged_bag_can_be_printed(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "drive.bag")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"uint32 height", b"uint32 \x1b[31mt"))
+    with pytest.raises(SourceError, match="check that it is whole") as caught:
+        frames_of(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300 + 300
+    path.write_bytes(content.replace(b"/cam/image_raw", b"/cam/\x1b[31m_raw"))
+    with pytest.raises(SourceError, match="topics have names that cannot be printed"):
+        frames_of(path)
+
+
+def test_a_damaged_pose_is_an_error_that_names_the_bag(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "lone.mcap", frames=2)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"builtin_interfaces/Time", content.rindex(b"nav_msgs/msg/Odometry"))
+    content[at : at + 18] = b"builtin_interfa6es"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"alone\.mcap: /odom is damaged.*: check that it is whole"):
+        frames_of(path)

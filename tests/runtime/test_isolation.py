@@ -74,6 +74,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.runtime.token_choice",
         "pairvpr.viewing.map_page",
         "pairvpr.viewing.run_page",
+        "pairvpr.viewing.viewers",
     ],
 )
 def test_imports(name: str) -> None:

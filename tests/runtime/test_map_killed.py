@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pairvpr
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter, catalog, merge_maps, repair_map, verify_map, writer
 
@@ -171,7 +172,9 @@ def kill(kind, folder, moments):
 @pytest.mark.parametrize("moments", [10, pytest.param(200, marks=pytest.mark.soak)])
 def test_killed_at_random_moments(tmp_path, kind, moments):
     command = [sys.executable, __file__, kind, str(tmp_path), str(moments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60 * moments, check=True)
+    # The package that is tested, wherever another one is installed.
+    environment = {**os.environ, "PYTHONPATH": str(Path(pairvpr.__file__).parent.parent)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60 * moments, check=True, env=environment)
     assert int(done.stdout) >= moments // 3  # the others were done by then
 
 

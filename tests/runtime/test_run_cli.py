@@ -360,6 +360,30 @@ def test_a_run_has_its_page(home: Path, tmp_path: Path) -> None:
     assert "a.jpg is not a picture" in text
 
 
+def test_a_run_is_recorded_for_rerun(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rerun", reason="recordings need the extra pairvpr[viz]")
+    from rerun.chunk import RrdReader
+
+    page, recorded = tmp_path / "run.html", tmp_path / "run.rrd"
+    query = str(home / "queries")
+    done = run(home, query, "--no-rerank", "--rerun", str(recorded), "--report", str(page))
+    assert done.exit_code == 0, done.stderr
+    assert "came to its end" in page.read_text()
+    rows: dict[str, int] = {}
+    for chunk in RrdReader(recorded).stream():
+        rows[chunk.entity_path] = rows.get(chunk.entity_path, 0) + chunk.num_rows
+    assert (rows["/query"], rows["/match"], rows["/log"]) == (2, 2, 3)
+
+
+def test_a_recording_without_rerun(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    monkeypatch.delitem(sys.modules, "pairvpr.viewing.rerun_recording", raising=False)
+    done = run(home, str(home / "queries"), "--no-rerank", "--rerun", str(tmp_path / "run.rrd"))
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert 'pip install "pairvpr[viz]"' in done.stderr
+    assert not (tmp_path / "run.rrd").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_ends_a_live_camera_well(home: Path, tmp_path: Path, number: signal.Signals) -> None:
     pytest.importorskip("av")

@@ -25,7 +25,7 @@ def test_both_axes_have_one_scale_and_up_is_up() -> None:
 
 def test_a_camera_that_looks_along_z_is_seen_from_above() -> None:
     html = plots([Mark(Pose(x, 0.1 * x, 5.0 * x), "k", "") for x in range(3)])
-    assert "seen along y" in html
+    assert "Seen along y" in html
     assert ">x, m<" in html
     assert ">z, m<" in html
 

@@ -71,7 +71,6 @@ def fail(record: RunRecord, name: str) -> None:
 def break_off(out: Path, recognizer: Any, error: BaseException) -> None:
     """A run that ends with `error` after its first answer."""
     with reporting(out, "drive", source(), recognizer) as record:
-        assert record is not None
         add(record, 0, None, None)
         raise error
 
@@ -79,7 +78,6 @@ def break_off(out: Path, recognizer: Any, error: BaseException) -> None:
 def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
     out = tmp_path / "run.html"
     with reporting(out, HOSTILE, source(live=True, dropped=7), recognizer) as record:
-        assert record is not None
         add(record, 0, True, Pose(0, 0, 0))
         add(record, 1, False, Pose(10, 0, 0), HOSTILE)
         add(record, 2, None, None)
@@ -110,7 +108,6 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
 def test_nothing_to_show_is_said(recognizer: Any, tmp_path: Path) -> None:
     out = tmp_path / "run.html"
     with reporting(out, "folder", source(), recognizer) as record:
-        assert record is not None
         fail(record, "a")
     page = Page(out.read_text())
     assert page.count("img") == page.count("circle", "unjudged") == 0
@@ -133,8 +130,6 @@ def test_a_run_that_breaks_off_has_its_page(recognizer: Any, tmp_path: Path, err
 def test_what_cannot_be(
     recognizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with reporting(None, "drive", source(), recognizer) as record:
-        assert record is None
     for out in (tmp_path, tmp_path / "none" / "run.html"):
         with pytest.raises(PairVPRError), reporting(out, "drive", source(), recognizer):
             pytest.fail("not refused before the run")
