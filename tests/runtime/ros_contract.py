@@ -11,7 +11,7 @@ from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_typestore
 
 from pairvpr.runtime import PlaceRecognizer, load_model
-from pairvpr.runtime.acceptance import KEY, Acceptance, Setup
+from pairvpr.runtime.acceptance import KEY, Acceptance, Setup, Traverse
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map_builder import add_pictures
@@ -61,7 +61,8 @@ def acceptance(threshold: float = 2.0, radius: float = 5.0, precision: float = 0
     counts = {"fitted": 30, "checked": 70, "right": 60, "outside": 5, "expected": 60.0, "accepted": 60}
     return Acceptance(
         identity="0" * 64, engine="a test", setup=Setup("", 6, None), threshold=threshold, slope=1.0, bias=0.0,
-        radius=radius, precision=precision, delta=0.1, accepted_right=60, traverses=2, own=0, **counts,
+        radius=radius, precision=precision, delta=0.1, accepted_right=60,
+        traverses=(Traverse("drive1", 70, 60, 60),), own=0, **counts,
     )  # fmt: skip
 
 

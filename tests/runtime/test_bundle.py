@@ -8,6 +8,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.reference import check_reference
 
 GRAPH_FILES = sorted(name for name in Bundle.open(default_bundle()).info.files if name != REFERENCE)
-USED_ON_CPU = [name for name in GRAPH_FILES if not name.endswith(".fp16.onnx")]
+USED_ON_CPU = [name for name in GRAPH_FILES if not name.endswith((".fp16.onnx", "-cuda.onnx"))]
 
 
 @pytest.fixture
@@ -81,13 +82,15 @@ def test_a_flipped_byte_in_a_file_that_is_used(path: Path, name: str, seed: int)
 
 def test_a_flipped_byte_in_files_that_a_cpu_leaves_alone(path: Path) -> None:
     unused = [name for name in GRAPH_FILES if name not in USED_ON_CPU]
-    assert len(unused) == 3
+    assert len(unused) == 6
     for name in unused:
         flip(path / name, 0)
         with pytest.raises(BundleError, match=f"{name}: damaged"):
             Bundle.open(path).verify([name])
+        asked = Bundle.open(path)
+        ask = asked.cuda_graph if name.endswith("-cuda.onnx") else partial(asked.graph, cpu=False)
         with pytest.raises(BundleError, match=f"{name}: damaged"):
-            Bundle.open(path).graph("fp16", name.split(".")[0], cpu=False)
+            ask("fp16", name.split(".")[0])
     with pytest.raises(BundleError, match="damaged"):
         Bundle.open(path).verify()
     image = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)

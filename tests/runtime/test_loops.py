@@ -20,7 +20,7 @@ from pairvpr.cli import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, load_model
-from pairvpr.runtime.acceptance import KEY, Acceptance, Setup
+from pairvpr.runtime.acceptance import KEY, Acceptance, Setup, Traverse
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.loops import Closure, LoopCloser, Threshold
 from pairvpr.runtime.map import Map, verify_map
@@ -162,7 +162,7 @@ def calibrated(path: Path, identity: str | None = None) -> Acceptance:
     acceptance = Acceptance(
         identity=bundle.identity, engine="", setup=Setup("", 1, None), threshold=6.0, slope=1.0, bias=-6.0, radius=25.0,
         precision=0.9, delta=0.1, fitted=1, checked=1, right=1, outside=0, expected=1.0, accepted=1, accepted_right=1,
-        traverses=1, own=0,
+        traverses=(Traverse("drive1", 1, 1, 1),), own=0,
     )  # fmt: skip
     info = dataclasses.replace(bundle.info, calibration={KEY: acceptance.to_json()})
     (bundle.path / FILE).unlink()  # a link to the package's own
