@@ -188,7 +188,7 @@ def map_info(db: Path, style: str) -> None:
         click.echo(json.dumps(info))
         return
     info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated", tuned=tuning or "no")
-    info.update(decisions=judge)
+    info.update(decisions=judge, bytes_per_picture=round(info["bytes_per_picture"]))
     for name, value in info.items():
         click.echo(f"{name.replace('_', ' '):18} {value}")
 

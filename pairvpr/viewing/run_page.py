@@ -43,12 +43,17 @@ def reporting(path: Path, query: str, source: Source, recognizer: PlaceRecognize
         if record.total:
             ending = "was interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}"
             try:
-                write_page(path, render(record, query, source, recognizer, ending))
+                _write(path, render(record, query, source, recognizer, ending))
             except PairVPRError as fault:  # the run's own failure is what is reported
                 log.warning("%s", fault)
         raise
     ending = "went on until it was stopped or the stream ended" if source.live else "came to its end"
-    write_page(path, render(record, query, source, recognizer, ending))
+    _write(path, render(record, query, source, recognizer, ending))
+
+
+def _write(path: Path, page: str) -> None:
+    write_page(path, page)
+    log.info("page: %s", path)
 
 
 def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecognizer, ending: str) -> str:

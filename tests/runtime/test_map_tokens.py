@@ -1,6 +1,7 @@
 """Tokens as int8 and merged: what comes back, what it costs, and that damage is seen there too."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_a_small_map_answers_and_says_what_it_is(model, pictures, tmp_path):
         assert score == pytest.approx(model.score_batch(query.tokens, stored[None])[0], abs=1e-3)
     said = run(main, ["map", "info", "--db", str(db)]).output
     assert "int8, merged to 50% of them; changes the scores of 10 reference pairs" in said
-    assert "bytes per picture" in said
+    assert re.search(r"^bytes per picture +\d+$", said, re.MULTILINE)
     listed = json.loads(run(main, ["map", "info", "--db", str(db), "--format", "jsonl"]).output)["tokens"]
     assert (listed["type"], listed["keep"], listed["effect"]["pairs"]) == ("int8", 0.5, 10)
 

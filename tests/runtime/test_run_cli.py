@@ -353,6 +353,7 @@ def test_a_run_has_its_page(home: Path, tmp_path: Path) -> None:
     page = tmp_path / "run.html"
     done = run(home, str(home / "queries"), "--no-rerank", "--report", str(page))
     assert done.exit_code == 0, done.stderr
+    assert f"page: {page}" in done.stderr.splitlines()
     text = page.read_text()
     assert "came to its end" in text
     assert text.count('<circle class="unjudged"') == 2
