@@ -308,7 +308,7 @@ def test_a_port_of_this_computer() -> None:
         (["--serve", "7411"], "is no address"),
         (["--serve", "unix:"], "names no file"),
         (["--serve", "unix:nowhere/x.sock"], "a folder that exists"),
-        (["--serve", "unix:" + "x" * 200], "a short path"),
+        (["--serve", "unix:" + "x" * 200], "at most 100 letters"),
         (["--serve", "unix:x.sock"], "holds no map"),
         (["--serve", "unix:x.sock", "--query", "a.jpg"], "either --query"),
         (["--serve", "unix:x.sock", "--rotate", "90"], "--rotate goes with --query"),
