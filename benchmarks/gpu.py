@@ -175,7 +175,7 @@ def exact(folder: Path, engine: str, precision: str, truth: Any) -> list[dict[st
         "encoder": max(
             relative_error(found[name], getattr(truth.features, name)) for name in ("descriptors", "tokens")
         ),
-        "pair_prefix": relative_error(found["class_tokens"], truth.class_tokens),
+        "pair_prefix": relative_error(found["summaries"], truth.summaries),
         "pair_suffix": relative_error(found["scores"], truth.scores),
     }
     return [

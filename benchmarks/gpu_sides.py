@@ -85,7 +85,7 @@ def engine_jobs(bundle: Path, device: str, precision: str, images: np.ndarray, t
             "engine": model.engines.description,
             "descriptors": np.asarray(features.descriptors),
             "tokens": np.asarray(features.tokens),
-            "class_tokens": np.asarray(pairs.class_tokens),
+            "summaries": pairs.summaries,
             "scores": scores,
         }
 

@@ -39,9 +39,9 @@ class Way:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of n queries with k candidates each: class tokens (n, k, 2 D) float16 after the prefix, full scores (n, k)."""
+    """Of n queries with k candidates each: summaries (n, k, 4 D) float16 after the prefix, full scores (n, k)."""
 
-    class_tokens: npt.NDArray[np.float16]
+    summaries: npt.NDArray[np.float16]
     scores: npt.NDArray[np.float32]
 
 
@@ -74,13 +74,13 @@ class Work:
         for number, chunk in enumerate(_chunks(asked)):
             file = self._file("scores", way, chunk)
             if not file.exists():
-                class_tokens, scores = opened.compare(chunk, [self._candidates[i] for i in chunk])
-                _keep(file, class_tokens=class_tokens, scores=scores)
+                summaries, scores = opened.compare(chunk, [self._candidates[i] for i in chunk])
+                _keep(file, summaries=summaries, scores=scores)
                 print(f"{way}: query {number * CHUNK + len(chunk)} of {len(asked)}", file=sys.stderr)
             with np.load(file) as kept:
-                found.append(Scores(kept["class_tokens"], kept["scores"]))
+                found.append(Scores(kept["summaries"], kept["scores"]))
         return Scores(
-            np.concatenate([each.class_tokens for each in found]), np.concatenate([each.scores for each in found])
+            np.concatenate([each.summaries for each in found]), np.concatenate([each.scores for each in found])
         )
 
     def _file(self, what: str, way: Way, chunk: Sequence[int]) -> Path:
@@ -123,17 +123,17 @@ class _Opened:
     def compare(
         self, chunk: Sequence[int], candidates: Sequence[npt.NDArray[np.int64]]
     ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
-        """Class tokens (n, k, 2 D) and scores (n, k), in batches as a robot has them."""
-        class_tokens, scores = [], []
+        """Summaries (n, k, 4 D) and scores (n, k), in batches as a robot has them."""
+        summaries, scores = [], []
         queries = self.queries(chunk)
         for i, rows in enumerate(candidates):
             for start in range(0, len(rows), self.model.batch_size):
                 tokens = self.database.tokens[rows[start : start + self.model.batch_size]]
                 pairs = self.model.prefix(queries[i].tokens, tokens)
-                class_tokens.append(pairs.class_tokens.reshape(len(tokens), -1).astype(np.float16))
+                summaries.append(pairs.summaries.astype(np.float16))
                 scores.append(self.model.suffix(pairs, np.arange(len(tokens))))
         shape = len(chunk), len(candidates[0])
-        return np.concatenate(class_tokens).reshape(*shape, -1), np.concatenate(scores).reshape(shape)
+        return np.concatenate(summaries).reshape(*shape, -1), np.concatenate(scores).reshape(shape)
 
 
 def _sizes(pictures: Sequence[tuple[str, Path]]) -> list[tuple[str, int]]:

@@ -135,7 +135,7 @@ class Truth:
     def of(self, which: Sequence[int]) -> Truth:
         """Of some of the queries."""
         rows = np.asarray(which)
-        return Truth(Scores(self.answers.class_tokens[rows], self.scores[rows]), self.right[rows])
+        return Truth(Scores(self.answers.summaries[rows], self.scores[rows]), self.right[rows])
 
     def judge(self, scores: Floats) -> dict[str, Any]:
         """Recall@1, its difference from exact, flips each way, and how often the winner is the same.
@@ -194,7 +194,7 @@ def predict(answers: Scores, blocks: npt.NDArray[np.int64]) -> tuple[Floats, Flo
     """Predicted scores (n, k) and margins (n,), by heads that saw no query of the same fold."""
     compared = [
         Compared(inputs.astype(np.float32), scores)
-        for inputs, scores in zip(answers.class_tokens, answers.scores, strict=True)
+        for inputs, scores in zip(answers.summaries, answers.scores, strict=True)
     ]
     predicted, margins = np.zeros_like(answers.scores), np.zeros(len(blocks), np.float32)
     present = np.unique(blocks)

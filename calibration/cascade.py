@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Compared:
-    """A query's candidates: class tokens (k, 2 D) after the prefix, both orders side by side, full scores (k,)."""
+    """A query's candidates: summaries (k, 4 D) of the pairs after the prefix, full scores (k,)."""
 
     inputs: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
@@ -65,7 +65,7 @@ def map_of(images: str | Path, model: Model, progress: Progress) -> Iterator[Map
 def calibrate_cascade(places: Map, model: Model, images: str | Path, progress: Progress) -> Cascade:
     """Learn a cascade for `model` from the pictures in the folder `images`, asked of the map `places`.
 
-    Every picture is compared in full with as many candidates as in use; all their class tokens stay in memory, 8 D
+    Every picture is compared in full with as many candidates as in use; all their summaries stay in memory, 16 D
     bytes a pair. Raises SourceError for too few pictures that can be read, MapError for a map of too few, and what map
     and engine raise.
     """
@@ -138,7 +138,7 @@ def compare(places: Map, model: Model, images: str | Path, progress: Progress) -
         for start in range(0, len(rows), model.batch_size):
             tokens = places.read_tokens(rows[start : start + model.batch_size])
             pairs = model.prefix(query.tokens, tokens)
-            inputs.append(pairs.class_tokens.reshape(len(tokens), -1).astype(np.float32))
+            inputs.append(pairs.summaries)
             scores.append(model.suffix(pairs, np.arange(len(tokens))))
         found.append(Compared(np.concatenate(inputs), np.concatenate(scores)))
     return found
@@ -151,7 +151,7 @@ def split(count: int) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64
 
 
 def fit(blocks: Sequence[Sequence[Compared]]) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.float64]]:
-    """Head (2 D,) and bias by ridge regression, and each query's gap (n,), predicted by heads that did not see it.
+    """Head (d,) and bias by ridge regression, and each query's gap (n,), predicted by heads that did not see it.
 
     The penalty is the one whose heads predict the blocks they did not see with the least squared error.
     """
@@ -225,7 +225,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def _moments(block: Sequence[Compared]) -> npt.NDArray[np.float64]:
-    """The sums of products of inputs, 1 and scores, (2 D + 2, 2 D + 2)."""
+    """The sums of products of inputs, 1 and scores, (d + 2, d + 2)."""
     total = np.zeros(2 * (block[0].inputs.shape[1] + 2,))
     for query in block:
         rows = np.column_stack([query.inputs, np.ones(len(query.scores)), query.scores]).astype(np.float64)

@@ -61,7 +61,8 @@ class PairPrefix(nn.Module):
     """The first `split` blocks of both orders, all candidates.
 
     query_tokens (1, T, D), database_tokens (B, M, D) -> query_state (B, T+1, D), database_state (B, M+1, D),
-    class_tokens (B, 2, D): the class tokens of the query-first and database-first order.
+    class_tokens and token_means (B, 2, D): the class token and the mean of the others, of the query-first and
+    database-first order. What the cascade predicts scores from: a trained class token may still know nothing here.
     """
 
     def __init__(self, network: PairVPR) -> None:
@@ -73,7 +74,7 @@ class PairPrefix(nn.Module):
 
     class_token: Tensor
 
-    def forward(self, query_tokens: Tensor, database_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, query_tokens: Tensor, database_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         query = torch.cat([self.class_token, query_tokens], dim=1)
         first = self.class_token.expand(database_tokens.shape[0], -1, -1)
         database = torch.cat([first, database_tokens], dim=1)
@@ -82,7 +83,9 @@ class PairPrefix(nn.Module):
             # candidate's memory makes it one per pair.
             query = block.look(block.attend(query), block.memory(database_tokens))
             database = block.look(block.attend(database), block.memory(query_tokens))
-        return query, database, torch.cat([query[:, :1], database[:, :1]], dim=1)
+        class_tokens = torch.cat([query[:, :1], database[:, :1]], dim=1)
+        means = [state[:, 1:].float().mean(dim=1, keepdim=True).to(state.dtype) for state in (query, database)]
+        return query, database, class_tokens, torch.cat(means, dim=1)
 
 
 class PairSuffix(nn.Module):

@@ -19,7 +19,7 @@ from pairvpr.export.tensorrt import DEFAULTS, Progress, Site, building, check_en
 from pairvpr.runtime import cuda
 from pairvpr.runtime.bundle import GRAPHS, Bundle, link_or_copy
 from pairvpr.runtime.engine import Arrays
-from pairvpr.runtime.model import available_memory, pair_batch
+from pairvpr.runtime.model import SUMMARIES, available_memory, pair_batch
 from pairvpr.runtime.plans import BATCHES, PlanInfo, info_file, plan_name
 from pairvpr.runtime.reference import Reference
 from pairvpr.runtime.tensorrt_api import Settings
@@ -134,7 +134,7 @@ def _in_turn(plans: Mapping[str, Path], inputs: Arrays, progress: Progress, grap
 
 OUTPUTS = {
     "encoder": ("descriptors", "tokens"),
-    "pair_prefix": ("query_state", "database_state", "class_tokens"),
+    "pair_prefix": ("query_state", "database_state", *SUMMARIES),
     "pair_suffix": ("scores",),
 }
 

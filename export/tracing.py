@@ -20,6 +20,7 @@ from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix
 from pairvpr.export.precision import DTYPES, Precision, in_precision
 from pairvpr.model import PairVPR
 from pairvpr.runtime.bundle import GraphFiles
+from pairvpr.runtime.model import SUMMARIES
 
 OPSET = 20
 MAX_IR_VERSION = 10
@@ -56,7 +57,7 @@ def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
             {"images": {0: batch}},
         ),
         "pair_prefix": GraphSpec(
-            PairPrefix(network), pair_inputs, ("query_state", "database_state", "class_tokens"), pair_dynamic
+            PairPrefix(network), pair_inputs, ("query_state", "database_state", *SUMMARIES), pair_dynamic
         ),
         "pair_suffix": GraphSpec(
             PairSuffix(network),

@@ -36,7 +36,7 @@ class Truth:
     images: npt.NDArray[np.uint8]
     features: Features
     scores: npt.NDArray[np.float32]
-    class_tokens: npt.NDArray[np.float32]
+    summaries: npt.NDArray[np.float32]
 
     def reference(self) -> Reference:
         """The first few pictures, small enough to travel with the bundle."""
@@ -49,7 +49,7 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
     size = (network.config.image_size, network.config.image_size)
     drawn = [draw_scene(0, visit=1), *(draw_scene(place, visit=0) for place in range(CANDIDATES))]
     images = np.stack([resize(load_picture(picture), size) for picture in drawn])
-    descriptors, tokens, scores, class_tokens = [], [], [], []
+    descriptors, tokens, scores, summaries = [], [], [], []
     with torch.no_grad():
         for i, image in enumerate(images):
             progress(f"network: picture {i + 1} of {len(images)}")
@@ -60,9 +60,9 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
         for i, candidate in enumerate(tokens):
             progress(f"network: pair {i + 1} of {len(tokens)}")
             scores.append(network.score(query, candidate))
-            class_tokens.append(_class_tokens(network, query, candidate))
+            summaries.append(_summaries(network, query, candidate))
     features = Features(torch.cat(descriptors).numpy(), torch.cat(tokens).numpy())
-    return Truth(images, features, torch.cat(scores).numpy(), torch.cat(class_tokens).numpy())
+    return Truth(images, features, torch.cat(scores).numpy(), torch.cat(summaries).numpy())
 
 
 def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progress) -> dict[str, float]:
@@ -93,26 +93,16 @@ def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str
     few = slice(0, REFERENCE_PICTURES) if model.batch_size == 1 else slice(0, len(truth.images))
     features = model.encode(list(truth.images[few]))
     scores = model.score(features[0], features)
-    states = model.engines.pair_prefix.run(
-        {"query_tokens": truth.features.tokens[:1], "database_tokens": truth.features.tokens[: model.batch_size]}
-    )
+    pairs = model.prefix(truth.features.tokens[:1], truth.features.tokens[: model.batch_size])
     kept = np.arange(model.batch_size)[::-2]  # a part of the candidates, in another order
-    suffix = model.engines.pair_suffix.run(
-        {
-            "query_tokens": truth.features.tokens[:1],
-            "database_tokens": truth.features.tokens[: model.batch_size],
-            "query_state": states["query_state"],
-            "database_state": states["database_state"],
-            "keep": kept,
-        }
-    )["scores"]
+    suffix = model.suffix(pairs, kept)
     expected = Reference(truth.images[few], truth.features[few], truth.scores[few])
     errors = measure(features, scores, expected, precision)
     result = {
         "descriptors": errors.descriptors,
         "descriptor_cosine": errors.cosine,
         "tokens": float(np.max(np.abs(features.tokens - expected.features.tokens))),
-        "prefix_class_tokens": float(np.max(np.abs(states["class_tokens"] - truth.class_tokens[: model.batch_size]))),
+        "prefix_summaries": float(np.max(np.abs(pairs.summaries - truth.summaries[: model.batch_size]))),
         "suffix_scores": float(np.max(np.abs(suffix - truth.scores[kept]))),
         "scores": errors.scores,
     }
@@ -133,12 +123,13 @@ def same_ranking(scores: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]
     return bool(np.all(best_after - ordered <= NEAR_TIE * np.ptp(truth)))
 
 
-def _class_tokens(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
-    """The class tokens (1, 2, D) of both orders after the prefix's blocks."""
-    tokens = []
+def _summaries(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    """Class tokens of both orders after the prefix's blocks, then the means of their other tokens, (1, 4 D)."""
+    tokens, means = [], []
     for first, second in ((query, candidate), (candidate, query)):
         x = network.decoder.with_class_token(first)
         for block in list(network.decoder.blocks)[: network.config.split]:
             x = block(x, block.memory(second))
-        tokens.append(x[:, :1])
-    return torch.cat(tokens, dim=1)
+        tokens.append(x[:, 0])
+        means.append(x[:, 1:].mean(dim=1))
+    return torch.cat(tokens + means, dim=1)

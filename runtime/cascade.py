@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated import check_model, read_result
+from pairvpr.runtime.model import SUMMARIES
 
 KEY = "cascade"
 """Its name among a bundle's calibration results."""
@@ -24,7 +25,7 @@ class Cascade:
     """A head, how far below the best prediction a candidate may lie, and what that was measured to cost.
 
     identity: of the bundle whose prefix it reads. engine: what it was calibrated on.
-    head, bias: score = head (2 D,) . both class tokens + bias.
+    head, bias: score = head (4 D,) . what the prefix says of a pair in short + bias.
     margin: the winner was at most so far below the best prediction in the share `probability` of the queries it was
     chosen on. candidates: at most, per query. fitted: queries that head and margin come from.
     checked: other queries, in `survived` of which the candidate with the best full score went on; interval: of that
@@ -53,7 +54,7 @@ class Cascade:
             low, high = content["interval"]
             found = Cascade(**{**content, "head": head, "interval": (low, high)})
             check_model(bundle, found.identity)
-            found._check(2 * bundle.info.dims.token_dim)
+            found._check(2 * len(SUMMARIES) * bundle.info.dims.token_dim)
             return found
 
         return read_result(
@@ -77,9 +78,9 @@ class Cascade:
         """What was measured, without the head."""
         return {name: value for name, value in self.to_json().items() if name != "head"}
 
-    def predict(self, class_tokens: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Predicted scores (n,) from class tokens (n, 2, D) after the prefix."""
-        return class_tokens.reshape(len(class_tokens), -1).astype(np.float32) @ self.head + np.float32(self.bias)
+    def predict(self, summaries: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Predicted scores (n,) from the summaries (n, 4 D) of pairs after the prefix."""
+        return summaries @ self.head + np.float32(self.bias)
 
     def keep(self, predicted: npt.NDArray[np.float32], best: float) -> npt.NDArray[np.int64]:
         """Which of the predictions (n,) are within the margin of the `best` so far, theirs included.

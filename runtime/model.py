@@ -24,6 +24,8 @@ MAX_BATCH = 32
 """Larger batches than this are no faster on any device seen so far and only take memory."""
 MEMORY_SHARE = 4
 """A batch may take one part in this many of the memory that is available."""
+SUMMARIES = ("class_tokens", "token_means")
+"""What the prefix says of a pair in short: outputs (n, 2, D), both orders each."""
 
 
 def default_bundle() -> Path:
@@ -52,9 +54,9 @@ def load_model(
 
 @dataclass(frozen=True)
 class HalfComparedPairs:
-    """n pairs after the prefix: class tokens (n, 2, D), one for each order, and what the suffix goes on with."""
+    """n pairs after the prefix: SUMMARIES side by side (n, 4 D), and what the suffix goes on with."""
 
-    class_tokens: npt.NDArray[np.floating]
+    summaries: npt.NDArray[np.float32]
     states: Arrays
 
 
@@ -124,9 +126,15 @@ class Model:
         """The first blocks of the pair decoder on query tokens (1, T, D) and database tokens (n, M, D)."""
         tokens = self.engines.stage({"query_tokens": query_tokens, "database_tokens": database_tokens})
         states = self.engines.pair_prefix.run(tokens)
-        class_tokens = states.pop("class_tokens")
-        self._check_finite(class_tokens)
-        return HalfComparedPairs(class_tokens, {**tokens, **states})
+        if missing := [name for name in SUMMARIES if name not in states]:
+            raise EngineError(
+                f"{self.bundle.path}: graphs of an older version, without {', '.join(missing)}; export the checkpoint "
+                "again and give the new bundle with --model (its maps stay valid)"
+            )
+        parts = [states.pop(name).reshape(len(database_tokens), -1) for name in SUMMARIES]
+        summaries = np.concatenate(parts, axis=1, dtype=np.float32)
+        self._check_finite(summaries)
+        return HalfComparedPairs(summaries, {**tokens, **states})
 
     def suffix(self, pairs: HalfComparedPairs, keep: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Pair scores (m,) of those of the pairs that `keep` (m,) selects, m at least 1."""

@@ -83,7 +83,7 @@ class Reranker:
                 pairs = self._model.prefix(query.tokens, tokens)
                 keep = np.arange(size)
                 if self._cascade is not None:
-                    scores[batch] = predicted = self._cascade.predict(pairs.class_tokens)
+                    scores[batch] = predicted = self._cascade.predict(pairs.summaries)
                     stages[batch] = STAGES.index("prefix")
                     best = max(best, float(predicted.max()))
                     keep = self._cascade.keep(predicted, best)

@@ -79,7 +79,7 @@ def test_places_are_never_in_two_folds() -> None:
 
 def test_a_cascade_that_knows_the_scores_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     answers, blocks = planted(6, 5)
-    answers = Scores(answers.class_tokens[5:], answers.scores[5:])
+    answers = Scores(answers.summaries[5:], answers.scores[5:])
     truth = settings.Truth(answers, np.eye(20, dtype=bool)[answers.scores.argmax(axis=1)])
     found = dict(settings.cascades("exact", truth, answers, blocks[5:]))
     best = found["exact, cascade, the best 5"]
@@ -105,7 +105,7 @@ class Planted:
     def prefix(self, query: np.ndarray, database: np.ndarray) -> HalfComparedPairs:
         Planted.pairs += len(database)
         distance = np.abs(database.mean(axis=(1, 2)) - query.mean())
-        return HalfComparedPairs(np.tile(distance[:, None, None], (1, 2, 2)), {"distance": distance})
+        return HalfComparedPairs(np.tile(distance[:, None], (1, 4)).astype(np.float32), {"distance": distance})
 
     def suffix(self, pairs: HalfComparedPairs, keep: np.ndarray) -> np.ndarray:
         return -pairs.states["distance"][keep].astype(np.float32)
@@ -137,7 +137,7 @@ def test_what_was_scored_is_not_scored_again(work: Work) -> None:
     candidates = work.candidates(EXACT, asked)
     first = work.score(EXACT, asked)
     assert first.scores.shape == (QUERIES, TOP_K)
-    assert first.class_tokens.shape == (QUERIES, TOP_K, 4)
+    assert first.summaries.shape == (QUERIES, TOP_K, 4)
     assert Planted.pairs == QUERIES * TOP_K
     assert [rows[i] for rows, i in zip(candidates, first.scores.argmax(axis=1), strict=True)] == [
         i % PLACES for i in asked

@@ -206,7 +206,7 @@ def test_the_share_kept_is_that_of_the_rule_in_use(calibrated: Cascade, batch: i
 def test_calibration_counts_right(calibrated: Cascade, compared: list[Compared], model: Model) -> None:
     learning, checking = split(QUERIES)
     assert len(compared) == QUERIES
-    assert {query.inputs.shape for query in compared} == {(5, 2 * model.bundle.info.dims.token_dim)}
+    assert {query.inputs.shape for query in compared} == {(5, 4 * model.bundle.info.dims.token_dim)}
     survived = 0
     for i in checking:
         predicted = compared[i].inputs @ calibrated.head + calibrated.bias
@@ -373,7 +373,7 @@ def test_dropped_candidates_carry_their_prediction(places: Map, model: Model, ca
     assert dropped
     for match in dropped:
         pairs = model.prefix(features.tokens, places.read_tokens([names[match.name]]))
-        assert match.score == pytest.approx(float(calibrated.predict(pairs.class_tokens)[0]), abs=1e-3)
+        assert match.score == pytest.approx(float(calibrated.predict(pairs.summaries)[0]), abs=1e-3)
 
 
 def test_the_full_winner_survives_where_the_head_knows_it(places: Map, model: Model, calibrated: Cascade) -> None:
@@ -383,10 +383,10 @@ def test_the_full_winner_survives_where_the_head_knows_it(places: Map, model: Mo
     tokens = places.read_tokens(range(PLACES))
     pairs = model.prefix(features.tokens, tokens)
     scores = model.suffix(pairs, np.arange(PLACES))
-    rows = np.column_stack([pairs.class_tokens.reshape(PLACES, -1), np.ones(PLACES), scores]).astype(np.float64)
+    rows = np.column_stack([pairs.summaries, np.ones(PLACES), scores]).astype(np.float64)
     heads, biases = ridge(rows.T @ rows, (1e-9,))
     taught = dataclasses.replace(calibrated, head=heads[0].astype(np.float32), bias=float(biases[0]), margin=0.01)
-    np.testing.assert_allclose(taught.predict(pairs.class_tokens), scores, atol=2e-3)
+    np.testing.assert_allclose(taught.predict(pairs.summaries), scores, atol=2e-3)
     answer = recognize(places, Model(model.bundle, model.engines, 32), query, taught)
     assert answer.best.name == recognize(places, model, query, None).best.name
     assert [match.stage for match in answer.matches].count("full") <= 2

@@ -44,11 +44,12 @@ def test_shared_graphs_equal_the_plain_network(tiny):
     torch.manual_seed(0)
     with torch.no_grad():
         query, database = torch.randn(1, 256, 192), torch.randn(5, 256, 192)
-        query_state, database_state, class_tokens = PairPrefix(network)(query, database)
+        query_state, database_state, class_tokens, token_means = PairPrefix(network)(query, database)
         keep = torch.tensor([3, 0, 4])
         scores = PairSuffix(network)(query, database, query_state, database_state, keep)
         plain = network.score(query, database)
-        assert class_tokens.shape == (5, 2, 192)
+        assert class_tokens.shape == token_means.shape == (5, 2, 192)
+        torch.testing.assert_close(token_means[:, 1], database_state[:, 1:].mean(dim=1))
         torch.testing.assert_close(scores, plain[keep], atol=2e-5, rtol=0)
 
         merged = database[:, :100]
@@ -216,7 +217,7 @@ def altered(truth, what):
 def test_verification_passes_the_real_thing_and_says_how_far_off(tiny_bundle, truth):
     errors = verify_export(Bundle.open(tiny_bundle), "fp32", truth, QUIET)
     assert set(errors) == {
-        *("descriptors", "descriptor_cosine", "tokens", "scores", "prefix_class_tokens", "suffix_scores")
+        *("descriptors", "descriptor_cosine", "tokens", "scores", "prefix_summaries", "suffix_scores")
     }
     assert all(0 < value < 1e-3 for value in errors.values())
 

@@ -50,7 +50,7 @@ def test_states_and_staged_tokens_stay(model: Model) -> None:
         assert isinstance(state, OrtArray)
         assert state.dtype == np.float16
         assert np.isfinite(np.asarray(state)).all()
-    assert isinstance(pairs.class_tokens, np.ndarray)
+    assert isinstance(pairs.summaries, np.ndarray)
 
 
 def session(*parts: tuple[str, list[str]]) -> SimpleNamespace:

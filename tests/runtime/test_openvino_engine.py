@@ -20,7 +20,7 @@ from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.cli import main
 from pairvpr.runtime.engine import TINY_GRAPH, open_engines
 from pairvpr.runtime.map_builder import add_pictures
-from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.model import SUMMARIES, default_bundle
 from pairvpr.runtime.openvino_engine import OpenVinoEngine, core, try_arithmetics
 from pairvpr.runtime.reference import check_reference
 
@@ -90,9 +90,17 @@ def test_fewer_database_tokens_and_candidates(model: Model, truth: tuple[Feature
     for engines in (model.engines, load_model(device="cpu").engines):
         tokens = {"query_tokens": query, "database_tokens": database}
         states = engines.pair_prefix.run(tokens)
-        assert set(states) == {"query_state", "database_state", "class_tokens"}
-        del states["class_tokens"]
-        scores.append(engines.pair_suffix.run({**tokens, **states, "keep": np.array([4, 1])})["scores"])
+        assert set(states) == {"query_state", "database_state", *SUMMARIES}
+        scores.append(
+            engines.pair_suffix.run(
+                {
+                    **tokens,
+                    "query_state": states["query_state"],
+                    "database_state": states["database_state"],
+                    "keep": np.array([4, 1]),
+                }
+            )["scores"]
+        )
     np.testing.assert_allclose(*scores, **CLOSE_SCORES)
 
 

@@ -147,12 +147,12 @@ def test_an_answer_that_was_cut_short(places: Map, model: Model, slow: Model, qu
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_cascade_that_was_cut_short(places: Map, model: Model, slow: Model, query: np.ndarray, sign: int) -> None:
     """Candidates come one by one: each goes on exactly if none before it was predicted better."""
-    head = sign * np.random.default_rng(0).normal(size=2 * model.bundle.info.dims.token_dim).astype(np.float32)
+    head = sign * np.random.default_rng(0).normal(size=4 * model.bundle.info.dims.token_dim).astype(np.float32)
     cascade = Cascade(model.bundle.identity, "", head, 0.5, 0.0, 0.9, COUNT, 1, 1, 1, (0.0, 1.0), 1.0)
     nearest = by_similarity(recognizer(places, model).recognize(query).matches)
     rows = {record.name: row for row, record in enumerate(places.records)}
     tokens = places.read_tokens([rows[name] for name in nearest[:4]])
-    predicted = cascade.predict(model.prefix(model.encode([query]).tokens, tokens).class_tokens)
+    predicted = cascade.predict(model.prefix(model.encode([query]).tokens, tokens).summaries)
     goes_on = predicted >= np.maximum.accumulate(predicted)
 
     answer = recognizer(places, slow, 60.0, cascade).recognize(query)
