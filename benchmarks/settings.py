@@ -35,6 +35,7 @@ from pairvpr.runtime.tuning import Setting
 INT8, HALF = TokenFormat("int8"), TokenFormat("int8", 0.5)
 FOLDS = 5
 """Parts of the places: the cascade is checked on one after the other, learnt from the rest."""
+WITH_CASCADE = (("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int8-bf16"))
 KEPT = (5, 10, 20, 40)
 """Fixed numbers of candidates that go on, beside the calibrated margin."""
 
@@ -79,9 +80,7 @@ def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
     settings = [Setting(each.device, each.precision, threads, exact=True) for each in families(bundle, exact=True)]
     if "int8-fp16" in bundle.info.precisions:
         settings.append(Setting("cpu", "int8-fp16", threads, exact=True))  # TensorRT's, in float32 arithmetic
-    fast = [
-        each for each in settings if (each.device, each.precision) in (("cpu", "int8-dynamic"), ("openvino", "int8"))
-    ]
+    fast = [each for each in settings if (each.device, each.precision) in WITH_CASCADE]
     reduced = [Way(each) for each in settings if each.precision not in ("fp32", "fp16")]
     return exact, [Way(each, INT8) for each in fast], [*reduced, Way(exact.setting, INT8), Way(exact.setting, HALF)]
 
