@@ -33,9 +33,10 @@ from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.tuning import Setting
 
 INT8, HALF = TokenFormat("int8"), TokenFormat("int8", 0.5)
+WITH_CASCADE = (("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int8-bf16"))
+"""Devices and precisions that a cascade is tried with too."""
 FOLDS = 5
 """Parts of the places: the cascade is checked on one after the other, learnt from the rest."""
-WITH_CASCADE = (("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int8-bf16"))
 KEPT = (5, 10, 20, 40)
 """Fixed numbers of candidates that go on, beside the calibrated margin."""
 
