@@ -89,25 +89,26 @@ def ours(words: list[str]) -> list[str] | None:
     return words if words[0] in PROGRAMS else None
 
 
-def find_command(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The click command that the words name, and the rest of them."""
-    command, rest = PROGRAMS[words[0]], words[1:]
-    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        assert rest[0] in command.commands, f"there is no command {rest[0]!r} in `{shlex.join(words)}`"
-        command, rest = command.commands[rest[0]], rest[1:]
-    return command, rest
+def find_command(words: list[str]) -> tuple[click.Context, list[str]]:
+    """The context of the click command that the words name, and the rest of them."""
+    program = PROGRAMS[words[0]]
+    context, rest = click.Context(program, **program.context_settings), words[1:]
+    while isinstance(context.command, click.Group) and rest and not rest[0].startswith("-"):
+        below = context.command.commands
+        assert rest[0] in below, f"there is no command {rest[0]!r} in `{shlex.join(words)}`"
+        context, rest = click.Context(below[rest[0]], parent=context), rest[1:]
+    return context, rest
 
 
 def check(words: list[str]) -> None:
     """That the command could be started so: its options, their values and all that is required. Nothing is run."""
-    command, rest = find_command(words)
-    assert not isinstance(command, click.Group), f"`{shlex.join(words)}` lacks a command"
-    context = click.Context(command)
-    given, left, _ = command.make_parser(context).parse_args(args=list(rest))
+    context, rest = find_command(words)
+    assert not isinstance(context.command, click.Group), f"`{shlex.join(words)}` lacks a command"
+    given, left, _ = context.command.make_parser(context).parse_args(args=list(rest))
     assert not left, f"`{shlex.join(words)}`: {left} is too much"
-    for parameter in command.params:
+    for parameter in context.command.params:
         value = given.get(parameter.name or "")
-        if parameter.name not in given or not isinstance(value, (str, list, tuple)):
+        if not isinstance(value, (str, list, tuple)):
             assert not parameter.required, f"`{shlex.join(words)}` lacks {parameter.name}"
         elif not isinstance(parameter.type, click.File):
             parameter.type_cast_value(context, value)
@@ -159,7 +160,7 @@ def test_options_in_sentences_exist(document: Path) -> None:
     for span in spans(document):
         words = span.split()
         for option in (word for word in words[1:] if word.startswith("--") and words[0] in PROGRAMS):
-            assert option in options_of(find_command(words)[0]), span
+            assert option in options_of(find_command(words)[0].command), span
         for option in (word for word in words if word.startswith("--") and words[0].startswith("--")):
             assert option in anywhere or f'"{option}"' in benchmarks, span
 
