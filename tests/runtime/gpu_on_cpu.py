@@ -302,6 +302,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Driver:
     monkeypatch.setattr(cuda, "load", lambda: driver)
     monkeypatch.setattr(Execution, "driver", driver, raising=False)
     monkeypatch.setattr(tensorrt_api, "Execution", Execution)
-    monkeypatch.setattr(tensorrt_api, "load", lambda: SimpleNamespace(__version__="10.3.0"))
+    monkeypatch.setattr(tensorrt_api, "load", lambda: SimpleNamespace(__name__="tensorrt", __version__="10.3.0"))
     cuda.stream.cache_clear()
     return driver

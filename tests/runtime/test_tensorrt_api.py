@@ -53,7 +53,7 @@ def uses(tree: ast.Module) -> Iterator[tuple[int, list[str]]]:
 def missing(names: dict[str, dict[str, list[str]]], used: list[str]) -> str | None:
     """The part of a use that a version does not have."""
     first, *rest = used
-    if first == "__version__":
+    if first in ("__name__", "__version__"):
         return None
     if first not in names:
         return first
