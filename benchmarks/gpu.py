@@ -187,8 +187,8 @@ def _build(folder: Path, precision: str) -> None:
 def exact(folder: Path, engine: str, precision: str, truth: Any) -> list[dict[str, Any]]:
     """What each graph is off by from the network in float32, and whether all are within tolerance.
 
-    The pair graphs get the network's own tokens, the suffix what the prefix gave. INT8 may rank otherwise: whether it is
-    good enough is for the gate to say, of trained weights.
+    The pair graphs get the network's own tokens, the suffix what the prefix gave. INT8 may rank otherwise: whether it
+    is good enough is for the gate to say, of trained weights.
     """
     from pairvpr.export.verification import same_ranking
     from pairvpr.runtime.features import Features

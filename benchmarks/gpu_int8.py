@@ -1,4 +1,4 @@
-"""INT8 graphs of seeded weights, for the GPU benchmark: `pairvpr export --int8` has a gate, which is for trained ones."""
+"""INT8 graphs for the GPU benchmark, whose weights are seeded: the gate of `pairvpr export --int8` is for trained."""
 
 from __future__ import annotations
 

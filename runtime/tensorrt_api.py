@@ -75,7 +75,7 @@ class Built:
 
 
 def load() -> ModuleType:
-    """The tensorrt module, or that of TensorRT-RTX where it alone is there; raises EngineError with what installs it."""
+    """The tensorrt module, or that of TensorRT-RTX where only that is there; raises EngineError with a remedy."""
     try:
         import tensorrt
     except ImportError as error:

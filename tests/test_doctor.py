@@ -287,12 +287,18 @@ def test_importing_the_doctor_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "state", "told"), [("10.3.0", "ok", "10.3.0; `pairvpr engines build`"), ("8.6.2", "info", "too old")]
+    ("name", "version", "state", "told"),
+    [
+        ("tensorrt", "10.3.0", "ok", "10.3.0; `pairvpr engines build`"),
+        ("tensorrt", "8.6.2", "info", "too old"),
+        ("tensorrt_rtx_bindings", "1.7.1", "ok", "TensorRT-RTX 1.7.1; `pairvpr engines build`"),
+    ],
 )
-def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, version: str, state: str, told: str) -> None:
-    module = ModuleType("tensorrt")
+def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, name: str, version: str, state: str, told: str) -> None:
+    module = ModuleType(name)
     module.__version__ = version  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, name, module)
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
     found, *rest = tensorrt(gpu=True)

@@ -65,8 +65,11 @@ def test_the_whole_of_it_on_a_cpu(
 
 @pytest.mark.parametrize(
     ("precision", "error", "ok"),
-    [("fp32", 1e-6, True), ("fp32", 1e-3, False), ("fp16", 1e-3, True), ("fp16", 0.1, False)]
-    + [("int8-fp16", 0.05, True), ("int8-fp16", 0.5, False), ("int8-fp16", np.nan, False)],
+    [
+        *[("fp32", 1e-6, True), ("fp32", 1e-3, False)],
+        *[("fp16", 1e-3, True), ("fp16", 0.1, False)],
+        *[("int8-fp16", 0.05, True), ("int8-fp16", 0.5, False), ("int8-fp16", np.nan, False)],
+    ],
 )
 def test_a_wrong_graph_is_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, error: float, ok: bool

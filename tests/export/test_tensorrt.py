@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,12 @@ def left(bundle: Bundle) -> set[str]:
     """What there is in `engines/`."""
     found = (bundle.path / "engines").rglob("*")
     return {file.relative_to(bundle.path / "engines").as_posix() for file in found if file.is_file()} - {".lock"}
+
+
+def block_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither it nor TensorRT-RTX is there."""
+    for module in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
 
 
 def run(*arguments: object) -> Result:
@@ -99,6 +106,29 @@ def test_float32_that_calls_itself_float16(bundle: Bundle, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("driver")
+def test_nothing_of_a_graph_is_loaded_while_another_is_built(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boards with 8 GB have no room for both."""
+    alive: weakref.WeakSet[object] = weakref.WeakSet()
+    seen = []
+
+    class Loaded(gpu_on_cpu.Execution):
+        def __init__(self, *arguments) -> None:
+            alive.add(self)
+            super().__init__(*arguments)
+
+    class Network(gpu_on_cpu.Network):
+        def __init__(self, file: Path) -> None:
+            seen.append(len(alive))
+            alive.add(self)
+            super().__init__(file)
+
+    monkeypatch.setattr(builder, "Network", Network)
+    monkeypatch.setattr(tensorrt_api, "Execution", Loaded)
+    build(bundle)
+    assert seen == [0, 0, 0]
+
+
+@pytest.mark.usefixtures("driver")
 def test_the_timing_cache_is_kept_between_builds(bundle: Bundle) -> None:
     build(bundle)
     first = (bundle.path / FOLDER / "timing.cache").read_bytes()
@@ -141,7 +171,7 @@ def test_two_builders(bundle: Bundle) -> None:
 
 
 def test_without_tensorrt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    block_tensorrt(monkeypatch)
     done = run("engines", "build", "--model", bundle.path)
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
     assert "pip install tensorrt" in done.stderr
@@ -150,7 +180,7 @@ def test_without_tensorrt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_export_asks_for_tensorrt_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs the extra export")
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    block_tensorrt(monkeypatch)
     done = run("export", "--fp16", "--tensorrt", "--out", tmp_path / "out")
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
     assert "TensorRT cannot be imported" in done.stderr
@@ -225,8 +255,11 @@ def test_progress_only_rises_and_ends_at_100() -> None:
 
 def test_a_build_is_given_up() -> None:
     asked = threading.Event()
-    progress = BuildProgress(lambda percent: None, asked)
+    told: list[int] = []
+    progress = BuildProgress(told.append, asked)
     progress.start("build", None, 2)
     assert progress.step("build", 0)
     asked.set()
     assert not progress.step("build", 1)
+    progress.finish("build")
+    assert told == [0, 50]  # not 100: it was not done
