@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt import BuildProgress, build_engines
 from pairvpr.runtime import tensorrt_api
 from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.console import Meter
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.plans import PlanInfo, info_file
 from tests.runtime import gpu_on_cpu
@@ -77,6 +79,38 @@ def test_the_command(bundle: Bundle) -> None:
     assert info.sources["encoder.fp16.weights"] == bundle.info.files["encoder.fp16.weights"].sha256
     assert [profile["images"][2][0] for profile in info.profiles] == [1, 2]
     assert info.layer_types == {"fp16": 9, "fp32": 1}
+
+
+@pytest.mark.usefixtures("driver")
+def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    class Network(gpu_on_cpu.Network):
+        def build(self, profiles, settings, timing_cache, monitor):
+            given.append((len(profiles), settings))
+            return super().build(profiles, settings, timing_cache, monitor)
+
+    monkeypatch.setattr(builder, "Network", Network)
+    options = ["--workspace", "64", "--optimization-level", "5", "--version-compatible", "--hardware-compatible"]
+    assert run("engines", "build", "--model", bundle.path, "--batches", "1", *options).exit_code == 0
+    assert given == [(1, tensorrt_api.Settings(64 << 20, 5, True, True))] * 3
+    info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
+    assert (info.version_compatible, info.hardware_compatible) == (True, True)
+    given.clear()
+    assert run("engines", "build", "--model", bundle.path).exit_code == 0
+    assert given == [(4, tensorrt_api.Settings(None, None, False, False))] * 3
+
+
+def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 30.0, 35.0, 120.0])
+    monkeypatch.setattr("pairvpr.runtime.console.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    meter = Meter("building encoder, percent")
+    for percent in (25, 30, 100):
+        meter(percent, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "building encoder, percent: 25 of 100, 0.8 a second, 90 s left",
+        "building encoder, percent: 100 of 100, 0.8 a second",
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["descriptors", "tokens", "scores", "order"])

@@ -34,20 +34,22 @@ INPUTS = {
 
 
 @pytest.fixture(autouse=True)
-def a_gpu_to_build_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """TensorRT-RTX alone, told a GPU to build for, as there may be none here."""
+def configs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
+    """TensorRT-RTX alone, told a GPU to build for, as there may be none here; the settings of its builds."""
+    made: list = []
 
     class Builder(rtx.Builder):
         def create_builder_config(self):
             config = super().create_builder_config()
             config.num_compute_capabilities = 1
             config.set_compute_capability(rtx.ComputeCapability.SM86, 0)
+            made.append(config)
             return config
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setattr(rtx, "Builder", Builder)
     tensorrt_api._logger.cache_clear()
-    yield
+    yield made
     tensorrt_api._logger.cache_clear()
 
 
@@ -107,6 +109,22 @@ def test_every_graph_is_built_in_its_precision(
         assert held(plan, model) >= (1 if quantized else 0.75)
         sizes[precision] = len(zlib.compress(plan, 1))  # less code, of which there is more than weights
     assert sizes["int8-fp16"] < sizes["fp16"] < sizes["fp32"]
+
+
+@pytest.mark.slow
+def test_the_settings_are_the_librarys(bundle: Bundle, configs: list) -> None:
+    """Those that TensorRT-RTX has; all as the library gives them back."""
+    network = tensorrt_api.Network(bundle.graph("fp16", "pair_prefix", cpu=False))
+    profiles = graph_profiles("pair_prefix", bundle.info.dims, bundle.info.picture, (1,))
+    network.build(profiles, tensorrt_api.Settings(64 << 20, 2), b"", tensorrt_api.Monitor())
+    (config,) = configs
+    assert config.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE) == 64 << 20
+    assert config.builder_optimization_level == 2
+    assert config.profiling_verbosity == rtx.ProfilingVerbosity.DETAILED
+    assert not config.get_flag(rtx.BuilderFlag.TF32)
+    assert not config.get_flag(rtx.BuilderFlag.VERSION_COMPATIBLE)
+    assert config.hardware_compatibility_level == rtx.HardwareCompatibilityLevel.NONE
+    assert config.num_optimization_profiles == 1
 
 
 def held(plan: bytes, model: onnx.ModelProto) -> float:
