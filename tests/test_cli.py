@@ -100,6 +100,12 @@ def test_every_command_has_help(command: tuple[str, ...]) -> None:
         assert re.search(r"\n\n  [A-Z]\w+", result.stdout), "does not say what it does"
 
 
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "pairvpr", "map"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: pairvpr map [OPTIONS] COMMAND")
+
+
 def test_no_command_shows_help() -> None:
     for result in (run(), run("map")):
         assert (result.exit_code, result.stdout) == (2, "")
