@@ -178,8 +178,9 @@ def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
         return asked
     floats = [name for name in PREFERENCES[device] if not name.startswith("int8")]
     wanted = asked or " or ".join(floats)
-    export = f"`pairvpr export --{(asked or floats[0]).partition('-')[0]} --out BUNDLE`"
+    kind = (asked or floats[0]).partition("-")[0]
+    images = " --calibration-images DIR" if kind == "int8" else ""
     raise EngineError(
         f"{bundle.path}: no {wanted} graphs in this bundle (it has: {', '.join(present) or 'none'}); "
-        f"export them into a bundle ({export}) and give it as the model"
+        f"export the same checkpoint with `pairvpr export --{kind}{images} --out BUNDLE` and give --model BUNDLE"
     )

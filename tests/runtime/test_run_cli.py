@@ -216,6 +216,10 @@ def test_a_single_query_that_cannot_be_read(home: Path) -> None:
         (["--batch-size", "0"], "--batch-size"),
         (["--device", "gpu"], "'gpu' is not one of"),
         (["--precision", "fp32"], "no fp32 graphs in this bundle"),
+        (
+            ["--precision", "int8"],
+            "(it has: fp16); export the same checkpoint with `pairvpr export --int8 ",
+        ),
         (["--model", "nowhere"], "no model bundle there"),
         (["--format", "xml"], "'xml' is not one of"),
         (["--out", "nowhere/x.jsonl"], "cannot be written"),
