@@ -224,7 +224,7 @@ def eval_(
     if report is not None:
         check_report_folder(report)
     with open_model(model, checkpoint) as opened:
-        say_model(opened.bundle)
+        say_model(opened.bundle, opened.engines.description)
         evaluation = evaluate(
             benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters()
         )

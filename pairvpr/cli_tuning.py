@@ -114,7 +114,7 @@ def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, *
         places = None if db is None else stack.enter_context(Map.open(db))
         opened = load_model(model if places is None else places.model_path)
         opened.bundle.check_writable()
-        say_model(opened.bundle)
+        say_model(opened.bundle, opened.engines.description)
         meters = Meters()
         places = places or stack.enter_context(map_of(images, opened, meters))
         cascade = calibrate_cascade(places, opened, images, meters)
@@ -141,7 +141,7 @@ def _calibrate_acceptance(
     with Map.open(db) as places:
         opened = load_model(places.model_path)
         opened.bundle.check_writable()
-        say_model(opened.bundle)
+        say_model(opened.bundle, opened.engines.description)
         acceptance = calibrate_acceptance(places, opened, images, promise, Meters(), **how)
     opened.bundle.store_calibration(KEY, acceptance.to_json())
     click.echo(f"{opened.bundle.path}: {acceptance}")

@@ -145,6 +145,12 @@ class Acceptance:
         """As it is stored."""
         return asdict(self)
 
+    @property
+    def brief(self) -> str:
+        """What it promises, without the figures behind it."""
+        text = f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g}"
+        return f"{text} (OPTIMISTIC: calibrated on the map's own traverse)" if self.own else text
+
     def __str__(self) -> str:
         text = (
             f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g} with "
@@ -208,6 +214,11 @@ class Judge:
     def figures(self) -> dict[str, Any] | None:
         """What was measured for the threshold in use, None where none is."""
         return None if self._acceptance is None else self._acceptance.to_json()
+
+    @property
+    def brief(self) -> str:
+        """What holds, without the figures behind it."""
+        return self._reason if self._acceptance is None else self._acceptance.brief
 
     def __str__(self) -> str:
         return str(self._acceptance or self._reason)

@@ -123,17 +123,23 @@ def release_log() -> None:
             handler.flush()
 
 
-def say_model(bundle: Bundle) -> None:
-    """Say on stderr which weights answer, under which licence, and whether they were ever trained."""
+def say_model(bundle: Bundle, engine: str | None = None) -> None:
+    """Say on stderr which weights answer, under which licence, whether they were ever trained, and on what they run."""
     weights = bundle.info.weights
     log.info(
-        "model: %s %s, weights: %s, licence: %s",
+        "model: %s %s, weights: %s, licence: %s%s",
         bundle.info.preset,
         bundle.identity[:12],
         weights.origin,
         weights.licence,
+        "" if engine is None else f"; engine: {engine}",
     )
-    if not weights.trained:
+    say_untrained(bundle)
+
+
+def say_untrained(bundle: Bundle) -> None:
+    """Say on stderr that weights were never trained, if so."""
+    if not bundle.info.weights.trained:
         log.info("these weights are seeded, never trained: answers show the machinery, not the method")
 
 

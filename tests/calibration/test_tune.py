@@ -331,7 +331,8 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     query = ["--db", db, "--query", tmp_path / "images" / "p0.png"]
     answered = invoke(run_main, *query)
     assert answered.exit_code == 0, answered.output
-    assert f"tuned: {found}" in answered.stderr
+    (said,) = answered.stderr.splitlines()
+    assert said.endswith(f"; tuned: {found.setting}")
     assert f"tuned              {found}" in invoke(main, "map", "info", "--db", db).stdout
     cascade = invoke(run_main, *query, "--cascade")
     assert (cascade.exit_code, len(cascade.stderr.splitlines())) == (2, 1)
