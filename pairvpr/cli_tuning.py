@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pairvpr.runtime.console import Command, Meters, say_model, source_options
+from pairvpr.runtime.console import Command, Meters, if_interrupted, say_model, source_options
 
 PATH = click.Path(path_type=Path)
 
@@ -43,7 +43,8 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
         bundle = Bundle.open(places.model_path)
         bundle.check_writable()
         say_model(bundle)
-        tuned = find(places, images, max_loss, budget_ms, Meters())
+        with if_interrupted("nothing was written, neither page nor setting"):
+            tuned = find(places, images, max_loss, budget_ms, Meters())
     click.echo(tune_page.table(tuned))
     click.echo(tune_page.verdict(tuned))
     write_page(report, tune_page.render(tuned))
