@@ -72,7 +72,7 @@ class _OneLineErrors:
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
         except (click.Abort, KeyboardInterrupt) as error:
             cause = error.__cause__ or error
-            click.echo(f"\ninterrupted; {str(cause) or 'nothing that was committed is lost'}", err=True)
+            click.echo(f"interrupted; {str(cause) or 'nothing that was committed is lost'}", err=True)
             sys.exit(TERMINATED if isinstance(cause, Terminated) else INTERRUPTED)
         release_log()
         sys.exit(code if isinstance(code, int) else 0)
