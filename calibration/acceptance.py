@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.calibration.known_places import Asked, Progress, ask, split
+from pairvpr.calibration.located import Located
 from pairvpr.calibration.threshold import Bools, Floats, certify, fit_confidence, lower_bound, needed, sequence
 from pairvpr.errors import MapError, SourceError
-from pairvpr.runtime.acceptance import Acceptance, Setup, Traverse, chance
+from pairvpr.runtime.acceptance import FRAMES, METRES, Acceptance, Setup, Traverse, chance
 from pairvpr.runtime.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
-from pairvpr.runtime.poses import PlaceFinder
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import SourceOptions, open_source
@@ -33,12 +33,14 @@ MIN_PICTURES = 40
 class Promise:
     """What is asked for: accepted answers are right in the share `precision`, or more, of all.
 
-    delta: the chance that they are not after all. radius: metres (or the map's units) within which one is right.
+    delta: the chance that they are not after all. radius: within which one is right. unit: what the radius is in, "m"
+    (or the map's units), or "frames" where the numbers in pictures' names are places (see `frame_number`).
     """
 
     precision: float = PRECISION
     delta: float = DELTA
     radius: float = RADIUS
+    unit: str = METRES
 
     def pictures(self) -> int:
         """How many pictures, a radius apart, can show it if the map knows all of them; never fewer than 40."""
@@ -74,10 +76,11 @@ def calibrate_acceptance(
 ) -> Acceptance:
     """Find the lowest pair score from which answers of the map `places` keep the promise.
 
-    images, options: pictures of known places, whatever `open_source` takes; poses: a file (see `PlaceFinder`).
+    images, options: pictures of known places, whatever `open_source` takes; poses: a file (see `PlaceFinder`), where
+    the promise is not in frames.
     top_k, exact: how answers will come about, as for `PlaceRecognizer.open`. An answer whose own place is not known
     counts as wrong. Raises SourceError for too few pictures and where no score keeps the promise, MapError for a map
-    without places, and what map, engine and source raise.
+    without places (in frames: with places), and what map, engine and source raise.
     """
     k = candidates(places, model, top_k)
     cascade = None if exact else Cascade.of(model.bundle)
@@ -85,9 +88,11 @@ def calibrate_acceptance(
     with open_source(str(images), options) as source:
         if source.live:
             raise SourceError(f"{images}: is live, and where it is nobody knows; give pictures of known places")
+        in_frames = promise.unit == FRAMES
+        located = Located.by_frame_numbers(places, source) if in_frames else Located.by_places(places, poses)
         if source.length is not None:
             check_enough(images, source.length, promise)
-        asked = ask(recognizer, source, PlaceFinder(poses), promise.radius, progress)
+        asked = ask(recognizer, source, located, promise.radius, progress)
     decision = decide(asked, promise, images)
     checked = decision.checked
     traverses = by_traverse(checked, decision.threshold, images)
@@ -99,6 +104,7 @@ def calibrate_acceptance(
         slope=decision.slope,
         bias=decision.bias,
         radius=promise.radius,
+        unit=promise.unit,
         precision=promise.precision,
         delta=promise.delta,
         fitted=decision.fitted,
@@ -114,9 +120,7 @@ def calibrate_acceptance(
 
 
 def candidates(places: Map, model: Model, top_k: int | None) -> int:
-    """How many candidates an answer of the map will have; raises MapError where it cannot have so many or no place."""
-    if not any(record.pose or record.gps for record in places.records):
-        raise MapError(f"{places.path}: none of its pictures has a place; build it again with --poses or @UTM@ names")
+    """How many candidates an answer of the map will have; raises MapError where it cannot have so many."""
     if top_k is None:
         return min(model.bundle.info.top_k, len(places))
     if not 1 <= top_k <= len(places):
@@ -131,8 +135,8 @@ def check_enough(images: str | Path, count: int, promise: Promise) -> None:
     if count < promise.pictures():
         raise SourceError(
             f"{images}: {count} pictures that can be used, a precision of {promise.precision:g} needs at least "
-            f"{promise.pictures()}, of known places {promise.radius:g} m apart within a traverse, even if every answer "
-            "is right; give more, or ask for less with --precision-target"
+            f"{promise.pictures()}, of known places {promise.radius:g} {promise.unit} apart within a traverse, even if "
+            "every answer is right; give more, or ask for less with --precision-target"
         )
 
 

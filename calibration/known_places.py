@@ -13,16 +13,16 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from pairvpr.calibration.cascade import SAME
+from pairvpr.calibration.located import Located, traverse
 from pairvpr.errors import MapError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.poses import Gps, Place, PlaceFinder, Pose
+from pairvpr.runtime.poses import Gps, Pose
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.selection import metres
 from pairvpr.runtime.sources import Frame, Source
@@ -53,7 +53,7 @@ class Asked:
 
 
 def ask(
-    recognizer: PlaceRecognizer, source: Source, finder: PlaceFinder, radius: float, progress: Progress
+    recognizer: PlaceRecognizer, source: Source, located: Located, radius: float, progress: Progress
 ) -> list[Asked]:
     """The answers to the source's pictures, as far as these can be read, have a place and are no pictures of the map.
 
@@ -69,19 +69,20 @@ def ask(
         if frame.picture is None:
             log.warning("skipped: %s", frame.error)
             continue
-        place = finder(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
-        where, traverse = place.pose or place.gps, str(PurePosixPath(frame.name).parent)
+        where, drive = located.of_frame(frame), traverse(frame.name)
         if where is None:
             without += 1
             continue
-        if not apart(where, taken[traverse], radius):
+        if not apart(where, taken[drive], radius):
             continue
         answer = recognizer.recognize_frame(frame)
         if max(match.similarity for match in answer.matches) >= SAME:  # a picture that a robot never meets again
             same += 1
             continue
-        taken[traverse].append(where)
-        asked.append(_judged(answer, where, traverse, recognizer.map, radius, _own(frame, source, sources)))
+        taken[drive].append(where)
+        right, outside = _judge(answer, where, located, radius, recognizer.map)
+        assert answer.best.score is not None  # all candidates were compared
+        asked.append(Asked(where, drive, answer.best.score, right, outside, _own(frame, source, sources)))
     if without:
         log.warning("%d pictures have no place and tell nothing", without)
     if same:
@@ -112,20 +113,18 @@ def split(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return learning, np.setdiff1d(np.arange(len(wheres)), learning)
 
 
-def _judged(answer: Recognition, where: Pose | Gps, traverse: str, places: Map, radius: float, own: bool) -> Asked:
-    """What the answer to a picture from `where` tells; one whose own place is not known counts as wrong."""
-    best = answer.best
-    right = best.pose is not None and metres(where, best.pose) <= radius
-    known = (place for record in places.records if (place := record.pose or record.gps))
-    nearest = 0.0 if right else min(metres(where, place) for place in known)
+def _judge(answer: Recognition, where: Pose | Gps, located: Located, radius: float, places: Map) -> tuple[bool, bool]:
+    """Whether the answer to a picture from `where` is right, which one of no known place is not, or none could be."""
+    best = located.of_match(answer.best)
+    right = best is not None and metres(where, best) <= radius
+    nearest = 0.0 if right else min(metres(where, place) for place in located.known)
     if math.isinf(nearest):
         frame_of = where.frame if isinstance(where, Pose) else "wgs84"
         raise MapError(
             f"{places.path}: none of its pictures has a place in {frame_of!r}, as {answer.query} has; give --poses in "
             "the map's frame"
         )
-    assert best.score is not None  # all candidates were compared
-    return Asked(where, traverse, best.score, right, nearest > radius, own)
+    return right, nearest > radius
 
 
 def _plane(where: Pose | Gps) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from pairvpr.cli_loops import map_loops
 from pairvpr.cli_maps import map_group
 from pairvpr.cli_tuning import calibrate, tune
 from pairvpr.errors import CheckpointError
-from pairvpr.runtime.console import Group, Meters, log, log_to_stderr, say_model
+from pairvpr.runtime.console import Group, Meters, if_interrupted, log, log_to_stderr, say_model
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
     """Build a map, query it, and show on one page what was recognised."""
     from pairvpr.demo.run import run_demo
 
-    result = run_demo(out, images=images, model=model, progress=Meters())
+    with if_interrupted(f"no page was written; the next demo replaces what is in {out}"):
+        result = run_demo(out, images=images, model=model, progress=Meters())
     if not result.trained:
         click.echo("the weights are seeded, never trained: the figures show the machinery, not the method")
     click.echo(
@@ -224,7 +225,7 @@ def eval_(
     if report is not None:
         check_report_folder(report)
     with open_model(model, checkpoint) as opened:
-        say_model(opened.bundle)
+        say_model(opened.bundle, opened.engines.description)
         evaluation = evaluate(
             benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters()
         )

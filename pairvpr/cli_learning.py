@@ -69,7 +69,7 @@ def _say_run(result: RunResult) -> None:
 @click.option("--visits", default=6, show_default=True, type=click.IntRange(2), help="Pictures of each place.")
 @click.option("--evaluation", is_flag=True, help="Write OUT/database and OUT/queries for `pairvpr eval` instead.")
 def town(out: Path, streets: int, seed: int, visits: int, evaluation: bool) -> None:
-    """Draw the pictures of a made-up town into OUT; run again to go on after an interruption."""
+    """Draw the pictures of a made-up town into OUT; run again to go on after an interruption, or for more streets."""
     _training()
     from pairvpr.data.town import write_evaluation, write_town
 

@@ -75,7 +75,7 @@ def map_loops(
     from pairvpr.runtime.selection import Selection
 
     opened = _model(db, model)
-    say_model(opened.bundle)
+    say_model(opened.bundle, opened.engines.description)
     closes = Threshold.of(threshold, opened.bundle.identity)
     log.info("%s", closes)
     loops = 0

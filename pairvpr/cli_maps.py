@@ -90,7 +90,7 @@ def _add(
     from pairvpr.runtime.map_builder import add_pictures
     from pairvpr.runtime.selection import Selection
 
-    say_model(model.bundle)
+    say_model(model.bundle, model.engines.description)
     selection = Selection(min_distance, min_change)
     report = add_pictures(source, db, model, selection=selection, progress=Meter("pictures"), **how)
     for line in report.skipped:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pairvpr.runtime.console import Command, Meters, say_model, source_options
+from pairvpr.runtime.console import Command, Meters, if_interrupted, say_model, source_options
 
 PATH = click.Path(path_type=Path)
 
@@ -43,7 +43,8 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
         bundle = Bundle.open(places.model_path)
         bundle.check_writable()
         say_model(bundle)
-        tuned = find(places, images, max_loss, budget_ms, Meters())
+        with if_interrupted("nothing was written, neither page nor setting"):
+            tuned = find(places, images, max_loss, budget_ms, Meters())
     click.echo(tune_page.table(tuned))
     click.echo(tune_page.verdict(tuned))
     write_page(report, tune_page.render(tuned))
@@ -74,6 +75,11 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
     type=click.FloatRange(min=0, min_open=True),
     help="With --accept: a match is right within so many metres, or the map's units. Default: 25.",
 )
+@click.option(
+    "--tolerance",
+    type=click.IntRange(min=0),
+    help="With --accept, in place of --radius: frames. The numbers in names are places then, as for `pairvpr eval`.",
+)
 @click.option("--poses", type=PATH, help="With --accept: poses, as for `map build`. Else: @UTM@ names, EXIF GPS.")
 @click.option("--top-k", type=click.IntRange(min=1), help="With --accept: candidates, as `pairvpr-run` will take.")
 @click.option("--exact", is_flag=True, default=None, help="With --accept: for `pairvpr-run --exact`.")
@@ -90,6 +96,8 @@ def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, *
     if accept:
         if db is None or model is not None:
             raise click.UsageError("--accept decides on answers from a map: give --db MAP")
+        if "tolerance" in asked and not asked.keys().isdisjoint(("radius", "poses")):
+            raise click.UsageError("--tolerance goes by numbers in names, --radius and --poses by places: give either")
         _calibrate_acceptance(db, images, **asked)
         return
     if (model is None) == (db is None):
@@ -107,7 +115,7 @@ def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, *
         places = None if db is None else stack.enter_context(Map.open(db))
         opened = load_model(model if places is None else places.model_path)
         opened.bundle.check_writable()
-        say_model(opened.bundle)
+        say_model(opened.bundle, opened.engines.description)
         meters = Meters()
         places = places or stack.enter_context(map_of(images, opened, meters))
         cascade = calibrate_cascade(places, opened, images, meters)
@@ -121,18 +129,20 @@ def _calibrate_acceptance(
     precision_target: float | None = None,
     delta: float | None = None,
     radius: float | None = None,
+    tolerance: int | None = None,
     **how: Any,
 ) -> None:
     from pairvpr.calibration.acceptance import DELTA, PRECISION, RADIUS, Promise, calibrate_acceptance
-    from pairvpr.runtime.acceptance import KEY
+    from pairvpr.runtime.acceptance import FRAMES, KEY, METRES
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
-    promise = Promise(precision_target or PRECISION, delta or DELTA, radius or RADIUS)
+    within = (radius or RADIUS, METRES) if tolerance is None else (tolerance, FRAMES)
+    promise = Promise(precision_target or PRECISION, delta or DELTA, *within)
     with Map.open(db) as places:
         opened = load_model(places.model_path)
         opened.bundle.check_writable()
-        say_model(opened.bundle)
+        say_model(opened.bundle, opened.engines.description)
         acceptance = calibrate_acceptance(places, opened, images, promise, Meters(), **how)
     opened.bundle.store_calibration(KEY, acceptance.to_json())
     click.echo(f"{opened.bundle.path}: {acceptance}")

@@ -23,6 +23,8 @@ KEY = "acceptance"
 UNCALIBRATED = "not calibrated"
 ACCEPTED = "accepted"
 TOO_LOW = "score too low: not in the map, or not recognisable"
+METRES, FRAMES = "m", "frames"
+"""What the radius may be in. Metres are the map's units."""
 SHOWN = 10
 """Traverses that are named in a line; all of them are stored."""
 INCOMPLETE = "incomplete: the threshold is calibrated on answers with all candidates compared"
@@ -67,7 +69,7 @@ class Acceptance:
     identity: of the bundle. engine: what it was calibrated on. setup: what it holds for.
     threshold: pair score from which the best match is accepted. slope, bias: `confidence` of a score s is
     1 / (1 + exp(-(slope s + bias))).
-    radius: metres (or the map's units) within which a match is right. precision: the share of accepted answers that
+    radius: within which a match is right, in `unit`: METRES or FRAMES. precision: the share of accepted answers that
     is right, or more; delta: the chance that it is less after all.
     fitted: pictures that `confidence` and the thresholds to test come from. checked: others that the threshold was
     tested on, `right` of them answered rightly, `outside` of them without a map picture within the radius;
@@ -94,6 +96,7 @@ class Acceptance:
     accepted_right: int
     traverses: tuple[Traverse, ...]
     own: int
+    unit: str = METRES
 
     @staticmethod
     def of(bundle: Bundle) -> Acceptance | None:
@@ -114,6 +117,8 @@ class Acceptance:
         """Raise ValueError for numbers that no calibration yields."""
         if not all(map(math.isfinite, (self.threshold, self.slope, self.bias, self.radius, self.expected))):
             raise ValueError("a number is not finite")
+        if self.unit not in (METRES, FRAMES):
+            raise ValueError(f"a radius in {self.unit}")
         if self.slope < 0:
             raise ValueError("confidence falls with the score")
         if not (0 < self.precision < 1 and 0 < self.delta < 1):
@@ -140,12 +145,19 @@ class Acceptance:
         """As it is stored."""
         return asdict(self)
 
+    @property
+    def brief(self) -> str:
+        """What it promises, without the figures behind it."""
+        text = f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g}"
+        return f"{text} (OPTIMISTIC: calibrated on the map's own traverse)" if self.own else text
+
     def __str__(self) -> str:
         text = (
             f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g} with "
             f"{1 - self.delta:.0%} confidence: {self.accepted} of {self.checked} checked, {self.accepted_right} of "
-            f"them right within {self.radius:g} m; {self.right} of all were right (expected {self.expected:.0f}), "
-            f"{self.outside or 'none'} were outside the map; {self.engine}; holds for light, weather and camera as in "
+            f"them right within {self.radius:g} {self.unit}; {self.right} of all were right "
+            f"(expected {self.expected:.0f}), {self.outside or 'none'} were outside the map; {self.engine}; "
+            "holds for light, weather and camera as in "
             f"{', '.join(map(str, self.traverses[:SHOWN]))}"
         )
         if len(self.traverses) > SHOWN:
@@ -202,6 +214,11 @@ class Judge:
     def figures(self) -> dict[str, Any] | None:
         """What was measured for the threshold in use, None where none is."""
         return None if self._acceptance is None else self._acceptance.to_json()
+
+    @property
+    def brief(self) -> str:
+        """What holds, without the figures behind it."""
+        return self._reason if self._acceptance is None else self._acceptance.brief
 
     def __str__(self) -> str:
         return str(self._acceptance or self._reason)

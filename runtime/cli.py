@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.console import Command, log, log_to_stderr, release_log, say_model, source_options
+from pairvpr.runtime.console import Command, log, log_to_stderr, release_log, say_untrained, source_options
 from pairvpr.runtime.engine import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _answer(
         output(out, style, matches, query) as put,
         watched(source, recognizer) as viewers,
     ):
-        say_model(recognizer.model.bundle)
+        say_untrained(recognizer.model.bundle)
         unread = total = 0
         refresh = Refresher(recognizer)
         follow = Follower(recognizer) if sequence else None
@@ -178,7 +178,7 @@ def _serve(address: str, remote: bool, opened: Callable[[], PlaceRecognizer], ma
     from pairvpr.runtime.service import serve
 
     with Listener(address, remote=remote) as listener, opened() as recognizer:
-        say_model(recognizer.model.bundle)
+        say_untrained(recognizer.model.bundle)
         log.info("answering at %s", listener.address)
         serve(recognizer, listener, matches, ready=release_log)
 

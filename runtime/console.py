@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import FrameType
@@ -39,6 +39,15 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
+@contextmanager
+def if_interrupted(told: str) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM in the block say what they leave behind."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise type(error)(told) from error
+
+
 class _OneLineErrors:
     """Exit 2 and one line on stderr for whatever the user can mend; a traceback is a bug."""
 
@@ -62,8 +71,9 @@ class _OneLineErrors:
         except (click.ClickException, PairVPRError) as error:
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
         except (click.Abort, KeyboardInterrupt) as error:
-            click.echo("\ninterrupted; nothing that was committed is lost", err=True)
-            sys.exit(TERMINATED if isinstance(error.__cause__ or error, Terminated) else INTERRUPTED)
+            cause = error.__cause__ or error
+            click.echo(f"interrupted; {str(cause) or 'nothing that was committed is lost'}", err=True)
+            sys.exit(TERMINATED if isinstance(cause, Terminated) else INTERRUPTED)
         release_log()
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -123,17 +133,23 @@ def release_log() -> None:
             handler.flush()
 
 
-def say_model(bundle: Bundle) -> None:
-    """Say on stderr which weights answer, under which licence, and whether they were ever trained."""
+def say_model(bundle: Bundle, engine: str | None = None) -> None:
+    """Say on stderr which weights answer, under which licence, whether they were ever trained, and on what they run."""
     weights = bundle.info.weights
     log.info(
-        "model: %s %s, weights: %s, licence: %s",
+        "model: %s %s, weights: %s, licence: %s%s",
         bundle.info.preset,
         bundle.identity[:12],
         weights.origin,
         weights.licence,
+        "" if engine is None else f"; engine: {engine}",
     )
-    if not weights.trained:
+    say_untrained(bundle)
+
+
+def say_untrained(bundle: Bundle) -> None:
+    """Say on stderr that weights were never trained, if so."""
+    if not bundle.info.weights.trained:
         log.info("these weights are seeded, never trained: answers show the machinery, not the method")
 
 

@@ -83,10 +83,10 @@ def open_engines(
     """Load a bundle's graphs on a device.
 
     device: "auto" takes TensorRT where the bundle has plans for this GPU, else CUDA where ONNX Runtime has it and it
-    works, else the CPU, and logs which and why; anything else is obtained or refused. precision: None takes the
-    device's best that the bundle has; "bf16" runs the float32 graphs, or else the float16 ones, in bfloat16
-    arithmetic, "int8-bf16" what is not INT8 in the INT8 graphs, which only OpenVINO does. threads: CPU threads, None
-    for the engine's own choice. Raises EngineError or BundleError.
+    works, else the CPU, and logs what is there and does not work; anything else is obtained or refused. precision:
+    None takes the device's best that the bundle has; "bf16" runs the float32 graphs, or else the float16 ones, in
+    bfloat16 arithmetic, "int8-bf16" what is not INT8 in the INT8 graphs, which only OpenVINO does. threads: CPU
+    threads, None for the engine's own choice. Raises EngineError or BundleError.
     """
     if device not in DEVICES:
         raise EngineError(f"device {device}: unknown; choose one of {', '.join(DEVICES)}")
@@ -113,6 +113,8 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
 
     if device == "auto":
         device = "cuda" if "cuda" in ort.working_devices() else "cpu"
+        if device == "cpu" and (problem := ort.try_devices().get("cuda")):
+            log.warning("not CUDA: %s", problem)
     precision = _choose_precision(bundle, device, precision)
     cpu = device == "cpu"
     files = {name: bundle.graph(precision, name, cpu) if cpu else bundle.cuda_graph(precision, name) for name in GRAPHS}
@@ -120,7 +122,6 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
     description = f"ONNX Runtime {ort.version()} on {device}, {precision}"
     if cpu and precision == "fp16":
         description += " weights cast up at load (float32 arithmetic)"
-    log.info("engine: %s", description)
     return Engines(
         **graphs,
         device=device,
@@ -138,7 +139,6 @@ def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
     plans = trt.matching_plans(bundle, precision)
     graphs = trt.open_plans(plans)
     description = f"{trt.description()}, {precision}"
-    log.info("engine: %s", description)
     return Engines(
         **graphs,
         device="tensorrt",
@@ -160,7 +160,6 @@ def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -
     graphs = {name: ov.OpenVinoEngine(bundle.graph(stored, name, cpu=False), arithmetic, threads) for name in GRAPHS}
     remainder = " for what is not INT8" if stored.startswith("int8") else ""
     description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"
-    log.info("engine: %s", description)
     precision = precision or stored
     return Engines(
         **graphs, device="openvino", precision=precision, description=description, largest_batch=None, stage=in_place
@@ -177,8 +176,9 @@ def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
         return asked
     floats = [name for name in PREFERENCES[device] if not name.startswith("int8")]
     wanted = asked or " or ".join(floats)
-    export = f"`pairvpr export --{(asked or floats[0]).partition('-')[0]} --out BUNDLE`"
+    kind = (asked or floats[0]).partition("-")[0]
+    images = " --calibration-images DIR" if kind == "int8" else ""
     raise EngineError(
         f"{bundle.path}: no {wanted} graphs in this bundle (it has: {', '.join(present) or 'none'}); "
-        f"export them into a bundle ({export}) and give it as the model"
+        f"export the same checkpoint with `pairvpr export --{kind}{images} --out BUNDLE` and give --model BUNDLE"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -216,13 +217,20 @@ class _Held:
         record, _ = self._present[name]
         if record.source != self._origin:
             raise MapError(
-                f"{self._db}: already holds a picture {name!r}, from {record.source}; put new pictures into a "
-                "subfolder and give the folder above it, so that names differ"
+                f"{self._db}: already holds a picture {name!r}, from {record.source}; {_new_names(self._origin, name)}"
             )
         if record.pose is None and record.gps is None and self._finder.in_file(name, timestamp):
             raise MapError(
                 f"{self._db}: already holds {name!r} without its pose; build a new map with --poses from the start"
             )
+
+
+def _new_names(origin: str, name: str) -> str:
+    """How the pictures of a folder or file get names that a map does not hold yet."""
+    own = Path(origin).name
+    if name.startswith(own) and re.search(r"#\d{6,}$", name):
+        return f"rename {origin}, which frames are named after"
+    return f"move {origin} into a new folder and give that one, so that names begin with '{own}/'"
 
 
 def open_writer(

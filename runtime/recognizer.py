@@ -102,8 +102,9 @@ class PlaceRecognizer:
             if top_k is not None and not 1 <= top_k <= count:
                 raise MapError(f"{path}: top-k {top_k} is outside 1 to {count}, the map's pictures; choose one inside")
             setting = Setting(device, precision, threads, batch_size, exact)
+            tuned = ""
             if model is None:
-                loaded, setting = open_tuned(places.model_path, setting)
+                loaded, setting, tuned = open_tuned(places.model_path, setting)
             else:
                 loaded = setting.load(Path(model))
             if loaded.bundle.identity != places.identity:
@@ -113,15 +114,13 @@ class PlaceRecognizer:
                 )
             k = loaded.bundle.info.top_k if top_k is None else top_k  # a map that grows has more
             cascade = Cascade.of(loaded.bundle) if rerank and not setting.exact else None
-            if cascade is not None:
-                log.info("cascade: %s", cascade)
-            elif rerank and setting.exact is False:
+            if cascade is None and rerank and setting.exact is False:
                 raise BundleError(
                     f"{loaded.bundle.path}: no cascade was calibrated; run `pairvpr calibrate` or ask for exact answers"
                 )
             index = FaissIndex(places.descriptors)
             recognizer = cls(places, loaded, index, k, rerank, budget_ms, cascade, judged=True)
-            log.info("decisions: %s", recognizer._view.judge)
+            log.info("%s", "; ".join(filter(None, (str(recognizer), tuned))))
             return recognizer
         except BaseException:
             places.close()
@@ -169,8 +168,8 @@ class PlaceRecognizer:
             except BaseException:
                 places.close()
                 raise
-            log.info("%s: refreshed, %d pictures in place of %d", places.path, len(places), len(old.map))
-            log.info("decisions: %s", view.judge)
+            told = "%s: refreshed, %d pictures in place of %d; decisions: %s"
+            log.info(told, places.path, len(places), len(old.map), view.judge.brief)
             with self._switching:
                 self._view = view
                 old.leave()
@@ -193,6 +192,17 @@ class PlaceRecognizer:
         if frame.picture is None:
             return replace(answer, reason="no picture", error=frame.error)
         return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms))
+
+    def __str__(self) -> str:
+        """What answers, under which licence, and how far answers may be acted on; figures are in `pairvpr map info`."""
+        bundle = self.model.bundle
+        parts = [
+            f"model: {bundle.info.preset} {bundle.identity[:12]}, licence: {bundle.info.weights.licence}",
+            f"engine: {self.model.engines.description}",
+            *([] if self._cascade is None else [f"cascade: {self._cascade.kept:.0%} of candidates go on"]),
+            f"decisions: {self._view.judge.brief}",
+        ]
+        return "; ".join(parts)
 
     def close(self) -> None:
         """Close the map's files."""

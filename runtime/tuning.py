@@ -111,20 +111,19 @@ class Tuning:
         )
 
 
-def open_tuned(bundle: Path, asked: Setting) -> tuple[Model, Setting]:
-    """Open a map's bundle with its tuned setting where `asked` leaves things open; the log says what became of it.
+def open_tuned(bundle: Path, asked: Setting) -> tuple[Model, Setting, str]:
+    """Open a map's bundle with its tuned setting where `asked` leaves things open; the setting, and what to say of it.
 
     A tuned setting of another device, or one that cannot be had here, is not used, with a warning. Raises BundleError
     or EngineError.
     """
     tuning = Tuning.of(Bundle.open(bundle))
     if tuning is None:
-        return asked.load(bundle), asked
+        return asked.load(bundle), asked, ""
     setting = asked.completed(tuning.setting)
     if setting is None:
-        model = asked.load(bundle)
-        log.info("not the setting tuned for this map (%s): another was asked for", tuning.setting)
-        return model, asked
+        told = f"not the setting tuned for this map ({tuning.setting}): another was asked for"
+        return asked.load(bundle), asked, told
     try:
         model = tuning.open(bundle, setting)
     except EngineError as error:
@@ -134,9 +133,6 @@ def open_tuned(bundle: Path, asked: Setting) -> tuple[Model, Setting]:
             tuning.setting,
             error,
         )
-        return model, asked
-    if setting == tuning.setting:
-        log.info("tuned: %s", tuning)
-    else:
-        log.info("tuned, but for what was asked for: %s", setting)
-    return model, setting
+        return model, asked, ""
+    asked_for = "" if setting == tuning.setting else ", but for what was asked for"
+    return model, setting, f"tuned{asked_for}: {setting}"

@@ -21,6 +21,7 @@ from PIL import Image
 from pairvpr.cli import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.console import Terminated
 from pairvpr.runtime.map import Map, MapWriter, verify_map
 from pairvpr.runtime.model import default_bundle
 
@@ -98,6 +99,12 @@ def test_every_command_has_help(command: tuple[str, ...]) -> None:
         assert result.exit_code == 0
         assert result.stdout.startswith("Usage: ")
         assert re.search(r"\n\n  [A-Z]\w+", result.stdout), "does not say what it does"
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "pairvpr", "map"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: pairvpr map [OPTIONS] COMMAND")
 
 
 def test_no_command_shows_help() -> None:
@@ -280,6 +287,21 @@ def test_a_build_that_is_told_to_end_keeps_its_work(pictures: Path, tmp_path: Pa
     assert run("map", "list", "--db", db).stdout.splitlines() == ["p0.png", "p1.png"]
     again = run("map", "build", pictures, "--db", db)
     assert f"{COUNT - 2} pictures added, 0 with a place, 2 already there" in again.stdout
+
+
+def test_a_demo_cut_short_says_what_it_leaves(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    assert run("demo", "--images", pictures, "--out", out).exit_code == 0
+    assert (out / "index.html").exists()
+
+    def cut(*_: object) -> None:
+        raise Terminated
+
+    monkeypatch.setattr("pairvpr.demo.run._recognize", cut)
+    ended = run("demo", "--images", pictures, "--out", out)
+    assert ended.exit_code == 143
+    assert ended.stderr.endswith(f"\ninterrupted; no page was written; the next demo replaces what is in {out}\n")
+    assert not (out / "index.html").exists()
 
 
 # No file may grow beyond a size: what a full disk does, without filling one.

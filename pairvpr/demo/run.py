@@ -11,6 +11,7 @@ from pairvpr.demo.album import Album, Progress, choose_pictures, copy_album, tow
 from pairvpr.demo.outcome import DemoResult, Outcome, median_timings, recall
 from pairvpr.demo.page import render
 from pairvpr.errors import PairVPRError
+from pairvpr.pages import write_page
 from pairvpr.runtime.map_builder import add_pictures
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
@@ -63,8 +64,7 @@ def run_demo(
     with PlaceRecognizer.open(out / MAP, top_k=compared, device=device, precision=precision) as recognizer:
         outcomes = _recognize(album, recognizer, progress)
     result = _result(album, outcomes, loaded, compared, out)
-    with _writing(out):
-        (out / REPORT).write_text(render(result, album, outcomes), encoding="utf-8")
+    write_page(out / REPORT, render(result, album, outcomes))
     return result
 
 

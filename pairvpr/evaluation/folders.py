@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import SourceError
 from pairvpr.evaluation.benchmark import Benchmark, Picture, within_frames, within_radius
+from pairvpr.runtime.frame_numbers import frame_numbers
 from pairvpr.runtime.poses import utm_pose
 from pairvpr.runtime.sources import list_pictures
 
@@ -50,13 +50,12 @@ def utm_folders(database: Path, queries: Path, name: str | None = None) -> Bench
 def traverses(database: Path, queries: Path, tolerance: int) -> Benchmark:
     """Two traverses of one way whose pictures carry the same frame numbers, as Gardens Point Walking.
 
-    Right is what lies within `tolerance` frames, inclusive; 2 for Gardens Point. The frame number is the last
-    number in a file's name.
+    Right is what lies within `tolerance` frames, inclusive; 2 for Gardens Point.
     """
     if tolerance < 0:
         raise ValueError(f"tolerance {tolerance}: give 0 or more frames")
     known, asked = list_pictures(database), list_pictures(queries)
-    positives = within_frames(_frames(known), _frames(asked), tolerance)
+    positives = within_frames(frame_numbers(known), frame_numbers(asked), tolerance)
     without = sum(not len(right) for right in positives)
     return Benchmark(
         f"{database.name} <- {queries.name}",
@@ -78,21 +77,3 @@ def _positions(pictures: Sequence[Picture]) -> npt.NDArray[np.float64]:
                 "where the number in the name is a frame's"
             )
     return np.array([(pose.x, pose.y) for pose, _ in poses if pose is not None], np.float64)
-
-
-def _frames(pictures: Sequence[Picture]) -> list[int]:
-    """The frame number of each picture, every one a different one."""
-    frames: dict[int, Path] = {}
-    for name, path in pictures:
-        numbers = re.findall(r"\d+", PurePosixPath(name).stem)
-        if utm_pose(name) is not None:
-            raise SourceError(f"{path}: its name is a UTM position, no frame number; leave out --tolerance")
-        if not numbers or len(numbers[-1]) > 18:
-            raise SourceError(f"{path}: no frame number in its name; name pictures as Image042.jpg")
-        frame = int(numbers[-1])
-        if frame in frames:
-            raise SourceError(
-                f"{path}: has frame number {frame}, as {frames[frame].name}; a traverse has one picture a frame"
-            )
-        frames[frame] = path
-    return list(frames)

@@ -14,6 +14,7 @@ from pairvpr.evaluation.page import render
 from pairvpr.evaluation.predictions import write_predictions
 from pairvpr.evaluation.recall import PrecisionRecall
 from pairvpr.evaluation.results import Evaluation, Figures
+from pairvpr.pages import write_page
 
 FORMAT = 1
 PAGE, RESULTS = "index.html", "results.json"
@@ -44,7 +45,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
         (folder / MARKER).write_text("made by pairvpr eval; the next report here replaces it\n", encoding="utf-8")
         (folder / RESULTS).write_text(json.dumps(results(evaluation, figures), indent=1) + "\n", encoding="utf-8")
         write_predictions(evaluation, folder)
-        (folder / PAGE).write_text(page, encoding="utf-8", errors="replace")
+        write_page(folder / PAGE, page)
     except OSError as error:
         where, reason = error.filename or folder, error.strerror or error
         raise PairVPRError(f"{where}: cannot be written ({reason}); choose another folder for the report") from error

@@ -18,7 +18,7 @@ from pairvpr.cli import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
-from pairvpr.runtime.acceptance import ACCEPTED, INCOMPLETE, KEY, TOO_LOW, Acceptance, Judge, Setup
+from pairvpr.runtime.acceptance import ACCEPTED, FRAMES, INCOMPLETE, KEY, TOO_LOW, Acceptance, Judge, Setup
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.cli import main as run_main
 from pairvpr.runtime.map import Map
@@ -107,6 +107,58 @@ def test_scores_of_wrong_answers_are_not_accepted(home: Path, model: Model, monk
     assert found.confidence(-5) < 0.15
     assert found.expected == pytest.approx(found.right, abs=5)
     assert "OPTIMISTIC" not in str(found)
+
+
+@pytest.fixture(scope="module")
+def numbered(home: Path, model: Model) -> Path:
+    """A folder with a `map` of two traverses of frames 0 to 5, and `queries`: three of frames 0 to 23."""
+    for name, traverses, frames in (("db", ("left", "right"), 6), ("queries", ("a", "b", "c"), 24)):
+        for traverse in traverses:
+            (home / "numbered" / name / traverse).mkdir(parents=True)
+            for number in range(frames):
+                picture = home / "numbered" / name / traverse / f"Image{number:03}.png"
+                Image.fromarray(draw_scene(number, len(name), SIZE)).save(picture)
+    add_pictures(home / "numbered" / "db", home / "numbered" / "map", model, create=True)
+    return home / "numbered"
+
+
+def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def recognize_frame(_: PlaceRecognizer, frame: Frame) -> Recognition:
+        """Two frames off with a high score, three with a low one."""
+        asked.append(frame.name)
+        number, wrong = int(frame.name[-7:-4]), frame.name.endswith("8.png")
+        match = Match(f"left/Image{number + 2 + wrong:03}.png", -5.0 if wrong else 5.0, 0.5, "full", None)
+        return Recognition(frame.name, matches=(match,), complete=True)
+
+    monkeypatch.setattr(PlaceRecognizer, "recognize_frame", recognize_frame)
+    monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 36)
+    with Map.open(numbered / "map") as places:
+        found = calibrate_acceptance(places, model, numbered / "queries", Promise(0.8, radius=2, unit=FRAMES), quiet)
+    assert asked == [f"{traverse}/Image{number:03}.png" for traverse in "abc" for number in range(0, 24, 2)]
+    assert (found.threshold, found.fitted + found.checked) == (5, 36)
+    assert found.checked > found.right == found.accepted == found.accepted_right
+    assert found.outside == found.checked - found.right  # of frame 8 and 18 the map's nearest is 5
+    assert f"{found.accepted_right} of them right within 2 frames; " in str(found)
+    assert Acceptance(**{**found.to_json(), "setup": found.setup, "traverses": found.traverses}) == found
+
+
+def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, model: Model, tmp_path: Path) -> None:
+    promise = Promise(0.8, radius=2, unit=FRAMES)
+    with Map.open(home / "map") as places, pytest.raises(MapError, match=r"have places.*leave out --tolerance"):
+        calibrate_acceptance(places, model, numbered / "queries", promise, quiet)
+    for names, message in (
+        (("p1.png", "x.png"), r"x\.png: no frame number"),
+        (("a1.png", "b1.png"), r"b1\.png: has frame number 1, as a1\.png"),
+        (("@1@2@.png",), r"is a UTM position.*leave out --tolerance"),
+    ):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        for name in names:
+            Image.fromarray(draw_scene(0, 0, SIZE)).save(folder / name)
+        with Map.open(numbered / "map") as places, pytest.raises(SourceError, match=message):
+            calibrate_acceptance(places, model, folder, promise, quiet)
 
 
 def test_a_traverse_counts_once_for_each_place(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +327,7 @@ def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Pat
         {"accepted": 999},
         {"setup": {}},
         {"traverses": 3},
+        {"unit": "miles"},
         {"x": 1},
     ],
     ids=str,
@@ -342,6 +395,9 @@ def test_options_that_do_not_go_together(home: Path) -> None:
         (("--accept", "--model", home / "bundle"), "give --db MAP"),
         (("--db", home / "map", "--radius", 5), "go with --accept"),
         (("--db", home / "map", "--every", 2), "go with --accept"),
+        (("--db", home / "map", "--tolerance", 0), "go with --accept"),
+        (("--accept", "--db", home / "map", "--tolerance", 0, "--radius", 5), "--tolerance goes by numbers in names"),
+        (("--accept", "--db", home / "map", "--tolerance", 2), "have places, which say more; leave out --tolerance"),
         (("--accept", "--db", home / "map"), "needs at least 345"),
         (("--accept", "--db", home / "map", "--top-k", 9), "top-k 9 is outside 1 to 6"),
     ):

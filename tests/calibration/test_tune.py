@@ -300,6 +300,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(candidates_module, "PRECISIONS", {"cpu": ("fp16",), "cuda": (), "openvino": ()})
 
 
+def cut(_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, count in (("db", 3), ("images", 4)):
         (tmp_path / folder).mkdir()
@@ -313,6 +317,14 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     refused = invoke(main, *tuning, tmp_path / "nowhere" / "tune.html")
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
     assert "tune.html: cannot be written" in refused.stderr
+
+    with monkeypatch.context() as cutting:
+        cutting.setattr(tune_module._Session, "compare_all", cut)
+        ended = invoke(main, *tuning, page)
+    assert ended.exit_code == 130
+    assert ended.stderr.endswith("\ninterrupted; nothing was written, neither page nor setting\n")
+    assert not page.exists()
+    assert TUNING not in Bundle.open(db / "model").info.calibration
 
     none = invoke(main, *tuning, page, "--budget-ms", "0.001")
     assert none.exit_code == 0, none.output
@@ -332,7 +344,8 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     query = ["--db", db, "--query", tmp_path / "images" / "p0.png"]
     answered = invoke(run_main, *query)
     assert answered.exit_code == 0, answered.output
-    assert f"tuned: {found}" in answered.stderr
+    (said,) = answered.stderr.splitlines()
+    assert said.endswith(f"; tuned: {found.setting}")
     assert f"tuned              {found}" in invoke(main, "map", "info", "--db", db).stdout
     cascade = invoke(run_main, *query, "--cascade")
     assert (cascade.exit_code, len(cascade.stderr.splitlines())) == (2, 1)

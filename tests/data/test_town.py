@@ -152,6 +152,23 @@ def test_a_town_is_written_and_gone_on_with(tmp_path):
 
 
 @pytest.mark.slow
+def test_towns_are_not_mixed(tmp_path):
+    def write(streets, seed=0, visits=2):
+        write_town(tmp_path / "town", streets, seed, visits, lambda done, total: None)
+
+    write(1)
+    write(2)  # more of the same is no other town
+    files = {file.relative_to(tmp_path) for file in tmp_path.rglob("*.jpg")}
+    assert len(files) == 2 * 3 * 2
+    for other in ((1,), (2, 1), (2, 0, 3)):
+        with pytest.raises(SourceError, match="begun with --streets 2 --seed 0 --visits 2; go on with these"):
+            write(*other)
+    with pytest.raises(SourceError, match="begun with --streets 2 --seed 0 --visits 2"):
+        write_evaluation(tmp_path / "town", 2, 0, lambda done, total: None)
+    assert {file.relative_to(tmp_path) for file in tmp_path.rglob("*.jpg")} == files
+
+
+@pytest.mark.slow
 def test_an_evaluation_can_be_evaluated(tmp_path):
     from pairvpr.evaluation import load_folders
 

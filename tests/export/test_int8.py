@@ -248,7 +248,10 @@ def test_int8_has_its_devices(tiny_bundle: Path) -> None:
     assert open_engines(every, "cpu", "int8").precision == "int8"
     with pytest.raises(EngineError, match="int8-dynamic: not on device openvino; it is for --device cpu"):
         open_engines(every, "openvino", "int8-dynamic")
-    with pytest.raises(EngineError, match=r"no int8-fp16 graphs in this bundle .*`pairvpr export --int8 --out BUNDLE`"):
+    with pytest.raises(
+        EngineError,
+        match=r"no int8-fp16 graphs in this bundle .*`pairvpr export --int8 --calibration-images DIR --out BUNDLE`",
+    ):
         open_engines(floats, "cpu", "int8-fp16")
     pytest.importorskip("openvino", reason="needs OpenVINO")
     from pairvpr.runtime.openvino_engine import core

@@ -124,7 +124,7 @@ def test_accepted_places_are_published(start: Callable[..., Running]) -> None:
     assert (values["query"], values["candidate_1.name"]) == ("visual_localization/image_0#000001", "p2.png")
     assert (values["num_published_poses"], values["trigger_next_localization"]) == ("2", "Yes")
     assert not ros.transforms
-    assert any(text.startswith("decisions: accepted from") for _, text in ros.logged)
+    assert any("; decisions: accepted from a pair score of " in text for _, text in ros.logged)
 
 
 def test_what_is_not_accepted_stands_in_the_diagnostics_alone(start: Callable[..., Running]) -> None:

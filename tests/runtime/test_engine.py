@@ -124,12 +124,13 @@ def test_a_provider_that_was_not_obtained_raises(fp16_only: Bundle) -> None:
 
 
 @pytest.mark.usefixtures("claims_cuda")
-def test_auto_leaves_out_a_device_that_only_claims_to_work(fp16_only: Bundle) -> None:
+def test_auto_leaves_out_a_device_that_only_claims_to_work(fp16_only: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     problems = try_devices()
     assert problems["cpu"] is None
     assert "could not be started" in (problems["cuda"] or "")
     assert set(working_devices()) == {"cpu"}
     assert open_engines(fp16_only).device == "cpu"
+    assert caplog.messages == [f"not CUDA: {problems['cuda']}"]
 
 
 def test_onnx_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ def test_the_block_holds(name: str) -> None:
     [
         "pairvpr",
         "pairvpr.bench.page",
+        "pairvpr.calibration.acceptance",
         "pairvpr.calibration.cascade",
         "pairvpr.calibration.tune",
         "pairvpr.calibration.tune_page",

@@ -152,7 +152,10 @@ def test_a_name_from_another_folder_is_refused(tmp_path: Path, model: Model) -> 
     db = tmp_path / "map"
     first, second = draw(tmp_path / "monday", 0, 1), draw(tmp_path / "tuesday", 5, 1)
     add_pictures(first, db, model, create=True)
-    with pytest.raises(MapError, match=r"already holds a picture 'p1\.png', from .*monday; put new pictures into"):
+    with pytest.raises(
+        MapError,
+        match=r"already holds a picture 'p1\.png', from .*monday; move .*tuesday into a new folder.*'tuesday/'",
+    ):
         add_pictures(second, db, model)
     assert sorted(names(db)) == ["p0.png", "p1.png"]
     # What the message advises works.
@@ -213,6 +216,11 @@ def test_a_video_becomes_a_map_and_goes_on(tmp_path: Path, model: Model) -> None
     write_clip(clip, 0, 1, 2)
     again = add_pictures(clip, db, model)
     assert (again.added, again.already) == (2, 4)
+    (tmp_path / "tuesday").mkdir()
+    other = write_clip(tmp_path / "tuesday" / "drive.mkv", 3)
+    with pytest.raises(MapError, match=r"'drive\.mkv#000000', from .*drive\.mkv; rename .*tuesday/drive\.mkv, which"):
+        add_pictures(other, db, model)
+    assert add_pictures(other.rename(tmp_path / "tuesday.mkv"), db, model).added == 2
 
 
 def test_poses_by_time_reach_the_frames_of_a_video(tmp_path: Path, model: Model) -> None:

@@ -150,7 +150,7 @@ def test_a_signal_leaves_what_was_answered(home: Path, tmp_path: Path, number: s
         stack.callback(process.kill)
         assert process.stderr
         line = ""
-        while not line.startswith("decisions:"):  # shown with the first answer
+        while not line.startswith("model:"):  # shown with the first answer
             line = process.stderr.readline()
             assert line, process.wait()
         time.sleep(5)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +68,14 @@ def read(path: Path) -> dict[str, list[dict[str, Any]]]:
     return {name: sorted(found, key=lambda row: row.get("answer", 0)) for name, found in rows.items()}
 
 
+def assert_verified(path: Path) -> None:
+    """Rerun's own command finds nothing wrong with the file; with a home of its own it reports to nobody."""
+    command = [sys.executable, "-m", "rerun", "rrd", "verify", str(path)]
+    home = {**os.environ, "HOME": str(path.parent), "XDG_CONFIG_HOME": str(path.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=home)
+    assert (done.returncode, "1 file verified without error" in done.stderr) == (0, True), done.stderr
+
+
 def values(rows: list[dict[str, Any]], component: str) -> list[Any]:
     return [row[component][0] for row in rows if row.get(component)]
 
@@ -76,6 +87,7 @@ def test_a_run_is_recorded(recognizer: Any, tmp_path: Path) -> None:
         add(taken, 1, False, Pose(10, 0, 0), Pose(9, 1, 0))
         add(taken, 2, None, Gps(47, 8), score=None)
         taken.add(Frame("q3", 1e9 + 3, None, "q3 is damaged", 1.0), Recognition("q3", error="q3 is damaged"))
+    assert_verified(path)
     rows = read(path)
     assert [row["answer"] for row in rows["/log"]] == [0, 1, 2, 3]
     assert [row["time"] for row in rows["/log"]] == [(10**9 + i) * 10**9 for i in range(4)]
@@ -109,6 +121,7 @@ def test_what_was_recorded_before_a_failure_is_there(recognizer: Any, tmp_path: 
 
     with pytest.raises(MapError):
         fail()
+    assert_verified(path)
     assert len(read(path)["/query"]) == 1
 
 

@@ -2,12 +2,14 @@
 
 OUT/<street>/<place>/@east@north@heading@condition@number@.jpg       `pairvpr train`, data set "folders"
 OUT/database/...jpg and OUT/queries/<condition>/...jpg               `pairvpr eval`
+OUT/town.txt                                                         options of `pairvpr town`: which town it is
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from pairvpr.errors import SourceError
 
 QUALITY = 88  # of JPEG files
 QUERIES = 4  # of each place in an evaluation
+NOTE = "town.txt"
 Progress = Callable[[int, int], None]
 """Told how many streets are drawn, of how many."""
 
@@ -34,22 +37,46 @@ Progress = Callable[[int, int], None]
 def write_town(out: Path, streets: int, seed: int, visits: int, progress: Progress) -> None:
     """Draw a town for training: `visits` pictures of each place, from a map's (number 0) to the hardest.
 
-    Run again, it goes on with the streets that are missing. Raises SourceError where `out` cannot be written.
+    Run again, it goes on with the streets that are missing. Raises SourceError where `out` cannot be written or is of
+    another town, or of more streets of this one.
     """
+    _claim(out, streets, f"--seed {seed} --visits {visits}")
     _write(partial(_training_street, out, seed, visits), out, streets, progress)
 
 
 def write_evaluation(out: Path, streets: int, seed: int, progress: Progress) -> None:
     """Draw a town for evaluation: a map picture of each place, and QUERIES others of it, each in another condition.
 
-    Run again, it goes on with the streets that are missing. Raises SourceError where `out` cannot be written.
+    Run again, it goes on with the streets that are missing. Raises SourceError as `write_town` does.
     """
+    _claim(out, streets, f"--seed {seed} --evaluation")
     _write(partial(_evaluation_street, out, seed), out, streets, progress)
+
+
+def _claim(out: Path, streets: int, town: str) -> None:
+    """Note in the folder what is drawn there, so that no other town is mixed into it: options of `pairvpr town`."""
+    note = out / NOTE
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        begun = re.fullmatch(r"--streets (\d+) (.*)\n", note.read_text(encoding="utf-8")) if note.exists() else None
+        if begun is not None and (begun[2] != town or int(begun[1]) > streets):
+            raise SourceError(
+                f"{out}: was begun with --streets {begun[1]} {begun[2]}; go on with these, delete it or choose another "
+                "folder"
+            )
+        unfinished = out / f".{NOTE}.partial"
+        unfinished.write_text(f"--streets {streets} {town}\n", encoding="utf-8")
+        unfinished.replace(note)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> SourceError:
+    return SourceError(f"{out}: cannot be written ({error.strerror or error}); free or allow the folder")
 
 
 def _write(job: Callable[[int], None], out: Path, streets: int, progress: Progress) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(os.cpu_count(), context, _prepare) as pool:
             futures = [pool.submit(job, street) for street in range(streets)]
@@ -60,7 +87,7 @@ def _write(job: Callable[[int], None], out: Path, streets: int, progress: Progre
             finally:
                 pool.shutdown(cancel_futures=True)
     except OSError as error:
-        raise SourceError(f"{out}: cannot be written ({error.strerror or error}); free or allow the folder") from error
+        raise _unwritable(out, error) from error
 
 
 def _prepare() -> None:
