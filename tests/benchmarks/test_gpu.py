@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -17,9 +18,12 @@ pytest.importorskip("onnx")
 from benchmarks import gpu, gpu_speed
 from benchmarks.gpu_sides import NamedJobs
 from pairvpr.errors import EngineError
+from pairvpr.export import tensorrt as builder
 from pairvpr.export.verification import Truth
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.features import Features
+from pairvpr.runtime.model import default_bundle
+from tests.runtime import gpu_on_cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,6 +119,18 @@ def test_what_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert found == {"cuda": ["fp32", "fp16", "int8-fp16"], "tensorrt": ["fp32", "fp16"]}
     assert problems == {"tensorrt int8-fp16": "no INT8 here"}
     assert len(opened) == 5
+
+
+def test_building_leaves_no_gpu_memory_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The sides need it, and what they take is measured by what is left."""
+    Bundle.open(default_bundle()).install(tmp_path / "nano")
+    driver = gpu_on_cpu.install(monkeypatch)
+    monkeypatch.setattr(builder, "Network", gpu_on_cpu.Network)
+    monkeypatch.setattr(builder, "build_engines", functools.partial(builder.build_engines, batches=(1, 2)))
+    gpu._build(tmp_path / "nano", "fp16")
+    assert len(list((tmp_path / "nano").glob("engines/*/*.plan"))) == 3
+    assert driver.copied[driver.cudaMemcpyKind.cudaMemcpyHostToDevice] > 0
+    assert (driver.blocks, driver.pinned) == ({}, {})
 
 
 def test_sides_come_without_torch() -> None:

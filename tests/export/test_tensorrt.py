@@ -97,8 +97,8 @@ def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.Monke
     info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
     assert (info.version_compatible, info.hardware_compatible) == (True, True)
     given.clear()
-    assert run("engines", "build", "--model", bundle.path).exit_code == 0
-    assert given == [(4, tensorrt_api.Settings(None, None, False, False))] * 3
+    assert run("engines", "build", "--model", bundle.path, "--batches", "2,1").exit_code == 0
+    assert given == [(2, tensorrt_api.Settings(None, None, False, False))] * 3
 
 
 def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
