@@ -234,13 +234,13 @@ def _new_names(origin: str, name: str) -> str:
 
 
 def open_writer(
-    db: Path, model: Model, create: bool, token_type: str | None = None, keep_tokens: float | None = None
+    db: str | Path, model: Model, create: bool, token_type: str | None = None, keep_tokens: float | None = None
 ) -> MapWriter:
     """The map `db` opened for adding the model's features; made where there is none and `create` says so.
 
     token_type, keep_tokens: how a new map stores tokens, see `token_settings`.
     """
-    dims = model.bundle.info.dims
+    dims, db = model.bundle.info.dims, Path(db)
     new = create and not (db / "map.sqlite").exists()
     return MapWriter.open(
         db,

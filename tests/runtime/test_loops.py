@@ -191,7 +191,7 @@ def test_the_threshold_of_another_map(tmp_path: Path, model: Model) -> None:
 def test_a_clock_that_jumps_back_is_no_way_around_the_exclusion(tmp_path: Path, model: Model) -> None:
     features = model.encode([draw_scene(0, 0, SIZE)])
     with (
-        open_writer(tmp_path / "map", model, create=True) as writer,
+        open_writer(str(tmp_path / "map"), model, create=True) as writer,
         LoopCloser(model, Threshold(0.0), 30.0) as closer,
     ):
         for number, stamp in enumerate([100.0, 110.0, 90.0, 95.0]):
