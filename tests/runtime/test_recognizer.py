@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,14 @@ def test_a_map_that_cannot_be_taken_in(own_map: Callable[..., Path], query: np.n
         with pytest.raises(MapError, match="missing"):
             recognizer.refresh()
         assert comparable(recognizer.recognize(query)) == answer
+
+
+def test_many_threads_may_ask_at_once(vpr: PlaceRecognizer, pictures: Path) -> None:
+    asked = [path for path in sorted(pictures.glob("*.png")) for _ in range(4)]
+    expected = [comparable(vpr.recognize(path)) for path in asked]
+    with ThreadPoolExecutor(8) as pool:
+        found = [comparable(answer) for answer in pool.map(vpr.recognize, asked)]
+    assert found == expected
 
 
 def test_an_answer_under_way_ends_with_the_map_it_began_with(
