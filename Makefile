@@ -51,5 +51,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,viz,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,tensorrt,video,bags,serve,viz,export,train,dev]"
 	touch $@ $(VENV)/.runtime

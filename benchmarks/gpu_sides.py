@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import resource
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.sides import Jobs
 from pairvpr.errors import EngineError
-from pairvpr.model.presets import NetworkConfig
+
+if TYPE_CHECKING:
+    from pairvpr.model.presets import NetworkConfig
 
 MATRIX = {"cuda": 8192, "cpu": 256}
 COMPILER = {"cuda": "inductor", "cpu": "eager"}
@@ -114,5 +116,6 @@ class NamedJobs(dict[str, Callable[[], Any]]):
 
 
 def _resident() -> int:
-    """The most memory in bytes that this process had on the host."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most memory in bytes that this process had on the host, not counting what its parent had before it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[0])

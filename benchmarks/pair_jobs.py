@@ -79,19 +79,20 @@ def runtime_jobs(
 def open_model(path: Path, device: str, precision: str, threads: int) -> Model:
     """A bundle on an engine; INT8 graphs that it lacks are those of `make_int8`."""
     bundle = Bundle.open(path)
-    if not precision.startswith("int8") or precision in bundle.info.precisions:
+    stored = precision.removesuffix("-bf16")
+    if not stored.startswith("int8") or stored in bundle.info.precisions:
         return load_model(path, device, precision, threads=threads)
 
     def engine(file: Path) -> Engine:
         if device == "openvino":
             from pairvpr.runtime.openvino_engine import OpenVinoEngine
 
-            return OpenVinoEngine(file, threads=threads)
+            return OpenVinoEngine(file, "f32" if precision == stored else "bf16", threads)
         from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(file, device, threads)
 
-    graphs = {name: engine(int8_folder(path) / f"{name}.{precision}.onnx") for name in GRAPHS}
+    graphs = {name: engine(int8_folder(path) / f"{name}.{stored}.onnx") for name in GRAPHS}
     return Model(bundle, Engines(**graphs, device=device, precision=precision, description="", largest_batch=None))
 
 

@@ -32,7 +32,7 @@ from pairvpr.runtime.pictures import load_picture, resize
 
 CANDIDATES = {"nano": 100, "speed": 5}
 """Of a query; a candidate of the larger one takes seconds, and each as long as another."""
-WAYS = (("cpu", "fp32"), ("openvino", "bf16"), ("cpu", "int8-dynamic"), ("openvino", "int8"))
+WAYS = (("cpu", "fp32"), ("openvino", "bf16"), ("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int8-bf16"))
 
 
 def arguments() -> argparse.Namespace:

@@ -33,6 +33,8 @@ from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.tuning import Setting
 
 INT8, HALF = TokenFormat("int8"), TokenFormat("int8", 0.5)
+WITH_CASCADE = (("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int8-bf16"))
+"""Devices and precisions that a cascade is tried with too."""
 FOLDS = 5
 """Parts of the places: the cascade is checked on one after the other, learnt from the rest."""
 KEPT = (5, 10, 20, 40)
@@ -79,9 +81,7 @@ def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
     settings = [Setting(each.device, each.precision, threads, exact=True) for each in families(bundle, exact=True)]
     if "int8-fp16" in bundle.info.precisions:
         settings.append(Setting("cpu", "int8-fp16", threads, exact=True))  # TensorRT's, in float32 arithmetic
-    fast = [
-        each for each in settings if (each.device, each.precision) in (("cpu", "int8-dynamic"), ("openvino", "int8"))
-    ]
+    fast = [each for each in settings if (each.device, each.precision) in WITH_CASCADE]
     reduced = [Way(each) for each in settings if each.precision not in ("fp32", "fp16")]
     return exact, [Way(each, INT8) for each in fast], [*reduced, Way(exact.setting, INT8), Way(exact.setting, HALF)]
 

@@ -24,7 +24,7 @@ PRECISIONS = {
     "tensorrt": ("fp16", "fp32", "int8-fp16"),
     "cuda": ("fp16", "fp32"),
     "cpu": ("fp32", "fp16", "int8-dynamic", "int8"),
-    "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "openvino": ("fp32", "fp16", "bf16", "int8", "int8-bf16"),
 }
 """What is worth trying on each device. ONNX Runtime's CUDA multiplies Q/DQ graphs in float."""
 SMALL_BATCH = 8
@@ -107,7 +107,8 @@ def families(bundle: Bundle, exact: bool) -> Iterator[Setting]:
         for precision in PRECISIONS[device]:
             if precision == "fp16" and device in ("cpu", "openvino") and "fp32" in present:
                 continue
-            if precision in present or (precision == "bf16" and present & {"fp32", "fp16"}):
+            needs = {"bf16": {"fp32", "fp16"}, "int8-bf16": {"int8"}}.get(precision, {precision})
+            if needs & present:
                 yield Setting(device, precision, exact=exact)
 
 

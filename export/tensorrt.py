@@ -106,10 +106,8 @@ class Site:
                 layer_types={},
                 build_seconds=round(built.seconds, 1),
             )
-            describe_plan(plan, info)
             del built
-            execution = tensorrt_api.Execution(read_plan(plan, info), plan.name, info.version_compatible)
-            describe_plan(plan, dataclasses.replace(info, layer_types=_layer_types(execution, precision)))
+            describe_plan(plan, dataclasses.replace(info, layer_types=_layer_types(plan, info)))
         return plans
 
 
@@ -214,7 +212,7 @@ class BuildProgress(Monitor):
         return min(1.0, (done + max(within, default=0.0)) / steps)
 
     def _say(self, percent: int) -> None:
-        if percent > self._told:
+        if percent > self._told and not self._asked.is_set():  # what is given up ends soon, and is not done
             self._told = percent
             self._tell(percent)
 
@@ -274,12 +272,12 @@ def _choose(bundle: Bundle, asked: str | None) -> str:
     )
 
 
-def _layer_types(execution: tensorrt_api.Execution, precision: str) -> dict[str, int]:
+def _layer_types(plan: Path, info: PlanInfo) -> dict[str, int]:
     """The types that a plan's layers write. Raises EngineError where it was built in another precision."""
-    types = execution.layer_types()
+    types = tensorrt_api.Execution(read_plan(plan, info), plan.name, info.version_compatible).layer_types()
     # Where the inspector's words are unknown, the network's types, which were checked before, must do.
-    if set(types) - {"other"} and WRITTEN[precision] not in types:
-        raise EngineError(f"{execution.name}: TensorRT built no {precision} plan (layers write: {types}); report it")
+    if set(types) - {"other"} and WRITTEN[info.precision] not in types:
+        raise EngineError(f"{plan.name}: TensorRT built no {info.precision} plan (layers write: {types}); report it")
     return types
 
 

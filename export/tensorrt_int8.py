@@ -94,17 +94,9 @@ def build_int8(
 def _decide(
     site: Site, graph: str, half: Mapping[str, Path], small: Mapping[str, Path], progress: Progress
 ) -> Decision:
-    """Measure a graph in both precisions, and judge the INT8 one among float16 ones."""
+    """Judge a graph in INT8, and measure it in both precisions."""
     batch = 1 if graph == "encoder" else min(pair_batch(site.bundle.info.dims, available_memory()), site.batches[-1])
-    problem = None
-    try:
-        engines = open_plans({**half, graph: small[graph]})
-        errors = check_engines(site.bundle, engines, INT8, site.batches, progress)
-        if errors.cosine > 1 - LIMITS.cosine:
-            problem = f"descriptors differ by cosine distance {errors.cosine:.2g}"
-        del engines
-    except EngineError as error:
-        problem = str(error)
+    problem = _problem(site, graph, half, small, progress)
     inputs = _inputs(site.bundle, graph, batch)
     rounds = _in_turn({HALF: half[graph], INT8: small[graph]}, inputs, progress, graph)
     share = statistics.median(b / a for a, b in zip(rounds[HALF], rounds[INT8], strict=True))
@@ -112,6 +104,17 @@ def _decide(
     medians = {precision: round(statistics.median(times), 4) for precision, times in rounds.items()}
     kept = INT8 if problem is None and share <= FASTER else HALF
     return Decision(graph, kept, batch, medians, round(share, 4), problem)
+
+
+def _problem(
+    site: Site, graph: str, half: Mapping[str, Path], small: Mapping[str, Path], progress: Progress
+) -> str | None:
+    """What the accuracy gate says of a graph's INT8 plan among float16 ones; None where it is satisfied."""
+    try:
+        errors = check_engines(site.bundle, open_plans({**half, graph: small[graph]}), INT8, site.batches, progress)
+    except EngineError as error:
+        return str(error)
+    return f"descriptors differ by cosine distance {errors.cosine:.2g}" if errors.cosine > 1 - LIMITS.cosine else None
 
 
 def _in_turn(plans: Mapping[str, Path], inputs: Arrays, progress: Progress, graph: str) -> dict[str, list[float]]:

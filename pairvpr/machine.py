@@ -105,6 +105,21 @@ def jetson_release() -> str | None:
     return f"R{match[1]}.{match[2]}" if match else None
 
 
+def power_mode() -> str | None:
+    """The power mode of a Jetson, such as MAXN or 15W, which decides its clocks; None where nvpmodel does not say."""
+    command = shutil.which("nvpmodel")
+    if command is None:
+        return None
+    try:
+        done = subprocess.run(
+            [command, "-q"], capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"NV Power Mode: *(\S+)", done.stdout)
+    return match[1] if match else None
+
+
 def nvidia_gpus() -> list[str] | str:
     """Name, driver and memory of each NVIDIA GPU, or why they cannot be listed; [] without nvidia-smi."""
     command = shutil.which("nvidia-smi")

@@ -56,7 +56,7 @@ OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budge
 )
 @click.option("--budget-ms", type=float, help="Milliseconds for an answer; what does not fit in is not compared.")
 @click.option(
-    "--sequence", is_flag=True, help="Also say where the robot is after all pictures so far; see README, Sequences."
+    "--sequence", is_flag=True, help="Also say where the robot is after all pictures so far; see docs/sequences.md."
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pairs per pass. Default: as tuned, or by the memory.")
 @click.option("--matches", type=click.IntRange(min=1), default=MATCHES, show_default=True, help="Matches to list.")

@@ -16,7 +16,7 @@ from pairvpr.runtime.bundle import GRAPHS, Bundle, has_plans
 log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16", "int8-dynamic", "bf16")
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16", "int8-dynamic", "bf16", "int8-bf16")
 # What each device prefers among the precisions a bundle has. ONNX Runtime's CUDA multiplies Q/DQ graphs in float.
 PREFERENCES = {
     "cpu": ("int8-dynamic", "int8", "fp32", "fp16"),
@@ -85,15 +85,15 @@ def open_engines(
     device: "auto" takes TensorRT where the bundle has plans for this GPU, else CUDA where ONNX Runtime has it and it
     works, else the CPU, and logs what is there and does not work; anything else is obtained or refused. precision:
     None takes the device's best that the bundle has; "bf16" runs the float32 graphs, or else the float16 ones, in
-    bfloat16 arithmetic, which only OpenVINO has. threads: CPU threads, None for the engine's own choice. Raises
-    EngineError or BundleError.
+    bfloat16 arithmetic, "int8-bf16" what is not INT8 in the INT8 graphs, which only OpenVINO does. threads: CPU
+    threads, None for the engine's own choice. Raises EngineError or BundleError.
     """
     if device not in DEVICES:
         raise EngineError(f"device {device}: unknown; choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise EngineError(f"threads {threads}: give at least 1")
-    if precision == "bf16" and device != "openvino":
-        raise EngineError(f"precision bf16: not on device {device}; it needs --device openvino")
+    if precision in ("bf16", "int8-bf16") and device != "openvino":
+        raise EngineError(f"precision {precision}: not on device {device}; it needs --device openvino")
     if precision == "int8-dynamic" and device in ("cuda", "tensorrt", "openvino"):
         raise EngineError(f"precision int8-dynamic: not on device {device}; it is for --device cpu")
     if device == "tensorrt":
@@ -150,14 +150,13 @@ def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
 
 
 def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -> Engines:
-    """OpenVINO computes in an arithmetic of its own choice unless told: float32, but for "bf16"."""
+    """OpenVINO computes in an arithmetic of its own choice unless told: float32, but for "bf16" and "int8-bf16"."""
     from pairvpr.runtime import openvino_engine as ov
 
-    if precision == "bf16":
-        stored = _choose_precision(bundle, "openvino", "fp32" if "fp32" in bundle.info.precisions else "fp16")
-    else:
-        stored = _choose_precision(bundle, "openvino", precision)
-    arithmetic = "bf16" if precision == "bf16" else "f32"
+    floats = "fp32" if "fp32" in bundle.info.precisions else "fp16"
+    in_bfloat16 = {"bf16": floats, "int8-bf16": "int8"}
+    stored = _choose_precision(bundle, "openvino", in_bfloat16.get(precision or "", precision))
+    arithmetic = "bf16" if precision in in_bfloat16 else "f32"
     graphs = {name: ov.OpenVinoEngine(bundle.graph(stored, name, cpu=False), arithmetic, threads) for name in GRAPHS}
     remainder = " for what is not INT8" if stored.startswith("int8") else ""
     description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"

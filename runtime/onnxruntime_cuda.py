@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import logging
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, cast
@@ -10,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError
+
+log = logging.getLogger(__name__)
 
 RESIDENT = ("query_state", "database_state")
 """Outputs that only another graph takes: they stay in the device's memory."""
@@ -71,6 +77,18 @@ class BoundSession:
             return array
         there = np.ascontiguousarray(array, dtype=dtype)
         return OrtArray(self._ort.OrtValue.ortvalue_from_numpy(there, self._memory, 0), there.dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def load_libraries(ort: ModuleType) -> None:
+    """Load CUDA and cuDNN where pip installed them: of itself ONNX Runtime looks where the system has libraries alone.
+
+    What it says of those that are not there it prints, where answers go.
+    """
+    if hasattr(ort, "preload_dlls"):  # since 1.21
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            ort.preload_dlls()
+        log.debug("ONNX Runtime: %s", said.getvalue())
 
 
 def refuse_cpu_work(session: Any, name: str, provider: str) -> None:

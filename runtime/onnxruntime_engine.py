@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.engine import Arrays, try_engine
-from pairvpr.runtime.onnxruntime_cuda import PROVIDER_OPTIONS, RECORD_ASSIGNMENT, BoundSession, refuse_cpu_work
+from pairvpr.runtime.onnxruntime_cuda import (
+    PROVIDER_OPTIONS,
+    RECORD_ASSIGNMENT,
+    BoundSession,
+    load_libraries,
+    refuse_cpu_work,
+)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -65,6 +71,7 @@ class OnnxRuntimeEngine:
             options.intra_op_num_threads = threads
         name, on_gpu = model.name if isinstance(model, Path) else "graph", device == "cuda"
         if on_gpu:
+            load_libraries(ort)
             options.add_session_config_entry(*RECORD_ASSIGNMENT)
         asked = (provider, PROVIDER_OPTIONS) if on_gpu else provider
         try:

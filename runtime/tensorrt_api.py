@@ -1,7 +1,7 @@
 """TensorRT: every call into the library is in this module, from building a plan to running it.
 
-One code for TensorRT 10.3 to 11: precision is in the graph, the network is strongly typed. Whatever stands for an
-object of the library is annotated with its class, so that a test can look every name up in each version's listing.
+One code for TensorRT 10.3 to 11 and TensorRT-RTX: precision is in the graph, the network is strongly typed. Whatever
+stands for an object of the library is annotated with its class, so that a test can look every name up in each version.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 INSTALL = (
     "on a Jetson it comes with JetPack, make the environment with python3 -m venv --system-site-packages; "
-    "elsewhere run pip install tensorrt"
+    "elsewhere run pip install tensorrt (or tensorrt-rtx, for RTX GPUs)"
 )
 # The inspector writes types in words ("Row major linear FP16 format", "Half"), other ones in each version.
 TYPE_WORDS = {
@@ -75,19 +75,27 @@ class Built:
 
 
 def load() -> ModuleType:
-    """The tensorrt module; raises EngineError with the line that installs it."""
+    """The tensorrt module, or that of TensorRT-RTX where only that is there; raises EngineError with a remedy."""
     try:
         import tensorrt
     except ImportError as error:
-        raise EngineError(f"TensorRT cannot be imported ({error}); {INSTALL}") from error
+        try:
+            import tensorrt_rtx_bindings as tensorrt  # all that its module tensorrt_rtx holds
+        except ImportError:
+            raise EngineError(f"TensorRT cannot be imported ({error}); {INSTALL}") from error
     if not hasattr(tensorrt, "Builder"):
         raise EngineError(f"the tensorrt package is broken (it has no Builder); {INSTALL}")
     return tensorrt
 
 
 def version() -> str:
-    """Version of TensorRT."""
-    return str(load().__version__)
+    """Version of TensorRT; that of TensorRT-RTX begins with "rtx-", for neither loads the other's plans."""
+    trt = load()
+    return f"rtx-{trt.__version__}" if _is_rtx(trt) else str(trt.__version__)
+
+
+def _is_rtx(trt: ModuleType) -> bool:
+    return trt.__name__ == "tensorrt_rtx_bindings"
 
 
 def _major(trt: ModuleType) -> int:
@@ -125,7 +133,7 @@ class Network:
         trt = load()
         self._builder: tensorrt.Builder = trt.Builder(_logger())
         flags = 0
-        if _major(trt) < 11:  # from 11 on every network is strongly typed
+        if not _is_rtx(trt) and _major(trt) < 11:  # in TensorRT-RTX and from 11 on every network is strongly typed
             flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network: tensorrt.INetworkDefinition = self._builder.create_network(flags)
         self._parser: tensorrt.OnnxParser = trt.OnnxParser(self._network, _logger())  # holds the weights

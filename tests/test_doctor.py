@@ -253,11 +253,30 @@ def test_jetson(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setattr(machine, "read", lambda file: files.get(file, ""))
     monkeypatch.setattr(machine, "nvidia_gpus", lambda: "nvidia-smi failed (no GPU listed)")
+    monkeypatch.setattr(machine, "power_mode", lambda: "15W")
     checks = examine()
     assert check(checks, "board").detail == "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"
     assert check(checks, "Jetson Linux").detail == "R36.4.3"
+    assert check(checks, "power mode").detail.startswith("15W; more speed: sudo nvpmodel -m N")
     assert check(checks, "GPU").state == "info"
     assert check(checks, "memory").detail == "not known"
+
+
+@pytest.mark.parametrize(
+    ("script", "mode"),
+    [
+        ("echo 'NVPM WARN: fan mode is not set!'; echo 'NV Power Mode: MAXN_SUPER'; echo 2", "MAXN_SUPER"),
+        ("echo 'NVPM ERROR: failed to read' >&2; exit 1", None),
+        ("exec sleep 5", None),
+    ],
+)
+def test_power_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, mode: str | None) -> None:
+    if "sleep" in script:
+        monkeypatch.setattr(machine, "TIMEOUT", 0.2)
+    fake_nvidia_smi(monkeypatch, tmp_path, f'[ "$1" = -q ] || exit 2; {script}')
+    assert machine.power_mode() == mode
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert machine.power_mode() is None
 
 
 def test_processor_flags() -> None:
@@ -287,12 +306,18 @@ def test_importing_the_doctor_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "state", "told"), [("10.3.0", "ok", "10.3.0; `pairvpr engines build`"), ("8.6.2", "info", "too old")]
+    ("name", "version", "state", "told"),
+    [
+        ("tensorrt", "10.3.0", "ok", "10.3.0; `pairvpr engines build`"),
+        ("tensorrt", "8.6.2", "info", "too old"),
+        ("tensorrt_rtx_bindings", "1.7.1", "ok", "TensorRT-RTX 1.7.1; `pairvpr engines build`"),
+    ],
 )
-def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, version: str, state: str, told: str) -> None:
-    module = ModuleType("tensorrt")
+def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, name: str, version: str, state: str, told: str) -> None:
+    module = ModuleType(name)
     module.__version__ = version  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, name, module)
     for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
     found, *rest = tensorrt(gpu=True)

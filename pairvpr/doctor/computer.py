@@ -8,6 +8,9 @@ import sys
 from pairvpr import __version__, machine
 from pairvpr.doctor.check import Check, State
 
+FASTEST = "sudo nvpmodel -m N (the modes are in /etc/nvpmodel.conf), then sudo jetson_clocks"
+"""What gives a Jetson all its power, and holds its clocks there."""
+
 
 def hardware() -> list[Check]:
     """Versions, processor, memory, and the board where it has a name."""
@@ -37,6 +40,8 @@ def graphics() -> list[Check]:
     release = machine.jetson_release()
     if release is not None:
         checks.append(Check("Jetson Linux", "info", release))
+        mode = machine.power_mode() or "not known"
+        checks.append(Check("power mode", "info", f"{mode}; more speed: {FASTEST}"))
     found = machine.nvidia_gpus()
     if isinstance(found, str):
         # On a Jetson nvidia-smi may be there and know nothing; the GPU works all the same.

@@ -15,6 +15,8 @@ ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntim
 INSTALL_CPU, INSTALL_GPU = 'pip install "pairvpr[cpu]"', 'pip install "pairvpr[gpu]"'
 INSTALL_OPENVINO = 'pip install "pairvpr[openvino]"'
 INSTALL_CUDA = 'pip install "pairvpr[tensorrt]", with CUDA 12 pip install "pairvpr[tensorrt]" "cuda-python<13"'
+TENSORRT = ("tensorrt", "tensorrt_rtx_bindings")
+"""The modules of its editions, in the order in which they are taken."""
 OLDEST_TENSORRT = (10, 3)
 
 
@@ -92,8 +94,9 @@ def tensorrt(gpu: bool) -> list[Check]:
 
 
 def _tensorrt_itself(gpu: bool) -> Check:
-    name, module = "TensorRT", "tensorrt"
-    if find_module(module) is None:
+    name = "TensorRT"
+    module = next((each for each in TENSORRT if find_module(each) is not None), None)
+    if module is None:
         if not gpu:
             return Check(name, "info", "not installed, and of no use without an NVIDIA GPU")
         remedy = "pip install tensorrt"
@@ -104,6 +107,8 @@ def _tensorrt_itself(gpu: bool) -> Check:
     if problem is not None:
         return Check(name, "broken" if gpu else "info", problem)
     version = str(getattr(importlib.import_module(module), "__version__", "0"))
+    if module != TENSORRT[0]:
+        return Check(name, "ok", f"TensorRT-RTX {version}; `pairvpr engines build` makes engines for it")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_TENSORRT:
         return Check(name, "info", f"{version}: too old for engines, which need 10.3, as JetPack 6.1 has it")
     return Check(name, "ok", f"{version}; `pairvpr engines build` makes engines for it")

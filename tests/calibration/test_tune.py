@@ -254,6 +254,7 @@ def test_the_settings_of_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
         "openvino fp32",
         "openvino bf16",
         "openvino int8",
+        "openvino int8-bf16",
     ]
     assert exact_setting(bundle) == Setting("cpu", "fp16", exact=True)
     only = Bundle(bundle.path, dataclasses.replace(bundle.info, precisions={"int8": PrecisionInfo({}, {})}))

@@ -228,6 +228,7 @@ def test_no_more_layers_are_left_float_than_needed(made, monkeypatch) -> None:
 
 def test_openvino_computes_the_static_graphs(made) -> None:
     pytest.importorskip("openvino", reason="needs OpenVINO")
+
     from pairvpr.runtime.openvino_engine import OpenVinoEngine
 
     images = np.stack([made[3].model.prepare(draw_scene(place, 0)) for place in range(2)])
@@ -253,7 +254,13 @@ def test_int8_has_its_devices(tiny_bundle: Path) -> None:
     ):
         open_engines(floats, "cpu", "int8-fp16")
     pytest.importorskip("openvino", reason="needs OpenVINO")
+    from pairvpr.runtime.openvino_engine import core
+
     assert open_engines(every, "openvino").precision == "int8"
+    if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        mixed = open_engines(every, "openvino", "int8-bf16")
+        assert mixed.precision == "int8-bf16"
+        assert mixed.description.endswith("int8 weights, bfloat16 arithmetic for what is not INT8")
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt import BuildProgress, build_engines
 from pairvpr.runtime import tensorrt_api
 from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.console import Meter
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.plans import PlanInfo, info_file
 from tests.runtime import gpu_on_cpu
@@ -50,6 +53,12 @@ def left(bundle: Bundle) -> set[str]:
     return {file.relative_to(bundle.path / "engines").as_posix() for file in found if file.is_file()} - {".lock"}
 
 
+def block_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither it nor TensorRT-RTX is there."""
+    for module in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -70,6 +79,38 @@ def test_the_command(bundle: Bundle) -> None:
     assert info.sources["encoder.fp16.weights"] == bundle.info.files["encoder.fp16.weights"].sha256
     assert [profile["images"][2][0] for profile in info.profiles] == [1, 2]
     assert info.layer_types == {"fp16": 9, "fp32": 1}
+
+
+@pytest.mark.usefixtures("driver")
+def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    class Network(gpu_on_cpu.Network):
+        def build(self, profiles, settings, timing_cache, monitor):
+            given.append((len(profiles), settings))
+            return super().build(profiles, settings, timing_cache, monitor)
+
+    monkeypatch.setattr(builder, "Network", Network)
+    options = ["--workspace", "64", "--optimization-level", "5", "--version-compatible", "--hardware-compatible"]
+    assert run("engines", "build", "--model", bundle.path, "--batches", "1", *options).exit_code == 0
+    assert given == [(1, tensorrt_api.Settings(64 << 20, 5, True, True))] * 3
+    info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
+    assert (info.version_compatible, info.hardware_compatible) == (True, True)
+    given.clear()
+    assert run("engines", "build", "--model", bundle.path, "--batches", "2,1").exit_code == 0
+    assert given == [(2, tensorrt_api.Settings(None, None, False, False))] * 3
+
+
+def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([0.0, 30.0, 35.0, 120.0])
+    monkeypatch.setattr("pairvpr.runtime.console.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    meter = Meter("building encoder, percent")
+    for percent in (25, 30, 100):
+        meter(percent, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "building encoder, percent: 25 of 100, 0.8 a second, 90 s left",
+        "building encoder, percent: 100 of 100, 0.8 a second",
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["descriptors", "tokens", "scores", "order"])
@@ -96,6 +137,29 @@ def test_float32_that_calls_itself_float16(bundle: Bundle, monkeypatch: pytest.M
     with pytest.raises(EngineError, match=r"TensorRT built no fp16 plan .*'fp32': 12"):
         build(bundle)
     assert not [name for name in left(bundle) if name.endswith(".plan")]
+
+
+@pytest.mark.usefixtures("driver")
+def test_nothing_of_a_graph_is_loaded_while_another_is_built(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boards with 8 GB have no room for both."""
+    alive: weakref.WeakSet[object] = weakref.WeakSet()
+    seen = []
+
+    class Loaded(gpu_on_cpu.Execution):
+        def __init__(self, *arguments) -> None:
+            alive.add(self)
+            super().__init__(*arguments)
+
+    class Network(gpu_on_cpu.Network):
+        def __init__(self, file: Path) -> None:
+            seen.append(len(alive))
+            alive.add(self)
+            super().__init__(file)
+
+    monkeypatch.setattr(builder, "Network", Network)
+    monkeypatch.setattr(tensorrt_api, "Execution", Loaded)
+    build(bundle)
+    assert seen == [0, 0, 0]
 
 
 @pytest.mark.usefixtures("driver")
@@ -141,7 +205,7 @@ def test_two_builders(bundle: Bundle) -> None:
 
 
 def test_without_tensorrt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    block_tensorrt(monkeypatch)
     done = run("engines", "build", "--model", bundle.path)
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
     assert "pip install tensorrt" in done.stderr
@@ -150,7 +214,7 @@ def test_without_tensorrt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_export_asks_for_tensorrt_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch", reason="needs the extra export")
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    block_tensorrt(monkeypatch)
     done = run("export", "--fp16", "--tensorrt", "--out", tmp_path / "out")
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
     assert "TensorRT cannot be imported" in done.stderr
@@ -225,8 +289,11 @@ def test_progress_only_rises_and_ends_at_100() -> None:
 
 def test_a_build_is_given_up() -> None:
     asked = threading.Event()
-    progress = BuildProgress(lambda percent: None, asked)
+    told: list[int] = []
+    progress = BuildProgress(told.append, asked)
     progress.start("build", None, 2)
     assert progress.step("build", 0)
     asked.set()
     assert not progress.step("build", 1)
+    progress.finish("build")
+    assert told == [0, 50]  # not 100: it was not done

@@ -8,7 +8,6 @@ Python names of 10.3 (`shared/tensorrt_api`), which have the layers that the new
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,8 @@ onnx = pytest.importorskip("onnx")
 
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper  # noqa: E402
 
-from pairvpr.runtime.bundle import GRAPHS, Bundle  # noqa: E402
+from pairvpr.export.tensorrt import PRODUCTS  # noqa: E402
+from pairvpr.runtime.bundle import Bundle  # noqa: E402
 from pairvpr.runtime.model import default_bundle  # noqa: E402
 from tests.conftest import shared  # noqa: E402
 
@@ -78,32 +78,11 @@ def _cast_to(node: NodeProto) -> int:
     return next(attribute.i for attribute in node.attribute if attribute.name == "to")
 
 
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ModelProto]]:
-    """Nano in each precision that TensorRT runs: as it ships, in float32, and quantized, with ranges made up."""
-    pytest.importorskip("torch")
-    from pairvpr.export.int8 import FloatGraph
-    from pairvpr.export.tracing import graph_specs, write_graph
-    from pairvpr.model import seeded_checkpoint
-
-    folder = tmp_path_factory.mktemp("graphs")
-    # A copy, for maps link to the weights that ship, and onnx reads no file that has a second name.
-    bundle = Bundle.open(shutil.copytree(default_bundle(), folder / "nano"))
-    found: dict[str, dict[str, ModelProto]] = {"fp32": {}, "fp16": {}, "int8-fp16": {}}
-    specs = graph_specs(seeded_checkpoint("nano").network, "fp32")
-    for name in GRAPHS:
-        half = bundle.graph("fp16", name, cpu=False)
-        found["fp16"][name] = onnx.load(str(half))
-        found["fp32"][name] = onnx.load(str(folder / write_graph(name, specs[name], "fp32", folder).file))
-        floats = FloatGraph(half)
-        found["int8-fp16"][name] = floats.static({layer.name: 1.0 for layer in floats.layers}, [])
-    return found
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-fp16"])
-def test_every_graph_keeps_to_what_the_parser_takes(graphs: dict[str, dict[str, ModelProto]], precision: str) -> None:
-    for name, model in graphs[precision].items():
+@pytest.mark.parametrize("precision", PRODUCTS)
+def test_every_graph_keeps_to_what_the_parser_takes(nano_graphs: dict[str, dict[str, Path]], precision: str) -> None:
+    for name, file in nano_graphs[precision].items():
+        model = onnx.load(str(file))
         assert list(problems(model)) == [], name
         quantizes = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         assert quantizes == precision.startswith("int8"), name

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -199,6 +200,20 @@ class Driver:
         assert len(self.blocks[address]) >= size
 
 
+SESSIONS: dict[bytes, Any] = {}
+
+
+def session(file: Path) -> Any:
+    """ONNX Runtime's session of a graph; one for all copies of it, for opening one takes longer than running it."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    graph = file.read_bytes()  # its weights are the default bundle's in every test
+    if graph not in SESSIONS:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        SESSIONS[graph] = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return SESSIONS[graph]
+
+
 class Execution:
     """A "plan" that is the path of an ONNX file, run on device memory by ONNX Runtime."""
 
@@ -206,11 +221,8 @@ class Execution:
     scratch_bytes = 512
 
     def __init__(self, plan: bytes, name: str, version_compatible: bool = False) -> None:
-        onnxruntime = pytest.importorskip("onnxruntime")
         self.name, self.source = name, Path(plan.decode()).name
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(plan.decode(), options, providers=["CPUExecutionProvider"])
+        self.session = session(Path(plan.decode()))
         types = {"float": np.float32, "float16": np.float16, "uint8": np.uint8, "int64": np.int64}
         self.inputs, self.outputs = (
             {port.name: np.dtype(types[port.type[7:-1]]) for port in ports}
@@ -302,6 +314,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Driver:
     monkeypatch.setattr(cuda, "load", lambda: driver)
     monkeypatch.setattr(Execution, "driver", driver, raising=False)
     monkeypatch.setattr(tensorrt_api, "Execution", Execution)
-    monkeypatch.setattr(tensorrt_api, "load", lambda: SimpleNamespace(__version__="10.3.0"))
+    monkeypatch.setattr(tensorrt_api, "load", lambda: SimpleNamespace(__name__="tensorrt", __version__="10.3.0"))
     cuda.stream.cache_clear()
     return driver

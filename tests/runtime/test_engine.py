@@ -92,9 +92,10 @@ def test_threads_are_counted_from_one(fp16_only: Bundle) -> None:
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
-def test_bfloat16_is_openvinos_alone(both: Bundle, device: str) -> None:
-    with pytest.raises(EngineError, match=f"precision bf16: not on device {device}; it needs --device openvino"):
-        open_engines(both, device, "bf16")
+@pytest.mark.parametrize("precision", ["bf16", "int8-bf16"])
+def test_bfloat16_is_openvinos_alone(both: Bundle, device: str, precision: str) -> None:
+    with pytest.raises(EngineError, match=f"precision {precision}: not on device {device}; it needs --device openvino"):
+        open_engines(both, device, precision)
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "CPU", "cuda:0"])

@@ -7,7 +7,8 @@ import logging
 import numpy as np
 import pytest
 
-from pairvpr.runtime import Model, cuda, load_model
+from pairvpr.errors import EngineError
+from pairvpr.runtime import Model, cuda, load_model, tensorrt_api
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.reference import Reference, check_reference
@@ -21,15 +22,26 @@ def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     folder = tmp_path_factory.mktemp("bundles") / "nano"
     Bundle.open(default_bundle()).install(folder)
     if request.param == "tensorrt":
-        pytest.importorskip("tensorrt", reason="needs TensorRT")
         from pairvpr.export.tensorrt import build_engines
 
+        skip_without_tensorrt()
         build_engines(Bundle.open(folder), "fp16", lambda *_: None, (1, 4, 8))
     else:
         onnxruntime = pytest.importorskip("onnxruntime")
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             pytest.skip("this ONNX Runtime has no CUDA (pip install onnxruntime-gpu)")
     return load_model(folder, request.param)
+
+
+def skip_without_tensorrt() -> None:
+    """Where neither edition is, or only TensorRT-RTX, which is not made for every GPU."""
+    try:
+        trt = tensorrt_api.load()
+    except EngineError as error:
+        pytest.skip(str(error))
+    architecture = f"SM{cuda.gpu().compute_capability.replace('.', '')}"
+    if tensorrt_api.version().startswith("rtx-") and not hasattr(trt.ComputeCapability, architecture):
+        pytest.skip(f"TensorRT-RTX knows no {architecture}")
 
 
 def test_the_reference_check_passes(model: Model) -> None:

@@ -12,7 +12,7 @@ from pairvpr.runtime import Model, onnxruntime_engine
 from pairvpr.runtime.bundle import GRAPHS, Bundle
 from pairvpr.runtime.engine import Engines
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.onnxruntime_cuda import BoundSession, OrtArray, refuse_cpu_work
+from pairvpr.runtime.onnxruntime_cuda import BoundSession, OrtArray, load_libraries, refuse_cpu_work
 from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from pairvpr.runtime.reference import Reference
 
@@ -68,6 +68,32 @@ def test_heavy_work_that_is_left_to_the_cpu_is_refused() -> None:
     with pytest.raises(EngineError, match="encoder: CUDAExecutionProvider leaves Gelu, MatMul to the CPU; try another"):
         refuse_cpu_work(session((gpu, ["Conv"]), (cpu, ["Shape", "MatMul", "Gelu", "MatMul"])), "encoder", gpu)
     refuse_cpu_work(SimpleNamespace(), "encoder", gpu)  # versions that do not say
+
+
+def test_cuda_that_pip_installed_is_loaded_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without torch nothing else loads it; what ONNX Runtime prints of it must not come among the answers."""
+    ort, happened = onnxruntime_engine.load(), []
+
+    def open_session(*_: object, **__: object) -> SimpleNamespace:
+        happened.append("session")
+        return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+
+    def preload() -> None:
+        print("Failed to load libcudnn.so")  # noqa: T201
+        happened.append("libraries")
+
+    load_libraries.cache_clear()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", preload, raising=False)
+    monkeypatch.setattr(ort, "InferenceSession", open_session)
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"CUDAExecutionProvider could not be started"):
+            OnnxRuntimeEngine(b"", "cuda")
+    assert happened == ["libraries", "session", "session"]
+    assert capsys.readouterr().out == ""
+    load_libraries.cache_clear()
 
 
 def test_onnx_runtime_says_where_nodes_went() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -53,7 +55,7 @@ def uses(tree: ast.Module) -> Iterator[tuple[int, list[str]]]:
 def missing(names: dict[str, dict[str, list[str]]], used: list[str]) -> str | None:
     """The part of a use that a version does not have."""
     first, *rest = used
-    if first == "__version__":
+    if first in ("__name__", "__version__"):
         return None
     if first not in names:
         return first
@@ -77,6 +79,51 @@ def test_every_name_exists(version: str) -> None:
     found = list(uses(ast.parse(API.read_text(encoding="utf-8"))))
     assert len(found) > 60
     assert [(line, gone) for line, used in found if (gone := missing(names, used)) is not None] == []
+
+
+def test_every_name_exists_in_tensorrt_rtx() -> None:
+    rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX (pip install tensorrt-rtx)")
+    gone = set()
+    for _, used in uses(ast.parse(API.read_text(encoding="utf-8"))):
+        try:
+            functools.reduce(getattr, used, rtx)
+        except AttributeError:
+            gone.add(".".join(used))
+    assert gone == set()
+
+
+@pytest.mark.parametrize(
+    ("there", "version", "flags"),
+    [
+        ({"tensorrt": "10.3.0", "tensorrt_rtx_bindings": "1.7.1"}, "10.3.0", 1),
+        ({"tensorrt": "11.4.0", "tensorrt_rtx_bindings": None}, "11.4.0", 0),
+        ({"tensorrt": None, "tensorrt_rtx_bindings": "1.7.1"}, "rtx-1.7.1", 0),
+    ],
+)
+def test_editions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: dict[str, str | None], version: str, flags: int
+) -> None:
+    """TensorRT before TensorRT-RTX; only TensorRT before 11 is asked for strong types, which the others always have."""
+    asked = []
+
+    class Builder:
+        def __init__(self, logger: object) -> None: ...
+
+        create_network = asked.append
+
+    parser = SimpleNamespace(parse_from_file=lambda file: True)
+    for name, number in there.items():
+        module = None
+        if number is not None:
+            module = ModuleType(name)
+            module.__version__, module.Builder = number, Builder
+            module.OnnxParser = lambda network, logger: parser
+            module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=0)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(tensorrt_api, "_logger", lambda: None)
+    assert tensorrt_api.version() == version
+    tensorrt_api.Network(tmp_path / "graph.onnx")
+    assert asked == [flags]
 
 
 def test_the_test_sees_what_is_missing() -> None:
@@ -114,13 +161,14 @@ def test_one_module_knows_the_library() -> None:
                 for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names])
             }
             if file.resolve() != API:
-                assert "tensorrt" not in imported, file
+                assert not imported & {"tensorrt", "tensorrt_rtx_bindings"}, file
             if file.resolve() != API.with_name("cuda.py"):
                 assert "cuda" not in imported, file
 
 
 def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for module in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
         EngineError, match=r"comes with JetPack.*--system-site-packages; elsewhere run pip install tens"
     ):

@@ -116,6 +116,25 @@ def test_copies_run_beside_other_work(bundle: Bundle, driver: gpu_on_cpu.Driver,
         np.testing.assert_allclose(scores, truth.scores[shuffled], atol=0.03)
 
 
+def test_tokens_come_while_the_batch_before_is_worked_out(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
+    model = load_model(bundle.path, "tensorrt", batch_size=2)
+    truth = Reference.load(model.bundle.reference())
+    rows = np.resize(np.arange(len(truth.images)), 10)
+    at_work = []
+    copy = driver.cudaMemcpyAsync
+
+    def watch(target: int, source: int, size: int, kind: object, stream: int):
+        if stream == gpu_on_cpu.COPIES and size == 2 * truth.features.tokens[:2].size:
+            begun = [getattr(each, "__qualname__", "") for each in driver.waiting[gpu_on_cpu.COMPUTE]]
+            at_work.append(any("Context.enqueue" in name for name in begun))
+        return copy(target, source, size, kind, stream)
+
+    driver.cudaMemcpyAsync = watch  # type: ignore[method-assign]
+    model.score(truth.features[0], Features(*(part[rows] for part in features_of(truth))))
+    # The first has none before it; the one before the third was recorded, once, which waits for it.
+    assert at_work == [False, True, False, True, True]
+
+
 def test_tokens_are_copied_once(model: Model, driver: gpu_on_cpu.Driver) -> None:
     truth = Reference.load(model.bundle.reference())
     tokens = truth.features.tokens
