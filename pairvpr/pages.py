@@ -32,6 +32,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 28px 16px 64px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
 h2 { font-size: 1.2rem; margin: 40px 0 4px; }
 p { margin: 6px 0; max-width: 78ch; }
+h1, h2, p, li { overflow-wrap: anywhere; }
 .faint { color: var(--faint); }
 .warning {
   background: var(--warn-page); color: var(--warn); border-radius: 10px; padding: 12px 16px; margin: 18px 0;
@@ -39,7 +40,7 @@ p { margin: 6px 0; max-width: 78ch; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 14px; }
 .figures { margin: 20px 0; }
 .figure, .strip { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
-.figure { padding: 16px; }
+.figure { padding: 16px; min-width: 0; overflow-x: auto; }
 .figure strong { display: block; font-size: 1.85rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .figure .arrow { color: var(--faint); font-weight: 400; }
 table { border-collapse: collapse; width: 100%; font-size: 0.86rem; font-variant-numeric: tabular-nums; }
@@ -71,10 +72,11 @@ table.numbers td, table.numbers th { width: auto; text-align: right; padding: 3p
 table.numbers td:first-child, table.numbers th:first-child { text-align: left; padding-left: 0; width: auto; }
 table.numbers tr + tr > * { border-top: 1px solid var(--line); }
 table.numbers th, table.numbers td + td { white-space: nowrap; }
-svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
+svg { display: block; width: 100%; min-width: 520px; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
 svg + table { margin-top: 14px; }
 svg .grid { stroke: var(--line); }
 svg text { fill: var(--faint); }
+@media (max-width: 600px) { table.numbers th { white-space: normal; } }
 """
 """Of pages with tables of numbers and charts."""
 

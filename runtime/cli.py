@@ -68,6 +68,14 @@ OPENING = ("model", "device", "precision", "top_k", "no_rerank", "exact", "budge
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Show the run on this page when it ends, as run.html.")
 @click.option("--rerun", type=click.Path(path_type=Path), help="Record the run for Rerun's viewer, as run.rrd.")
+@click.option(
+    "--log",
+    "log_style",
+    type=click.Choice(["text", "jsonl"]),
+    default="text",
+    show_default=True,
+    help="Lines on stderr: plain, or JSON with time, level, logger and message.",
+)
 @click.version_option(package_name="pairvpr")
 def main(
     db: Path,
@@ -88,6 +96,7 @@ def main(
     out: Path | None,
     report: Path | None,
     rerun: Path | None,
+    log_style: str,
     options: SourceOptions,
 ) -> None:
     """Recognise where pictures were taken, in a map."""
@@ -103,7 +112,7 @@ def main(
         raise click.UsageError("--sequence goes by pair scores, which --no-rerank leaves out")
     if out is not None and out.suffix.lower() == ".mcap" and _is_given("style"):
         raise click.UsageError("--format goes with lines of text; an .mcap file has ROS messages")
-    log_to_stderr()
+    log_to_stderr(log_style)
     opened = partial(
         PlaceRecognizer.open,
         db,
@@ -169,7 +178,7 @@ def _answer(
         if total and unread == total:
             raise SourceError(f"{query}: none of its {total} pictures could be read; see the answers for why")
         if unread:
-            click.echo(f"{query}: {unread} of {total} pictures could not be read", err=True)
+            log.warning("%s: %d of %d pictures could not be read", query, unread, total)
 
 
 def _serve(address: str, remote: bool, opened: Callable[[], PlaceRecognizer], matches: int) -> None:
@@ -185,7 +194,7 @@ def _serve(address: str, remote: bool, opened: Callable[[], PlaceRecognizer], ma
 
 def _refuse_with_serve() -> None:
     """Options that say something of pictures which --serve does not fetch, or of where it does not write."""
-    served = {"db", "serve", "allow_remote", "matches", *OPENING}
+    served = {"db", "serve", "allow_remote", "matches", "log_style", *OPENING}
     for parameter in click.get_current_context().command.params:
         if parameter.name not in served and _is_given(parameter.name or ""):
             raise click.UsageError(f"{parameter.opts[0]} goes with --query, not with --serve")

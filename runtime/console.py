@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import io
+import json
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import FrameType
@@ -107,6 +109,9 @@ def _fail(message: str) -> NoReturn:
     for handler in log.handlers:
         if isinstance(handler, MemoryHandler):
             handler.buffer.clear()  # else it comes out when Python leaves
+            if handler.target is not None and isinstance(handler.target.formatter, JsonLines):
+                log.error(" ".join(message.split()))
+                sys.exit(2)
     click.echo("Error: " + " ".join(message.split()), err=True)
     sys.exit(2)
 
@@ -117,10 +122,20 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def log_to_stderr() -> None:
-    """Send the package's log to stderr as plain lines, from `release_log` or the first warning on."""
+class JsonLines(logging.Formatter):
+    """A log line as a JSON object: time (UTC), level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        return json.dumps(line, ensure_ascii=False)
+
+
+def log_to_stderr(style: str = "text") -> None:
+    """Send the package's log to stderr, plain or as JSON ("jsonl"), from `release_log` or the first warning on."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if style == "jsonl" else logging.Formatter("%(message)s"))
     log.handlers = [MemoryHandler(1000, logging.WARNING, handler, flushOnClose=False)]
     log.setLevel(logging.INFO)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.resources
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +63,16 @@ class HalfComparedPairs:
 
 
 class Model:
-    """A bundle on an engine."""
+    """A bundle on an engine.
+
+    turn: held while one thread uses the engine, from encoding or the prefix to its last result: graphs on a GPU have
+    buffers that are used again, those on a CPU have not, and run in any number of threads.
+    """
 
     def __init__(self, bundle: Bundle, engines: Engines, batch_size: int | None = None) -> None:
         self.bundle = bundle
         self.engines = engines
+        self.turn = Lock() if engines.device in ("cuda", "tensorrt") else nullcontext()
         fitting = pair_batch(bundle.info.dims, available_memory())
         self.batch_size = batch_size or min(fitting, engines.largest_batch or fitting)
 

@@ -176,7 +176,7 @@ class PlaceRecognizer:
         return True
 
     def recognize(self, picture: Picture) -> Recognition:
-        """The answer for one picture: a path, a PIL picture or a uint8 array (H, W, 3) RGB.
+        """The answer for one picture: a path, a PIL picture or a uint8 array (H, W, 3) RGB. In any thread.
 
         Raises SourceError where the picture cannot be read, MapError where the map turns out to be damaged.
         """
@@ -220,7 +220,7 @@ class PlaceRecognizer:
         """`answer` with all that follows from its picture (upright RGB)."""
         with clock.step("preprocess"):
             image = resize(picture, self.model.picture_size)
-        with clock.step("encode"):
+        with self.model.turn, clock.step("encode"):
             query = self.model.encode_prepared(image[None])
         with self._viewing() as view:
             with clock.step("search"):
@@ -228,7 +228,8 @@ class PlaceRecognizer:
             if view.reranker is None:
                 ranking = Ranking.by_descriptor(len(rows))
             else:
-                ranking = view.reranker.rank(query, rows, clock, self.budget_ms)
+                with self.model.turn:
+                    ranking = view.reranker.rank(query, rows, clock, self.budget_ms)
         return view.judge(
             replace(
                 answer,

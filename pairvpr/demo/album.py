@@ -72,7 +72,9 @@ def town_album(folder: Path, places: int, visits: int, progress: Progress) -> Al
         f"The {len(chosen)} places are of a made-up town that the model never saw; each query shows one of them from "
         "another spot, on another day, in another light or weather and with other cars."
     )
-    return Album(maps, {name: name.strip("@").replace("@", " ") for name, _ in chosen}, tuple(asked), (note,))
+    return Album(
+        maps, {name: Path(name).stem.strip("@").replace("@", " ") for name, _ in chosen}, tuple(asked), (note,)
+    )
 
 
 def choose_pictures(images: Path, out: Path) -> tuple[list[tuple[str, Path]], int]:

@@ -12,6 +12,7 @@ STYLE = (
     + NUMBERS_STYLE
     + """
 .pictures.four { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+@media (max-width: 600px) { .pictures.four { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 .figures.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .wide { grid-column: 1 / -1; }
 svg .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }

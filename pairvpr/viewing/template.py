@@ -13,11 +13,11 @@ STYLE = (
     + """
 .figures.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .figure.wide { margin: 14px 0; }
-.figure.wide svg { max-width: none; }
+.figure.wide svg { min-width: 860px; max-width: none; }
 .album { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px; margin: 14px 0; }
 .album div:target img { border-color: var(--accent); }
 .pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-table.numbers.text td + td { white-space: normal; overflow-wrap: anywhere; }
+table.numbers.text td { white-space: normal; overflow-wrap: anywhere; min-width: 6.5em; }
 svg circle.place { fill: var(--faint); opacity: 0.55; }
 svg circle.shown { fill: var(--accent); }
 svg text.number { fill: var(--card); font-size: 9px; pointer-events: none; }

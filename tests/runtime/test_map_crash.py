@@ -144,21 +144,23 @@ def edit_and_die_at_every_step(path):
 
 def test_a_writer_killed_at_random_moments(tmp_path):
     path = tmp_path / "map"
-    chance = random.Random(5)
+    chance, longest = random.Random(5), 0.12
     counts = []
-    for _ in range(15):
+    while len(counts) < 15 or len(set(counts)) <= 5:  # until enough writers were killed at work
         process = start("write", path, 100_000)
-        time.sleep(chance.uniform(0, 0.12))
+        time.sleep(chance.uniform(0, longest))
         process.kill()
         said, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL
-        if not (path / catalog.FILE).exists():
+        counts.append(check(path) if (path / catalog.FILE).exists() else 0)
+        if counts[-1] == max(counts[:-1], default=0):
+            longest *= 1.5  # other work has the processor
+            assert longest < 60
+        if not counts[-1]:
             continue
-        counts.append(check(path))
         assert verify_map(path) == []
         assert counts[-1] >= max((int(line) for line in said.split()), default=0)
     assert counts == sorted(counts)
-    assert len(set(counts)) > 5  # the writers were killed at work
     write(path, counts[-1] + 10)
     assert check(path) == counts[-1] + 10
     assert len(list((path / FOLDER).iterdir())) == catalog.load(path).meta.segments

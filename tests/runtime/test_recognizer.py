@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import FILE
+from pairvpr.runtime.engine import Arrays, Engine
 from pairvpr.runtime.map import Map, MapWriter, catalog
 from pairvpr.runtime.map_builder import add_pictures
 from pairvpr.runtime.search import FaissIndex
@@ -324,6 +326,40 @@ def test_a_map_that_cannot_be_taken_in(own_map: Callable[..., Path], query: np.n
         with pytest.raises(MapError, match="missing"):
             recognizer.refresh()
         assert comparable(recognizer.recognize(query)) == answer
+
+
+def test_many_threads_may_ask_at_once(vpr: PlaceRecognizer, pictures: Path) -> None:
+    asked = [path for path in sorted(pictures.glob("*.png")) for _ in range(4)]
+    expected = [comparable(vpr.recognize(path)) for path in asked]
+    with ThreadPoolExecutor(8) as pool:
+        found = [comparable(answer) for answer in pool.map(vpr.recognize, asked)]
+    assert found == expected
+
+
+class Alone:
+    """An engine of which two threads may not make use at once."""
+
+    def __init__(self, engine: Engine, using: threading.Lock) -> None:
+        self.engine, self.using = engine, using
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        assert self.using.acquire(blocking=False)
+        try:
+            return self.engine.run(inputs)
+        finally:
+            self.using.release()
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_threads_take_turns_on_a_gpu(vpr: PlaceRecognizer, pictures: Path, device: str) -> None:
+    using, cpu = threading.Lock(), vpr.model.engines
+    alone = {graph: Alone(getattr(cpu, graph), using) for graph in ("encoder", "pair_prefix", "pair_suffix")}
+    model = Model(vpr.model.bundle, dataclasses.replace(cpu, device=device, **alone), 3)
+    recognizer = recognizer_of(vpr.map, model, COUNT)
+    asked = sorted(pictures.glob("*.png"))
+    with ThreadPoolExecutor(8) as pool:
+        found = [comparable(answer).best.name for answer in pool.map(recognizer.recognize, asked)]
+    assert found == [vpr.recognize(path).best.name for path in asked]
 
 
 def test_an_answer_under_way_ends_with_the_map_it_began_with(

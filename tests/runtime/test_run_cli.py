@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,24 @@ def test_a_folder_with_a_broken_picture_goes_on(home: Path) -> None:
     said = r"model: nano [0-9a-f]{12}, licence: Apache-2\.0; engine: ONNX Runtime .* on c.*; decisions: not calibrated"
     assert re.fullmatch(said, first)
     assert rest == [f"{home / 'queries'}: 1 of 3 pictures could not be read"]
+
+
+def test_a_log_of_json_lines(home: Path) -> None:
+    result = run(home, str(home / "queries"), "--log", "jsonl")
+    assert result.exit_code == 0
+    model, unread = (json.loads(line) for line in result.stderr.splitlines())
+    assert list(model) == ["time", "level", "logger", "message"]
+    assert abs(datetime.fromisoformat(model["time"]).timestamp() - time.time()) < 600
+    assert (model["level"], model["logger"]) == ("INFO", "pairvpr.runtime.recognizer")
+    assert model["message"].startswith("model: nano ")
+    assert (unread["level"], unread["message"]) == (
+        "WARNING",
+        f"{home / 'queries'}: 1 of 3 pictures could not be read",
+    )
+    failed = run(home, str(home / "queries"), "--log", "jsonl", "--top-k", "0")
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert json.loads(failed.stderr)["level"] == "ERROR"
+    assert "top-k 0 is outside 1 to 6" in json.loads(failed.stderr)["message"]
 
 
 def test_a_folder_without_a_readable_picture_is_an_error(home: Path, tmp_path: Path) -> None:
