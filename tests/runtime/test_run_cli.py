@@ -313,14 +313,15 @@ def test_names_that_are_no_text(home: Path, tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def live_camera() -> Iterator[str]:
-    """The address of a camera that sends the same picture again and again."""
+def live_camera() -> Iterator[tuple[str, threading.Semaphore]]:
+    """The address of a camera that sends the same picture again and again, and what is released when one looks."""
     stream = io.BytesIO()
     Image.fromarray(draw_scene(0, 1, SIZE)).save(stream, "JPEG")
-    closing = threading.Event()
+    closing, looked = threading.Event(), threading.Semaphore(0)
 
     class Camera(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            looked.release()
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
             self.end_headers()
@@ -335,7 +336,7 @@ def live_camera() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/live"
+            yield f"http://127.0.0.1:{server.server_address[1]}/live", looked
         finally:
             closing.set()
             server.shutdown()
@@ -350,7 +351,7 @@ def test_ctrl_c_ends_building_from_a_live_camera_well(model: Model, tmp_path: Pa
     """And what a camera showed before is not taken for what it shows today: it counts from 0 each time."""
     pytest.importorskip("av")
     db, counted = tmp_path / "map", 0
-    with live_camera() as address:
+    with live_camera() as (address, looked):
         for _ in range(2):
             command = [sys.executable, "-m", "pairvpr.cli", "map", "build", address, "--db", str(db)]
             process = subprocess.Popen(
@@ -358,9 +359,7 @@ def test_ctrl_c_ends_building_from_a_live_camera_well(model: Model, tmp_path: Pa
             )
             with process, contextlib.ExitStack() as stack:
                 stack.callback(process.kill)
-                deadline = time.monotonic() + 60
-                while not (db / "map.sqlite").exists() and time.monotonic() < deadline:
-                    time.sleep(0.1)
+                assert looked.acquire(timeout=60)
                 time.sleep(4)
                 process.send_signal(signal.SIGINT)
                 output, errors = process.communicate(timeout=60)
@@ -413,7 +412,7 @@ def test_a_recording_without_rerun(home: Path, tmp_path: Path, monkeypatch: pyte
 def test_a_signal_ends_a_live_camera_well(home: Path, tmp_path: Path, number: signal.Signals) -> None:
     pytest.importorskip("av")
     page = tmp_path / "run.html"
-    with live_camera() as address:
+    with live_camera() as (address, _):
         command = [*RUN, "--db", str(home / "map"), "--query", address, "--format", "jsonl", "--top-k", "1"]
         command += ["--report", str(page)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -437,7 +436,7 @@ def test_a_live_run_takes_in_what_the_map_becomes(home: Path, tmp_path: Path) ->
     db = shutil.copytree(home / "map", tmp_path / "map")
     with Map.open(db) as places:
         gone, *left = [record.name for record in places.records]
-    with live_camera() as address:
+    with live_camera() as (address, _):
         command = [*RUN, "--db", str(db), "--query", address, "--format", "jsonl", "--no-rerank"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         with process, contextlib.ExitStack() as stack:
