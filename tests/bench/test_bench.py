@@ -59,8 +59,8 @@ def test_the_prefix_is_counted_as_by_hand(share: float) -> None:
     assert counted.once.flop == shared
     weights = bundle.info.files[bundle.info.precisions["fp16"].graphs["pair_prefix"].weights].bytes
     assert counted.once.bytes == pytest.approx(weights + 2 * t * d, rel=0.01)
-    # database tokens in; both states and class tokens out
-    assert counted.each.bytes == 2 * d * (m + sum(rows) + 2)
+    # database tokens in; both states, class tokens and means out
+    assert counted.each.bytes == 2 * d * (m + sum(rows) + 4)
 
 
 def test_the_graphs_are_counted_as_torch_counts_the_modules(tiny_bundle: Path, checkpoint_of) -> None:
