@@ -91,6 +91,14 @@ def test_threads_are_counted_from_one(fp16_only: Bundle) -> None:
             open_engines(fp16_only, device, threads=0)
 
 
+def test_threads_of_one_graph_leave_the_cores_to_the_next(fp16_only: Bundle) -> None:
+    engines = open_engines(fp16_only, "cpu")
+    for engine in (engines.encoder, engines.pair_prefix, engines.pair_suffix):
+        assert isinstance(engine, OnnxRuntimeEngine)
+        options = engine.session.get_session_options()
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 @pytest.mark.parametrize("precision", ["bf16", "int8-bf16"])
 def test_bfloat16_is_openvinos_alone(both: Bundle, device: str, precision: str) -> None:
