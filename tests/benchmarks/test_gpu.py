@@ -81,12 +81,12 @@ def test_a_wrong_graph_is_seen(
     random = np.random.default_rng(0)
     descriptors = random.standard_normal((6, 32)).astype(np.float32)
     descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
-    tokens, class_tokens = random.standard_normal((2, 6, 4, 8)).astype(np.float32)
+    tokens, summaries = random.standard_normal((2, 6, 4, 8)).astype(np.float32)
     scores = np.arange(6, dtype=np.float32)
-    truth = Truth(np.zeros((6, 2, 2, 3), np.uint8), Features(descriptors, tokens), scores, class_tokens)
+    truth = Truth(np.zeros((6, 2, 2, 3), np.uint8), Features(descriptors, tokens), scores, summaries)
     found = {
         **{"engine": "made up", "descriptors": descriptors, "tokens": tokens},
-        **{"class_tokens": class_tokens * (1 + error), "scores": scores},
+        **{"summaries": summaries * (1 + error), "scores": scores},
     }
 
     class Made:

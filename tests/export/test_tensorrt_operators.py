@@ -27,8 +27,8 @@ OPSET = 20
 # fmt: off
 OPERATORS = frozenset({
     "Add", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Expand", "Gather", "Gelu", "Gemm",
-    "LayerNormalization", "MatMul", "Mul", "QuantizeLinear", "ReduceL2", "ReduceSum", "Relu", "Reshape", "Shape",
-    "Slice", "Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+    "LayerNormalization", "MatMul", "Mul", "QuantizeLinear", "ReduceL2", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+    "Shape", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 })
 # fmt: on
 # What came as one operator only with opset 17 and 20, and the name in 10.3 of what it becomes.
@@ -38,7 +38,7 @@ BECOMES = {
     "Cast": ("LayerType", "CAST"),
 }
 # "`axes` must be an initializer"; as tensors only from 10.7 on (Squeeze and Unsqueeze).
-CONSTANT_AXES = {"ReduceL2", "ReduceSum", "Squeeze", "Unsqueeze"}
+CONSTANT_AXES = {"ReduceL2", "ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze"}
 TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 
 
