@@ -25,8 +25,8 @@ from pairvpr.runtime.model import Model
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import list_pictures
 
-PROBABILITY = 0.995
-"""Share of queries whose winner is to go on."""
+PROBABILITY = 0.998
+"""Share of queries whose winner is to go on: so high that 99.5 % are kept beyond doubt (`benchmarks.settings`)."""
 MIN_PICTURES = 40
 """With fewer than 20 queries to check, an interval says nothing."""
 MIN_PLACES = 3

@@ -84,7 +84,7 @@ def test_a_cascade_that_knows_the_scores_loses_nothing(monkeypatch: pytest.Monke
     found = dict(settings.cascades("exact", truth, answers, blocks[5:]))
     best = found["exact, cascade, the best 5"]
     assert (best["kept"], best["winner_goes_on"]["count"], best["difference"]) == (0.25, 25, 0.0)
-    assert found["exact, cascade, margin for 99.5%"]["kept"] <= 0.1
+    assert found["exact, cascade, margin for 99.8%"]["kept"] <= 0.1
     assert not any("best 20" in name for name in found)  # all there are
 
 
@@ -170,4 +170,4 @@ def test_the_table_has_every_setting(work: Work, monkeypatch: pytest.MonkeyPatch
     assert results["settings"]["exact"]["recall_at_1"] == 100.0
     assert results["settings"][str(rest)]["queries"] == -(-QUERIES // 2)
     assert results["settings"][str(rest)]["score_change"]["max"] == 0
-    assert {f"{name}, cascade, margin for 99.5%" for name in ("exact", str(fast))} <= results["settings"].keys()
+    assert {f"{name}, cascade, margin for 99.8%" for name in ("exact", str(fast))} <= results["settings"].keys()

@@ -17,6 +17,7 @@ from pairvpr.calibration import cascade as calibration
 from pairvpr.calibration.cascade import (
     MIN_PICTURES,
     PENALTIES,
+    PROBABILITY,
     Compared,
     calibrate_cascade,
     compare,
@@ -223,7 +224,7 @@ def test_a_head_that_predicts_nothing_loses_winners() -> None:
     """The check can fail: gaps of queries that the head knows nothing about exceed a margin of those it knows."""
     known, *_ = planted(50, 8, noise=0.0)
     head, bias, gaps = fit([known[i : i + 10] for i in range(0, 50, 10)])
-    margin = margin_for(gaps, 0.995)
+    margin = margin_for(gaps, PROBABILITY)
     strange, *_ = planted(50, 8, noise=0.0, seed=7)
     lost = [gap_of_winner(query.inputs @ head + bias, query.scores) > margin for query in strange]
     assert sum(lost) > 10
