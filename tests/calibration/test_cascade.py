@@ -436,7 +436,7 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert f"{db / 'model'}: " in done.stdout
     assert "95 % interval" in done.stdout
-    assert "398 or more pictures" in done.stderr
+    assert "998 or more pictures" in done.stderr
     runner = CliRunner()
     assert "of up to 5 candidates go on" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
     info = json.loads(runner.invoke(main, ["map", "info", "--db", str(db), "--format", "jsonl"]).stdout)
