@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -91,36 +91,14 @@ def add_pictures(
             held.check_all(source.names, poses)
         total = source.length if source.names is None else sum(name not in present for name in source.names)
 
-        writer: MapWriter | None = None
-        added = with_place = done = 0
+        def open_map() -> MapWriter:
+            return stack.enter_context(open_writer(db, model, create, token_type, keep_tokens))
+
+        adder, done = _Adder(source.origin, model, selection, witness, open_map), 0
         skipped: list[str] = []
         try:
             for batch in _batches(source.frames(held.lacks), ENCODE_BATCH if witness is None else 1):
-                read = list(_read(batch, source, held, model, finder, strict, skipped))
-                if witness is not None:
-                    for each in read:
-                        witness.check(each.name, each.place.timestamp)
-                if selection.min_change is None:  # what is not taken need not be encoded
-                    read = [each for each in read if _takes(selection, each, None)]
-                if read:
-                    features = model.encode_prepared(np.stack([each.image for each in read]))
-                    if writer is None:
-                        writer = stack.enter_context(open_writer(Path(db), model, create, token_type, keep_tokens))
-                    for i, each in enumerate(read):
-                        if selection.min_change is not None and not _takes(selection, each, features.descriptors[i]):
-                            continue
-                        if witness is not None:
-                            witness(writer, each.name, source.origin, each.place.timestamp, features[i])
-                        writer.add(
-                            name=each.name,
-                            source=source.origin,
-                            features=features[i],
-                            timestamp=each.place.timestamp,
-                            pose=each.place.pose,
-                            gps=each.place.gps,
-                        )
-                        added += 1
-                        with_place += each.place.pose is not None or each.place.gps is not None
+                adder.add(list(_read(batch, source, held, model, finder, strict, skipped)))
                 done += len(batch)
                 if progress is not None:
                     progress(done, total if total is None or done <= total else None)
@@ -129,20 +107,72 @@ def add_pictures(
                 raise
         if progress is not None and done != total:
             progress(done, done)  # the source could not know
-    if added == 0 and not present and selection.left_out:
+    if adder.added == 0 and not present and selection.left_out:
         raise SourceError(
             f"{images}: none of its {selection.left_out} pictures has a place, which --min-distance goes by; give "
             "--poses, or choose with --min-change"
         )
-    if added == 0 and not present:
+    if adder.added == 0 and not present:
         first = skipped[0] if skipped else "there was none"
         raise SourceError(f"{images}: none of its {done} pictures could be read; first: {first}")
-    if poses is not None and added and not finder.matched and source.names is None:
+    if poses is not None and adder.added and not finder.matched and source.names is None:
         raise SourceError(
-            f"{poses}: none of its entries belongs to one of the {added} pictures that {db} now holds without a pose; "
-            "check names or time stamps and build a new map"
+            f"{poses}: none of its entries belongs to one of the {adder.added} pictures that {db} now holds without a "
+            "pose; check names or time stamps and build a new map"
         )
-    return BuildReport(added, held.already, with_place, tuple(skipped), selection.left_out)
+    return BuildReport(adder.added, held.already, adder.with_place, tuple(skipped), selection.left_out)
+
+
+class _Adder:
+    """Encodes pictures and writes those that the selection takes; the map is opened for the first of them.
+
+    added: how many were written; with_place: how many of these with a pose or a GPS position.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        model: Model,
+        selection: Selection,
+        witness: Witness | None,
+        open_map: Callable[[], MapWriter],
+    ) -> None:
+        self.added = self.with_place = 0
+        self._origin, self._model, self._selection, self._witness = origin, model, selection, witness
+        self._open_map = open_map
+        self._writer: MapWriter | None = None
+
+    def add(self, pictures: Sequence[_Candidate]) -> None:
+        """Add a batch, in its order."""
+        if self._witness is not None:
+            for each in pictures:
+                self._witness.check(each.name, each.place.timestamp)
+        by_change = self._selection.min_change is not None
+        if not by_change:  # what is not taken need not be encoded
+            pictures = [each for each in pictures if _takes(self._selection, each, None)]
+        if not pictures:
+            return
+        features = self._model.encode_prepared(np.stack([each.image for each in pictures]))
+        for i, each in enumerate(pictures):
+            if not by_change or _takes(self._selection, each, features.descriptors[i]):
+                self._write(each, features[i])
+
+    def _write(self, picture: _Candidate, features: Features) -> None:
+        if self._writer is None:
+            self._writer = self._open_map()
+        place = picture.place
+        if self._witness is not None:
+            self._witness(self._writer, picture.name, self._origin, place.timestamp, features)
+        self._writer.add(
+            name=picture.name,
+            source=self._origin,
+            features=features,
+            timestamp=place.timestamp,
+            pose=place.pose,
+            gps=place.gps,
+        )
+        self.added += 1
+        self.with_place += place.pose is not None or place.gps is not None
 
 
 def _present(
