@@ -24,6 +24,7 @@ OWN = {f"{number}.jpg" for number in range(12)}
 OTHERS = {f"{number}.jpg" for number in range(12, 36)}
 GONE = {"1.jpg", "5.jpg", "13.jpg", "30.jpg"}
 DAMAGED = {"2.jpg"}
+ADDED = {f"{number}.jpg" for number in range(100, 107)}
 
 
 def features_of(name):
@@ -37,9 +38,9 @@ def install_model(folder):
 
 
 def build(path, names):
-    """A map of the pictures, 3 in a segment."""
+    """A map that holds the pictures, 3 in a segment; those that it lacks are added."""
     with MapWriter.open(path, **SHAPE, install_model=install_model) as store:
-        for name in sorted(names, key=lambda name: int(name.partition(".")[0])):
+        for name in sorted(names - set(store.names()), key=lambda name: int(name.partition(".")[0])):
             store.add(name=name, source="/pictures", features=features_of(name))
 
 
@@ -63,6 +64,7 @@ def names_in(path):
 
 
 def change(path, other):
+    build(path, ADDED)
     merge_maps([other], path)
     with MapWriter.edit(path) as store:
         store.remove(GONE & set(store.names()))
@@ -114,17 +116,17 @@ def check_change(path, other, said):
     """What a process that was killed while it made the changes has left, and that they can be made."""
     assert verify_map(path) == []
     names = names_in(path)
-    assert OWN - GONE <= names <= OWN | OTHERS
+    assert OWN - GONE <= names <= OWN | ADDED | OTHERS
     added = {word[1:] for word in said if word[0] == "+"}
     removed = {word[1:] for word in said if word[0] == "-"}
     assert added - GONE <= names
     if removed:
         assert removed == GONE
-        assert names == (OWN | OTHERS) - GONE
+        assert names == (OWN | ADDED | OTHERS) - GONE
     elif names >= OTHERS - GONE:
         assert names & GONE in (GONE, set())  # all were removed, or none
     change(path, other)
-    assert names_in(path) == (OWN | OTHERS) - GONE
+    assert names_in(path) == (OWN | ADDED | OTHERS) - GONE
     assert len(list((path / "segments").iterdir())) == catalog.load(path).meta.segments == 1
     assert verify_map(path) == []
 
