@@ -1,9 +1,9 @@
-"""Does each part earn its place? Short runs from three starts of the decoder, re-ranked one way and both.
+"""Does each part earn its place? Short runs from two starts of the decoder, with and without stage one.
 
     python -m benchmarks.ablation TOWN TEST --start CHECKPOINT --out benchmarks/results/ablation.json
 
 TOWN and TEST are of `pairvpr town`, TEST with --evaluation. Encoder and descriptor start from CHECKPOINT, as the
-paper's start from DINOv2. The decoder starts as `seeded_network` gives it, or after stage one, or as MAE's starts.
+paper's start from DINOv2. The decoder starts as `seeded_network` gives it or as MAE's starts.
 Recall@1 by descriptor, and after re-ranking by one order (query first) and by both, on queries spread evenly over TEST.
 """
 
@@ -150,6 +150,7 @@ def main() -> None:
             ("without stage one", matching, False),
             ("with stage one", matching, True),
             ("without stage one, MAE's start", plain, False),
+            ("with stage one, MAE's start", plain, True),
         ):
             network, seconds = train(args, start, Path(folder) / name.replace(" ", "-"), with_stage_one)
             table[name] = {"recall@1": recall(network, args), "seconds": round(seconds)}

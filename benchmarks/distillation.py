@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("town", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--teacher", required=True, help="A checkpoint of stage two.")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--out", type=Path)

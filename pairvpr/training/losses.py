@@ -113,20 +113,18 @@ def pair_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
 
 
 def similarity_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far the student's neighbourhoods are from the teacher's; descriptors (B, G) and (B, G').
+    """How far the student's places among the teacher's descriptors are from the teacher's own; both (B, G).
 
-    Kullback-Leibler divergence of the softmax over each picture's similarities to all others (as SEED, Fang et
-    al., ICLR 2021, within the batch).
+    Kullback-Leibler divergence of the softmax over each picture's similarities to what the teacher makes of all of the
+    batch, itself included (as SEED, Fang et al., ICLR 2021). Not to what the student makes of them: a student that
+    knows nothing finds all pictures alike, and stays there for long.
     """
     with torch.autocast(student.device.type, enabled=False):
-        itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
 
         def neighbourhood(descriptors: Tensor) -> Tensor:
-            similarities = (descriptors.float() @ descriptors.float().T)[~itself].view(len(itself), -1)
-            return F.log_softmax(similarities / TEMPERATURE, dim=-1)
+            return F.log_softmax(descriptors.float() @ teacher.float().T / TEMPERATURE, dim=-1)
 
-        learnt, taught = neighbourhood(student), neighbourhood(teacher)
-        return F.kl_div(learnt, taught, reduction="batchmean", log_target=True)
+        return F.kl_div(neighbourhood(student), neighbourhood(teacher), reduction="batchmean", log_target=True)
 
 
 def score_distillation(student: Tensor, teacher: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def train_stage_two(config: StageTwoConfig, progress: Callable[[Progress], None]
     Under torchrun every process calls this; the result is the same for any number of them.
     """
     with joined_world(config.run.device) as world, RunFolder(config.out, write_toml(config), world.first) as folder:
-        teacher = Teacher(config.teacher, world) if config.teacher.checkpoint else None
+        teacher = Teacher(config.teacher, world, config.network.descriptor_dim) if config.teacher.checkpoint else None
         start = folder.checkpoint() or initial_checkpoint(config, teacher.weights if teacher else None)
         return Loop(plan_stage_two(config, world, start, teacher), config.run, folder, world, progress).run()
 

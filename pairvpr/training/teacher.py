@@ -17,7 +17,10 @@ from pairvpr.training.losses import Pairs, off_diagonal_order
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher sees in the global batch: descriptors (B, G') and decoder-ready tokens (B, T', D')."""
+    """What the teacher sees in the global batch: descriptors (B, G) and decoder-ready tokens (B, T', D').
+
+    G is the student's width; the similarities of the teacher's own descriptors are kept, or nearly.
+    """
 
     descriptors: Tensor
     tokens: Tensor
@@ -35,14 +38,18 @@ class Lesson:
 class Teacher:
     """A frozen network. No module of the student's, so that neither DDP nor a checkpoint takes it along."""
 
-    def __init__(self, config: TeacherConfig, world: World) -> None:
-        """Raises CheckpointError, or TrainingError for a checkpoint of stage one, which scores no pairs."""
+    def __init__(self, config: TeacherConfig, world: World, width: int) -> None:
+        """`width`: of the student's descriptors.
+
+        Raises CheckpointError, or TrainingError for a checkpoint of stage one, which scores no pairs.
+        """
         checkpoint = load_checkpoint(config.checkpoint)
         if not checkpoint.network.config.pair_classifier:
             raise TrainingError(f"setting teacher.checkpoint: {config.checkpoint} is of stage one and scores no pairs")
         self.network = checkpoint.network.to(world.device).requires_grad_(False)
         self.weights: WeightsInfo = checkpoint.weights
         self.weight, self.world = config.weight, world
+        self.rotation = rotation(self.network.config.descriptor_dim, width).to(world.device)
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Lesson:
@@ -52,9 +59,24 @@ class Teacher:
             resized = F.interpolate(images.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
             images = resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         descriptors, tokens = self.network.encode(images)
+        descriptors = F.normalize(descriptors @ self.rotation, dim=-1)
         return Lesson(self.world.gather(descriptors), self.world.gather(tokens))
 
     @torch.no_grad()
     def logits(self, lesson: Lesson, firsts: Tensor, seconds: Tensor) -> Tensor:
         """Pair logits (N,) in one order, of pictures by their indices (N,) in the global batch."""
         return self.network.pair_logits(lesson.tokens[firsts], lesson.tokens[seconds]).float()
+
+
+def rotation(taught: int, learnt: int) -> Tensor:
+    """(taught, learnt) orthonormal rows or columns, always the same: what takes one width of descriptors to another.
+
+    More dimensions keep all similarities, fewer keep them to about 1 / sqrt(learnt) (Johnson & Lindenstrauss 1984), and
+    as many take no turn.
+    """
+    if taught == learnt:
+        return torch.eye(taught)
+    turn = torch.linalg.qr(
+        torch.randn(max(taught, learnt), min(taught, learnt), generator=torch.Generator().manual_seed(0))
+    ).Q
+    return turn if taught > learnt else turn.T

@@ -45,7 +45,7 @@ def gradients(world, teaching, teacher):
     images = torch.randint(0, 255, (8, 56, 56, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     mine = slice(world.rank * 8 // world.size, (world.rank + 1) * 8 // world.size)
-    known = Teacher(TeacherConfig(teacher), world) if teaching != "labels" else None
+    known = Teacher(TeacherConfig(teacher), world, CONFIG.descriptor_dim) if teaching != "labels" else None
     objective = StageTwoObjective(network, world, 2.0, labelled=teaching != "teacher", teacher=known)
     wrapped = world.wrap(objective)  # must outlive the backward pass, in which it averages
     outcome = wrapped(PlaceBatch(images[mine], labels[mine], []))

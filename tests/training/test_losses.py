@@ -16,6 +16,7 @@ from pairvpr.training import losses  # noqa: E402
 from pairvpr.training.distributed import World  # noqa: E402
 from pairvpr.training.stage_one import StageOneObjective  # noqa: E402
 from pairvpr.training.stage_two import StageTwoObjective  # noqa: E402
+from pairvpr.training.teacher import rotation  # noqa: E402
 from tests.model.test_parity import pictures  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -111,6 +112,24 @@ def test_a_teacher_is_matched_where_it_is_copied():
     assert float(losses.similarity_distillation(descriptors, descriptors)) == pytest.approx(0, abs=1e-6)
     assert float(losses.similarity_distillation(other, descriptors)) > 0.01
     assert float(losses.score_distillation(torch.tensor([1.0, 5.0]), torch.tensor([1.0, 2.0]))) == pytest.approx(2.5)
+
+
+def test_a_student_that_finds_all_pictures_alike_is_told_them_apart():
+    taught = torch.nn.functional.normalize(torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    alike = torch.ones(12, 8, requires_grad=True)
+    losses.similarity_distillation(torch.nn.functional.normalize(alike, dim=1), taught).backward()
+    step = torch.nn.functional.normalize(-alike.grad, dim=1)
+    assert (step @ taught.T).argmax(dim=1).tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("learnt", [256, 384, 512])
+def test_a_teachers_descriptors_fit_another_width(learnt):
+    taught = torch.nn.functional.normalize(torch.randn(50, 384, generator=torch.Generator().manual_seed(1)), dim=1)
+    turned = torch.nn.functional.normalize(taught @ rotation(384, learnt), dim=1)
+    assert turned.shape == (50, learnt)
+    error = (turned @ turned.T - taught @ taught.T).abs()
+    assert float(error.max()) < (5 / 256**0.5 if learnt < 384 else 1e-5)
+    assert torch.equal(rotation(384, learnt), rotation(384, learnt))
 
 
 def test_accuracy_counts_the_nearest_other_picture():
