@@ -232,14 +232,18 @@ class StopAsked:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopAsked]:
-    """Within, the first SIGTERM (Slurm's, `timeout`'s) or Ctrl-C asks to stop after the step; a second one kills."""
+    """Within, a SIGTERM (Slurm's, `timeout`'s) or Ctrl-C asks to stop after the step; a second Ctrl-C kills.
+
+    A second SIGTERM does not: where a scheduler signals every process, torchrun passes its own on to those it started.
+    """
     stop = StopAsked()
     signals = (signal.SIGTERM, signal.SIGINT)
     before: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.asked = True
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
     for number in signals:
         signal.signal(number, ask)

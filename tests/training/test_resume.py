@@ -13,6 +13,7 @@ pytest.importorskip("pytorch_metric_learning")
 
 from pairvpr.errors import TrainingError  # noqa: E402
 from pairvpr.model import load_checkpoint  # noqa: E402
+from pairvpr.training.loop import stop_signals  # noqa: E402
 from tests.training.support import finish, lines, losses, start, train, wait_for_steps, write_config  # noqa: E402
 
 
@@ -55,6 +56,19 @@ def test_sigterm_saves_and_exits_0(tmp_path):
     reached = lines(tmp_path / "run", "stopped")[0]["step"]
     state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
     assert 2 <= reached == state["step"] < 500
+
+
+def test_sigterm_may_come_twice_a_second_ctrl_c_kills():
+    """A scheduler that signals every process reaches those of torchrun twice: torchrun passes its signal on."""
+    with stop_signals() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+    with stop_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path):
