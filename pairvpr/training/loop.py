@@ -175,6 +175,7 @@ class Loop:
                 with torch.no_grad(), memory_named(plan.memory):
                     measures = self.world.mean(self._evaluate(plan.objective, batch).measures)
                 sums = {name: sums.get(name, 0.0) + value for name, value in measures.items()}
+                self.broken += batch.broken
                 batches += 1
         plan.objective.train()
         if not batches:

@@ -150,6 +150,15 @@ def test_broken_pictures_are_replaced_counted_and_told(tmp_path, caplog):
     assert "is damaged" in caplog.text
 
 
+def test_broken_pictures_of_the_validation_are_told_too(tmp_path):
+    validation = '[[validation]]\nplaces = "tests.training.support:Scenes"\n'
+    validation += 'arguments = {count = 6, first = 50, broken = ["50/0", "51/1", "52/2"]}\n'
+    train("one", write_config(tmp_path, "one", extra=validation), "train.validate_every=4", "train.steps=4")
+    told = lines(tmp_path / "run", "broken picture")
+    assert told
+    assert all(line["report"].startswith(("50/0", "51/1", "52/2")) for line in told)
+
+
 def test_data_without_a_readable_picture_stop_the_run(tmp_path):
     broken = [f"{place}/{visit}" for place in range(12) for visit in range(4)]
     with pytest.raises(TrainingError, match="100 places in a row lack 2 readable pictures") as caught:
