@@ -171,6 +171,21 @@ def test_freezing_what_never_learned_is_refused(tmp_path):
         train("one", write_config(tmp_path, "one"), "train.trained_blocks=1")
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("network.image_size=60", "setting network.image_size: must be a multiple of 14, .* is 60"),
+        ("network.encoder_args={depht = 2}", "vit_tiny_patch16_224: timm takes no such encoder_args .*'depht'"),
+        ("network.encoder_args={num_heads = 5}", "vit_tiny_patch16_224: timm takes no such encoder_args .*num_heads"),
+        ("network.encoder=vit_of_mine", "encoder vit_of_mine: timm .* has no such model"),
+    ],
+)
+def test_networks_that_cannot_be_made_are_told_in_one_line(tmp_path, override, told):
+    with pytest.raises((TrainingError, CheckpointError), match=told) as caught:
+        train("two", write_config(tmp_path, "two"), override)
+    assert "\n" not in str(caught.value)
+
+
 def test_settings_that_do_not_fit_the_data_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="holds 12 places, a batch takes 20"):
         train("two", write_config(tmp_path, "two"), "train.places=20")
