@@ -256,7 +256,8 @@ def _check_sizes(network: NetworkConfig) -> None:
         at_least(f"network.stem.{number}", channels, 1)
     if network.decoder_dim % HEAD_DIM:
         raise TrainingError(
-            f"setting network.decoder_dim: must be a multiple of {HEAD_DIM}, the width of a head, is {network.decoder_dim}"
+            f"setting network.decoder_dim: must be a multiple of {HEAD_DIM}, the width of a head, "
+            f"is {network.decoder_dim}"
         )
 
 

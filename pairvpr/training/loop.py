@@ -96,12 +96,22 @@ class Loop:
         """`folder` holds the checkpoint that the plan's network is from, if there is one."""
         self.plan, self.config, self.folder, self.world, self.progress = plan, run, folder, world, progress
         self.state = folder.state()
+        self._require_one_folder()
         self.optimizer = torch.optim.AdamW(plan.groups, lr=0.0, fused=world.device.type == "cuda")
         if self.state.optimizer:
             self.optimizer.load_state_dict(dict(self.state.optimizer))
         self.module = world.wrap(plan.objective)
         self.broken: list[str] = []  # reports since the last telling
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _require_one_folder(self) -> None:
+        """Processes that start at different steps would wait for each other without end."""
+        steps = sorted({int(step) for step in self.world.collect([str(self.state.step)])})
+        if len(steps) > 1:
+            raise TrainingError(
+                f"{self.folder.path}: holds step {steps[0]} for one process and {steps[-1]} for another; "
+                "set out to a folder that all machines share"
+            )
 
     def run(self) -> RunResult:
         """Run to the end, or until SIGTERM or SIGINT asks to stop: both end with a checkpoint."""
