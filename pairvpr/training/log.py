@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pairvpr.errors import TrainingError
-from pairvpr.training.writing import writing
+from pairvpr.training.failures import writing
 
 LOG = "log.jsonl"
 Item = TypeVar("Item")

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairvpr.data.samples import PairBatch, PlaceBatch
-from pairvpr.errors import SourceError, TrainingError
+from pairvpr.errors import TrainingError
 from pairvpr.model import Checkpoint, PairVPR, WeightsInfo
 from pairvpr.training.config import OptimizerConfig, RunConfig
 from pairvpr.training.distributed import World
+from pairvpr.training.failures import deaths_told, memory_named, source_errors
 from pairvpr.training.log import Progress, RunLog, Stopwatch
 from pairvpr.training.schedules import Rates, apply_rates
 from pairvpr.training.state import RunFolder
@@ -121,6 +122,7 @@ class Loop:
         # Networks that come from a checkpoint are in evaluation mode.
         plan.objective.train()
         with (
+            deaths_told(),
             stop_signals() as stop,
             RunLog(self.folder.path, state.step, config.tensorboard, self.world.first) as lines,
             deterministic(config.deterministic),
@@ -285,25 +287,3 @@ def fast_attention(device: torch.device) -> contextlib.AbstractContextManager[No
     That was measured at 37 and 82 tokens, which is what is trained on a CPU. On other devices torch chooses.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def memory_named(settings: str) -> Iterator[None]:
-    """Turns running out of memory into a TrainingError that names the settings to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a plain RuntimeError.
-        on_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
-        if not on_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
-            raise
-        raise TrainingError(f"out of memory: lower {settings}, or use more processes") from error
-
-
-def source_errors(batches: Stream) -> Stream:
-    """The batches; a worker's SourceError comes back as its message alone, without the worker's traceback."""
-    try:
-        yield from batches
-    except SourceError as error:
-        told = str(error).strip().splitlines()[-1]
-        raise TrainingError(told.removeprefix(f"{SourceError.__module__}.{SourceError.__qualname__}: ")) from error

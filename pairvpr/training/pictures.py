@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from pairvpr.model.network import IMAGENET_MEAN, IMAGENET_STD
+from pairvpr.training.failures import writing
 from pairvpr.training.losses import patch_statistics, patches, unpatch
-from pairvpr.training.writing import writing
 
 ROWS = 8
 GREY = 0.5  # of hidden patches

@@ -27,8 +27,8 @@ import torch
 
 from pairvpr.errors import TrainingError
 from pairvpr.model import Checkpoint, load_checkpoint, save_checkpoint
+from pairvpr.training.failures import writing
 from pairvpr.training.settings import differences, parse_toml
-from pairvpr.training.writing import writing
 
 FORMAT = 1
 STEP = ", step "  # ends the origin of saved weights

@@ -166,6 +166,16 @@ def test_data_without_a_readable_picture_stop_the_run(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_worker_that_is_killed_is_told(tmp_path, validation):
+    table = "validation" if validation else "data"
+    extra = f'[[{table}]]\nplaces = "tests.training.support:Deadly"\narguments = {{count = 4}}\n'
+    settings = ["run.workers=1", "train.batch=4", "train.validate_every=1"]
+    with pytest.raises(TrainingError, match=r"reads pictures died \(DataLoader worker .*lower run\.workers") as caught:
+        train("one", write_config(tmp_path, "one", extra=extra), *settings)
+    assert "\n" not in str(caught.value)
+
+
 def test_freezing_what_never_learned_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="would freeze encoder blocks that never learned"):
         train("one", write_config(tmp_path, "one"), "train.trained_blocks=1")
