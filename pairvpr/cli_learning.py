@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -40,10 +41,12 @@ def train_stage_one(config: Path, overrides: tuple[str, ...]) -> None:
 @train_group.command("stage-two")
 @config_option
 @set_option
-def train_stage_two(config: Path, overrides: tuple[str, ...]) -> None:
-    """Descriptor and pair classifier together; with teacher.checkpoint set, distillation."""
+@click.option("--teacher", help="Learn from this checkpoint of stage two as well; --set teacher.checkpoint=FILE.")
+def train_stage_two(config: Path, overrides: tuple[str, ...], teacher: str | None) -> None:
+    """Descriptor and pair classifier together; with a teacher, distillation."""
     training = _training()
-    settings = training.stage_two_config(config, overrides)
+    taught = () if teacher is None else (f"teacher.checkpoint={json.dumps(teacher, ensure_ascii=False)}",)
+    settings = training.stage_two_config(config, (*overrides, *taught))
     _say_run(training.train_stage_two(settings, lambda told: click.echo(told, err=True)))
 
 

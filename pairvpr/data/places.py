@@ -6,6 +6,7 @@ import bisect
 import importlib
 import inspect
 import itertools
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ SHORT_NAMES: Mapping[str, str] = {
     "google-landmarks": "pairvpr.data.google_landmarks:GoogleLandmarks",
 }
 """Data sets of ours by the name that a configuration calls them."""
+KINDS: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", Sequence: "a list"}
+"""What their arguments may be."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,14 @@ class JoinedPlaces:
         return self.parts[number].place(index - start, rng)
 
 
+def _check_types(name: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    for argument, value in arguments.items():
+        kind = typing.get_origin(hints[argument]) or hints[argument]
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise SourceError(f"data set {name!r}: {argument} must be {KINDS[kind]}, is {value!r}; correct it")
+
+
 def open_places(name: str, arguments: Mapping[str, Any]) -> PlaceDataset:
     """The data set that a configuration names: one of ours, or `module:callable`, called with `arguments`.
 
@@ -106,6 +117,8 @@ def open_places(name: str, arguments: Mapping[str, Any]) -> PlaceDataset:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:
         raise SourceError(f"data set {name!r}: its arguments do not fit ({error})") from error
+    if name in SHORT_NAMES:  # annotations of others' may be anything
+        _check_types(name, typing.get_type_hints(factory.__init__), arguments)
     places: PlaceDataset = factory(**arguments)
     if not len(places):
         raise SourceError(f"data set {name!r}: holds no place; check its arguments {dict(arguments)}")

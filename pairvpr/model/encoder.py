@@ -14,7 +14,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from pairvpr.errors import CheckpointError
+from pairvpr.errors import CheckpointError, one_line
 from pairvpr.model.presets import NetworkConfig, PositionResize
 
 UNFIT = "not a timm vision transformer with a class token and a position table; choose another timm model"
@@ -96,12 +96,20 @@ def create_vit(config: NetworkConfig, pretrained: bool = False) -> VisionTransfo
 
     With `pretrained` it holds timm's weights, which are fetched. Raises CheckpointError for a model that does not fit.
     """
+    if not timm.is_model(config.encoder):
+        raise CheckpointError(f"encoder {config.encoder}: timm {timm.__version__} has no such model")
     patch = dict(config.encoder_args).get("patch_size")
     side = config.position_grid * (patch or _patch_size(config.encoder))
     args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
     if config.stem:
         args["embed_layer"] = partial(ConvolutionalStem, channels=config.stem)
-    vit = timm.create_model(config.encoder, pretrained=pretrained, **args)
+    try:
+        vit = timm.create_model(config.encoder, pretrained=pretrained, **args)
+    except (TypeError, AssertionError) as error:
+        given = dict(config.encoder_args)
+        raise CheckpointError(
+            f"encoder {config.encoder}: timm takes no such encoder_args {given} ({one_line(error)}); correct them"
+        ) from error
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
         raise CheckpointError(f"encoder {config.encoder}: {UNFIT}")
     return vit
@@ -127,8 +135,6 @@ def resize_positions(table: Tensor, rows: int, columns: int, how: PositionResize
 
 def _patch_size(name: str) -> int:
     """The patch size of a timm vision transformer, from its registered configuration."""
-    if not timm.is_model(name):
-        raise CheckpointError(f"encoder {name}: timm {timm.__version__} has no such model")
     with torch.device("meta"):
         model: Any = timm.create_model(name, pretrained=False)
     if not isinstance(model, VisionTransformer):

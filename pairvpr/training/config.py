@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pairvpr.errors import TrainingError
-from pairvpr.model.presets import PRESETS, NetworkConfig
+from pairvpr.model.presets import HEAD_DIM, PRESETS, NetworkConfig
 from pairvpr.training.losses import PairChoice
 from pairvpr.training.settings import Table, above, at_least, between, build, read_table
 
@@ -233,10 +233,32 @@ def _read(kind: type[Config], file: Path, overrides: Sequence[str], pair_classif
         table["network"] = _network_table(table["network"], pair_classifier)
     config = build(kind, table)
     network = config.network
+    _check_sizes(network)
     preset = PRESETS.get(network.preset)
     if preset is not None and replace(network, pair_classifier=True) != preset:
         network = replace(network, preset="custom")
     return replace(config, network=network)
+
+
+def _check_sizes(network: NetworkConfig) -> None:
+    """Raises TrainingError for sizes that make no network; whether patches fit the picture, its encoder knows."""
+    for name in (
+        "image_size",
+        "position_grid",
+        "descriptor_dim",
+        "decoder_dim",
+        "decoder_depth",
+        "classifier_dim",
+        "top_k",
+    ):
+        at_least(f"network.{name}", getattr(network, name), 1)
+    for number, channels in enumerate(network.stem):
+        at_least(f"network.stem.{number}", channels, 1)
+    if network.decoder_dim % HEAD_DIM:
+        raise TrainingError(
+            f"setting network.decoder_dim: must be a multiple of {HEAD_DIM}, the width of a head, "
+            f"is {network.decoder_dim}"
+        )
 
 
 def _network_table(table: Table, pair_classifier: bool) -> Table:

@@ -53,10 +53,17 @@ def seeded_network(config: NetworkConfig, seed: int) -> PairVPR:
     """Fresh weights: timm's own for the encoder, MAE's and CroCo's for the rest, but for `start_matching`.
 
     That is Xavier-uniform matrices, zero biases, tokens from a normal distribution of deviation 0.02.
+    Raises TrainingError for pictures that the encoder's patches do not fill, CheckpointError for an encoder that timm
+    cannot make.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = PairVPR(config)
+        if config.image_size % network.encoder.patch_size:
+            raise TrainingError(
+                f"setting network.image_size: must be a multiple of {network.encoder.patch_size}, the side of the "
+                f"encoder's patches, is {config.image_size}"
+            )
         for part in (network.descriptor, network.decoder):
             for module in part.modules():
                 if isinstance(module, nn.Linear):

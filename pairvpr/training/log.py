@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pairvpr.errors import TrainingError
+from pairvpr.training.failures import writing
 
 LOG = "log.jsonl"
 Item = TypeVar("Item")
@@ -86,9 +88,10 @@ class RunLog:
             return
         if tensorboard:
             self._board = _tensorboard(folder / "tensorboard", resumed_step)
-        path = folder / LOG
-        _keep_up_to(path, resumed_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = folder / LOG
+        with writing(self._path):
+            _keep_up_to(self._path, resumed_step)
+            self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """A line: event ("step", "validation", "broken picture", ...), step, time and `values`."""
@@ -96,8 +99,9 @@ class RunLog:
             return
         self._step = step
         line = {"event": event, "step": step, "time": round(time.time(), 3), **_finite(values)}
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, float):
@@ -110,9 +114,11 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            self.write("failed", self._step, error=str(error) or type(error).__name__)
+            with contextlib.suppress(TrainingError):  # the first failure is the one to tell
+                self.write("failed", self._step, error=str(error) or type(error).__name__)
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take, told by then
+                self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pairvpr.data.samples import PairBatch, PlaceBatch
-from pairvpr.errors import SourceError, TrainingError
+from pairvpr.errors import TrainingError
 from pairvpr.model import Checkpoint, PairVPR, WeightsInfo
 from pairvpr.training.config import OptimizerConfig, RunConfig
 from pairvpr.training.distributed import World
+from pairvpr.training.failures import deaths_told, memory_named, source_errors
 from pairvpr.training.log import Progress, RunLog, Stopwatch
 from pairvpr.training.schedules import Rates, apply_rates
 from pairvpr.training.state import RunFolder
@@ -96,12 +97,22 @@ class Loop:
         """`folder` holds the checkpoint that the plan's network is from, if there is one."""
         self.plan, self.config, self.folder, self.world, self.progress = plan, run, folder, world, progress
         self.state = folder.state()
+        self._require_one_folder()
         self.optimizer = torch.optim.AdamW(plan.groups, lr=0.0, fused=world.device.type == "cuda")
         if self.state.optimizer:
             self.optimizer.load_state_dict(dict(self.state.optimizer))
         self.module = world.wrap(plan.objective)
         self.broken: list[str] = []  # reports since the last telling
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _require_one_folder(self) -> None:
+        """Processes that start at different steps would wait for each other without end."""
+        steps = sorted({int(step) for step in self.world.collect([str(self.state.step)])})
+        if len(steps) > 1:
+            raise TrainingError(
+                f"{self.folder.path}: holds step {steps[0]} for one process and {steps[-1]} for another; "
+                "set out to a folder that all machines share"
+            )
 
     def run(self) -> RunResult:
         """Run to the end, or until SIGTERM or SIGINT asks to stop: both end with a checkpoint."""
@@ -111,6 +122,7 @@ class Loop:
         # Networks that come from a checkpoint are in evaluation mode.
         plan.objective.train()
         with (
+            deaths_told(),
             stop_signals() as stop,
             RunLog(self.folder.path, state.step, config.tensorboard, self.world.first) as lines,
             deterministic(config.deterministic),
@@ -175,6 +187,7 @@ class Loop:
                 with torch.no_grad(), memory_named(plan.memory):
                     measures = self.world.mean(self._evaluate(plan.objective, batch).measures)
                 sums = {name: sums.get(name, 0.0) + value for name, value in measures.items()}
+                self.broken += batch.broken
                 batches += 1
         plan.objective.train()
         if not batches:
@@ -232,14 +245,18 @@ class StopAsked:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopAsked]:
-    """Within, the first SIGTERM (Slurm's, `timeout`'s) or Ctrl-C asks to stop after the step; a second one kills."""
+    """Within, a SIGTERM (Slurm's, `timeout`'s) or Ctrl-C asks to stop after the step; a second Ctrl-C kills.
+
+    A second SIGTERM does not: where a scheduler signals every process, torchrun passes its own on to those it started.
+    """
     stop = StopAsked()
     signals = (signal.SIGTERM, signal.SIGINT)
     before: dict[int, Any] = {number: signal.getsignal(number) for number in signals}
 
     def ask(number: int, frame: FrameType | None) -> None:
         stop.asked = True
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
     for number in signals:
         signal.signal(number, ask)
@@ -270,25 +287,3 @@ def fast_attention(device: torch.device) -> contextlib.AbstractContextManager[No
     That was measured at 37 and 82 tokens, which is what is trained on a CPU. On other devices torch chooses.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def memory_named(settings: str) -> Iterator[None]:
-    """Turns running out of memory into a TrainingError that names the settings to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a plain RuntimeError.
-        on_cpu = "not enough memory" in str(error) or "can't allocate memory" in str(error)
-        if not on_cpu and not isinstance(error, torch.OutOfMemoryError | MemoryError):
-            raise
-        raise TrainingError(f"out of memory: lower {settings}, or use more processes") from error
-
-
-def source_errors(batches: Stream) -> Stream:
-    """The batches; a worker's SourceError comes back as its message alone, without the worker's traceback."""
-    try:
-        yield from batches
-    except SourceError as error:
-        told = str(error).strip().splitlines()[-1]
-        raise TrainingError(told.removeprefix(f"{SourceError.__module__}.{SourceError.__qualname__}: ")) from error

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from pairvpr.model.network import IMAGENET_MEAN, IMAGENET_STD
+from pairvpr.training.failures import writing
 from pairvpr.training.losses import patch_statistics, patches, unpatch
 
 ROWS = 8
@@ -35,10 +36,11 @@ def write_reconstructions(images: Tensor, reference: Tensor, mask: Tensor, predi
     ]
     grid = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)  # (3, rows * S, 4 * S)
     array = (grid.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    Image.fromarray(array).save(partial, format="PNG")
-    partial.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        Image.fromarray(array).save(partial, format="PNG")
+        partial.replace(path)
 
 
 def _colours(images: Tensor) -> Tensor:

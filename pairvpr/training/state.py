@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 
 from pairvpr.errors import TrainingError
 from pairvpr.model import Checkpoint, load_checkpoint, save_checkpoint
+from pairvpr.training.failures import writing
 from pairvpr.training.settings import differences, parse_toml
 
 FORMAT = 1
@@ -62,11 +64,13 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         self._check_same_run()
         if self.writes:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path / ".lock")
-            _write(self.path / CONFIG, self.config)
-            for left in self.checkpoints.glob("*.partial"):
-                shutil.rmtree(left)
+            with writing(self.path), ExitStack() as stack:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+                self._lock = stack.enter_context(_locked(self.path / ".lock"))
+                _write(self.path / CONFIG, self.config)
+                for left in self.checkpoints.glob("*.partial"):
+                    shutil.rmtree(left)
+                stack.pop_all()  # keeps the lock
         return self
 
     def __exit__(
@@ -111,29 +115,34 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint, state: RunState, *, best: bool = False, keep_every: int = 0) -> None:
         """Write a checkpoint, link `last` (and `best`) to it, and remove those that nothing keeps any more.
 
-        Raises TrainingError, with everything as before, where a weight is not finite.
+        Raises TrainingError, with everything as before, where a weight is not finite or there is no room.
         """
         bad = [name for name, tensor in checkpoint.network.state_dict().items() if not torch.isfinite(tensor).all()]
         if bad:
             raise TrainingError(f"step {state.step}: {bad[0]} is not finite, nothing saved; lower train.lr, run again")
         weights = replace(checkpoint.weights, origin=f"{checkpoint.weights.origin}{STEP}{state.step}", trained=True)
         name = f"step-{state.step:08}"
+        with writing(self.checkpoints / name):
+            self._write_checkpoint(name, replace(checkpoint, weights=weights), state)
+            for link in [self.last, *([self.best] if best else [])]:
+                _link(link, Path("checkpoints") / name)
+            self._prune(keep_every)
+
+    def _write_checkpoint(self, name: str, checkpoint: Checkpoint, state: RunState) -> None:
         final, partial = self.checkpoints / name, self.checkpoints / f"{name}.partial"
-        if not (final.exists() and self.last.exists() and self.last.samefile(final)):
-            partial.mkdir()
-            save_checkpoint(replace(checkpoint, weights=weights), partial / NETWORK)
-            torch.save({"format": FORMAT, **vars(state)}, partial / STATE)
-            _write(partial / CONFIG, self.config)
-            for file in partial.iterdir():
-                _sync(file)
-            _sync(partial)
-            if final.exists():  # written, but not linked to when the run broke off
-                shutil.rmtree(final)
-            partial.replace(final)
-            _sync(self.checkpoints)
-        for link in [self.last, *([self.best] if best else [])]:
-            _link(link, Path("checkpoints") / name)
-        self._prune(keep_every)
+        if final.exists() and self.last.exists() and self.last.samefile(final):
+            return
+        partial.mkdir()
+        save_checkpoint(checkpoint, partial / NETWORK)
+        torch.save({"format": FORMAT, **vars(state)}, partial / STATE)
+        _write(partial / CONFIG, self.config)
+        for file in partial.iterdir():
+            _sync(file)
+        _sync(partial)
+        if final.exists():  # written, but not linked to when the run broke off
+            shutil.rmtree(final)
+        partial.replace(final)
+        _sync(self.checkpoints)
 
     def _prune(self, keep_every: int) -> None:
         linked = {link.resolve().name for link in (self.last, self.best) if link.exists()}

@@ -97,6 +97,25 @@ def test_data_sets_by_name(folders):
                 open_places(name, arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("folders", {"root": 3}, "root must be a text, is 3"),
+        ("folders", {"root": ".", "min_pictures": "many"}, "min_pictures must be a whole number, is 'many'"),
+        ("folders", {"root": ".", "min_pictures": True}, "min_pictures must be a whole number, is True"),
+        ("clips", {"root": ".", "window": 2.5}, "window must be a whole number, is 2.5"),
+        ("pictures", {"root": ["."]}, "root must be a text"),
+        ("town", {"streets": 1, "hardness": "much"}, "hardness must be a number, is 'much'"),
+        ("gsv-cities", {"root": ".", "cities": 3}, "cities must be a list, is 3"),
+        ("google-landmarks", {"root": ".", "min_pictures": "4"}, "min_pictures must be a whole number"),
+        ("sf-xl", {"root": ".", "index": 1}, "index must be a text"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_told(name, arguments, told):
+    with pytest.raises(SourceError, match=f"data set '{name}': {told}.*; correct it"):
+        open_places(name, arguments)
+
+
 def test_a_folder_without_places_is_refused(tmp_path, folders):
     with pytest.raises(SourceError, match="no folder in it holds 9 pictures"):
         FolderPlaces(str(folders), min_pictures=9)

@@ -122,7 +122,10 @@ def test_the_town_is_a_data_set():
     assert place.pictures[0].position != town.place(4, np.random.default_rng(2)).pictures[0].position
 
 
-@pytest.mark.parametrize("arguments", [{"streets": 0}, {"streets": 1, "visits": 0}, {"streets": 1, "hardness": 2.0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"streets": 0}, {"streets": 1, "seed": -1}, {"streets": 1, "visits": 0}, {"streets": 1, "hardness": 2.0}],
+)
 def test_a_town_of_nothing_is_refused(arguments):
     with pytest.raises(SourceError, match="town of"):
         Town(**arguments)

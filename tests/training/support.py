@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,17 @@ class Scenes:
     def picture(self, number, visit):
         name = f"{number}/{visit}"
         return Picture(name, partial(damaged, name) if name in self.broken else partial(scene, number, visit))
+
+
+class Deadly(Scenes):
+    """Pictures of which each kills who reads it, as the kernel does where memory runs out."""
+
+    def picture(self, number, visit):
+        return Picture(f"{number}/{visit}", die)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @cache

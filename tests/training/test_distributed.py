@@ -90,6 +90,17 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path):
         assert two == pytest.approx(one, rel=1e-4)
 
 
+def test_machines_that_do_not_share_the_folder_are_told(tmp_path):
+    """The first process has a checkpoint, the second, elsewhere, has none: they must not wait for each other."""
+    file = write_config(tmp_path, "one", "first")
+    train("one", file, "train.steps=6")
+    settings = [["train.steps=6"], ["train.steps=6", f"out={tmp_path / 'second'}"]]
+    processes = pair_of(lambda world: start("one", file, *settings[int(world["RANK"])], **world))
+    told = [finish(process) for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], told
+    assert all("holds step 0 for one process and 6 for another; set out to a folder" in text for text in told)
+
+
 def test_a_batch_that_processes_cannot_share_is_refused():
     from pairvpr.errors import TrainingError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def test_tensorboard_shows_what_was_logged_and_not_what_is_done_again(tmp_path: 
     assert sorted(told.Tags()["scalars"]) == ["step/loss", "validation/loss"]
     assert [(e.step, e.value) for e in told.Scalars("step/loss")] == [(1, 0.25), (2, 0.5), (3, 0.5)]
     assert [(e.step, e.value) for e in told.Scalars("validation/loss")] == [(3, 0.25)]
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0, tensorboard=False)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # in place of a full disk
+    try:
+        with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written \(.*free some space"), log:
+            log.write("step", 1, loss=0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_without_tensorboard_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("pytorch_metric_learning")
 
 from pairvpr.errors import TrainingError  # noqa: E402
 from pairvpr.model import load_checkpoint  # noqa: E402
+from pairvpr.training.loop import stop_signals  # noqa: E402
 from tests.training.support import finish, lines, losses, start, train, wait_for_steps, write_config  # noqa: E402
 
 
@@ -55,6 +57,19 @@ def test_sigterm_saves_and_exits_0(tmp_path):
     reached = lines(tmp_path / "run", "stopped")[0]["step"]
     state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
     assert 2 <= reached == state["step"] < 500
+
+
+def test_sigterm_may_come_twice_a_second_ctrl_c_kills():
+    """A scheduler that signals every process reaches those of torchrun twice: torchrun passes its signal on."""
+    with stop_signals() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+    with stop_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path):
@@ -128,6 +143,31 @@ def test_damaged_state_is_told(tmp_path):
         train("one", file, "train.steps=4")
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    file = write_config(tmp_path, "one")
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(TrainingError, match=r"run: cannot be written \(.*run.*\); allow the folder or free") as caught:
+        train("one", file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("room", "what"), [(200_000, r"step-00000003: cannot"), (0, r"config\.toml|run: cannot")])
+def test_a_full_disk_stops_the_run_with_one_line(room, what, tmp_path):
+    """A limit on the size of files in place of a full disk: the checkpoint does not fit, or nothing does."""
+    file = write_config(tmp_path, "one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(TrainingError, match=what) as caught:
+            train("one", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    if room:
+        assert train("one", file).finished  # with room again
+        assert [folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000008"]
+
+
 def test_a_crash_while_saving_leaves_the_run_at_the_checkpoint_before(tmp_path, monkeypatch):
     """At each of the file operations of a save: the folder half written, or whole but not linked to."""
     from pairvpr.training import state
@@ -147,7 +187,7 @@ def test_a_crash_while_saving_leaves_the_run_at_the_checkpoint_before(tmp_path, 
                 return real(*args)
 
             crash.setattr(state, broken, fail_later)
-            with pytest.raises(OSError, match="the power is off"):
+            with pytest.raises(TrainingError, match=r"cannot be written \(the power is off"):
                 train("one", file, "train.steps=4", "run.save_every=2")
         assert (tmp_path / broken / "last").readlink().name == "step-00000002"
         train("one", file, "train.steps=4", "run.save_every=2")

@@ -150,6 +150,15 @@ def test_broken_pictures_are_replaced_counted_and_told(tmp_path, caplog):
     assert "is damaged" in caplog.text
 
 
+def test_broken_pictures_of_the_validation_are_told_too(tmp_path):
+    validation = '[[validation]]\nplaces = "tests.training.support:Scenes"\n'
+    validation += 'arguments = {count = 6, first = 50, broken = ["50/0", "51/1", "52/2"]}\n'
+    train("one", write_config(tmp_path, "one", extra=validation), "train.validate_every=4", "train.steps=4")
+    told = lines(tmp_path / "run", "broken picture")
+    assert told
+    assert all(line["report"].startswith(("50/0", "51/1", "52/2")) for line in told)
+
+
 def test_data_without_a_readable_picture_stop_the_run(tmp_path):
     broken = [f"{place}/{visit}" for place in range(12) for visit in range(4)]
     with pytest.raises(TrainingError, match="100 places in a row lack 2 readable pictures") as caught:
@@ -157,9 +166,34 @@ def test_data_without_a_readable_picture_stop_the_run(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_worker_that_is_killed_is_told(tmp_path, validation):
+    table = "validation" if validation else "data"
+    extra = f'[[{table}]]\nplaces = "tests.training.support:Deadly"\narguments = {{count = 4}}\n'
+    settings = ["run.workers=1", "train.batch=4", "train.validate_every=1"]
+    with pytest.raises(TrainingError, match=r"reads pictures died \(DataLoader worker .*lower run\.workers") as caught:
+        train("one", write_config(tmp_path, "one", extra=extra), *settings)
+    assert "\n" not in str(caught.value)
+
+
 def test_freezing_what_never_learned_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="would freeze encoder blocks that never learned"):
         train("one", write_config(tmp_path, "one"), "train.trained_blocks=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("network.image_size=60", "setting network.image_size: must be a multiple of 14, .* is 60"),
+        ("network.encoder_args={depht = 2}", "vit_tiny_patch16_224: timm takes no such encoder_args .*'depht'"),
+        ("network.encoder_args={num_heads = 5}", "vit_tiny_patch16_224: timm takes no such encoder_args .*num_heads"),
+        ("network.encoder=vit_of_mine", "encoder vit_of_mine: timm .* has no such model"),
+    ],
+)
+def test_networks_that_cannot_be_made_are_told_in_one_line(tmp_path, override, told):
+    with pytest.raises((TrainingError, CheckpointError), match=told) as caught:
+        train("two", write_config(tmp_path, "two"), override)
+    assert "\n" not in str(caught.value)
 
 
 def test_settings_that_do_not_fit_the_data_are_refused(tmp_path):

@@ -49,10 +49,10 @@ class Town:
         `visits`: pictures of a place in each draw. `hardness`: 0 for the same view in mild light, 1 for all that
         happens in a year.
         """
-        if not 0 < streets <= STREETS_PER_TOWN or visits < 1 or not 0 <= hardness <= 1:
+        if not 0 < streets <= STREETS_PER_TOWN or seed < 0 or visits < 1 or not 0 <= hardness <= 1:
             raise SourceError(
-                f"town of {streets} streets, {visits} visits, hardness {hardness}: "
-                f"1 to {STREETS_PER_TOWN}, 1 or more, 0 to 1"
+                f"town of {streets} streets, seed {seed}, {visits} visits, hardness {hardness}: "
+                f"1 to {STREETS_PER_TOWN}, 0 or more, 1 or more, 0 to 1"
             )
         self.streets, self.seed, self.visits, self.hardness = streets, seed, visits, hardness
 
