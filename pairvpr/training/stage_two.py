@@ -32,7 +32,7 @@ from pairvpr.training.losses import (
 from pairvpr.training.schedules import StageTwoSchedule, freeze, parameter_groups
 from pairvpr.training.settings import write_toml
 from pairvpr.training.state import RunFolder
-from pairvpr.training.teacher import Teacher
+from pairvpr.training.teacher import Teacher, resized
 
 
 class StageTwoObjective(nn.Module):
@@ -61,7 +61,8 @@ class StageTwoObjective(nn.Module):
         Parts are scaled so that their mean over the processes, which DDP takes of the gradients, is the loss.
         """
         # Encode this process' pictures, and share descriptors and tokens.
-        descriptors, tokens = map(self.world.gather, self.network.encode(batch.images))
+        images = resized(batch.images, self.network.config.image_size)
+        descriptors, tokens = map(self.world.gather, self.network.encode(images))
         labels = self.world.gather(batch.labels)
         lesson = self.teacher.look(batch.images) if self.teacher else None
 
@@ -117,7 +118,9 @@ def train_stage_two(config: StageTwoConfig, progress: Callable[[Progress], None]
 def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teacher: Teacher | None) -> Plan:
     """What the loop has to know of a stage-two run whose weights so far are `start`."""
     train = config.train
-    side, labelled = config.network.image_size, train.pictures_per_place > 1
+    labelled = train.pictures_per_place > 1
+    # Pictures are as large as the larger of teacher and student sees them.
+    side = max(network.config.image_size for network in (start.network, *([teacher.network] if teacher else [])))
     places = open_all(config.data)
     require_places(len(places), train.places, "data")
     steps = total_steps(train, len(places), train.places)

@@ -54,11 +54,7 @@ class Teacher:
     @torch.no_grad()
     def look(self, images: Tensor) -> Lesson:
         """Own pictures uint8 (b, S, S, 3), resized to the teacher's size -> the lesson of the global batch."""
-        side = self.network.config.image_size
-        if images.shape[1] != side:
-            resized = F.interpolate(images.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
-            images = resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-        descriptors, tokens = self.network.encode(images)
+        descriptors, tokens = self.network.encode(resized(images, self.network.config.image_size))
         descriptors = F.normalize(descriptors @ self.rotation, dim=-1)
         return Lesson(self.world.gather(descriptors), self.world.gather(tokens))
 
@@ -66,6 +62,14 @@ class Teacher:
     def logits(self, lesson: Lesson, firsts: Tensor, seconds: Tensor) -> Tensor:
         """Pair logits (N,) in one order, of pictures by their indices (N,) in the global batch."""
         return self.network.pair_logits(lesson.tokens[firsts], lesson.tokens[seconds]).float()
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """Pictures uint8 (B, S, S, 3) -> uint8 (B, side, side, 3)."""
+    if images.shape[1] == side:
+        return images
+    scaled = F.interpolate(images.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
 
 
 def rotation(taught: int, learnt: int) -> Tensor:

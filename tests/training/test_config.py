@@ -27,7 +27,7 @@ RECIPE = sorted((Path(__file__).parents[2] / "pairvpr" / "weights" / "recipe").g
 def test_the_recipe_of_the_weights_that_ship():
     """Each run is of the preset, and starts where the one before ended."""
     configs = [stage_two_config(file) for file in RECIPE]
-    assert len(configs) == 7
+    assert len(configs) == 9
     assert all(config.network == PRESETS["nano"] for config in configs)
     assert [config.init.checkpoint for config in configs[1:]] == [
         f"{config.out}/last/network.safetensors" for config in configs[:-1]

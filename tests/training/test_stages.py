@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -22,6 +23,7 @@ from pairvpr.training.initial import (  # noqa: E402
     take_over,
 )
 from pairvpr.training.stage_two import plan_stage_two  # noqa: E402
+from pairvpr.training.teacher import Teacher  # noqa: E402
 from tests.training.support import lines, train, write_config  # noqa: E402
 from tests.training.test_schedules import CONFIG  # noqa: E402
 
@@ -116,6 +118,19 @@ def test_a_teacher_teaches_with_and_without_labels(tmp_path, count, labelled):
     weights = load_checkpoint(result.checkpoint / "network.safetensors").weights
     assert weights.licence == "a licence"
     assert "taught by a test" in weights.origin
+
+
+def test_a_teacher_sees_pictures_at_its_own_size(tmp_path):
+    larger = dataclasses.replace(CONFIG, image_size=70)
+    save_checkpoint(Checkpoint(seeded_network(larger, 3), INFO), tmp_path / "teacher.safetensors")
+    config = stage_two_config(write_config(tmp_path, "two"), [f"teacher.checkpoint={tmp_path / 'teacher.safetensors'}"])
+    with joined_world("cpu") as world:
+        teacher = Teacher(config.teacher, world, CONFIG.descriptor_dim)
+        plan = plan_stage_two(config, world, Checkpoint(seeded_network(CONFIG, 0), INFO), teacher)
+        with contextlib.closing(plan.batches.training(0)) as batches:
+            images = next(batches).images
+        assert images.shape[1:3] == (70, 70)
+        torch.testing.assert_close(teacher.look(images).descriptors, teacher.network.encode(images)[0])
 
 
 def test_a_teacher_of_stage_one_is_refused(tmp_path):
