@@ -95,7 +95,9 @@ def total_steps(train: OptimizerConfig, places: int, batch: int) -> int:
 def require_places(places: int, batch: int, what: str) -> None:
     """Raises TrainingError where a batch would hold a place twice."""
     if places < batch:
-        raise TrainingError(f"setting {what}: holds {places} places, a batch takes {batch}; lower train.places")
+        raise TrainingError(
+            f"setting {what}: holds {places} places, a batch takes {batch}; add pictures or lower train.places"
+        )
 
 
 def _leave_signals_to_the_loop(worker: int) -> None:
