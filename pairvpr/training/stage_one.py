@@ -63,7 +63,9 @@ def plan_stage_one(config: StageOneConfig, world: World, start: Checkpoint) -> P
     steps = total_steps(train, len(places), train.batch)
     warmup = round(train.warmup_epochs * len(places) / train.batch)
     if warmup >= steps:
-        raise TrainingError(f"setting train.warmup_epochs: {warmup} steps, but the run has {steps}")
+        raise TrainingError(
+            f"setting train.warmup_epochs: {warmup} steps, but the run has {steps}; lower it or raise train.steps"
+        )
     world.share(train.batch, "train.batch")
 
     network = start.network.to(world.device)

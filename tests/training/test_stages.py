@@ -214,7 +214,7 @@ def test_networks_that_cannot_be_made_are_told_in_one_line(tmp_path, override, t
 def test_settings_that_do_not_fit_the_data_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="holds 12 places, a batch takes 20"):
         train("two", write_config(tmp_path, "two"), "train.places=20")
-    with pytest.raises(TrainingError, match="warmup_epochs: 30 steps, but the run has 8"):
+    with pytest.raises(TrainingError, match="warmup_epochs: 30 steps, but the run has 8; lower it"):
         train("one", write_config(tmp_path, "one"), "train.warmup_epochs=10")
 
 
