@@ -112,7 +112,7 @@ def open_places(name: str, arguments: Mapping[str, Any]) -> PlaceDataset:
     try:
         factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise SourceError(f"data set {name!r}: cannot be imported ({error}); check the name") from error
+        raise SourceError(f"data set {name!r}: cannot be imported ({error}); check name and PYTHONPATH") from error
     try:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:

@@ -85,7 +85,7 @@ def test_data_sets_by_name(folders):
             {},
             "unknown; name one of folders, clips, pictures, town, .* or module:callable",
         ),
-        ("absent.module:Places", {}, "cannot be imported"),
+        ("absent.module:Places", {}, "cannot be imported .*; check name and PYTHONPATH"),
         ("tests.training.support:Absent", {}, "cannot be imported"),
         ("folders", {}, "arguments do not fit.*root"),
         ("folders", {"root": str(folders), "rot": 1}, "arguments do not fit.*rot"),
