@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -163,6 +164,19 @@ def test_options_in_sentences_exist(document: Path) -> None:
             assert option in options_of(find_command(words)[0].command), span
         for option in (word for word in words if word.startswith("--") and words[0].startswith("--")):
             assert option in anywhere or f'"{option}"' in benchmarks, span
+
+
+def test_whole_configurations_are_accepted(tmp_path: Path) -> None:
+    pytest.importorskip("tomllib")
+    pytest.importorskip("torch")
+    from pairvpr.training import stage_one_config, stage_two_config
+
+    whole = [block for block in blocks(ROOT / "docs/training.md", "toml") if block.startswith("out =")]
+    readers = (stage_one_config, partial(stage_two_config, overrides=["teacher.checkpoint=x"]))
+    for content, read in zip(whole, readers, strict=True):
+        file = tmp_path / "run.toml"
+        file.write_text(content)
+        read(file)
 
 
 @every_document
