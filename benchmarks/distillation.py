@@ -74,9 +74,9 @@ def main() -> None:
     """Train the three, measure, print, and write the table."""
     args = arguments()
     table: dict[str, Any] = {name: getattr(args, name) for name in ("steps", "queries", "candidates")}
-    table["teacher"] = {"recall@1": recall(load_checkpoint(args.teacher).network, args)}
+    table["the teacher itself"] = {"recall@1": recall(load_checkpoint(args.teacher).network, args)}
     with tempfile.TemporaryDirectory() as folder:
-        for name, labels, teacher in (("labels", True, False), ("teacher", False, True), ("both", True, True)):
+        for name, labels, teacher in (("labels", True, False), ("teacher alone", False, True), ("both", True, True)):
             table[name] = student(args, Path(folder) / name, labels, teacher)
             print(name, json.dumps(table[name]), flush=True)
     if args.out:
