@@ -3,7 +3,8 @@
     python -m benchmarks.ablation TOWN TEST --start CHECKPOINT --out benchmarks/results/ablation.json
 
 TOWN and TEST are of `pairvpr town`, TEST with --evaluation. Encoder and descriptor start from CHECKPOINT, as the
-paper's start from DINOv2. The decoder starts as `seeded_network` gives it or as MAE's starts.
+paper's start from DINOv2. The decoder starts as `seeded_network` gives it or as MAE's starts. Stage one teaches the
+decoder alone, behind the encoder as it is: trained along, the encoder forgets places (see benchmarks/results).
 Recall@1 by descriptor, and after re-ranking by one order (query first) and by both, on queries spread evenly over TEST.
 """
 
@@ -69,21 +70,23 @@ def train(args: argparse.Namespace, start: Path, folder: Path, with_stage_one: b
         "data": (SourceConfig("folders", {"root": str(args.town)}),),
         "run": RunConfig(workers=1, device="cpu", save_every=10**6),
     }
+    init = InitConfig(checkpoint=str(start))
     if with_stage_one:
         one = StageOneConfig(
             out=folder / "one",
             network=dataclasses.replace(network, pair_classifier=False),
-            init=InitConfig(checkpoint=str(start)),
+            init=init,
             train=StageOneTrain(
-                steps=args.stage_one, batch=64, lr=3e-3, warmup_epochs=1, layer_decay=0.8, trained_blocks=-1, clip=1.0
+                steps=args.stage_one, batch=64, lr=1e-3, warmup_epochs=1, mask_ratio=0.75, trained_blocks=0, clip=1.0
             ),
             **common,
         )
-        start = train_stage_one(one).checkpoint / "network.safetensors"
+        decoder = train_stage_one(one).checkpoint / "network.safetensors"
+        init = dataclasses.replace(init, decoder=str(decoder))  # descriptor and classifier start as without stage one
     two = StageTwoConfig(
         out=folder / "two",
         network=network,
-        init=InitConfig(checkpoint=str(start)),
+        init=init,
         train=StageTwoTrain(
             steps=args.stage_two,
             places=24,

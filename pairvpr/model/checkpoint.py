@@ -6,6 +6,7 @@ import dataclasses
 import importlib.resources
 import json
 import pickle
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,12 +74,13 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = tor
         "config": dataclasses.asdict(checkpoint.network.config),
         "weights": dataclasses.asdict(checkpoint.weights),
     }
-    partial = path.with_suffix(".partial")
+    partial, sidecar = path.with_suffix(".partial"), path.with_suffix(".json.partial")
     state = {k: v.to(dtype).contiguous() for k, v in checkpoint.network.state_dict().items()}
+    sidecar.write_text(json.dumps(description, indent=1) + "\n")
     save_file(state, partial)
+    partial.chmod(stat.S_IMODE(sidecar.stat().st_mode))  # safetensors' own mode lets nobody else read it
     partial.replace(path)
-    partial.write_text(json.dumps(description, indent=1) + "\n")
-    partial.replace(path.with_suffix(".json"))
+    sidecar.replace(path.with_suffix(".json"))
 
 
 def seeded_checkpoint(preset: str, seed: int = 0) -> Checkpoint:

@@ -30,7 +30,7 @@ def initial_checkpoint(config: StageOneConfig | StageTwoConfig, teacher: Weights
     if init.checkpoint:
         donor = load_checkpoint(init.checkpoint)
         take_over(network, donor, init.checkpoint)
-        origin, licence = f"{origin}, from {donor.weights.origin}", donor.weights.licence
+        origin, licence = f"{donor.weights.origin}; then {origin}", donor.weights.licence
     elif init.pretrained:
         load_pretrained_encoder(network)
         known = f"timm's weights of {config.network.encoder}"

@@ -71,6 +71,7 @@ def test_own_format_round_trip(tmp_path):
     expected = before.network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in after.network.state_dict().items())
     assert {file.name for file in tmp_path.iterdir()} == {"own.json", "own.safetensors"}
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # whoever reads one reads the other
 
 
 def test_seeded_weights_are_the_same_each_time_and_differ_by_seed():

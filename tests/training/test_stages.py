@@ -100,7 +100,7 @@ def test_both_stages_one_after_the_other(tmp_path):
     )
     weights = load_checkpoint(second.checkpoint / "network.safetensors").weights
     assert weights.licence == "Apache-2.0"
-    assert "step 8" in weights.origin
+    assert weights.origin == "pairvpr, seed 0, step 8; then pairvpr, seed 0, step 8"
     before, after = (load_checkpoint(run.checkpoint / "network.safetensors").network for run in (first, second))
     assert torch.equal(before.encoder.vit.blocks[0].attn.qkv.weight, after.encoder.vit.blocks[0].attn.qkv.weight)
     assert not torch.equal(before.encoder.vit.blocks[1].attn.qkv.weight, after.encoder.vit.blocks[1].attn.qkv.weight)
