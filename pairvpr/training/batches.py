@@ -15,6 +15,7 @@ from pairvpr.data.places import JoinedPlaces, open_places
 from pairvpr.data.samples import PairSamples, PlaceSamples
 from pairvpr.data.sampling import SHOW, TRAINING, VALIDATION, EpochOrder, StepBatches
 from pairvpr.errors import TrainingError
+from pairvpr.machine import usable_cores
 from pairvpr.training.config import OptimizerConfig, SourceConfig
 from pairvpr.training.distributed import World
 from pairvpr.training.loop import Batch, Stream
@@ -26,7 +27,8 @@ Samples = PairSamples | PlaceSamples
 class Feed:
     """A data set as batches.
 
-    samples: draws to tensors. order: of the places. batch: places of a step over all processes.
+    samples: draws to tensors. order: of the places. batch: places of a step over all processes. workers: processes
+    that read, at most as many as there are cores.
     """
 
     samples: Samples
@@ -40,10 +42,11 @@ class Feed:
         draws = StepBatches(
             self.order, self.batch, steps, purpose=purpose, rank=self.world.rank, processes=self.world.size
         )
+        workers = min(self.workers, usable_cores())
         loader: DataLoader[Batch] = DataLoader(
             self.samples,
             batch_sampler=draws,
-            num_workers=self.workers,
+            num_workers=workers,
             collate_fn=self.samples.collate,
             worker_init_fn=_leave_signals_to_the_loop,
             pin_memory=self.world.device.type == "cuda",
@@ -54,7 +57,7 @@ class Feed:
         finally:
             # Now, not when the last reference goes, which a traceback may hold until Python exits: Python then
             # asks workers to stop with a SIGTERM, which they ignore.
-            if self.workers:
+            if workers:
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 

@@ -44,7 +44,8 @@ class InitConfig:
 class RunConfig:
     """How a run is carried out: nothing here changes what is learnt, so all of it may differ on resuming.
 
-    device: "auto" takes CUDA where there is some. workers: processes that read pictures, for each process that learns.
+    device: "auto" takes CUDA where there is some. workers: processes that read pictures, for each process that learns,
+    at most one for each core.
     *_every: in steps, 0 for never. keep_every: checkpoints that stay beside last and best.
     deterministic: the same bits on a GPU too, at some cost in speed; a CPU needs no asking.
     """
