@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ pytest.importorskip("pytorch_metric_learning")
 
 from pairvpr.errors import TrainingError
 from pairvpr.model import PRESETS
-from pairvpr.training.config import stage_one_config, stage_two_config
+from pairvpr.training.config import StageOneConfig, stage_one_config, stage_two_config
 from pairvpr.training.settings import write_toml
 from tests.training.support import write_config
 
@@ -21,15 +22,21 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads
 MINIMAL = 'out = "run"\n[network]\npreset = "nano"\n[[data]]\nplaces = "folders"\narguments = {root = "x"}\n'
 
 
-RECIPE = sorted((Path(__file__).parents[2] / "pairvpr" / "weights" / "recipe").glob("*.toml"))
+RECIPE = sorted(
+    (Path(__file__).parents[2] / "pairvpr" / "weights" / "recipe").glob("*.toml"),
+    key=lambda file: int(file.stem.partition("-")[0]),
+)
 
 
 def test_the_recipe_of_the_weights_that_ship():
-    """Each run is of the preset, and starts where the one before ended."""
-    configs = [stage_two_config(file) for file in RECIPE]
-    assert len(configs) == 9
-    assert all(config.network == PRESETS["nano"] for config in configs)
-    assert [config.init.checkpoint for config in configs[1:]] == [
+    """Each run is of the preset, and starts where the one before ended; stage one leaves a decoder behind."""
+    configs = [
+        stage_one_config(file) if file.stem.endswith("stage-one") else stage_two_config(file) for file in RECIPE
+    ]
+    assert len(configs) == 12
+    assert sum(isinstance(config, StageOneConfig) for config in configs) == 1
+    assert all(dataclasses.replace(config.network, pair_classifier=True) == PRESETS["nano"] for config in configs)
+    assert [config.init.decoder or config.init.checkpoint for config in configs[1:]] == [
         f"{config.out}/last/network.safetensors" for config in configs[:-1]
     ]
 
