@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done and of how many."""
 
 TOWN = Path(str(importlib.resources.files("pairvpr.demo"))) / "town"
-"""`pairvpr town --streets 10 --seed 5 --evaluation`: 30 places, 120 queries, of a town that no weights have learned in."""
+"""`pairvpr town --streets 10 --seed 5 --evaluation`: 30 places, 120 queries, where no weights have learned."""
 MAX_PICTURES = 200  # of the user's own; more would take long and show no more
 MAX_QUERIES = 100
 MAX_SIDE = 640  # pixels of the copies of the user's own pictures

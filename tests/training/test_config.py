@@ -30,9 +30,7 @@ RECIPE = sorted(
 
 def test_the_recipe_of_the_weights_that_ship():
     """Each run is of the preset, and starts where the one before ended; stage one leaves a decoder behind."""
-    configs = [
-        stage_one_config(file) if file.stem.endswith("stage-one") else stage_two_config(file) for file in RECIPE
-    ]
+    configs = [stage_one_config(file) if file.stem.endswith("stage-one") else stage_two_config(file) for file in RECIPE]
     assert len(configs) == 12
     assert sum(isinstance(config, StageOneConfig) for config in configs) == 1
     assert all(dataclasses.replace(config.network, pair_classifier=True) == PRESETS["nano"] for config in configs)
