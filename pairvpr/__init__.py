@@ -9,4 +9,4 @@ import os
 # A robot tells nobody what it runs. ONNX Runtime's official builds do unless this is set before they are loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

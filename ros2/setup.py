@@ -6,7 +6,7 @@ NAME = "pairvpr_ros"
 
 setup(
     name=NAME,
-    version="0.1.0",
+    version="0.2.0",
     description="Visual place recognition with Pair-VPR as a ROS 2 node",
     license="Apache-2.0",
     packages=[NAME],

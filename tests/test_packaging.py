@@ -6,6 +6,8 @@ import ast
 import fnmatch
 import importlib
 import importlib.metadata
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,6 +66,8 @@ def test_every_package_says_what_it_is(package: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(MAPPED))
 def test_links_for_editors(name: str) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("an unpacked source distribution has no links")
     link = ROOT / name.replace(".", "/")
     assert link.is_symlink()
     assert not link.readlink().is_absolute()
@@ -94,9 +98,39 @@ def test_commands_are_there(command: str) -> None:
 
 def test_what_is_installed_is_this() -> None:
     installed = importlib.metadata.distribution("pairvpr")
-    assert installed.version == PROJECT["project"]["version"] == importlib.import_module("pairvpr").__version__
+    assert installed.version == importlib.import_module("pairvpr").__version__
     scripts = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}
     assert scripts == PROJECT["project"]["scripts"]
+
+
+def test_the_version_is_written_once() -> None:
+    """The rest reads `pairvpr.__version__`; ROS's files, which cannot, are compared with it in tests/ros2."""
+    assert "version" in PROJECT["project"]["dynamic"]
+    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "pairvpr.__version__"}
+    version = importlib.import_module("pairvpr").__version__
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+
+
+def test_the_checkpoint_stays_out_of_the_wheel() -> None:
+    """A robot needs the bundle alone."""
+    shipped = [path for path in (ROOT / "pairvpr" / "weights").rglob("*") if path.is_file()]
+    patterns = SETUPTOOLS["package-data"]["pairvpr.weights"]
+    names = [path.relative_to(ROOT / "pairvpr" / "weights").as_posix() for path in shipped]
+    assert "nano.safetensors" in names
+    assert not any(fnmatch.fnmatch("nano.safetensors", pattern) for pattern in patterns)
+
+
+def test_the_source_distribution_names_everything() -> None:
+    """What is in the repository is in the sdist: each folder and file at the top is named in MANIFEST.in."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    taken = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"}  # setuptools takes these by itself
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        if line.startswith(("graft ", "include ")):
+            taken |= set(line.split()[1:])
+    assert {path.partition("/")[0] for path in tracked.splitlines()} <= taken
 
 
 def test_base_dependencies_are_the_runtimes() -> None:

@@ -25,6 +25,7 @@ from pairvpr.model.decoder import sincos_positions
 from pairvpr.model.network import PairVPR
 from pairvpr.model.presets import PRESETS, NetworkConfig
 
+REPOSITORY = "https://github.com/pair-vpr-edge/pair-vpr-edge"
 FORMAT = 1
 SHOWN = 3  # offending tensors that an error names
 
@@ -61,8 +62,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def default_checkpoint() -> Path:
-    """The checkpoint that is used where none is named: package data, the one that the default bundle was made of."""
-    return Path(str(importlib.resources.files("pairvpr.weights"))) / "nano.safetensors"
+    """Return the path of the checkpoint that the default bundle was exported from.
+
+    An installed wheel leaves this file out, because only PyTorch reads it. Raises CheckpointError there.
+    """
+    path = Path(str(importlib.resources.files("pairvpr.weights"))) / "nano.safetensors"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.name}: not part of an installed package; give --checkpoint, or download it and nano.json from "
+            f"{REPOSITORY}/tree/main/pairvpr/weights"
+        )
+    return path
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -13,7 +13,14 @@ from tests.conftest import PARITY, shared
 torch = pytest.importorskip("torch")
 
 from pairvpr.errors import CheckpointError  # noqa: E402
-from pairvpr.model import PRESETS, PairVPR, load_checkpoint, save_checkpoint, seeded_checkpoint  # noqa: E402
+from pairvpr.model import (  # noqa: E402
+    PRESETS,
+    PairVPR,
+    default_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    seeded_checkpoint,
+)
 
 
 def hollow_checkpoint(layout: dict[str, list[int]], path, stage_one=False):
@@ -196,3 +203,13 @@ def test_hub_file_is_read_from_the_cache(tmp_path, monkeypatch, checkpoint_of):
     assert loaded.weights.origin == "hf:CSIRORobotics/Pair-VPR/tiny.pth"
     with pytest.raises(CheckpointError, match="could not be fetched"):
         load_checkpoint("hf:CSIRORobotics/Pair-VPR/absent.pth")
+
+
+def test_an_installed_package_says_where_its_checkpoint_is(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    with pytest.raises(CheckpointError) as error:
+        default_checkpoint()
+    message = str(error.value)
+    assert "--checkpoint" in message
+    assert "https://github.com/" in message
+    assert "\n" not in message
