@@ -23,7 +23,7 @@ import torch
 
 from pairvpr.evaluation import load_folders
 from pairvpr.model import Checkpoint, PairVPR, load_checkpoint, save_checkpoint
-from pairvpr.runtime.pictures import load_picture, resize
+from pairvpr.runtime.image import load_picture, resize
 from pairvpr.training import StageOneConfig, StageTwoConfig, train_stage_one, train_stage_two
 from pairvpr.training.config import InitConfig, RunConfig, SourceConfig, StageOneTrain, StageTwoTrain
 from pairvpr.training.initial import seeded_network

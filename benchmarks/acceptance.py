@@ -28,7 +28,7 @@ from pairvpr.calibration.acceptance import DELTA, RADIUS, Promise
 from pairvpr.calibration.known_places import Asked, apart
 from pairvpr.evaluation.recall import precision_recall
 from pairvpr.runtime import load_model
-from pairvpr.runtime.poses import Pose
+from pairvpr.runtime.geometry.poses import Pose
 
 
 def arguments() -> argparse.Namespace:

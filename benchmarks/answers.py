@@ -16,8 +16,8 @@ import numpy.typing as npt
 from pairvpr.evaluation import load_folders
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.run import evaluate, quiet
+from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.model import Model
-from pairvpr.runtime.poses import utm_pose
 
 
 @dataclass(frozen=True)

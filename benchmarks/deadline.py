@@ -21,7 +21,7 @@ from PIL import Image
 
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import PlaceRecognizer, load_model
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.rerank import Pace
 
 SIZE = (240, 320)

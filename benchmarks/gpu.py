@@ -30,7 +30,7 @@ from benchmarks.sides import Side
 from pairvpr.bench.work import count_work
 from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.engine import open_engines
+from pairvpr.runtime.engines.open import open_engines
 
 if TYPE_CHECKING:
     from pairvpr.model.presets import NetworkConfig
@@ -84,7 +84,7 @@ def no_gpu(device: str) -> str | None:
     import torch
 
     from pairvpr.export.tensorrt import require
-    from pairvpr.runtime.onnxruntime_engine import try_devices
+    from pairvpr.runtime.engines.onnxruntime import try_devices
 
     if not torch.cuda.is_available():
         return "no NVIDIA GPU that this torch can use; run it on one (--device cpu --sizes tiny shows that it runs)"
@@ -178,7 +178,7 @@ def available(folder: Path, device: str) -> tuple[dict[str, list[str]], dict[str
 def _build(folder: Path, precision: str) -> None:
     """TensorRT's plans in the bundle; this process then holds no GPU memory that the sides need. Raises EngineError."""
     from pairvpr.export.tensorrt import build_engines
-    from pairvpr.runtime import cuda
+    from pairvpr.runtime.engines.tensorrt import cuda
 
     build_engines(Bundle.open(folder), precision, lambda *_: None)
     cuda.stream().release()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pairvpr.evaluation import load_folders
 from pairvpr.evaluation.recall import first_right, recall_at
-from pairvpr.runtime.pictures import load_picture
+from pairvpr.runtime.image import load_picture
 
 SIZE = (64, 32)
 CELL, ORIENTATIONS = 8, 9

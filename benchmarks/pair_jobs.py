@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from benchmarks.sides import Jobs
 from pairvpr.runtime.bundle import GRAPHS, Bundle
-from pairvpr.runtime.engine import Engine, Engines
+from pairvpr.runtime.engines.base import Engine
+from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.model import MAX_BATCH, Model, load_model
 
 GOES_ON = 5
@@ -85,10 +86,10 @@ def open_model(path: Path, device: str, precision: str, threads: int) -> Model:
 
     def engine(file: Path) -> Engine:
         if device == "openvino":
-            from pairvpr.runtime.openvino_engine import OpenVinoEngine
+            from pairvpr.runtime.engines.openvino import OpenVinoEngine
 
             return OpenVinoEngine(file, "f32" if precision == stored else "bf16", threads)
-        from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
+        from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(file, device, threads)
 

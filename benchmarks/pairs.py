@@ -28,7 +28,7 @@ from benchmarks.pair_jobs import make_int8, reference_jobs, runtime_jobs
 from benchmarks.sides import Side, alternate, ratio
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.pictures import load_picture, resize
+from pairvpr.runtime.image import load_picture, resize
 
 CANDIDATES = {"nano": 100, "speed": 5}
 """Of a query; a candidate of the larger one takes seconds, and each as long as another."""
@@ -70,7 +70,7 @@ def prepare(preset: str, bundles: Path) -> None:
     bundle = bundles / preset
     if not (bundle / FILE).exists():
         weights = [] if trained(preset) else ["--preset", preset]
-        command = ["-m", "pairvpr.cli", "export", *weights, "--fp32", "--out", bundle]
+        command = ["-m", "pairvpr", "export", *weights, "--fp32", "--out", bundle]
         subprocess.run([sys.executable, *map(str, command)], check=True)
     make_int8(bundle)
 

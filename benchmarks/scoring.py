@@ -18,8 +18,8 @@ import numpy.typing as npt
 from pairvpr.evaluation import Benchmark
 from pairvpr.runtime import Features, Model
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated.tuning import Setting
 from pairvpr.runtime.map.tokens import TokenFormat
-from pairvpr.runtime.tuning import Setting
 
 CHUNK = 16
 """Queries of a file: what an interruption costs, and what a run with other queries may have to compute again."""

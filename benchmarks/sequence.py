@@ -27,9 +27,9 @@ from pairvpr.data.town.dataset import APART
 from pairvpr.evaluation import Evaluation, evaluate, load_folders
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.runtime import Match, Pose, Recognition, SequenceFilter, load_model
-from pairvpr.runtime.layout import Layout
+from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Record
-from pairvpr.runtime.poses import utm_pose
+from pairvpr.runtime.sequence.topology import Layout
 
 WORST = ("night", "fog", "snow", "dusk", "rain", "overcast", "day")
 AWAY = slice(15, 30)

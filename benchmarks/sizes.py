@@ -24,7 +24,7 @@ from PIL import Image
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.map_builder import open_writer
+from pairvpr.runtime.mapping.builder import open_writer
 
 PLACES = 100
 SIZE = (240, 320)
@@ -111,7 +111,7 @@ def measure(db: Path, queries: Path, starts: int) -> dict[str, Any]:
 
 def ask(db: Path, query: Path) -> dict[str, Any]:
     """Run the command on a picture or a folder: seconds until the first line, timings of all, memory in megabytes."""
-    command = [sys.executable, "-m", "pairvpr.runtime.cli", "--db", db, "--query", query, "--format", "jsonl"]
+    command = [sys.executable, "-m", "pairvpr.runtime.cli.main", "--db", db, "--query", query, "--format", "jsonl"]
     began = time.perf_counter()
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -35,7 +35,7 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import load_model
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import MapWriter
-from pairvpr.runtime.map_builder import open_writer
+from pairvpr.runtime.mapping.builder import open_writer
 from pairvpr.runtime.model import Model
 
 SIZE = (240, 320)
@@ -107,7 +107,17 @@ def _run(
 
     Raises RuntimeError where there is not even a first answer.
     """
-    command = [sys.executable, "-m", "pairvpr.runtime.cli", "--db", str(db), "--query", address, "--format", "jsonl"]
+    command = [
+        sys.executable,
+        "-m",
+        "pairvpr.runtime.cli.main",
+        "--db",
+        str(db),
+        "--query",
+        address,
+        "--format",
+        "jsonl",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(pairvpr.__file__).parent.parent)}
     with (folder / "stderr").open("w") as said:
         process = subprocess.Popen(

@@ -13,8 +13,8 @@ from pairvpr.calibration.acceptance import Decision, Promise, decide
 from pairvpr.calibration.known_places import Asked, stretches
 from pairvpr.calibration.threshold import binomial_tail
 from pairvpr.errors import SourceError
-from pairvpr.runtime.acceptance import chance
-from pairvpr.runtime.poses import Pose
+from pairvpr.runtime.calibrated.acceptance import chance
+from pairvpr.runtime.geometry.poses import Pose
 
 BLOCKS = 40
 SURE = 0.05

@@ -13,8 +13,8 @@ from pairvpr.calibration.known_places import Asked, Progress, ask, split
 from pairvpr.calibration.located import Located
 from pairvpr.calibration.threshold import Bools, Floats, certify, fit_confidence, lower_bound, needed, sequence
 from pairvpr.errors import MapError, SourceError
-from pairvpr.runtime.acceptance import FRAMES, METRES, Acceptance, Setup, Traverse, chance
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.acceptance import FRAMES, METRES, Acceptance, Setup, Traverse, chance
+from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.recognizer import PlaceRecognizer

@@ -12,13 +12,13 @@ import numpy as np
 from pairvpr.errors import EngineError
 from pairvpr.machine import usable_cores
 from pairvpr.runtime.bundle import Bundle, has_plans
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.tuning import Setting
+from pairvpr.runtime.engines.onnxruntime import working_devices
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
-from pairvpr.runtime.onnxruntime_engine import working_devices
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import FaissIndex
-from pairvpr.runtime.tuning import Setting
 
 PRECISIONS = {
     "tensorrt": ("fp16", "fp32", "int8-fp16"),

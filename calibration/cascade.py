@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError, SourceError
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import list_pictures

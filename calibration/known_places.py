@@ -21,10 +21,10 @@ from pairvpr.calibration.cascade import SAME
 from pairvpr.calibration.located import Located, traverse
 from pairvpr.errors import MapError
 from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.geometry.geodesy import metres
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.poses import Gps, Pose
 from pairvpr.runtime.recognizer import PlaceRecognizer
-from pairvpr.runtime.selection import metres
 from pairvpr.runtime.sources import Frame, Source
 
 STRETCHES = 12

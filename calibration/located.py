@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pairvpr.errors import MapError
+from pairvpr.evaluation.traverses import frame_number, frame_numbers
 from pairvpr.runtime.answer import Match
-from pairvpr.runtime.frame_numbers import frame_number, frame_numbers
+from pairvpr.runtime.geometry.pose_files import PlaceFinder
+from pairvpr.runtime.geometry.poses import Gps, Place, Pose
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.poses import Gps, Place, PlaceFinder, Pose
 from pairvpr.runtime.sources import Frame, Source
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pairvpr.calibration.cascade import wilson_interval
+from pairvpr.runtime.calibrated.tuning import Setting, Tuning
 from pairvpr.runtime.map import MapInfo
-from pairvpr.runtime.tuning import Setting, Tuning
 
 
 @dataclass(frozen=True)

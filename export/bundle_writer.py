@@ -19,7 +19,7 @@ import timm
 import torch
 
 import pairvpr
-from pairvpr.calibration.pictures import split_pictures
+from pairvpr.calibration.splits import split_pictures
 from pairvpr.errors import BundleError, CheckpointError, ExportError
 from pairvpr.export.graphs import check_positions
 from pairvpr.export.int8_bundle import Int8Export, Pictures

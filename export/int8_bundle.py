@@ -14,9 +14,10 @@ from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges
 from pairvpr.export.int8_cache import Measured, cache_file, load, store
 from pairvpr.export.verification import Progress
 from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles, PrecisionInfo
-from pairvpr.runtime.engine import Engines, in_place
+from pairvpr.runtime.engines.base import in_place
+from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.model import Model
-from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from pairvpr.runtime.reference import Reference, measure
 
 CALIBRATION_CANDIDATES = 4

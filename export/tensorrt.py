@@ -20,12 +20,13 @@ import numpy as np
 
 from pairvpr import machine
 from pairvpr.errors import EngineError
-from pairvpr.runtime import cuda, tensorrt_api
 from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle
-from pairvpr.runtime.engine import PREFERENCES, Engine, Engines, in_place
-from pairvpr.runtime.features import Features
-from pairvpr.runtime.model import Model
-from pairvpr.runtime.plans import (
+from pairvpr.runtime.engines.base import Engine, in_place
+from pairvpr.runtime.engines.open import PREFERENCES, Engines
+from pairvpr.runtime.engines.tensorrt import api, cuda
+from pairvpr.runtime.engines.tensorrt.api import Monitor, Network, Settings
+from pairvpr.runtime.engines.tensorrt.engine import open_plans
+from pairvpr.runtime.engines.tensorrt.plans import (
     BATCHES,
     PlanInfo,
     folder_name,
@@ -35,9 +36,9 @@ from pairvpr.runtime.plans import (
     read_plan,
     sources,
 )
+from pairvpr.runtime.features import Features
+from pairvpr.runtime.model import Model
 from pairvpr.runtime.reference import TOLERANCES, Errors, Reference, measure
-from pairvpr.runtime.tensorrt_api import Monitor, Network, Settings
-from pairvpr.runtime.tensorrt_engine import open_plans
 
 PRODUCTS = {"fp32": "float32", "fp16": "float16", "int8-fp16": "float16"}
 """Precisions that can be built, and the type that their matrix products have in the network."""
@@ -51,7 +52,7 @@ Progress = Callable[[str, int, int], None]
 
 def require() -> None:
     """Raise EngineError where no plan can be built here: without TensorRT, cuda-python or a GPU."""
-    tensorrt_api.load()
+    api.load()
     cuda.gpu()
 
 
@@ -98,7 +99,7 @@ class Site:
                 sha256=hashlib.sha256(built.plan).hexdigest(),
                 sources=sources(self.bundle, precision, graph),
                 gpu=cuda.gpu(),
-                tensorrt=tensorrt_api.version(),
+                tensorrt=api.version(),
                 versions=_versions(),
                 version_compatible=settings.version_compatible,
                 hardware_compatible=settings.hardware_compatible,
@@ -120,7 +121,7 @@ def building(bundle: Bundle, batches: Sequence[int]) -> Iterator[Site]:
     require()
     bundle.reference()
     with _writing(bundle.path / ENGINES) as workshop:
-        final = workshop.parent / folder_name(cuda.gpu(), tensorrt_api.version())
+        final = workshop.parent / folder_name(cuda.gpu(), api.version())
         final.mkdir(exist_ok=True)
         yield Site(bundle, sizes, workshop, final)
 
@@ -274,7 +275,7 @@ def _choose(bundle: Bundle, asked: str | None) -> str:
 
 def _layer_types(plan: Path, info: PlanInfo) -> dict[str, int]:
     """The types that a plan's layers write. Raises EngineError where it was built in another precision."""
-    types = tensorrt_api.Execution(read_plan(plan, info), plan.name, info.version_compatible).layer_types()
+    types = api.Execution(read_plan(plan, info), plan.name, info.version_compatible).layer_types()
     # Where the inspector's words are unknown, the network's types, which were checked before, must do.
     if set(types) - {"other"} and WRITTEN[info.precision] not in types:
         raise EngineError(f"{plan.name}: TensorRT built no {info.precision} plan (layers write: {types}); report it")

@@ -16,14 +16,14 @@ import numpy as np
 from pairvpr.calibration.gate import LIMITS
 from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import DEFAULTS, Progress, Site, building, check_engines, describe_plan, put
-from pairvpr.runtime import cuda
 from pairvpr.runtime.bundle import GRAPHS, Bundle, link_or_copy
-from pairvpr.runtime.engine import Arrays
+from pairvpr.runtime.engines.base import Arrays
+from pairvpr.runtime.engines.tensorrt import cuda
+from pairvpr.runtime.engines.tensorrt.api import Settings
+from pairvpr.runtime.engines.tensorrt.engine import TensorRtEngine, open_plans
+from pairvpr.runtime.engines.tensorrt.plans import BATCHES, PlanInfo, info_file, plan_name
 from pairvpr.runtime.model import SUMMARIES, available_memory, pair_batch
-from pairvpr.runtime.plans import BATCHES, PlanInfo, info_file, plan_name
 from pairvpr.runtime.reference import Reference
-from pairvpr.runtime.tensorrt_api import Settings
-from pairvpr.runtime.tensorrt_engine import TensorRtEngine, open_plans
 
 HALF, INT8 = "fp16", "int8-fp16"
 WARM_UP, ROUNDS = 3, 21

@@ -13,11 +13,12 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import ExportError
 from pairvpr.model import PairVPR
 from pairvpr.runtime.bundle import GRAPHS, Bundle
-from pairvpr.runtime.engine import Engines, in_place
+from pairvpr.runtime.engines.base import in_place
+from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.features import Features
+from pairvpr.runtime.image import load_picture, resize
 from pairvpr.runtime.model import Model
-from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine
-from pairvpr.runtime.pictures import load_picture, resize
 from pairvpr.runtime.reference import Reference, measure
 
 CANDIDATES = 20

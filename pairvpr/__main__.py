@@ -1,5 +1,5 @@
 """`python -m pairvpr` is the command `pairvpr`."""
 
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 
 main(prog_name="pairvpr")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pairvpr.runtime.answer import Filtered, Match, Recognition
     from pairvpr.runtime.features import Features
+    from pairvpr.runtime.geometry.poses import Gps, Pose
     from pairvpr.runtime.model import Model, load_model
-    from pairvpr.runtime.poses import Gps, Pose
     from pairvpr.runtime.recognizer import PlaceRecognizer
-    from pairvpr.runtime.sequence import SequenceFilter
+    from pairvpr.runtime.sequence.filter import SequenceFilter
 
 __all__ = [
     "Features",
@@ -32,13 +32,13 @@ __all__ = [
 _MODULES = {
     "Features": "features",
     "Filtered": "answer",
-    "Gps": "poses",
+    "Gps": "geometry.poses",
     "Match": "answer",
     "Model": "model",
     "PlaceRecognizer": "recognizer",
-    "Pose": "poses",
+    "Pose": "geometry.poses",
     "Recognition": "answer",
-    "SequenceFilter": "sequence",
+    "SequenceFilter": "sequence.filter",
     "load_model": "model",
 }
 

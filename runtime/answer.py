@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pairvpr.runtime.poses import Gps, Pose
+from pairvpr.runtime.geometry.poses import Gps, Pose
 
 if TYPE_CHECKING:
-    from pairvpr.runtime.acceptance import Acceptance
+    from pairvpr.runtime.calibrated.acceptance import Acceptance
 
 FORMAT = 1
 Stage = Literal["full", "prefix", "descriptor"]
@@ -45,7 +45,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Filtered:
-    """Where the robot is after all pictures so far, see `pairvpr.runtime.sequence`.
+    """Where the robot is after all pictures so far, see `pairvpr.runtime.sequence.filter`.
 
     name: the likeliest database picture. probability: of being there or beside it. off_map: of being nowhere in the
     map. pose: that of the picture.
@@ -73,7 +73,7 @@ class Recognition:
     matches: all candidates, best first: fully compared ones by score, then those that the cascade dropped by
     predicted score, then the others by similarity.
     accepted: whether a robot may act on the first match; confidence: the chance that it is right. None where no
-    calibration holds for this answer (see `pairvpr.runtime.acceptance`); `reason` says why, and why not accepted.
+    calibration holds for this answer (see `pairvpr.runtime.calibrated`); `reason` says why, and why not accepted.
     acceptance: the calibration that says so, None exactly where `accepted` is None.
     compared: how many candidates the pair classifier compared, if only to drop them; complete: whether that is all it
     was asked to, which it is not where the budget was spent before.

@@ -12,13 +12,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pairvpr.errors import BundleError
+
+Result = TypeVar("Result")
 
 FORMAT = 1
 GRAPHS = ("encoder", "pair_prefix", "pair_suffix")
@@ -295,3 +297,26 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         with target.open("rb") as stream:
             os.fsync(stream.fileno())
+
+
+def read_result(bundle: Bundle, key: str, what: str, remedy: str, parse: Callable[[Any], Result]) -> Result | None:
+    """The bundle's calibration result of that name; None where there is none.
+
+    parse: makes it of its JSON value; KeyError, TypeError and ValueError say that it cannot be used. what, remedy: for
+    the message. Raises BundleError for one that cannot.
+    """
+    content = bundle.info.calibration.get(key)
+    if content is None:
+        return None
+    try:
+        return parse(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.path / FILE}: its {what} cannot be used ({type(error).__name__}: {error}); {remedy}"
+        ) from error
+
+
+def check_model(bundle: Bundle, identity: str) -> None:
+    """Raise ValueError where a result is another model's."""
+    if identity != bundle.identity:
+        raise ValueError(f"calibrated for model {str(identity)[:12]}, not for {bundle.identity[:12]}")

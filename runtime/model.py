@@ -16,9 +16,10 @@ from PIL import Image
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import Bundle, Dims
-from pairvpr.runtime.engine import Arrays, Engines, open_engines
+from pairvpr.runtime.engines.base import Arrays
+from pairvpr.runtime.engines.open import Engines, open_engines
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.pictures import load_picture, resize
+from pairvpr.runtime.image import load_picture, resize
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 

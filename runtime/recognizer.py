@@ -16,17 +16,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import BundleError, EngineError, MapError
-from pairvpr.runtime.acceptance import Judge, Setup
 from pairvpr.runtime.answer import Match, Recognition
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.acceptance import Setup
+from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.judge import Judge
+from pairvpr.runtime.calibrated.tuning import Setting, open_tuned
+from pairvpr.runtime.image import load_picture, resize
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.model import Model, Picture
-from pairvpr.runtime.pictures import load_picture, resize
 from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
-from pairvpr.runtime.tuning import Setting, open_tuned
 
 log = logging.getLogger(__name__)
 

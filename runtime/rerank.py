@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.runtime.answer import Stage
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model

@@ -52,7 +52,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _no_gpu() -> str | None:
     """Why no GPU can be used here; None where one can."""
     from pairvpr.errors import EngineError
-    from pairvpr.runtime import cuda
+    from pairvpr.runtime.engines.tensorrt import cuda
 
     try:
         cuda.gpu()

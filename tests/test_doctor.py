@@ -19,10 +19,11 @@ from pairvpr.doctor.engines import tensorrt
 from pairvpr.doctor.models import tuned_setting
 from pairvpr.errors import EngineError
 from pairvpr.runtime import model as runtime_model
-from pairvpr.runtime import onnxruntime_engine, openvino_engine
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated.tuning import Setting, Tuning
+from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
+from pairvpr.runtime.engines import openvino as openvino_engine
 from pairvpr.runtime.map import MapWriter
-from pairvpr.runtime.tuning import Setting, Tuning
 
 
 def check(checks: list[Check], name: str) -> Check:

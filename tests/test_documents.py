@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 import pytest
 
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.runtime.answer import Match, Recognition
-from pairvpr.runtime.cli import main as run
+from pairvpr.runtime.cli.main import main as run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -85,8 +85,8 @@ def ours(words: list[str]) -> list[str] | None:
     if words[:2] == ["docker", "run"]:
         last = max(i for i, word in enumerate(words) if word in PROGRAMS)
         return words[last:]
-    if "pairvpr.cli" in words:
-        return ["pairvpr", *words[words.index("pairvpr.cli") + 1 :]]
+    if "pairvpr.cli.main" in words:
+        return ["pairvpr", *words[words.index("pairvpr.cli.main") + 1 :]]
     return words if words[0] in PROGRAMS else None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pairvpr.bench.boards import ASSUMPTIONS, SHARES
 from pairvpr.bench.run import PERCENTILES, Bench, Step
-from pairvpr.runtime.token_choice import describe
+from pairvpr.runtime.mapping.token_storage import describe
 
 WIDTH = 110
 

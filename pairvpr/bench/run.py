@@ -21,9 +21,9 @@ from pairvpr.bench.work import GraphWork, Work, count_work
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.machine import processor, system, usable_cores
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import MapInfo
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime import onnxruntime_engine
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.engine import Arrays
+from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
+from pairvpr.runtime.engines.base import Arrays
 
 FLOATS = {"fp32": 4, "fp16": 2}
 """Precisions whose graphs are counted, and the bytes of a number in them; INT8 graphs multiply the same matrices."""

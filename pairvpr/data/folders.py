@@ -13,7 +13,7 @@ import numpy as np
 
 from pairvpr.data.places import Picture, Place
 from pairvpr.errors import SourceError
-from pairvpr.runtime.pictures import load_picture
+from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.sources import list_pictures
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from pairvpr.data.places import Picture, Place
 from pairvpr.errors import SourceError
 from pairvpr.machine import cache_folder
-from pairvpr.runtime.pictures import load_picture
+from pairvpr.runtime.image import load_picture
 
 FORMAT = 1
 

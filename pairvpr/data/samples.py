@@ -15,7 +15,7 @@ from pairvpr.data.places import PlaceDataset
 from pairvpr.data.sampling import Draw
 from pairvpr.data.transforms import Transform, seeded_torch
 from pairvpr.errors import SourceError
-from pairvpr.runtime.pictures import load_picture
+from pairvpr.runtime.image import load_picture
 
 MOST_PLACES = 100
 """Places tried before a draw is given up: this many without a readable picture is no accident."""

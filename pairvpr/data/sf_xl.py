@@ -24,8 +24,8 @@ from pairvpr.data.panoramas import view
 from pairvpr.data.places import Picture, Place
 from pairvpr.data.tables import start_of_month
 from pairvpr.errors import SourceError
-from pairvpr.runtime.pictures import load_picture
-from pairvpr.runtime.poses import utm_pose
+from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.image import load_picture
 
 CELL = 15.0  # metres, side (recipe)
 FOCAL_DISTANCE = (10.0, 20.0)  # metres from the cell's centre (recipe)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from pairvpr.data.town.camera import GAMMA, Sensor
-from pairvpr.runtime.pictures import resize
+from pairvpr.runtime.image import resize
 
 Transform = Callable[[Image.Image], Tensor]
 

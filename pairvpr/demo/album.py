@@ -16,7 +16,7 @@ from pairvpr.demo.dice import Dice
 from pairvpr.demo.light import Light
 from pairvpr.errors import SourceError
 from pairvpr.evaluation import load_folders
-from pairvpr.runtime.pictures import MIN_SIDE, load_picture
+from pairvpr.runtime.image import MIN_SIDE, load_picture
 from pairvpr.runtime.sources import list_pictures
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from pathlib import Path
 from pairvpr.demo.album import Album
 from pairvpr.demo.outcome import DemoResult, Outcome
 from pairvpr.demo.template import CHANGES, NOTE, PAGE, RECALL, STEP, STRIP, TIME
-from pairvpr.pages import GROUP, STYLE, UNTRAINED, document, figure, thumbnail
+from pairvpr.html.document import GROUP, STYLE, UNTRAINED, document, figure, thumbnail
 from pairvpr.runtime.answer import Match
-from pairvpr.runtime.pictures import load_picture
+from pairvpr.runtime.image import load_picture
 
 PER_GROUP = 12  # queries shown of each kind
 THUMBNAIL = (280, 210)  # pixels, at most

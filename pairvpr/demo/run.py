@@ -11,8 +11,8 @@ from pairvpr.demo.album import Album, Progress, choose_pictures, copy_album, tow
 from pairvpr.demo.outcome import DemoResult, Outcome, median_timings, recall
 from pairvpr.demo.page import render
 from pairvpr.errors import PairVPRError
-from pairvpr.pages import write_page
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.html.document import write_page
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 

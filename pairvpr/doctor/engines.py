@@ -37,7 +37,7 @@ def onnxruntime(gpu: bool) -> list[Check]:
     problem = import_problem("pairvpr.runtime")
     if problem is not None:
         return [Check(ENGINE, "broken", f"cannot be tried: {problem}", REINSTALL)]
-    from pairvpr.runtime import onnxruntime_engine
+    from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 
     try:
         version, tried = onnxruntime_engine.version(), onnxruntime_engine.try_devices()
@@ -70,7 +70,7 @@ def openvino() -> list[Check]:
     problem = import_problem("pairvpr.runtime")
     if problem is not None:
         return [Check(OPENVINO, "broken", f"cannot be tried: {problem}", REINSTALL)]
-    from pairvpr.runtime import openvino_engine
+    from pairvpr.runtime.engines import openvino as openvino_engine
 
     try:
         tried = openvino_engine.try_arithmetics()

@@ -66,8 +66,8 @@ def _reference(bundle: Bundle) -> Check:
 def tuned_setting(db: Path) -> Check:
     """The setting that a map's answers are given with here, opened as they would open it."""
     from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.calibrated.tuning import Tuning
     from pairvpr.runtime.map import Map
-    from pairvpr.runtime.tuning import Tuning
 
     remedy = f"pairvpr tune --db {db} --images PICTURES"
     try:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from pairvpr.errors import SourceError
 from pairvpr.evaluation.benchmark import Benchmark, Picture, within_frames, within_radius
-from pairvpr.runtime.frame_numbers import frame_numbers
-from pairvpr.runtime.poses import utm_pose
+from pairvpr.evaluation.traverses import frame_numbers
+from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.sources import list_pictures
 
 RADIUS = 25.0

@@ -11,8 +11,8 @@ import numpy as np
 from pairvpr.evaluation.recall import PrecisionRecall
 from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.evaluation.template import CHART, CURVES, PAGE, STRIP, STYLE, TABLE
-from pairvpr.pages import GROUP, UNTRAINED, document, figure, thumbnail
-from pairvpr.runtime.pictures import load_picture
+from pairvpr.html.document import GROUP, UNTRAINED, document, figure, thumbnail
+from pairvpr.runtime.image import load_picture
 
 PER_GROUP = 8  # queries shown of each kind
 THUMBNAIL = (240, 180)  # pixels, at most

@@ -14,7 +14,7 @@ from pairvpr.evaluation.page import render
 from pairvpr.evaluation.predictions import write_predictions
 from pairvpr.evaluation.recall import PrecisionRecall
 from pairvpr.evaluation.results import Evaluation, Figures
-from pairvpr.pages import write_page
+from pairvpr.html.document import write_page
 
 FORMAT = 1
 PAGE, RESULTS = "index.html", "results.json"

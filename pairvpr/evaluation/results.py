@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pairvpr.evaluation.benchmark import Benchmark, Indices
 from pairvpr.evaluation.recall import PrecisionRecall, first_right, precision_recall, recall_at
 from pairvpr.runtime.bundle import Weights
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import Cascade
 
 
 @dataclass(frozen=True)

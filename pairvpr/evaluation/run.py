@@ -17,14 +17,14 @@ from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.recall import RECALL_AT
 from pairvpr.evaluation.results import Evaluation, ModelInfo
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.cascade import Cascade
-from pairvpr.runtime.layout import Layout
+from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.map_builder import ENCODE_BATCH, open_writer
+from pairvpr.runtime.mapping.builder import ENCODE_BATCH, open_writer
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
-from pairvpr.runtime.sequence import SequenceFilter
+from pairvpr.runtime.sequence.filter import SequenceFilter
+from pairvpr.runtime.sequence.topology import Layout
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done and of how many."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pairvpr.model.checkpoint_files import CheckpointContent, read_checkpoint
 from pairvpr.model.decoder import PairDecoder
 from pairvpr.model.encoder import Encoder
 from pairvpr.model.presets import NetworkConfig
@@ -28,14 +29,20 @@ class PairVPR(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> PairVPR:
-        """The network of a checkpoint file, in evaluation mode; the architecture is that of its tensors.
+        """Load the network of a checkpoint file, in evaluation mode. Its architecture follows from the tensors' shapes.
 
         `path` is a published `.pth` file of either stage, one of ours (`.safetensors` beside a `.json`), or
         `hf:OWNER/REPO/FILE`, which is fetched and cached. Raises CheckpointError.
         """
-        from pairvpr.model.checkpoint import load_checkpoint
+        return cls.from_content(read_checkpoint(path))
 
-        return load_checkpoint(path).network
+    @classmethod
+    def from_content(cls, content: CheckpointContent) -> PairVPR:
+        """Build the network of a checkpoint that was read, in evaluation mode. Raises CheckpointError."""
+        with torch.device("meta"):
+            network = cls(content.config)
+        content.fill(network)
+        return network.eval()
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pictures uint8 (B, H, W, 3) -> float32 (B, 3, H, W), ImageNet mean and deviation."""

@@ -23,7 +23,7 @@ from pairvpr.training.initial import initial_checkpoint
 from pairvpr.training.log import Progress
 from pairvpr.training.loop import Loop, Outcome, Plan, RunResult
 from pairvpr.training.losses import reconstruction_loss, reconstruction_target
-from pairvpr.training.pictures import ROWS, write_reconstructions
+from pairvpr.training.reconstructions import ROWS, write_reconstructions
 from pairvpr.training.schedules import StageOneSchedule, freeze, parameter_groups
 from pairvpr.training.settings import write_toml
 from pairvpr.training.state import RunFolder

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from pairvpr.pages import check_page, document, figure, write_page
+from pairvpr.html.document import check_page, document, figure, write_page
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
-from pairvpr.runtime.poses import Gps, Pose
-from pairvpr.runtime.token_choice import describe
-from pairvpr.viewing.pictures import picture_file, recorded_thumbnail
+from pairvpr.runtime.mapping.token_storage import describe
 from pairvpr.viewing.plot import Mark, plots
 from pairvpr.viewing.template import MAP, SHOWN_PICTURE, STYLE, TABLE
 from pairvpr.viewing.thinning import evenly
+from pairvpr.viewing.thumbnails import picture_file, recorded_thumbnail
 
 PLOTTED = 10_000  # places on the plots; each is some 200 bytes of the page
 SHOWN = 96  # thumbnails; each is some 10 kB of it

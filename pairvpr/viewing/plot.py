@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.runtime.poses import Gps, Pose
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.viewing.template import PLOT
 
 EARTH = 6371008.8  # metres, mean radius (IUGG)

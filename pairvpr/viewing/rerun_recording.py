@@ -10,15 +10,15 @@ from typing import Any
 import rerun
 import rerun.blueprint as shown
 
-from pairvpr.pages import check_page, thumbnail
+from pairvpr.html.document import check_page, thumbnail
 from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
-from pairvpr.runtime.poses import Gps, Pose
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Frame, Source
-from pairvpr.viewing.pictures import recorded_thumbnail
 from pairvpr.viewing.plot import frame_of
 from pairvpr.viewing.run_record import Answered
+from pairvpr.viewing.thumbnails import recorded_thumbnail
 
 PICTURE = (320, 240)  # pixels, at most
 ANSWER, TIME = "answer", "time"  # the timelines: answers counted from 0, and what the source says

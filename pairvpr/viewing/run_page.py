@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.errors import PairVPRError
-from pairvpr.pages import GROUP, UNTRAINED, check_page, document, figure, write_page
+from pairvpr.html.document import GROUP, UNTRAINED, check_page, document, figure, write_page
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Source
 from pairvpr.viewing.latency import COLOURS
-from pairvpr.viewing.pictures import recorded_thumbnail
 from pairvpr.viewing.plot import Mark, frame_of, plots
 from pairvpr.viewing.run_record import Answered, RunRecord
 from pairvpr.viewing.template import ERRORS, FIGURE, LATENCY, MISSING, RUN, STRIP, STYLE
 from pairvpr.viewing.thinning import evenly
+from pairvpr.viewing.thumbnails import recorded_thumbnail
 
 PLACES = 2000  # of the map, on the plots
 PERCENTILES = (50, 95, 99)

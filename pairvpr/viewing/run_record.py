@@ -7,13 +7,14 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pairvpr.pages import thumbnail
+from pairvpr.html.document import thumbnail
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.poses import Gps, Pose, utm_pose
+from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing.latency import Latency
-from pairvpr.viewing.pictures import THUMBNAIL
 from pairvpr.viewing.thinning import Thinned
+from pairvpr.viewing.thumbnails import THUMBNAIL
 
 ANSWERS = 4000  # kept at most, evenly chosen; all numbers of thinned things are even
 STRIPS = 24

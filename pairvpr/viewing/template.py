@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from string import Template
 
-from pairvpr.pages import NUMBERS_STYLE
-from pairvpr.pages import STYLE as COMMON_STYLE
+from pairvpr.html.document import NUMBERS_STYLE
+from pairvpr.html.document import STYLE as COMMON_STYLE
 
 STYLE = (
     COMMON_STYLE

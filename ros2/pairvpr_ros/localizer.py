@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import PairVPRError
-from pairvpr.runtime import rotations
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.poses import Pose
-from pairvpr.runtime.refresher import Refresher
-from pairvpr.runtime.ros_answer import AnswerMessages, Message, header_of_frame, transform
-from pairvpr.runtime.rotations import Quaternion
+from pairvpr.runtime.geometry import rotations
+from pairvpr.runtime.geometry.poses import Pose
+from pairvpr.runtime.geometry.rotations import Quaternion
+from pairvpr.runtime.map_refresh import Refresher
+from pairvpr.runtime.outputs.ros_messages import AnswerMessages, Message, header_of_frame, transform
 from pairvpr.runtime.sources import Frame
-from pairvpr.runtime.sources.adjusted import AdjustedSource
 from pairvpr.runtime.sources.base import Header, Source
-from pairvpr.runtime.sources.lens import Lens, read_camera
+from pairvpr.runtime.sources.transforms import AdjustedSource
+from pairvpr.runtime.sources.undistort import Lens, read_camera
 from pairvpr_ros.parameters import Parameters
 from pairvpr_ros.topic import TopicSource
 

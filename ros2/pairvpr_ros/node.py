@@ -33,7 +33,7 @@ from std_srvs.srv import Trigger
 from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
 
 from pairvpr.errors import PairVPRError
-from pairvpr.runtime import ros_answer
+from pairvpr.runtime.outputs import ros_messages as ros_answer
 from pairvpr.runtime.sources.base import Header as Stamped
 from pairvpr_ros import localizer
 from pairvpr_ros.localizer import Localizer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pairvpr.errors import PairVPRError
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.pose_spread import Floor
+from pairvpr.runtime.outputs.covariance import Floor
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources.options import SourceOptions, read_crop
 

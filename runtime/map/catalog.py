@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map import segments as segments_table
-from pairvpr.runtime.map.faults import RESTORE, missing, reading
+from pairvpr.runtime.map.errors import RESTORE, missing, reading
 from pairvpr.runtime.map.records import Record, checksum
 from pairvpr.runtime.map.segments import SegmentEntry
 from pairvpr.runtime.map.tokens import TokenFormat

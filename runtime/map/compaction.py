@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.runtime.map.catalog import Meta
-from pairvpr.runtime.map.faults import writing
+from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, Segment, SegmentEntry, write_segment
 from pairvpr.runtime.map.tokens import StoredTokens

@@ -10,7 +10,7 @@ from pathlib import Path
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog, lock, segments
 from pairvpr.runtime.map.catalog import Meta
-from pairvpr.runtime.map.faults import reading, writing
+from pairvpr.runtime.map.errors import reading, writing
 
 MODEL = "model"
 

@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 
 from pairvpr.errors import MapError
-from pairvpr.runtime.map.faults import writing
+from pairvpr.runtime.map.errors import writing
 
 FILE = "lock"
 

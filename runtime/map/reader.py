@@ -19,7 +19,7 @@ from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
-from pairvpr.runtime.map.faults import reading
+from pairvpr.runtime.map.errors import reading
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment
 from pairvpr.runtime.map.tokens import KEY, TokenFormat

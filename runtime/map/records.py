@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pairvpr.runtime.poses import Gps, Pose
+from pairvpr.runtime.geometry.poses import Gps, Pose
 
 Value = str | int | float | None
 """What a column may hold."""

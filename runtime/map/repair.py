@@ -16,7 +16,7 @@ import numpy as np
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
-from pairvpr.runtime.map.faults import writing
+from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.lock import WriterLock
 from pairvpr.runtime.map.reader import allow_open_files
 from pairvpr.runtime.map.records import Record

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from pairvpr.runtime.map.faults import damaged, reading, writing
+from pairvpr.runtime.map.errors import damaged, reading, writing
 from pairvpr.runtime.map.records import Record, Value, checksum
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
 

@@ -17,16 +17,16 @@ import numpy.typing as npt
 from pairvpr import __version__
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import catalog, compaction
 from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
-from pairvpr.runtime.map.faults import reading, writing
+from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.lock import WriterLock
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, remove_leftovers, write_segment
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
-from pairvpr.runtime.poses import Gps, Pose
 
 # A commit at the latest after so many pictures, or bytes of tokens: what a crash can cost.
 COMMIT_PICTURES = 256

@@ -10,16 +10,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.pictures import PICTURE_EXTENSIONS, open_picture
+from pairvpr.runtime.image import PICTURE_EXTENSIONS, open_picture
 from pairvpr.runtime.sources import gstreamer
-from pairvpr.runtime.sources.adjusted import AdjustedSource
 from pairvpr.runtime.sources.bags import BagSource, is_bag
 from pairvpr.runtime.sources.base import Frame, Source
 from pairvpr.runtime.sources.euroc import EurocSource, is_euroc_folder
-from pairvpr.runtime.sources.lens import Lens, read_camera
+from pairvpr.runtime.sources.folder import FolderSource, PictureSource, list_pictures, natural_order
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
 from pairvpr.runtime.sources.options import DEFAULT, SourceOptions
-from pairvpr.runtime.sources.pictures import FolderSource, PictureSource, list_pictures, natural_order
+from pairvpr.runtime.sources.transforms import AdjustedSource
+from pairvpr.runtime.sources.undistort import Lens, read_camera
 from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoFeed, VideoSource, open_container
 
 __all__ = ["Frame", "LiveSource", "Source", "SourceOptions", "list_pictures", "open_source"]

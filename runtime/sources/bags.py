@@ -11,10 +11,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pairvpr.errors import SourceError, one_line
-from pairvpr.runtime.poses import UNKNOWN
+from pairvpr.runtime.geometry.poses import UNKNOWN
+from pairvpr.runtime.geometry.trajectory import Trajectory
 from pairvpr.runtime.sources.base import Frame, Header, Source, Wanted, every_frame
 from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, frame_of, header_of
-from pairvpr.runtime.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from PIL import Image
 
-from pairvpr.runtime.poses import Gps, Pose
+from pairvpr.runtime.geometry.poses import Gps, Pose
 
 Wanted = Callable[[int, str, "float | None"], bool]
 """Asked with a frame's number, name and timestamp before its picture is converted: whether to go on with it."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pairvpr.errors import SourceError
+from pairvpr.runtime.geometry.trajectory import Trajectory
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
-from pairvpr.runtime.sources.pictures import picture_frame
-from pairvpr.runtime.trajectory import Trajectory
+from pairvpr.runtime.sources.folder import picture_frame
 
 TABLE, PICTURES = "data.csv", "data"
 GROUND_TRUTH = Path("state_groundtruth_estimate0", TABLE)  # beside the camera's folder

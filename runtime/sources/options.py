@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.pictures import MIN_SIDE
+from pairvpr.runtime.image import MIN_SIDE
 
 
 @dataclass(frozen=True)

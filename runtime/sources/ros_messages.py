@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.pictures import load_picture, pillow_reads
-from pairvpr.runtime.poses import UNKNOWN, Place
+from pairvpr.runtime.geometry.poses import UNKNOWN, Place
+from pairvpr.runtime.image import load_picture, pillow_reads
 from pairvpr.runtime.sources.base import Frame, Header
 
 # Where the channels of encodings with a byte per channel lie, in the order red, green, blue; and bytes per pixel.

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.pictures import load_picture
+from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 
 if TYPE_CHECKING:

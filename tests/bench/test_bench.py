@@ -14,7 +14,7 @@ from pairvpr.bench import run as bench_run
 from pairvpr.bench.boards import Board, project
 from pairvpr.bench.run import Step, answer_work, summarise
 from pairvpr.bench.work import GraphWork, Work, count_work, flop_of
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.model import default_bundle

@@ -15,7 +15,7 @@ from benchmarks.splits import Outcome, halves, summary
 from pairvpr.calibration.acceptance import Promise
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import load_model
-from pairvpr.runtime.poses import Pose
+from pairvpr.runtime.geometry.poses import Pose
 
 TOP_K = 3
 

@@ -23,7 +23,7 @@ from pairvpr.export.verification import Truth
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import default_bundle
-from tests.runtime import gpu_on_cpu
+from tests.runtime.engines import gpu_on_cpu
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,9 +14,9 @@ from benchmarks.paired import difference_interval, flips, share
 from benchmarks.scoring import CHUNK, Scores, Way, Work
 from pairvpr.evaluation import Benchmark
 from pairvpr.runtime import Features
+from pairvpr.runtime.calibrated.tuning import Setting
 from pairvpr.runtime.map.tokens import TokenFormat
 from pairvpr.runtime.model import HalfComparedPairs
-from pairvpr.runtime.tuning import Setting
 
 EXACT = Way(Setting("cpu", "fp32", exact=True))
 PLACES, QUERIES, TOP_K = 8, 2 * CHUNK + 3, 5

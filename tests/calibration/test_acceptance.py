@@ -14,18 +14,19 @@ from PIL import Image
 
 from pairvpr.calibration.acceptance import Promise, calibrate_acceptance
 from pairvpr.calibration.known_places import STRETCHES, split, stretches
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
-from pairvpr.runtime.acceptance import ACCEPTED, FRAMES, INCOMPLETE, KEY, TOO_LOW, Acceptance, Judge, Setup
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.cli import main as run_main
+from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, Setup
+from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
+from pairvpr.runtime.cli.main import main as run_main
+from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.output import as_text
-from pairvpr.runtime.poses import utm_pose
+from pairvpr.runtime.outputs.writers import as_text
 from pairvpr.runtime.sources import Frame
 
 SIZE, APART, COUNT = (64, 64), 100, 60

@@ -31,17 +31,17 @@ from pairvpr.calibration.cascade import (
     split,
     wilson_interval,
 )
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.evaluation import evaluate, load_folders, summary
 from pairvpr.evaluation.report import results
 from pairvpr.runtime import Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.cascade import KEY, Cascade
-from pairvpr.runtime.cli import main as run_main
+from pairvpr.runtime.calibrated.cascade import KEY, Cascade
+from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.search import FaissIndex
 
@@ -394,7 +394,7 @@ def test_the_full_winner_survives_where_the_head_knows_it(places: Map, model: Mo
 
 
 def test_json_and_text_say_the_stage(places: Map, model: Model, calibrated: Cascade) -> None:
-    from pairvpr.runtime.output import as_text
+    from pairvpr.runtime.outputs.writers import as_text
 
     answer = recognize(places, model, draw_scene(1, 9, SIZE), with_margin(calibrated, 0.0))
     line = json.loads(answer.to_json())

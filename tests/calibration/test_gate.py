@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pairvpr.calibration.gate import LIMITS, Agreement, Answers, agreement, answer, compare
-from pairvpr.calibration.pictures import CALIBRATION, HELD_OUT, split_pictures
+from pairvpr.calibration.splits import CALIBRATION, HELD_OUT, split_pictures
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Features, load_model

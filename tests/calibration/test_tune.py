@@ -18,17 +18,17 @@ from pairvpr.calibration import tune as tune_module
 from pairvpr.calibration.candidates import SMALL_BATCH, Candidate, exact_setting, families
 from pairvpr.calibration.trials import Tuned
 from pairvpr.calibration.tune import pictures_needed, tune
-from pairvpr.calibration.tune_page import render, table, verdict
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import EngineError, MapError, SourceError
 from pairvpr.runtime import Match, Recognition, load_model
 from pairvpr.runtime.bundle import TUNING, Bundle, PrecisionInfo
-from pairvpr.runtime.cli import main as run_main
+from pairvpr.runtime.calibrated.tuning import Setting, Tuning
+from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.map import MapInfo
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.tuning import Setting, Tuning
+from pairvpr.viewing.tuning_page import render, table, verdict
 
 PICTURES = 200
 EXACT = Setting("cpu", "fp32", exact=True)

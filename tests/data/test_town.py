@@ -184,7 +184,7 @@ def test_an_evaluation_can_be_evaluated(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_draws_a_town(tmp_path):
-    from pairvpr.cli import main
+    from pairvpr.cli.main import main
 
     result = CliRunner().invoke(main, ["town", str(tmp_path / "t"), "--streets", "1", "--visits", "2"])
     assert result.exit_code == 0, result.output

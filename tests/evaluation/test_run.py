@@ -24,7 +24,7 @@ from pairvpr.evaluation.results import ModelInfo
 from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle, Weights
 from pairvpr.runtime.map import Map, MapWriter
-from pairvpr.runtime.map_builder import open_writer
+from pairvpr.runtime.mapping.builder import open_writer
 
 PLACES = 8
 STEPS = ("decode", "preprocess", "encode", "search", "gather", "rerank", "total")

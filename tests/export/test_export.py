@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 
 from click.testing import CliRunner  # noqa: E402
 
-from pairvpr.cli import main  # noqa: E402
+from pairvpr.cli.main import main  # noqa: E402
 from pairvpr.errors import BundleError, CheckpointError, ExportError  # noqa: E402
 from pairvpr.export import bundle_writer  # noqa: E402
 from pairvpr.export.bundle_writer import export_bundle  # noqa: E402

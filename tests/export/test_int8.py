@@ -18,9 +18,9 @@ onnx = pytest.importorskip("onnx")
 from click.testing import CliRunner  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from pairvpr.calibration import pictures as pictures_module  # noqa: E402
+from pairvpr.calibration import splits as pictures_module  # noqa: E402
 from pairvpr.calibration.gate import Agreement  # noqa: E402
-from pairvpr.cli import main  # noqa: E402
+from pairvpr.cli.main import main  # noqa: E402
 from pairvpr.demo.scenes import draw_scene  # noqa: E402
 from pairvpr.errors import EngineError, ExportError  # noqa: E402
 from pairvpr.export import int8_bundle  # noqa: E402
@@ -28,8 +28,8 @@ from pairvpr.export.int8 import FloatGraph, layer_errors, measure_ranges, write_
 from pairvpr.export.int8_bundle import Int8Export, Pictures  # noqa: E402
 from pairvpr.runtime import load_model  # noqa: E402
 from pairvpr.runtime.bundle import GRAPHS, Bundle  # noqa: E402
-from pairvpr.runtime.engine import open_engines  # noqa: E402
-from pairvpr.runtime.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
+from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
+from pairvpr.runtime.engines.open import open_engines  # noqa: E402
 from pairvpr.runtime.reference import Reference, check_reference  # noqa: E402
 
 KINDS = ("int8", "int8-fp16", "int8-dynamic")
@@ -229,7 +229,7 @@ def test_no_more_layers_are_left_float_than_needed(made, monkeypatch) -> None:
 def test_openvino_computes_the_static_graphs(made) -> None:
     pytest.importorskip("openvino", reason="needs OpenVINO")
 
-    from pairvpr.runtime.openvino_engine import OpenVinoEngine
+    from pairvpr.runtime.engines.openvino import OpenVinoEngine
 
     images = np.stack([made[3].model.prepare(draw_scene(place, 0)) for place in range(2)])
     for kind in ("int8", "int8-fp16"):
@@ -254,7 +254,7 @@ def test_int8_has_its_devices(tiny_bundle: Path) -> None:
     ):
         open_engines(floats, "cpu", "int8-fp16")
     pytest.importorskip("openvino", reason="needs OpenVINO")
-    from pairvpr.runtime.openvino_engine import core
+    from pairvpr.runtime.engines.openvino import core
 
     assert open_engines(every, "openvino").precision == "int8"
     if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt import BuildProgress, build_engines
-from pairvpr.runtime import tensorrt_api
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.console import Meter
+from pairvpr.runtime.cli.progress import Meter
+from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
+from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.plans import PlanInfo, info_file
-from tests.runtime import gpu_on_cpu
+from tests.runtime.engines import gpu_on_cpu
 
 FOLDER = "engines/test-board-16sm-10.3.0"
 
@@ -103,7 +103,7 @@ def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.Monke
 
 def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 30.0, 35.0, 120.0])
-    monkeypatch.setattr("pairvpr.runtime.console.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("pairvpr.runtime.cli.errors.time", SimpleNamespace(monotonic=lambda: next(clock)))
     meter = Meter("building encoder, percent")
     for percent in (25, 30, 100):
         meter(percent, 100)
@@ -258,9 +258,9 @@ def test_damaged_graph(bundle: Bundle) -> None:
     file.unlink()
     shutil.copyfile(bundle.path / FILE, file)
     script = (
-        "import pytest\nfrom tests.runtime import gpu_on_cpu\nfrom pairvpr.export import tensorrt\n"
+        "import pytest\nfrom tests.runtime.engines import gpu_on_cpu\nfrom pairvpr.export import tensorrt\n"
         "gpu_on_cpu.install(pytest.MonkeyPatch())\ntensorrt.Network = gpu_on_cpu.Network\n"
-        "from pairvpr.cli import main\nmain()"
+        "from pairvpr.cli.main import main\nmain()"
     )
     command = [sys.executable, "-c", script, "engines", "build", "--model", str(bundle.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": "."})

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt_int8 import ROUNDS, WARM_UP
 from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import FILE, Bundle, BundleInfo, GraphFiles, PrecisionInfo
+from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.plans import PlanInfo, info_file
 from pairvpr.runtime.reference import check_reference
-from tests.runtime import gpu_on_cpu
+from tests.runtime.engines import gpu_on_cpu
 
 FOLDER = "engines/test-board-16sm-10.3.0"
 

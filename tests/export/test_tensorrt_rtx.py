@@ -19,10 +19,10 @@ import pytest
 
 from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import PRODUCTS, BuildProgress
-from pairvpr.runtime import tensorrt_api
 from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
+from pairvpr.runtime.engines.tensorrt.plans import graph_profiles
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.plans import graph_profiles
 
 onnx = pytest.importorskip("onnx")
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX (pip install tensorrt-rtx)")

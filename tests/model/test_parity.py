@@ -10,7 +10,7 @@ from tests.conftest import PARITY, seeded, shared
 torch = pytest.importorskip("torch")
 
 from pairvpr.model import PairVPR  # noqa: E402
-from pairvpr.runtime.pictures import load_picture, resize  # noqa: E402
+from pairvpr.runtime.image import load_picture, resize  # noqa: E402
 
 DESCRIPTORS, LOGITS = 1e-4, 1e-3
 

@@ -22,11 +22,12 @@ pytest.importorskip("rosbags", reason="message definitions come with the extra p
 from pairvpr_ros.parameters import Parameters
 
 from pairvpr.errors import PairVPRError
-from pairvpr.runtime import Pose, rotations
-from pairvpr.runtime.pose_spread import promised
+from pairvpr.runtime import Pose
+from pairvpr.runtime.geometry import rotations
+from pairvpr.runtime.outputs.covariance import promised
 from tests.ros2.fake_ros import Ros
-from tests.runtime.bag_writer import scene
-from tests.runtime.ros_contract import DISTRIBUTIONS, acceptance, write_accepting_map
+from tests.runtime.outputs.ros_contract import DISTRIBUTIONS, acceptance, write_accepting_map
+from tests.runtime.sources.bag_writer import scene
 
 COUNT = 3
 POSE, DIAGNOSTICS = "visual_localization/pose", "/diagnostics"

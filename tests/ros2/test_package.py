@@ -21,9 +21,9 @@ from rosbags.interfaces import Nodetype
 from ruamel.yaml import YAML
 
 import pairvpr
-from pairvpr.runtime.ros_answer import TOPICS
+from pairvpr.runtime.outputs.ros_messages import TOPICS
 from tests.ros2.fake_ros import TRIGGER
-from tests.runtime.ros_contract import DISTRIBUTIONS
+from tests.runtime.outputs.ros_contract import DISTRIBUTIONS
 
 ROOT = Path(__file__).resolve().parents[2] / "ros2"
 NODE = ast.parse((ROOT / "pairvpr_ros" / "node.py").read_text())

@@ -54,25 +54,25 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.calibration.acceptance",
         "pairvpr.calibration.cascade",
         "pairvpr.calibration.tune",
-        "pairvpr.calibration.tune_page",
-        "pairvpr.cli",
+        "pairvpr.viewing.tuning_page",
+        "pairvpr.cli.main",
         "pairvpr.demo.run",
         "pairvpr.doctor",
         "pairvpr.export",
         "pairvpr.export.tensorrt",
         "pairvpr.runtime",
-        "pairvpr.runtime.cli",
-        "pairvpr.runtime.loops",
+        "pairvpr.runtime.cli.main",
+        "pairvpr.runtime.mapping.loop_closing",
         "pairvpr.runtime.map",
-        "pairvpr.runtime.map_builder",
-        "pairvpr.runtime.onnxruntime_engine",
-        "pairvpr.runtime.openvino_engine",
-        "pairvpr.runtime.output",
+        "pairvpr.runtime.mapping.builder",
+        "pairvpr.runtime.engines.onnxruntime",
+        "pairvpr.runtime.engines.openvino",
+        "pairvpr.runtime.outputs.writers",
         "pairvpr.runtime.reference",
-        "pairvpr.runtime.sequence",
+        "pairvpr.runtime.sequence.filter",
         "pairvpr.runtime.sources",
-        "pairvpr.runtime.tensorrt_engine",
-        "pairvpr.runtime.token_choice",
+        "pairvpr.runtime.engines.tensorrt.engine",
+        "pairvpr.runtime.mapping.token_storage",
         "pairvpr.viewing.map_page",
         "pairvpr.viewing.run_page",
         "pairvpr.viewing.viewers",
@@ -86,8 +86,8 @@ def test_imports(name: str) -> None:
 def test_a_map_is_built_and_asked(pictures: Path, tmp_path: Path) -> None:
     script = f"""{BLOCK}
 pictures, db = sys.argv[1:]
-from pairvpr.cli import main as pairvpr
-from pairvpr.runtime.cli import main as pairvpr_run
+from pairvpr.cli.main import main as pairvpr
+from pairvpr.runtime.cli.main import main as pairvpr_run
 
 def run(command, *arguments):
     try:
@@ -114,12 +114,12 @@ assert not {{name.partition(".")[0] for name in sys.modules}} & set({BLOCKED})
 
 
 def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
-    run = "\nfrom pairvpr.cli import main\nmain()"
+    run = "\nfrom pairvpr.cli.main import main\nmain()"
     done = python(BLOCK + run, "export", "--out", tmp_path / "out")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert 'pip install "pairvpr[export]"' in done.stderr
     (tmp_path / "clip.mp4").write_bytes(b"\0" * 1000)
-    query = "\nfrom pairvpr.runtime.cli import main\nmain()"
+    query = "\nfrom pairvpr.runtime.cli.main import main\nmain()"
     done = python(BLOCK + query, "--db", tmp_path, "--query", tmp_path / "clip.mp4")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "pairvpr[video]" in done.stderr
@@ -128,7 +128,7 @@ def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "pairvpr[bags]" in done.stderr
     pairvpr_map = tmp_path / "map"
-    python(BLOCK + "\nfrom pairvpr.cli import main\nmain()", "map", "build", pictures, "--db", pairvpr_map)
+    python(BLOCK + "\nfrom pairvpr.cli.main import main\nmain()", "map", "build", pictures, "--db", pairvpr_map)
     done = python(BLOCK + query, "--db", pairvpr_map, "--query", pictures, "--out", tmp_path / "out.mcap")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "pairvpr[bags]" in done.stderr
@@ -138,7 +138,7 @@ def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_help_needs_only_click() -> None:
-    for module in ("pairvpr.cli", "pairvpr.runtime.cli"):
+    for module in ("pairvpr.cli.main", "pairvpr.runtime.cli.main"):
         done = python(f"{BLOCK}\nfrom {module} import main\nmain(['--help'])")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("Usage: ")

@@ -18,9 +18,9 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import FILE
-from pairvpr.runtime.engine import Arrays, Engine
+from pairvpr.runtime.engines.base import Arrays, Engine
 from pairvpr.runtime.map import Map, MapWriter, catalog
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import Frame
 

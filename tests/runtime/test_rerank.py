@@ -13,10 +13,10 @@ from PIL import Image
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import EngineError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, load_model, stopwatch
-from pairvpr.runtime.cascade import Cascade
-from pairvpr.runtime.engine import Arrays, Engine
+from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.engines.base import Arrays, Engine
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.map_builder import add_pictures
+from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.rerank import STAGES, Pace, Ranking
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import Frame

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
 
-from pairvpr.cli import main  # noqa: E402
+from pairvpr.cli.main import main  # noqa: E402
 from pairvpr.model import Checkpoint, WeightsInfo, save_checkpoint  # noqa: E402
 from pairvpr.training.initial import seeded_network  # noqa: E402
 from tests.training.support import lines, write_config  # noqa: E402

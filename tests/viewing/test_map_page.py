@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pairvpr.cli import main
+from pairvpr.cli.main import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.features import Features
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import MapWriter
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.poses import Gps, Pose
 from pairvpr.viewing import map_page
 from pairvpr.viewing.map_page import view_map
 from tests.viewing.page_reader import Page

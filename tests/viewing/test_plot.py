@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pairvpr.runtime.poses import Gps, Pose
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.viewing.plot import Mark, nice_step, plots
 
 

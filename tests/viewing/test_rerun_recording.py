@@ -22,8 +22,8 @@ from rerun.chunk import RrdReader
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Record
-from pairvpr.runtime.poses import Gps, Pose
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing.rerun_recording import PICTURE, recording
 

@@ -13,9 +13,9 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.poses import Pose
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing import run_page
 from pairvpr.viewing.latency import BINS, Latency

@@ -1,0 +1,174 @@
+"""Read checkpoint files: published `.pth` files as they are, our own as safetensors beside JSON."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pairvpr.errors import CheckpointError
+from pairvpr.model import published
+from pairvpr.model.presets import NetworkConfig
+
+FORMAT = 1
+SHOWN = 3  # offending tensors that an error names
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Origin and licence of weights, and whether they were ever trained."""
+
+    origin: str
+    licence: str
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class CheckpointContent:
+    """The content of a checkpoint file.
+
+    tensors: by our names. names: the file's own name of each tensor, for messages.
+    """
+
+    file: Path
+    config: NetworkConfig
+    weights: WeightsInfo
+    tensors: Mapping[str, Tensor]
+    names: Mapping[str, str]
+
+    def fill(self, network: nn.Module) -> None:
+        """Put the tensors into a network built from `config`.
+
+        Raises CheckpointError if a tensor is missing, unknown, of another shape or not finite.
+        """
+        expected = network.state_dict()
+        swiglu = any(".mlp.w12." in name for name in self.names.values())
+        own = self.file.suffix == ".safetensors"
+        problems: dict[str, list[str]] = {
+            "missing": [
+                name if own else published.published_name(name, swiglu) for name in expected if name not in self.tensors
+            ],
+            "unexpected": [self.names[name] for name in self.tensors if name not in expected],
+            "of another shape": [
+                f"{self.names[name]} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+                for name, tensor in self.tensors.items()
+                if name in expected and tensor.shape != expected[name].shape
+            ],
+        }
+        found = "; ".join(
+            f"{len(those)} {what}: {', '.join(those[:SHOWN])}{', ...' if len(those) > SHOWN else ''}"
+            for what, those in problems.items()
+            if those
+        )
+        if found:
+            raise CheckpointError(
+                f"{self.file}: does not fit {self.config.encoder} with its decoder: {found}; fetch it again"
+            )
+        bad = [self.names[name] for name, tensor in self.tensors.items() if not torch.isfinite(tensor).all()]
+        if bad:
+            raise CheckpointError(
+                f"{self.file}: {len(bad)} tensors hold NaN or infinity: {', '.join(bad[:SHOWN])}; fetch it again"
+            )
+        network.load_state_dict(self.tensors, assign=True)
+
+
+def read_checkpoint(path: str | Path) -> CheckpointContent:
+    """Read a checkpoint: a published `.pth`, one of ours, or `hf:OWNER/REPO/FILE`, which is fetched and cached.
+
+    Raises CheckpointError if the file is missing, damaged or not a checkpoint.
+    """
+    name = str(path)
+    file = _fetch(name) if name.startswith("hf:") else Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"{name}: no such file; give a .pth or .safetensors checkpoint, or hf:OWNER/REPO/FILE")
+    if file.suffix == ".safetensors":
+        return _read_own(file)
+    return _read_published(file, origin=name if name.startswith("hf:") else file.name)
+
+
+def _fetch(name: str) -> Path:
+    """The local file of `hf:OWNER/REPO/FILE`, fetched and cached by huggingface_hub."""
+    parts = name.removeprefix("hf:").split("/", 2)
+    if len(parts) != 3 or not all(parts):
+        raise CheckpointError(f"{name}: not of the form hf:OWNER/REPO/FILE")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(f'{name}: needs huggingface_hub; run pip install "pairvpr[export]"') from error
+    try:
+        return Path(hf_hub_download(repo_id=f"{parts[0]}/{parts[1]}", filename=parts[2]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{name}: could not be fetched ({reason}); download the file elsewhere and give its path"
+        ) from error
+
+
+def _read_own(file: Path) -> CheckpointContent:
+    sidecar = file.with_suffix(".json")
+    try:
+        description = json.loads(sidecar.read_text())
+        if description["format"] > FORMAT:
+            raise CheckpointError(
+                f"{sidecar}: format {description['format']} is newer than this pairvpr reads; upgrade"
+            )
+        config = NetworkConfig(**description["config"])
+        weights = WeightsInfo(**description["weights"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{sidecar}: missing; copy it along with {file.name}") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(
+            f"{sidecar}: not a checkpoint description ({error}); copy the checkpoint again"
+        ) from error
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: damaged or truncated ({error}); copy the checkpoint again") from error
+    return CheckpointContent(file, config, weights, tensors, {name: name for name in tensors})
+
+
+def _read_published(file: Path, origin: str) -> CheckpointContent:
+    tensors = _read_pickle(file)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = published.infer_config(shapes, str(file))
+    names = {published.our_name(name): name for name in tensors}
+    if not config.pair_classifier:
+        # A stage-one file may still carry an (untrained) class row of the position table.
+        names.pop("decoder.class_positions", None)
+    ours = {our: tensors[name] for our, name in names.items()}
+    if config.position_resize == "antialias":
+        _fold_class_position(ours)
+    return CheckpointContent(file, config, WeightsInfo(origin, published.LICENCE), ours, names)
+
+
+def _fold_class_position(tensors: dict[str, Tensor]) -> None:
+    """Add the class token's position to the class token: timm's register models keep only the sum."""
+    table, class_token = tensors["encoder.vit.pos_embed"], tensors["encoder.vit.cls_token"]
+    tensors["encoder.vit.cls_token"] = class_token + table[:, :1]
+    tensors["encoder.vit.pos_embed"] = table[:, 1:]
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` file: a bare state dict (stage two), or one under "model" (stage one)."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: not a file of plain tensors (it may hold code, and was not run); "
+            "give a checkpoint saved as a state dict"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{file}: damaged, truncated or not a checkpoint; fetch it again") from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{file}: holds no state dict; give a published stage-one or stage-two checkpoint")
+    return {str(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in content.items()}

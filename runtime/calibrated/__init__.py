@@ -1,0 +1,1 @@
+"""Calibration results that change answers: acceptance threshold, cascade, tuned setting."""

@@ -1,0 +1,1 @@
+"""The command pairvpr-run, and the parts that both command lines share."""

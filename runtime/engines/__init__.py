@@ -1,0 +1,1 @@
+"""Run a bundle's graphs: one protocol, and a module for each inference library."""

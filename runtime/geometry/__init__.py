@@ -1,0 +1,1 @@
+"""Poses, GPS positions, rotations and trajectories."""

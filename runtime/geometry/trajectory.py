@@ -1,0 +1,71 @@
+"""Where something was at any moment, from where it was at some."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.runtime.geometry.poses import UNKNOWN, Gps, Place, Pose
+
+# Seconds between neighbours that may be interpolated. Poses come ten times a second and more often; a GPS receiver
+# once a second, and may miss a fix. At 3 m/s^2 a straight line over these is at most 0.1 m or 2.4 m off (a t^2 / 8).
+MAX_POSE_GAP = 0.5
+MAX_GPS_GAP = 2.5
+
+
+class Trajectory:
+    """Poses or GPS positions over time, interpolated between neighbours that are close in time.
+
+    stamps: seconds (n,), in any order. values: (n, 7) poses x, y, z in metres and a unit quaternion (x, y, z, w), or,
+    with frame None, (n, 3) latitude and longitude in degrees and altitude in metres, NaN where it is not known.
+    Of several values with the same stamp the first holds.
+    """
+
+    def __init__(self, stamps: Sequence[float], values: npt.ArrayLike, frame: str | None) -> None:
+        self._frame = frame
+        self._stamps, rows = np.unique(np.asarray(stamps, np.float64), return_index=True)
+        self._values = np.asarray(values, np.float64).reshape(len(stamps), 3 if frame is None else 7)[rows]
+        self._max_gap = MAX_GPS_GAP if frame is None else MAX_POSE_GAP
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    def at(self, seconds: float) -> Place:
+        """Where it was then; an empty Place before the first value, after the last, and in a gap."""
+        after = int(np.searchsorted(self._stamps, seconds))
+        if after < len(self) and self._stamps[after] == seconds:
+            return self._place(self._values[after])
+        if after in (0, len(self)) or self._stamps[after] - self._stamps[after - 1] > self._max_gap:
+            return UNKNOWN
+        first, second = self._values[after - 1 : after + 1]
+        share = (seconds - self._stamps[after - 1]) / (self._stamps[after] - self._stamps[after - 1])
+        step = second[:3] - first[:3]
+        if self._frame is None:
+            step[1] = (step[1] + 180) % 360 - 180  # the short way round the date line
+        position = first[:3] + share * step
+        return self._place(np.concatenate([position, slerp(first[3:], second[3:], share)]))
+
+    def _place(self, values: npt.NDArray[np.float64]) -> Place:
+        x, y, z, *q = values.tolist()
+        if self._frame is None:
+            return Place(gps=Gps(x, (y + 180) % 360 - 180, z if math.isfinite(z) else None))
+        return Place(pose=Pose(x, y, z, (q[0], q[1], q[2], q[3]), self._frame))
+
+
+def slerp(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.float64]:
+    """The rotation `share` (0 to 1) of the way between two unit quaternions (4,), at constant angular speed.
+
+    Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985. Empty arrays give an empty one.
+    """
+    cosine = float(first @ second)
+    if cosine < 0:  # q and -q are the same rotation: take the short way
+        second, cosine = -second, -cosine
+    angle = math.acos(min(cosine, 1.0))
+    if angle < 1e-6:
+        blend = (1 - share) * first + share * second
+    else:
+        blend = (math.sin((1 - share) * angle) * first + math.sin(share * angle) * second) / math.sin(angle)
+    return blend / max(float(np.linalg.norm(blend)), 1e-12)

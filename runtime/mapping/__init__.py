@@ -1,0 +1,1 @@
+"""Make maps: choose keyframes, encode and store them, close loops."""

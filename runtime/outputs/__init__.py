@@ -1,0 +1,1 @@
+"""Write answers: text, JSON lines, ROS messages and MCAP files."""

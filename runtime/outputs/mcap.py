@@ -1,0 +1,129 @@
+"""Answers in an MCAP file, written with rosbags."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pairvpr.errors import PairVPRError, SourceError
+from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.outputs.ros_messages import TOPICS, AnswerMessages, Message, build, header_of_frame
+from pairvpr.runtime.sources import Frame
+
+EXTENSION = ".mcap"
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def mcap_file(path: Path, messages: AnswerMessages) -> Iterator[McapFile]:
+    """A file to add answers to. On leaving, however the run ended, it is finished and takes the name `path`.
+
+    Until then it is beside it, under another name; nothing is left of a run that fails before its first answer. Raises
+    SourceError where rosbags is missing or the file cannot be written, at once if that can be known; after a failure
+    of the run itself that is only logged.
+    """
+    file = McapFile(path, messages)
+    try:
+        yield file
+    except BaseException:
+        try:
+            file.close(or_empty=False)
+        except PairVPRError as fault:  # the run's own failure is what is reported
+            log.warning("%s", fault)
+        raise
+    file.close(or_empty=True)
+
+
+class McapFile:
+    """An MCAP file under way; see `mcap_file`.
+
+    A single thread of its own writes it: Ctrl-C and SIGTERM interrupt the main thread alone, so they cannot leave half
+    of a record.
+    """
+
+    def __init__(self, path: Path, messages: AnswerMessages) -> None:
+        try:
+            from rosbags import rosbag2
+            from rosbags.typesys import Stores, get_typestore
+        except ImportError as error:
+            raise SourceError(f'writing {path} needs rosbags ({error}): pip install "pairvpr[bags]"') from error
+        self._answers = self._accepted = 0  # written
+        self._path = path
+        self._messages = messages
+        self._store = get_typestore(Stores.ROS2_HUMBLE)  # the oldest in use: its definitions are those of later ones
+        self._connections: dict[str, Any] = {}
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+        # rosbags writes a bag, which is a folder. It gets the file's own name there, for that stands inside, too.
+        bag = self._folder / path.stem
+        self._unfinished = bag / f"{path.stem}{EXTENSION}"
+        self._writer = rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP)
+        self._failed = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pairvpr mcap")
+        self._run(self._writer.open)
+
+    def add(self, frame: Frame, answer: Recognition) -> None:
+        """Write the answer for a frame, at the frame's time, or at that of now if it has none; SourceError."""
+        header = header_of_frame(frame)
+        logged = time.time_ns() if frame.header is None and frame.timestamp is None else header.stamp
+        messages = list(self._messages(header, answer))
+        self._run(lambda: self._write(messages, logged, answer.accepted is True))
+
+    def close(self, or_empty: bool) -> None:
+        """Finish the file and give it its name; SourceError. One without answers is left only if `or_empty`."""
+        if not self._failed:
+            self._run(lambda: self._finish(or_empty))
+        if self._accepted < self._answers:
+            log.info(
+                "%s: %d of %d answers were accepted; the places of the others stand among the candidates alone",
+                self._path,
+                self._accepted,
+                self._answers,
+            )
+        self._thread.shutdown()
+
+    def _run(self, step: Callable[[], None]) -> None:
+        """Run a step in the thread that writes. One that fails is the last: what was written stays where it is."""
+        try:
+            self._thread.submit(step).result()
+        except OSError as error:
+            self._failed = True
+            with suppress(OSError):  # it has a buffer that it cannot write either
+                self._writer.abort()
+            left = f"; `mcap recover` mends {self._unfinished}, all but its last MiB" if self._answers else ""
+            if not left:
+                shutil.rmtree(self._folder)
+            raise SourceError(
+                f"{self._path}: cannot be written ({error.strerror}){left}; make room or choose another --out"
+            ) from error
+
+    def _write(self, messages: list[tuple[str, Message]], logged: int, accepted: bool) -> None:
+        for topic, message in messages:
+            if topic not in self._connections:
+                name = topic if topic.startswith("/") else f"/{topic}"
+                self._connections[topic] = self._writer.add_connection(name, TOPICS[topic], typestore=self._store)
+            built = build(message, self._store.types.__getitem__)
+            self._writer.write(self._connections[topic], logged, self._store.serialize_cdr(built, message.type))
+        self._answers += 1
+        self._accepted += accepted
+
+    def _finish(self, or_empty: bool) -> None:
+        if self._answers or or_empty:
+            self._writer.close()
+            with self._unfinished.open("rb") as written:
+                os.fsync(written.fileno())
+            self._unfinished.replace(self._path)
+        else:
+            self._writer.abort()
+        shutil.rmtree(self._folder)

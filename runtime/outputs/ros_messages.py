@@ -1,0 +1,219 @@
+"""Answers as standard ROS messages, for MCAP files and the ROS 2 node alike. It needs neither ROS nor rosbags.
+
+Names follow NVIDIA's isaac_ros_visual_global_localization.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.geometry.rotations import NONE, Quaternion
+from pairvpr.runtime.outputs.covariance import Floor, gps_covariance, pose_covariance
+from pairvpr.runtime.sources.base import Frame, Header
+
+POSE = "visual_localization/pose"
+FIX = "visual_localization/fix"
+CANDIDATES = "visual_localization/candidates"
+DIAGNOSTICS = "/diagnostics"
+TOPICS = {
+    POSE: "geometry_msgs/msg/PoseWithCovarianceStamped",
+    FIX: "sensor_msgs/msg/NavSatFix",
+    CANDIDATES: "geometry_msgs/msg/PoseArray",
+    DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
+}
+"""Topics and the types of their messages."""
+
+STATUS = "visual_localization: place recognition"  # as diagnostics are called: node, colon, what of it
+LAST_STAMP = 2**31 * 10**9  # nanoseconds; a ROS stamp has int32 seconds
+AS_MEASURED = Floor()
+SAME_FRAMES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a ROS type: all its fields, themselves Messages, lists of these, Constants or plain values."""
+
+    type: str
+    fields: Mapping[str, Any]
+
+
+class Constant(str):
+    """The name of a constant of the message's type: Python classes differ in how they hold one (int, or a byte)."""
+
+
+def build(message: Message, class_of: Callable[[str], type]) -> Any:
+    """The message as an instance of the class that `class_of` gives for its type; classes of rclpy and rosbags do."""
+    kind = class_of(message.type)
+    return kind(**{name: _built(value, kind, class_of) for name, value in message.fields.items()})
+
+
+def header_of_frame(frame: Frame) -> Header:
+    """The header of the message that a frame came in, else one of its time stamp; of 0 where it has none."""
+    if frame.header is not None:
+        return frame.header
+    return Header(0 if frame.timestamp is None else round(frame.timestamp * 1e9), "")
+
+
+class AnswerMessages:
+    """What is published of an answer, with the stamp of its picture.
+
+    - /diagnostics: of every answer. Level OK if it was accepted, ERROR if there was no picture, else WARN; its header
+      has the picture's frame id, its values candidates, scores and times.
+    - visual_localization/candidates: the poses of the listed matches that are in the best one's frame, best first; one
+      of unknown orientation is not turned.
+    - visual_localization/pose or, in maps of GPS positions, visual_localization/fix: the best match's place, of
+      accepted answers alone, so that nothing acts on others.
+
+    source: what is localised, the diagnostics' hardware_id. matches: how many are listed. floor: of covariances.
+    frames: other names of the frames that the map's poses are in.
+    """
+
+    def __init__(
+        self, source: str, matches: int, floor: Floor = AS_MEASURED, frames: Mapping[str, str] = SAME_FRAMES
+    ) -> None:
+        self._source = source
+        self._matches = matches
+        self._floor = floor
+        self._frames = frames
+
+    def __call__(
+        self, header: Header, answer: Recognition, more: Mapping[str, str] = SAME_FRAMES
+    ) -> Iterator[tuple[str, Message]]:
+        """Topics and messages; more: further values for the diagnostics.
+
+        Raises SourceError for a stamp that messages cannot hold.
+        """
+        if not 0 <= header.stamp < LAST_STAMP:
+            raise SourceError(
+                f"{answer.query}: its time stamp, {header.stamp / 1e9:.3f} s, is none that ROS messages hold: they "
+                "count from 1970 to 2038; correct the recording's clock"
+            )
+        yield DIAGNOSTICS, self._diagnostics(header, answer, more)
+        poses = [match.pose for match in answer.matches[: self._matches] if isinstance(match.pose, Pose)]
+        if poses:
+            frame = poses[0].frame
+            listed = [_pose(pose) for pose in poses if pose.frame == frame]
+            yield CANDIDATES, _new(TOPICS[CANDIDATES], header=self._in(frame, header), poses=listed)
+        place = answer.best.pose if answer.accepted else None
+        if isinstance(place, Pose):
+            covariance = pose_covariance(answer, self._floor).ravel()
+            inner = _new("geometry_msgs/msg/PoseWithCovariance", pose=_pose(place), covariance=covariance)
+            yield POSE, _new(TOPICS[POSE], header=self._in(place.frame, header), pose=inner)
+        elif isinstance(place, Gps):
+            yield FIX, self._fix(header, answer, place)
+
+    def frame(self, stored: str) -> str:
+        """What a frame of the map's poses is called in messages."""
+        return self._frames.get(stored, stored)
+
+    def _in(self, frame: str, header: Header) -> Message:
+        return _header(Header(header.stamp, self.frame(frame)))
+
+    def _fix(self, header: Header, answer: Recognition, place: Gps) -> Message:
+        return _new(
+            TOPICS[FIX],
+            header=_header(header),
+            status=_new("sensor_msgs/msg/NavSatStatus", status=Constant("STATUS_FIX"), service=0),  # by no satellite
+            latitude=float(place.latitude),
+            longitude=float(place.longitude),
+            altitude=math.nan if place.altitude is None else float(place.altitude),
+            position_covariance=gps_covariance(answer, self._floor).ravel(),
+            position_covariance_type=Constant("COVARIANCE_TYPE_APPROXIMATED"),
+        )
+
+    def _diagnostics(self, header: Header, answer: Recognition, more: Mapping[str, str]) -> Message:
+        values = {**_values(answer, self._matches), **more}
+        level = "ERROR" if answer.error is not None else "OK" if answer.accepted else "WARN"
+        status = _new(
+            "diagnostic_msgs/msg/DiagnosticStatus",
+            level=Constant(level),
+            name=STATUS,
+            message=_text(answer.error or answer.reason),
+            hardware_id=_text(self._source),
+            values=[_new("diagnostic_msgs/msg/KeyValue", key=key, value=_text(value)) for key, value in values.items()],
+        )
+        return _new(TOPICS[DIAGNOSTICS], header=_header(header), status=[status])
+
+
+def transform(stamp: int, parent: str, child: str, position: npt.NDArray[np.float64], q: Quaternion) -> Message:
+    """Where the frame `child` lies in `parent`: position (3,) in metres, at a stamp in nanoseconds."""
+    x, y, z = map(float, position)
+    return _new(
+        "geometry_msgs/msg/TransformStamped",
+        header=_header(Header(stamp, parent)),
+        child_frame_id=_text(child),
+        transform=_new(
+            "geometry_msgs/msg/Transform",
+            translation=_new("geometry_msgs/msg/Vector3", x=x, y=y, z=z),
+            rotation=_quaternion(q),
+        ),
+    )
+
+
+def _values(answer: Recognition, matches: int) -> dict[str, str]:
+    """What is said of an answer in its diagnostics; times are seconds for the whole, milliseconds for steps."""
+    values = {"query": answer.query, "accepted": {True: "true", False: "false", None: "unknown"}[answer.accepted]}
+    if answer.confidence is not None:
+        values["confidence"] = f"{answer.confidence:.6f}"
+    values["compared"], values["complete"] = str(answer.compared), str(answer.complete).lower()
+    for i, match in enumerate(answer.matches[:matches], start=1):
+        values.update(_candidate(f"candidate_{i}", match))
+    if answer.timings:
+        values["localization_execution_time"] = f"{answer.timings['total'] / 1e3:.6f}"
+    values.update({f"{step}_ms": f"{spent:.2f}" for step, spent in answer.timings.items()})
+    return values
+
+
+def _candidate(key: str, match: Match) -> Iterator[tuple[str, str]]:
+    yield f"{key}.name", match.name
+    if match.score is not None:
+        yield f"{key}.score", f"{match.score:.6f}"
+    yield f"{key}.similarity", f"{match.similarity:.6f}"
+    yield f"{key}.stage", match.stage
+    if match.pose is not None:
+        yield f"{key}.place", str(match.pose)
+
+
+def _pose(pose: Pose) -> Message:
+    position = _new("geometry_msgs/msg/Point", x=float(pose.x), y=float(pose.y), z=float(pose.z))
+    return _new("geometry_msgs/msg/Pose", position=position, orientation=_quaternion(pose.q or NONE))
+
+
+def _quaternion(q: Quaternion) -> Message:
+    x, y, z, w = map(float, q)
+    return _new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+
+
+def _header(header: Header) -> Message:
+    seconds, rest = divmod(header.stamp, 10**9)
+    stamp = _new("builtin_interfaces/msg/Time", sec=seconds, nanosec=rest)
+    return _new("std_msgs/msg/Header", stamp=stamp, frame_id=_text(header.frame_id))
+
+
+def _new(kind: str, **fields: Any) -> Message:
+    return Message(kind, fields)
+
+
+def _text(text: str) -> str:
+    """Strings of messages are UTF-8, which file names need not be."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _built(value: Any, kind: type, class_of: Callable[[str], type]) -> Any:
+    if isinstance(value, Message):
+        return build(value, class_of)
+    if isinstance(value, list):
+        return [_built(each, kind, class_of) for each in value]
+    if isinstance(value, Constant):
+        return getattr(kind, value)
+    return value

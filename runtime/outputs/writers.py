@@ -1,0 +1,85 @@
+"""Where answers go: lines on stdout or in a file, or ROS messages in an MCAP file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO
+
+import click
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.outputs.mcap import EXTENSION, mcap_file
+from pairvpr.runtime.outputs.ros_messages import AnswerMessages
+from pairvpr.runtime.sources import Frame
+from pairvpr.runtime.sources.bags import is_bag
+
+Put = Callable[[Frame, Recognition], None]
+
+
+@contextmanager
+def output(out: Path | None, style: str, matches: int, query: str) -> Iterator[Put]:
+    """What puts the answer for a frame where it belongs: stdout, or `out`; an .mcap file whatever the style.
+
+    style: "text" or "jsonl". matches: how many are listed. query: what is asked; it is never written over.
+    Raises SourceError where `out` cannot be written.
+    """
+    if out is not None and _is_read(out, Path(query)):
+        raise SourceError(f"{out}: is what --query reads; choose another --out")
+    if out is not None and out.suffix.lower() == EXTENSION:
+        with mcap_file(out, AnswerMessages(query, matches)) as file:
+            yield file.add
+        return
+    with _opened(out) as stream:
+
+        def put(frame: Frame, answer: Recognition) -> None:
+            click.echo(answer.to_json(matches) if style == "jsonl" else as_text(answer, matches), file=stream)
+
+        yield put
+
+
+def as_text(answer: Recognition, matches: int) -> str:
+    """An answer for people: the best match on one line, the others below it."""
+    if answer.error is not None:
+        return f"{answer.query}: {answer.error}"
+    lines = []
+    for match in answer.matches[:matches]:
+        kind = "predicted score" if match.stage == "prefix" else "score"
+        score = "not compared" if match.score is None else f"{kind} {match.score:+.3f}"
+        lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{_at(match.pose)}")
+    head = f"{answer.query} -> {lines[0]}"
+    compared = f"{answer.compared} compared" if answer.complete else f"only {answer.compared} compared"
+    tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
+    if answer.confidence is not None:
+        tail = f"  {answer.reason}, confidence {answer.confidence:.3f}{tail}"
+    if (place := answer.sequence) is not None:
+        sure = f"probability {place.probability:.3f}, off the map {place.off_map:.3f}"
+        tail = f"  sequence: {place.name}  {sure}{_at(place.pose)}\n{tail}"
+    return "\n".join([head, *("    " + line for line in lines[1:]), tail])
+
+
+def _at(pose: Pose | Gps | None) -> str:
+    return "" if pose is None else f"  at {pose}"
+
+
+def _is_read(out: Path, query: Path) -> bool:
+    """Whether `out` is the file that is asked, or one of the files of a bag that is a folder."""
+    try:
+        if not out.exists() or not query.exists():
+            return False
+        return out.samefile(query) or (query.is_dir() and is_bag(query) and out.parent.samefile(query))
+    except OSError:  # no path, but a camera or an address
+        return False
+
+
+def _opened(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
+    if out is None:
+        return nullcontext(sys.stdout)
+    try:
+        return out.open("w", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise SourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error

@@ -1,0 +1,1 @@
+"""Answer other programs over HTTP."""

@@ -1,0 +1,252 @@
+"""Recognition for programs in other languages: pictures in and answers out over HTTP, in the order they come."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import math
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+from pairvpr import __version__
+from pairvpr.errors import PairVPRError, SourceError
+from pairvpr.runtime.answer import FORMAT
+from pairvpr.runtime.image import decode_picture
+from pairvpr.runtime.map_refresh import Refresher
+from pairvpr.runtime.recognizer import PlaceRecognizer
+from pairvpr.runtime.service.http import HttpConnection, Limits, RefusedError, Request
+from pairvpr.runtime.service.listener import Listener
+from pairvpr.runtime.sources import Frame
+
+PROTOCOL = 1
+RECOGNIZE, INFO = f"/v{PROTOCOL}/recognize", f"/v{PROTOCOL}/info"
+METHODS = {RECOGNIZE: "POST", INFO: "GET"}
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Answers the clients of one listener with one recogniser.
+
+    A single thread recognises, one picture after the other in the order in which the requests were complete.
+    """
+
+    def __init__(
+        self, recognizer: PlaceRecognizer, listener: Listener, matches: int, limits: Limits | None = None
+    ) -> None:
+        """matches: how many an answer lists where the request does not say."""
+        self._recognizer = recognizer
+        self._refresh = Refresher(recognizer)
+        self._listener = listener
+        self._matches = matches
+        self._limits = limits or Limits()
+        self._thread = ThreadPoolExecutor(1, "pairvpr recognises")
+        self._turn = asyncio.Lock()  # who waits for it gets it in order
+        self._stopping = asyncio.Event()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._receiving: set[asyncio.Task[None]] = set()  # those without a request in hand
+        self._unanswered = 0  # requests that wait or are being answered
+        self._memory = 0  # bytes of all their pictures, and of those that are arriving
+
+    async def run(self) -> None:
+        """Serve until `stop`; then the picture in hand is answered, and those that wait are refused."""
+        server = await asyncio.start_server(self._welcome, sock=self._listener.socket)
+        try:
+            await self._stopping.wait()
+        finally:
+            server.close()
+            self._listener.close()
+            for task in self._receiving:
+                task.cancel()
+            while self._connections:
+                await asyncio.wait(self._connections)
+            self._thread.shutdown()
+
+    def stop(self) -> None:
+        """End `run`; to be called in its thread."""
+        self._stopping.set()
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = _this_task()
+        self._connections.add(task)
+        try:
+            await self._converse(HttpConnection(reader, writer, self._limits))
+        except OSError as error:
+            log.debug("a client is lost: %s", error)
+        finally:
+            writer.close()
+            self._connections.discard(task)
+
+    async def _converse(self, connection: HttpConnection) -> None:
+        """Answer a client's requests until it or the service has enough."""
+        try:
+            if len(self._connections) > self._limits.clients:
+                raise RefusedError(503, f"busy: {self._limits.clients} clients are connected already")
+            while not self._stopping.is_set() and await self._exchange(connection):
+                pass
+        except RefusedError as refusal:
+            await connection.send(refusal.status, _error(str(refusal)), last=True)
+            await self._interruptible(connection.linger())
+
+    async def _exchange(self, connection: HttpConnection) -> bool:
+        """Take a request and answer it; whether there may be another."""
+        request = await self._interruptible(connection.request())
+        if request is None:
+            return False
+        question = self._question(request)
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            self._check_size(taken + size)
+            if self._memory + size > self._limits.memory:
+                raise RefusedError(503, "busy: too many pictures at once")
+            taken += size
+            self._memory += size
+
+        try:
+            content = await self._interruptible(connection.body(take))
+            if question is None:
+                status, answer = 200, self._info()
+            else:
+                status, answer = await self._answer(connection, question, content)
+        finally:
+            self._memory -= taken
+        return await connection.send(status, answer, last=self._stopping.is_set())
+
+    async def _answer(self, connection: HttpConnection, question: Question, content: bytearray) -> tuple[int, bytes]:
+        """Status and answer, when it is this request's turn."""
+        if self._unanswered > self._limits.waiting:
+            return 503, _error(f"busy: {self._limits.waiting} pictures wait already")
+        self._unanswered += 1
+        try:
+            async with self._turn:
+                if self._stopping.is_set():
+                    return 503, _error("the service is stopping")
+                if connection.abandoned:
+                    raise ConnectionError("it did not wait for its answer")
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._thread, self._recognize, question, content)
+        finally:
+            self._unanswered -= 1
+
+    def _recognize(self, question: Question, content: bytearray) -> tuple[int, bytes]:
+        """Status and answer; a fault of one picture, whatever it is, must not be the end of the others."""
+        started = perf_counter()
+        picture, error = None, None
+        try:
+            try:
+                picture = decode_picture(content, question.name or "the picture", self._limits.pixels)
+            except SourceError as fault:
+                error = str(fault)
+            frame = Frame(question.name, question.timestamp, picture, error, 1e3 * (perf_counter() - started))
+            self._refresh()
+            answer = self._recognizer.recognize_frame(frame)
+        except PairVPRError as fault:
+            log.error("a picture could not be recognised: %s", fault)
+            return 500, _error(str(fault))
+        except Exception as fault:
+            log.exception("a picture could not be recognised: this is a bug")
+            return 500, _error(f"{type(fault).__name__}: see the service's log")
+        line = answer.to_json(question.matches) + "\n"
+        return 200 if error is None else 422, line.encode("utf-8", "backslashreplace")
+
+    def _question(self, request: Request) -> Question | None:
+        """What to recognise, None where information is asked for. Raises RefusedError."""
+        method = METHODS.get(request.path)
+        if method is None:
+            raise RefusedError(404, f"there is no {request.path}, but {' and '.join(METHODS)}")
+        if request.method != method:
+            raise RefusedError(405, f"{request.path} takes {method}, not {request.method}")
+        self._check_size(request.length)
+        if request.path == INFO:
+            return None
+        return Question.of(request.parameters, self._matches)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._limits.body:
+            raise RefusedError(413, f"a picture of more than {self._limits.body} bytes: send a smaller one")
+
+    def _info(self) -> bytes:
+        recognizer, bundle = self._recognizer, self._recognizer.model.bundle
+        weights = bundle.info.weights
+        told = {
+            "protocol": PROTOCOL,
+            "format": FORMAT,
+            "version": __version__,
+            "map": {"pictures": len(recognizer.map), "identity": recognizer.map.identity},
+            "model": {"preset": bundle.info.preset, "trained": weights.trained, "licence": weights.licence},
+            "device": recognizer.model.engines.device,
+            "precision": recognizer.model.engines.precision,
+            "top_k": recognizer.top_k,
+            "budget_ms": recognizer.budget_ms,
+            "limits": dataclasses.asdict(self._limits),
+            "unanswered": self._unanswered,
+            "error": None,
+        }
+        return (json.dumps(told) + "\n").encode()
+
+    async def _interruptible(self, receiving: Coroutine[Any, Any, T]) -> T:
+        """What a client sends, which is not waited for when the service stops."""
+        task = _this_task()
+        self._receiving.add(task)
+        try:
+            return await receiving
+        finally:
+            self._receiving.discard(task)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What comes with a picture: the name and time that its answer carries, and how many matches to list."""
+
+    name: str
+    timestamp: float | None
+    matches: int
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str], matches: int) -> Question:
+        """From a request's parameters; `matches` where they do not say. Raises RefusedError for others and bad ones."""
+        unknown = parameters.keys() - {"name", "timestamp", "matches"}
+        if unknown:
+            raise RefusedError(400, f"unknown parameters {', '.join(sorted(unknown))}: name, timestamp, matches")
+        try:
+            timestamp = float(parameters["timestamp"]) if "timestamp" in parameters else None
+            matches = int(parameters.get("matches", matches))
+        except ValueError as error:
+            raise RefusedError(400, f"a parameter is no number ({error})") from error
+        if matches < 1 or not math.isfinite(timestamp or 0):
+            raise RefusedError(400, "matches must be at least 1, timestamp a finite number of seconds")
+        return cls(parameters.get("name", ""), timestamp, matches)
+
+
+def serve(recognizer: PlaceRecognizer, listener: Listener, matches: int, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, in the main thread; `ready` is called when it is about to begin."""
+
+    async def until_told() -> None:
+        service = Service(recognizer, listener, matches)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, service.stop)
+        ready()
+        await service.run()
+
+    asyncio.run(until_told())
+
+
+def _error(message: str) -> bytes:
+    return (json.dumps({"format": FORMAT, "error": message}) + "\n").encode()
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task

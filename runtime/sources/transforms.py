@@ -1,0 +1,106 @@
+"""Fewer frames of a source, and its pictures turned as they are wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from time import perf_counter
+
+from PIL import Image
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
+from pairvpr.runtime.sources.options import SourceOptions
+from pairvpr.runtime.sources.undistort import Lens
+
+_TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
+
+
+class AdjustedSource(Source):
+    """Another source, which it takes over, as options want it.
+
+    Iterating raises SourceError where frames are chosen by time and have none, and where a picture does not fit the
+    calibration or the part that is to be cut out.
+    """
+
+    def __init__(self, source: Source, options: SourceOptions, lens: Lens | None) -> None:
+        self._source = source
+        self._options = options
+        self._lens = lens
+        self.live = source.live
+        self.single = source.single
+        self.origin = source.origin
+        self.names: Sequence[str] | None = None
+        self.length: int | None = None
+        if not options.by_time:
+            self.names = None if source.names is None else source.names[:: options.every]
+            self.length = None if source.length is None else math.ceil(source.length / options.every)
+
+    def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+        """The frames that were chosen and are `wanted`."""
+        chosen = _Choice(self._options)
+        try:
+            for frame in self._source.frames(lambda *of_frame: chosen(*of_frame) and wanted(*of_frame)):
+                self.dropped = self._source.dropped
+                yield frame if frame.picture is None else self._turned(frame, frame.picture)
+        except _Enough:
+            return
+
+    def close(self) -> None:
+        """Closes the source."""
+        self._source.close()
+
+    def _turned(self, frame: Frame, picture: Image.Image) -> Frame:
+        started = perf_counter()
+        if self._lens is not None:
+            picture = self._lens.undistort(picture, frame.name)
+        if self._options.rotate:
+            picture = picture.transpose(_TURNS[self._options.rotate])
+        if self._options.crop is not None:
+            x, y, width, height = self._options.crop
+            if x + width > picture.width or y + height > picture.height:
+                size = f"{picture.width} x {picture.height}"
+                raise SourceError(
+                    f"--crop {x},{y},{width},{height} leaves {frame.name}, of {size}: choose a part inside"
+                )
+            picture = picture.crop((x, y, x + width, y + height))
+        return replace(frame, picture=picture, decode_ms=frame.decode_ms + (perf_counter() - started) * 1e3)
+
+
+class _Enough(Exception):  # noqa: N818  no error: nothing that still comes will be chosen
+    """Raised where the source asks, so that it stops reading."""
+
+
+class _Choice:
+    """Which frames are chosen. By their numbers and times alone, so that a later run chooses the same."""
+
+    def __init__(self, options: SourceOptions) -> None:
+        self._options = options
+        self._first: float | None = None
+        self._last = 0.0
+        self._second_part = -1
+
+    def __call__(self, number: int, name: str, timestamp: float | None) -> bool:
+        options = self._options
+        if not options.by_time:
+            return number % options.every == 0
+        if timestamp is None and self._first is None:
+            raise SourceError(
+                f"{name} has no time stamp, which --start, --duration and --max-fps go by: use --every instead"
+            )
+        self._last = self._last if timestamp is None else timestamp  # of a packet that could not be decoded
+        self._first = self._last if self._first is None else self._first
+        elapsed = self._last - self._first - options.start
+        if elapsed < 0:
+            return False
+        if options.duration is not None and elapsed >= options.duration:
+            raise _Enough
+        if number % options.every:
+            return False
+        if options.max_fps is None:
+            return True
+        # A frame for each part of a second: unlike waiting from frame to frame, this keeps the rate when times jitter.
+        part = math.floor(elapsed * options.max_fps + 1e-6)
+        is_new, self._second_part = part > self._second_part, max(part, self._second_part)
+        return is_new

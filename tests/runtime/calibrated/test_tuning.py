@@ -1,0 +1,153 @@
+"""The tuned setting of a map: what it fills in, what overrides it, and what happens where it cannot be had."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+
+from pairvpr import machine
+from pairvpr.errors import BundleError, EngineError
+from pairvpr.runtime.bundle import FILE, TUNING, Bundle
+from pairvpr.runtime.calibrated import tuning as tuning_module
+from pairvpr.runtime.calibrated.tuning import Setting, Tuning, open_tuned
+from pairvpr.runtime.model import default_bundle
+
+CHOSEN = Setting("openvino", "bf16", 2, 8, exact=False)
+TUNED = Tuning(
+    setting=CHOSEN,
+    computer=machine.name(),
+    engine="OpenVINO",
+    map_pictures=500,
+    candidates=100,
+    pictures=700,
+    changed=1,
+    interval=(0.0003, 0.008),
+    max_loss=0.003,
+    budget_ms=None,
+    median_ms=41.2,
+    p99_ms=60.0,
+    exact_ms=320.0,
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A copy of the default bundle with a tuning."""
+    Bundle.open(default_bundle()).install(tmp_path / "bundle")
+    bundle = Bundle.open(tmp_path / "bundle")
+    bundle.store_calibration(TUNING, TUNED.to_json())
+    return bundle
+
+
+class Loader:
+    """Stands where models are opened: notes what was asked for, and lacks some devices."""
+
+    def __init__(self) -> None:
+        self.lacks: set[str] = set()
+        self.opened: list[Setting] = []
+
+    def __call__(
+        self, path: Path, device: str, precision: str | None, *, threads: int | None, batch_size: int | None
+    ) -> str:
+        if device in self.lacks:
+            raise EngineError(f"device {device}: not installed")
+        self.opened.append(Setting(device, precision, threads, batch_size))
+        return "model"
+
+
+@pytest.fixture
+def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
+    loader = Loader()
+    monkeypatch.setattr(tuning_module, "load_model", loader)
+    return loader
+
+
+@pytest.mark.parametrize(
+    ("asked", "completed"),
+    [
+        (Setting(), CHOSEN),
+        (Setting("openvino"), CHOSEN),
+        (Setting(precision="bf16", threads=1), dataclasses.replace(CHOSEN, threads=1)),
+        (Setting(batch_size=4, exact=True), dataclasses.replace(CHOSEN, batch_size=4, exact=True)),
+        (Setting("cpu"), None),
+        (Setting(precision="fp32"), None),
+        (Setting("openvino", "fp32", 2), None),
+    ],
+)
+def test_what_is_asked_for_comes_first(asked: Setting, completed: Setting | None) -> None:
+    assert asked.completed(CHOSEN) == completed
+
+
+def test_what_was_tuned_to_be_exact_can_be_asked_to_drop_candidates() -> None:
+    exact = dataclasses.replace(CHOSEN, exact=True)
+    assert Setting().completed(exact) == exact
+    assert Setting(exact=False).completed(exact) == CHOSEN
+
+
+def test_a_tuning_survives_being_stored(bundle: Bundle) -> None:
+    assert Tuning.of(Bundle.open(bundle.path)) == TUNED
+    assert Tuning.of(Bundle.open(default_bundle())) is None
+    assert "openvino bf16, 2 threads, batches of 8, cascade; 41 ms" in str(TUNED)
+    assert "in 1 of 700 pictures (95 % interval 0.0% to 0.8%)" in str(TUNED)
+
+
+def test_it_goes_where_what_it_was_measured_with_goes(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.install(tmp_path / "another")  # as for another map
+    other = Bundle.open(tmp_path / "another")
+    other.verify()
+    assert Tuning.of(other) is None
+    assert Tuning.of(Bundle.open(bundle.path)) == TUNED
+    bundle.store_calibration("cascade", {"another": 1})
+    assert dict(Bundle.open(bundle.path).info.calibration) == {"cascade": {"another": 1}}
+
+
+@pytest.mark.parametrize(
+    "change", [{"changed": 701}, {"setting": {"device": "abacus"}}, {"interval": [0.1]}, {"of tomorrow": 1}]
+)
+def test_one_that_cannot_be_used_is_refused(bundle: Bundle, change: dict[str, object]) -> None:
+    bundle.store_calibration(TUNING, {**TUNED.to_json(), **change})
+    with pytest.raises(BundleError, match=rf"{FILE}: its tuned setting cannot be used .*`pairvpr tune`"):
+        Tuning.of(bundle)
+
+
+def test_it_fills_in_what_is_left_open(bundle: Bundle, loader: Loader) -> None:
+    assert open_tuned(bundle.path, Setting()) == ("model", CHOSEN, f"tuned: {CHOSEN}")
+    assert loader.opened == [Setting("openvino", "bf16", 2, 8)]
+    _, setting, told = open_tuned(bundle.path, Setting(threads=1))
+    assert setting == dataclasses.replace(CHOSEN, threads=1)
+    assert told == f"tuned, but for what was asked for: {setting}"
+
+
+def test_another_device_may_be_asked_for(bundle: Bundle, loader: Loader) -> None:
+    told = f"not the setting tuned for this map ({CHOSEN}): another was asked for"
+    assert open_tuned(bundle.path, Setting("cpu")) == ("model", Setting("cpu"), told)
+    assert loader.opened == [Setting("cpu")]
+
+
+@pytest.mark.parametrize("why", ["an engine that is not installed", "another computer"])
+def test_what_cannot_be_had_is_said(
+    bundle: Bundle, loader: Loader, why: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "another computer":
+        monkeypatch.setattr(machine, "name", lambda: "a robot with 6 cores")
+        said = f"it was measured on {TUNED.computer}, this is a robot with 6 cores"
+    else:
+        loader.lacks = {"openvino"}
+        said = "device openvino: not installed"
+    assert open_tuned(bundle.path, Setting(threads=3)) == ("model", Setting(threads=3), "")
+    assert loader.opened == [Setting(threads=3)]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"is not used: {said}; `pairvpr tune`" in record.message
+
+
+def test_what_was_asked_for_and_cannot_be_had_is_an_error_and_no_warning(
+    bundle: Bundle, loader: Loader, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader.lacks = {"openvino"}
+    with pytest.raises(EngineError, match="openvino: not installed"):
+        open_tuned(bundle.path, Setting("openvino"))
+    assert not caplog.records

@@ -1,0 +1,221 @@
+import math
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from pairvpr.errors import SourceError
+from pairvpr.runtime.geometry.pose_files import MAX_TIME_GAP, PlaceFinder, exif_gps, read_poses, utm_pose
+from pairvpr.runtime.geometry.poses import Gps, Place, Pose
+
+
+def write(tmp_path, text, name="poses.csv"):
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def picture(path, gps=None):
+    exif = Image.Exif()
+    if gps is not None:
+        ifd = exif.get_ifd(ExifTags.IFD.GPSInfo)
+        ifd.update(gps)
+        exif[ExifTags.IFD.GPSInfo] = ifd
+        exif.load(exif.tobytes())  # Pillow 10.3 puts GPS into TIFF files only from EXIF that was read
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path, exif=exif)
+    return path
+
+
+HERE = {1: "N", 2: (47.0, 30.0, 36.0), 3: "E", 4: (8.0, 45.0, 0.0)}
+
+
+def test_csv_poses_are_normalised(tmp_path):
+    rows = ["a.jpg,1,-2.5,3e1,0,0,2,0", "", '"b, two.jpg", 0,0,0, 1,1,1,1', "./c/d.jpg,1,2,3,0,0,0,1", ""]
+    poses = read_poses(write(tmp_path, "\r\n".join(["name,x,y,z,qx,qy,qz,qw", *rows])))
+    assert poses.find("a.jpg") == Place(pose=Pose(1.0, -2.5, 30.0, (0.0, 0.0, 1.0, 0.0), "map"))
+    assert poses.find("b, two.jpg").pose.q == (0.5, 0.5, 0.5, 0.5)
+    assert poses.find("c/d.jpg").pose.q == (0.0, 0.0, 0.0, 1.0)
+    assert poses.find("d.jpg") is None
+
+
+def test_csv_gps(tmp_path):
+    text = "\ufeffname, latitude, longitude, altitude\na.jpg,-33.5,151.25,12\nb.jpg,1,2,\n"
+    poses = read_poses(write(tmp_path, text))
+    assert poses.find("a.jpg") == Place(gps=Gps(-33.5, 151.25, 12.0))
+    assert poses.find("b.jpg") == Place(gps=Gps(1.0, 2.0, None))
+    flat = read_poses(write(tmp_path, "name,latitude,longitude\na.jpg,1,2\n"))
+    assert flat.find("a.jpg") == Place(gps=Gps(1.0, 2.0))
+
+
+POSE = "name,x,y,z,qx,qy,qz,qw\n"
+GPS = "name,latitude,longitude,altitude\n"
+MALFORMED = [
+    ("", "holds no poses: give CSV"),
+    ("# only a comment\n", "holds no poses"),
+    (POSE, "has a header but no poses"),
+    ("name,x,y,z\na,1,2,3\n", "line 1: neither a known header nor a TUM line: give CSV"),
+    ("\n\nsome words\n", "line 3: neither"),
+    (b"\xff\xfe\x00PNG\x80", "is not a text file"),
+    (POSE + " ,1,2,3,0,0,0,1\n", "line 2: the name is missing"),
+    (POSE + "a,1,2,3,0,0,0,1\nb,1,2,3\n", "line 3: 4 fields where the header has 8"),
+    (POSE + "\n\na,1,2,x,0,0,0,1\n", "line 4: 'x' is not a number"),
+    (POSE + "a,1,2,,0,0,0,1\n", "line 2: '' is not a number"),
+    (POSE + "a,1,2,nan,0,0,0,1\n", "line 2: nan is not a finite number"),
+    (POSE + "a,1,2,3,0,0,inf,1\n", "line 2: inf is not a finite number"),
+    (POSE + "a,1,2,3,0,0,0,0\n", "line 2: the quaternion is zero"),
+    (POSE + "a,1,2,3,0,0,0,1\n./a,1,2,3,0,0,0,1\n", "line 3: a stands in the file twice"),
+    (GPS + "a,91,0,0\n", "line 2: 91.0, 0.0 is no latitude and longitude"),
+    (GPS + "a,0,-181,0\n", "line 2: 0.0, -181.0 is no latitude"),
+    (POSE + "a" * 200_000 + ",1,2,3,0,0,0,1\n", "line 2: field larger"),
+    ("# t x y z\n1.0 1 2 3 0 0 0 1\n2.0 1 2 3 0 0 0\n", "line 3: 7 fields, not the 8"),
+    ("1.0 1 2 3 0 0 0 1\n\n1.00 1 2 3 0 0 0 1\n", "line 3: time stamp 1.00 stands in the file twice"),
+    ("1.0 1 2 3 0 0 0 0\n", "line 1: the quaternion is zero"),
+    ("nan 1 2 3 0 0 0 1\n", "line 1: nan is not a finite number"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), MALFORMED)
+def test_malformed_files_name_file_and_line(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(SourceError) as caught:
+        read_poses(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_pose_file(tmp_path):
+    for path in (tmp_path / "nope.csv", tmp_path):
+        with pytest.raises(SourceError, match=r"the pose file .* cannot be read"):
+            PlaceFinder(path)
+
+
+def test_tum_nearest_in_time(tmp_path):
+    poses = read_poses(
+        write(tmp_path, "# timestamp tx ty tz\n1305031102.20 2 0 0 0 0 0 1\n\n1305031102.10 1 0 0 0 0 0 3\n")
+    )
+    found = poses.find("rgb/1305031102.135.png")
+    assert found == Place(Pose(1.0, 0.0, 0.0, (0.0, 0.0, 0.0, 1.0)), None, 1305031102.135)
+    assert poses.find("1305031102.165.png").pose.x == 2.0
+    assert poses.find("1305031102.25.png").pose.x == 2.0  # exactly MAX_TIME_GAP away
+    assert poses.find("1305031102.04.png") is None
+    assert poses.find("1305031102.26.png") is None
+    assert poses.find("office.png") is None
+    assert MAX_TIME_GAP == 0.05
+
+
+def test_tum_nanoseconds_and_whole_seconds(tmp_path):
+    poses = read_poses(write(tmp_path, "1403636579.76 1 0 0 0 0 0 1\n1403636585 2 0 0 0 0 0 1\n"))
+    found = poses.find("cam0/data/1403636579763555584.png")
+    assert found.pose.x == 1.0
+    assert found.timestamp == pytest.approx(1403636579.763555584, abs=1e-6)
+    assert poses.find("1403636585.png").pose.x == 2.0
+    assert poses.find("1403636585.png").timestamp == 1403636585.0
+
+
+def test_running_numbers_are_no_time_stamps(tmp_path):
+    poses = read_poses(write(tmp_path, "0.0 1 0 0 0 0 0 1\n1.0 2 0 0 0 0 0 1\n5.0 3 0 0 0 0 0 1\n"))
+    assert [poses.find(name) for name in ("000000.png", "1.png", "000005.png")] == [None] * 3
+    assert poses.find("5.02.png").pose.x == 3.0
+    assert poses.find("5000000000.png").pose.x == 3.0  # a simulation's clock in nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("@0584363.02@4477128.93@17@T@040.44@-080.00@x@0@@@@@2015@@.jpg", (584363.02, 4477128.93, "utm17T")),
+        ("db/@0543256.96@4178906.70@10@S@.jpg", (543256.96, 4178906.70, "utm10S")),
+        ("@-12.5@400@07@T@.jpg", (-12.5, 400.0, "utm7T")),
+        ("@0584363.02@4477128.93@.jpg", (584363.02, 4477128.93, "utm")),
+        ("@0584363.02@4477128.93.jpg", (584363.02, 4477128.93, "utm")),
+        ("@0584363.02@4477128.93@@@@@@.jpg", (584363.02, 4477128.93, "utm")),
+        ("@0584363.02@4477128.93@17@@.jpg", (584363.02, 4477128.93, "utm")),
+        ("@0584363.02@4477128.93@61@T@.jpg", (584363.02, 4477128.93, "utm")),
+        ("Image001.jpg", None),
+        ("@here@there@.jpg", None),
+        ("@nan@1@.jpg", None),
+        ("a@1@2@.jpg", None),
+        ("@1.jpg", None),
+    ],
+)
+def test_utm_names(name, expected):
+    pose = utm_pose(name)
+    assert (pose and (pose.x, pose.y, pose.frame)) == expected
+    if pose:
+        assert (pose.z, pose.q) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("refs", "expected"),
+    [("NE", (47.51, 8.75)), ("SE", (-47.51, 8.75)), ("NW", (47.51, -8.75)), ("SW", (-47.51, -8.75))],
+)
+@pytest.mark.parametrize("extension", ["jpg", "png", "tiff"])
+def test_exif_gps_hemispheres(tmp_path, refs, expected, extension):
+    gps = exif_gps(picture(tmp_path / f"a.{extension}", {**HERE, 1: refs[0], 3: refs[1]}))
+    assert (gps.latitude, gps.longitude) == pytest.approx(expected, abs=1e-6)
+    assert gps.altitude is None
+
+
+@pytest.mark.parametrize(("ref", "altitude"), [(None, 420.5), (b"\0", 420.5), (b"\1", -420.5)])
+def test_exif_altitude(tmp_path, ref, altitude):
+    tags = {**HERE, 6: 420.5, **({} if ref is None else {5: ref})}
+    assert exif_gps(picture(tmp_path / "a.jpg", tags)).altitude == pytest.approx(altitude)
+
+
+def rational(numerator, denominator):
+    return TiffImagePlugin.IFDRational(numerator, denominator)
+
+
+@pytest.mark.parametrize(
+    "gps",
+    [
+        None,
+        {},
+        {1: "N", 2: (47.0, 30.0, 0.0)},
+        {2: (47.0, 30.0, 0.0), 4: (8.0, 0.0, 0.0)},
+        {**HERE, 2: (rational(0, 0), rational(0, 0), rational(0, 0))},
+        {**HERE, 2: (91.0, 0.0, 0.0)},
+        {**HERE, 1: "E"},
+    ],
+)
+def test_no_usable_gps(tmp_path, gps):
+    assert exif_gps(picture(tmp_path / "a.jpg", gps)) is None
+
+
+def test_unknown_altitude_leaves_the_position(tmp_path):
+    gps = exif_gps(picture(tmp_path / "a.jpg", {**HERE, 6: rational(0, 0)}))
+    assert gps.altitude is None
+    assert math.isclose(gps.longitude, 8.75)
+
+
+def test_malformed_gps_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match=r"a\.jpg is damaged"):
+        exif_gps(picture(tmp_path / "a.jpg", {**HERE, 2: (47.0, 30.0)}))
+    with pytest.raises(SourceError, match="there is no picture"):
+        exif_gps(tmp_path / "nope.jpg")
+
+
+def test_precedence_and_count(tmp_path):
+    name = "@0584363.02@4477128.93@17@T@.jpg"
+    path = picture(tmp_path / name, HERE)
+    plain = picture(tmp_path / "plain.jpg", HERE)
+    poses = write(tmp_path, f"name,latitude,longitude\n{name},1,2\n")
+
+    finder = PlaceFinder(poses)
+    assert finder(name, path) == Place(gps=Gps(1.0, 2.0))
+    assert finder.matched == 1
+    assert finder("plain.jpg", plain).gps.latitude == pytest.approx(47.51)
+    assert finder.matched == 1
+
+    without = PlaceFinder()
+    pose, gps, timestamp = without(name, path)
+    assert (pose.frame, gps, timestamp) == ("utm17T", None, None)
+    assert without("plain.jpg", plain).gps is not None
+    assert without("clip.mp4#000001") == Place()
+    assert without.matched == 0
+
+
+def test_a_file_for_other_pictures_matches_none(tmp_path):
+    finder = PlaceFinder(write(tmp_path, POSE + "other.jpg,1,2,3,0,0,0,1\n"))
+    assert finder("a.jpg", picture(tmp_path / "a.jpg")) == Place()
+    assert finder.matched == 0

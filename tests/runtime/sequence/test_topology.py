@@ -1,0 +1,87 @@
+"""Where a map's pictures lie to each other, against looking at every pair."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+from pairvpr.runtime.geometry.geodesy import metres
+from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.map import Record
+from pairvpr.runtime.sequence.topology import MOST, REACH, Layout
+
+
+def record(row: int, source: str = "drive", timestamp: float | None = None, **place: object) -> Record:
+    where = {"pose": None, "gps": None, **place}
+    return Record(row + 1, f"p{row}", source, timestamp, segment=1, row=row, descriptor_crc=0, tokens_crc=0, **where)  # type: ignore[arg-type]
+
+
+def near(layout: Layout, row: int) -> dict[int, float]:
+    pairs = zip(layout.neighbours[row], layout.distances[row], strict=True)
+    return {int(other): float(distance) for other, distance in pairs if np.isfinite(distance)}
+
+
+def test_without_places_the_order_counts_and_drives_do_not_touch() -> None:
+    layout = Layout.of([record(row, "ab"[row % 2]) for row in range(60)])
+    assert (layout.metric, layout.spacing, layout.seconds) == (False, 1.0, None)
+    assert near(layout, 0) == {2 * step: float(step) for step in range(int(REACH) + 1)}
+    assert near(layout, 31)[33] == near(layout, 31)[29] == 1.0
+    assert all(row % 2 for row in near(layout, 31))
+
+
+def test_subfolders_are_drives() -> None:
+    records = [dataclasses.replace(record(row), name=f"{'ab'[row // 5]}/{row}.png") for row in range(10)]
+    assert set(near(Layout.of(records), 4)) == set(range(5))
+
+
+@pytest.mark.parametrize("count", [1, 2, 400])
+def test_poses_against_every_pair(count: int) -> None:
+    places = np.array([5e5, 6e6, 30]) + np.cumsum(np.random.default_rng(0).normal(0, 2, (count, 3)), axis=0)
+    poses = [Pose(x, y, z) for x, y, z in places.tolist()]
+    layout = Layout.of([record(row, pose=pose) for row, pose in enumerate(poses)])
+    assert layout.metric
+    for row in range(count):
+        every = np.array([metres(poses[row], other) for other in poses])
+        wanted = np.sort(every[every <= layout.reach])[:MOST]
+        found = near(layout, row)
+        assert np.allclose(sorted(found.values()), wanted)
+        assert all(np.isclose(every[other], distance) for other, distance in found.items())
+
+
+def test_gps_positions_are_metres_apart_also_at_the_date_line() -> None:
+    gps = [Gps(-17.0, 179.9996 + 1e-4 * step) for step in range(4)] + [
+        Gps(-17.0, -180 + 1e-4 * step) for step in range(4)
+    ]
+    layout = Layout.of([record(row, gps=each) for row, each in enumerate(gps)])
+    assert layout.spacing == pytest.approx(metres(gps[0], gps[1]), rel=1e-3)
+    assert near(layout, 0)[7] == pytest.approx(metres(gps[0], gps[7]), rel=1e-3)
+
+
+def test_places_in_two_frames_or_none_leave_the_order() -> None:
+    for strange in (Pose(0, 0, 0, frame="odom"), None):
+        records = [record(row, pose=Pose(row, 0, 0)) for row in range(3)]
+        assert not Layout.of([*records, record(3, pose=strange)]).metric
+
+
+def test_the_usual_step_in_metres_and_seconds() -> None:
+    stamps = [0.0, 0.5, 1.0, 31.0, None, 32.0, 32.5]  # a traffic light, and a picture without a stamp
+    layout = Layout.of([record(row, timestamp=stamp, pose=Pose(4.0 * row, 0, 0)) for row, stamp in enumerate(stamps)])
+    assert (layout.spacing, layout.seconds) == (4.0, 0.5)
+
+
+def test_pictures_of_one_spot_stay_bounded() -> None:
+    layout = Layout.of([record(row, pose=Pose(0, 0, 0)) for row in range(3000)])
+    assert layout.neighbours.shape == (3000, MOST)
+    assert layout.spacing == 1.0
+    assert (layout.distances == 0).all()
+
+
+def test_a_large_map_takes_seconds_at_most() -> None:
+    records = [record(row, pose=Pose(row % 1000, row // 1000 * 50.0, 0)) for row in range(20_000)]
+    start = time.process_time()
+    layout = Layout.of(records)
+    assert time.process_time() - start < 10
+    assert layout.neighbours.shape == (20_000, 2 * int(REACH) + 1)

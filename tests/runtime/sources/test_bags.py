@@ -1,0 +1,358 @@
+"""Bags of every kind: images, poses, and what is wrong with some."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sqlite3
+import sys
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+pytest.importorskip("rosbags", reason="bags need the extra pairvpr[bags]")
+
+from pairvpr.cli.main import main as pairvpr
+from pairvpr.errors import SourceError
+from pairvpr.runtime.cli.main import main as pairvpr_run
+from pairvpr.runtime.sources import Frame, SourceOptions, open_source
+from pairvpr.runtime.sources.options import DEFAULT
+from pairvpr.runtime.sources.ros_messages import ENCODINGS, picture_of
+from tests.runtime.sources.bag_writer import KINDS, BagWriter, scene, stamp, write_drive
+
+
+def frames_of(path: Path, options: SourceOptions = DEFAULT) -> list[Frame]:
+    with open_source(str(path), options) as source:
+        return list(source)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_with_stamps_and_poses(tmp_path: Path, kind: str) -> None:
+    path = write_drive(tmp_path, kind)
+    with open_source(str(path)) as source:
+        assert (source.live, source.single, source.length) == (False, False, 5)
+        frames = list(source)
+        source.close()  # may be called again
+    assert [frame.name for frame in frames] == [f"{path.name}/cam/image_raw#{i:06d}" for i in range(5)]
+    assert [frame.timestamp for frame in frames] == [stamp(i) / 1e9 for i in range(5)]
+    assert [frame.header for frame in frames] == [(stamp(i), "lens") for i in range(5)]
+    for i, frame in enumerate(frames):
+        assert np.array_equal(np.asarray(frame.picture), scene(i))
+        assert (frame.error, frame.decode_ms > 0) == (None, True)
+    assert frames[0].pose is None  # odometry begins later
+    for i, frame in enumerate(frames[1:], start=1):
+        assert (frame.pose.x, frame.pose.y, frame.pose.frame) == (pytest.approx(i, abs=1e-5), 2, "odom")
+        assert frame.pose.q == (0, 0, 0, 1)
+
+
+def test_a_bag_becomes_a_map_and_a_query(tmp_path: Path) -> None:
+    path, db = write_drive(tmp_path, "drive.bag"), tmp_path / "map"
+    for added in (5, 0):  # going on adds nothing
+        built = CliRunner().invoke(pairvpr, ["map", "build", str(path), "--db", str(db)])
+        assert built.exit_code == 0, built.stderr
+        assert f"{added} pictures added, {min(added, 4)} with a place, {5 - added} already there" in built.stdout
+    listed = CliRunner().invoke(pairvpr, ["map", "list", "--db", str(db), "--format", "jsonl"]).stdout
+    records = [json.loads(line) for line in listed.splitlines()]
+    assert records[3]["pose"]["x"] == pytest.approx(3, abs=1e-5)
+    assert records[3]["timestamp"] == stamp(3) / 1e9
+    answered = CliRunner().invoke(pairvpr_run, ["--db", str(db), "--query", str(path), "--format", "jsonl"])
+    assert answered.exit_code == 0, answered.stderr
+    assert [json.loads(line)["query"] for line in answered.stdout.splitlines()] == [each["name"] for each in records]
+
+
+def test_a_trajectory_file_belongs_to_a_bags_images(tmp_path: Path) -> None:
+    path, db, poses = write_drive(tmp_path, "mcap"), tmp_path / "map", tmp_path / "slam.txt"
+    poses.write_text(f"{stamp(2) / 1e9:.9f} 70 8 9 0 0 0 1\n")
+    built = CliRunner().invoke(pairvpr, ["map", "build", str(path), "--db", str(db), "--poses", str(poses)])
+    assert built.exit_code == 0, built.stderr
+    listed = CliRunner().invoke(pairvpr, ["map", "list", "--db", str(db), "--format", "jsonl"]).stdout
+    found = [json.loads(line)["pose"] for line in listed.splitlines()]
+    assert [pose and round(pose["x"]) for pose in found] == [None, 1, 70, 3, 4]
+
+
+@pytest.mark.parametrize("kind", ["drive.bag", "sqlite"])
+@pytest.mark.parametrize("pose", ["PoseStamped", "PoseWithCovarianceStamped", "Odometry"])
+def test_every_kind_of_pose(tmp_path: Path, kind: str, pose: str, caplog: pytest.LogCaptureFixture) -> None:
+    with BagWriter(tmp_path, kind) as bag:
+        bag.image("/image", stamp(0), scene(0))
+        bag.pose(pose, "/pose", stamp(0), 7.0, frame="")
+        bag.pose(pose, "/pose", stamp(0), 9.0, q=(0, 0, 0, 0))
+        bag.pose(pose, "/pose", stamp(1), float("nan"))
+    (frame,) = frames_of(bag.path)
+    assert (frame.pose.x, frame.pose.frame) == (7, "map")
+    assert "2 of 3 poses on /pose have no fix or orientation" in caplog.text
+
+
+def test_gps_fixes(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "mcap") as bag:
+        for i in range(3):
+            bag.image("/image", stamp(5 * i), scene(i))
+        bag.fix("/gps", stamp(0), 47.0)
+        bag.fix("/gps", stamp(6), 0.0, status=-1)
+        bag.fix("/gps", stamp(10), 48.0)
+    frames = frames_of(bag.path)
+    assert [frame.gps.latitude for frame in frames] == pytest.approx([47, 47.5, 48])
+    assert (frames[0].gps.longitude, frames[0].gps.altitude, frames[0].pose) == (8.5, 400, None)
+
+
+def test_topics_are_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with BagWriter(tmp_path, "mcap") as bag:
+        bag.image("/left", stamp(0), scene(0))
+        bag.image("/right", stamp(0), scene(1))
+        bag.compressed("/depth/compressedDepth", stamp(0), b"", "16UC1; compressedDepth")
+        bag.pose("Odometry", "/odom", stamp(0), 1.0)
+        bag.pose("PoseStamped", "/slam", stamp(0), 5.0)
+    with pytest.raises(
+        SourceError, match=r"several image topics, choose .*--topic: /left \(Image\), /right \(Image\)$"
+    ):
+        open_source(str(bag.path))
+    (frame,) = frames_of(bag.path, SourceOptions(topic="/right"))
+    assert np.array_equal(np.asarray(frame.picture), scene(1))
+    assert frame.pose is None
+    assert "no poses are used, for there are several: choose --pose-topic of /odom, /slam" in caplog.text
+    (frame,) = frames_of(bag.path, SourceOptions("/left", "/slam"))
+    assert frame.pose.x == 5
+    for options, told in (
+        (SourceOptions("/odom"), "--topic /odom is not one of the topics that can be used: /left, /right"),
+        (SourceOptions("/left", "/left"), "--pose-topic /left is not one of .*: /odom, /slam"),
+    ):
+        with pytest.raises(SourceError, match=told):
+            open_source(str(bag.path), options)
+    with pytest.raises(SourceError, match="only bags have topics: leave out"):
+        open_source(str(tmp_path), SourceOptions("/left"))
+
+
+def encoded(pixels: np.ndarray, encoding: str) -> np.ndarray:
+    """The picture as a camera of that encoding would send it; a plain loop where that is clearer."""
+    luma = np.asarray(Image.fromarray(pixels).convert("L"))
+    if encoding in ("rgb8", "bgr8"):
+        return pixels if encoding == "rgb8" else pixels[:, :, ::-1]
+    if encoding in ("rgba8", "bgra8"):
+        colours = pixels if encoding == "rgba8" else pixels[:, :, ::-1]
+        return np.concatenate([colours, np.full((*pixels.shape[:2], 1), 9, np.uint8)], axis=2)
+    if encoding == "mono8":
+        return luma[:, :, None]
+    if encoding == "mono16":
+        return (luma.astype("<u2") * 257)[:, :, None]
+    if encoding.startswith("bayer"):
+        out = np.zeros((*pixels.shape[:2], 1), np.uint8)
+        for y in range(pixels.shape[0]):
+            for x in range(pixels.shape[1]):
+                out[y, x] = pixels[y, x, "rgb".index(encoding[6 + 2 * (y % 2) + x % 2])]
+        return out
+    red, green, blue = (pixels[:, :, i].astype(float) for i in range(3))
+    y = 16 + 0.257 * red + 0.504 * green + 0.098 * blue
+    u = (128 - 0.148 * red - 0.291 * green + 0.439 * blue).reshape(len(pixels), -1, 2).mean(axis=2).repeat(2, axis=1)
+    v = (128 + 0.439 * red - 0.368 * green - 0.071 * blue).reshape(len(pixels), -1, 2).mean(axis=2).repeat(2, axis=1)
+    colour = np.where(np.arange(pixels.shape[1]) % 2 == 0, u, v)
+    return np.round(np.stack([colour, y] if encoding in ("yuv422", "uyvy") else [y, colour], axis=2)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    smooth = np.stack(np.broadcast_arrays(np.arange(64) * 3, 20 + np.arange(48)[:, None] * 4, 90), axis=2)
+    smooth = smooth.astype(np.uint8)
+    with BagWriter(tmp_path, "drive.bag") as bag:
+        bag.image("/image", stamp(0), np.ascontiguousarray(encoded(smooth, encoding)), encoding)
+    (frame,) = frames_of(bag.path)
+    expected = smooth
+    if encoding.startswith("mono"):
+        expected = np.asarray(Image.fromarray(smooth).convert("L"))[:, :, None].repeat(3, axis=2)
+    found = np.asarray(frame.picture)
+    assert found.shape == expected.shape
+    off = np.abs(found.astype(int) - expected)
+    assert off.max() <= (4 if encoding.startswith(("bayer", "y", "u")) else 0)
+
+
+def test_padded_rows_and_big_endian_values() -> None:
+    values = (np.arange(20 * 30).reshape(20, 30) * 100).astype(">u2")
+    rows = np.zeros((20, 64), np.uint8)
+    rows[:, :60] = values.view(np.uint8)
+    message = SimpleNamespace(encoding="mono16", height=20, width=30, step=64, is_bigendian=1, data=rows.ravel())
+    assert np.array_equal(np.asarray(picture_of(message))[:, :, 0], (values.astype(int) + 128) // 257)
+
+
+@pytest.mark.parametrize("form", ["jpeg", "png"])
+def test_compressed_images(tmp_path: Path, form: str) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(scene(0)).save(stream, form)
+    with BagWriter(tmp_path, "sqlite") as bag:
+        bag.compressed("/image/compressed", stamp(0), stream.getvalue(), form)
+        bag.compressed("/image/compressed", stamp(1), stream.getvalue()[:500], form)
+        bag.compressed("/image/compressed", stamp(2), b"no picture", form)
+    first, cut, none = frames_of(bag.path)
+    assert np.array_equal(np.asarray(first.picture), np.asarray(Image.open(stream)))
+    assert "sqlite/image/compressed#000001: its JPEG or PNG data is" in cut.error
+    assert "sqlite/image/compressed#000002: its JPEG or PNG data is not a picture" in none.error
+
+
+def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "drive.bag") as bag:
+        bag.image("/image", stamp(0), scene(0)[:, :, :1], "32FC1")
+        bag.image("/image", stamp(1), scene(0)[:, :, :1], "rgb8")
+        bag.image("/image", stamp(2), scene(0)[:8])
+        bag.image("/image", stamp(3), scene(0))
+    frames = frames_of(bag.path)
+    told = ["encoding '32FC1' is not one of", "bytes in rows of 64 are no picture of 64 x 48 in rgb8", "64 x 8 pixels"]
+    for frame, part in zip(frames, told, strict=False):
+        assert part in frame.error
+        assert frame.error.startswith(f"{frame.name}: ")
+    assert frames[3].error is None
+
+
+def test_time_of_recording_where_the_header_has_none(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "drive.bag") as bag:
+        bag.image("/image", None, scene(0), logged=stamp(3))
+    assert frames_of(bag.path)[0].timestamp == stamp(3) / 1e9
+
+
+def test_a_bag_without_definitions_of_its_messages(tmp_path: Path) -> None:
+    """As ROS 2 wrote them before Iron."""
+    path = write_drive(tmp_path, "sqlite")
+    with sqlite3.connect(next(path.glob("*.db3"))) as connection:
+        connection.execute("DELETE FROM message_definitions")
+    connection.close()
+    assert len(frames_of(path)) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", [0, 10, 0.3, 0.9])
+def test_bags_that_are_cut(tmp_path: Path, kind: str, keep: float) -> None:
+    path = write_drive(tmp_path, kind)
+    file = path if path.is_file() else next(file for file in path.iterdir() if file.suffix in (".db3", ".mcap"))
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep if keep >= 1 else keep * len(content))])
+    with pytest.raises(SourceError) as caught:
+        frames_of(path)
+    assert str(path) in str(caught.value)
+    assert "check that it is whole" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_damaged_never_pass_for_anything_else(tmp_path: Path) -> None:
+    """Every result of a flipped byte is a picture, an error of a frame, or a SourceError."""
+    path, rng = write_drive(tmp_path, "drive.bag", frames=2), np.random.default_rng(0)
+    whole = path.read_bytes()
+    outcomes = set()
+    for _ in range(30):
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        content[len(content) - rng.integers(1, 3000)] ^= 1 << rng.integers(8)  # the index is at the end
+        path.write_bytes(content)
+        try:
+            with open_source(str(path)) as source:
+                outcomes.update(frame.error is None for frame in source)
+        except SourceError:
+            outcomes.add("refused")
+    assert {True, "refused"} <= outcomes
+
+
+def test_no_images(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "drive.bag") as bag:
+        bag.pose("Odometry", "/odom", stamp(0), 1.0)
+    with pytest.raises(SourceError, match=r"no topic with images .*: it has /odom \(nav_msgs/msg/Odometry\)"):
+        open_source(str(bag.path))
+    with BagWriter(tmp_path, "mcap") as bag:
+        pass
+    with pytest.raises(SourceError):
+        open_source(str(bag.path))
+
+
+def test_files_that_are_no_bags(tmp_path: Path) -> None:
+    for name in ("a.bag", "a.mcap", "a.db3"):
+        (tmp_path / name).write_text("no bag at all\n" * 100)
+        result = CliRunner().invoke(pairvpr_run, ["--db", str(tmp_path), "--query", str(tmp_path / name)])
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert name in result.stderr
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive" / "metadata.yaml").write_text("- no\n- bag")
+    with pytest.raises(SourceError, match="drive is damaged, or no bag"):
+        open_source(str(tmp_path / "drive"))
+
+
+@pytest.mark.parametrize("kind", ["drive.bag", "sqlite", "mcap"])
+def test_a_bag_is_read_as_a_stream(tmp_path: Path, kind: str) -> None:
+    """80 images of 0.9 MB: what is held at any time is a few of them, or a chunk."""
+    pixels = np.zeros((480, 640, 3), np.uint8)
+    with BagWriter(tmp_path, kind) as bag:
+        for i in range(80):
+            bag.image("/image", stamp(i), pixels)
+    with open_source(str(bag.path)) as source:
+        next(source.frames())  # imports
+        tracemalloc.start()
+        count = sum(1 for _ in source.frames())
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert count == 80
+    assert peak < 25e6
+
+
+def test_without_rosbags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rosbags.highlevel", None)
+    (tmp_path / "a.bag").touch()
+    with pytest.raises(SourceError, match=r'needs rosbags .*: pip install "pairvpr\[bags\]"$'):
+        open_source(str(tmp_path / "a.bag"))
+
+
+def test_warnings_are_shown_by_the_command(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "drive.bag") as bag:
+        bag.image("/image", stamp(0), scene(0))
+        bag.pose("Odometry", "/odom", stamp(0), 1.0)
+        bag.pose("Odometry", "/slam", stamp(0), 1.0)
+    built = CliRunner().invoke(pairvpr, ["map", "build", str(bag.path), "--db", str(tmp_path / "map")])
+    assert "choose --pose-topic of /odom, /slam" in built.stderr
+    assert logging.getLogger("pairvpr").handlers
+    options = ["--pose-topic", "/slam", "--topic", "/image"]
+    built = CliRunner().invoke(pairvpr, ["map", "build", str(bag.path), "--db", str(tmp_path / "two"), *options])
+    assert "1 pictures added, 1 with a place" in built.stdout
+
+
+def test_a_length_that_no_memory_could_hold(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "lone.mcap")
+    content = bytearray(path.read_bytes())
+    content[9:17] = (1 << 60).to_bytes(8, "little")  # of the header's record
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"alone\.mcap is damaged.* \(it asks for more memory than there is\): check"):
+        open_source(str(path))
+
+
+def test_a_message_that_damage_hides_is_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One whose record has another opcode is skipped by whoever reads an MCAP file."""
+    path = write_drive(tmp_path, "lone.mcap", frames=3)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x05", content.index(scene(1).tobytes()) - 200)  # a message's opcode, then its length
+    while int.from_bytes(content[at + 1 : at + 9], "little") not in range(scene(1).nbytes, scene(1).nbytes + 200):
+        at = content.index(b"\x05", at + 1)
+    content[at] = 0xFF
+    path.write_bytes(content)
+    assert len(frames_of(path)) == 2
+    assert "alone.mcap: 2 of 3 messages on /cam/image_raw could be found: check that it is whole" in caplog.text
+
+
+def test_what_is_quoted_of_a_damaged_bag_can_be_printed(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "drive.bag")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"uint32 height", b"uint32 \x1b[31mt"))
+    with pytest.raises(SourceError, match="check that it is whole") as caught:
+        frames_of(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300 + 300
+    path.write_bytes(content.replace(b"/cam/image_raw", b"/cam/\x1b[31m_raw"))
+    with pytest.raises(SourceError, match="topics have names that cannot be printed"):
+        frames_of(path)
+
+
+def test_a_damaged_pose_is_an_error_that_names_the_bag(tmp_path: Path) -> None:
+    path = write_drive(tmp_path, "lone.mcap", frames=2)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"builtin_interfaces/Time", content.rindex(b"nav_msgs/msg/Odometry"))
+    content[at : at + 18] = b"builtin_interfa6es"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"alone\.mcap: /odom is damaged.*: check that it is whole"):
+        frames_of(path)
