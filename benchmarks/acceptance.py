@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from benchmarks.answers import Answers, answer
 from benchmarks.splits import decisions, halves, summary, tested
-from pairvpr.calibration.acceptance import DELTA, RADIUS, Promise
-from pairvpr.calibration.known_places import Asked, apart
+from pairvpr.calibration.acceptance import DELTA, RADIUS, PrecisionTarget
+from pairvpr.calibration.known_places import AnsweredPicture, apart
 from pairvpr.evaluation.recall import precision_recall
 from pairvpr.runtime import load_model
 from pairvpr.runtime.geometry.poses import Pose
@@ -69,7 +69,7 @@ def main() -> None:
         "delta": DELTA,
         "as_confidence": as_confidence(answers.known(args.top_k), radius),
         "levels": {
-            f"{level:g}": measure(answers, args.top_k, Promise(level, DELTA, radius), args.splits)
+            f"{level:g}": measure(answers, args.top_k, PrecisionTarget(level, DELTA, radius), args.splits)
             for level in args.levels
         },
     }
@@ -91,17 +91,17 @@ def spaced(answers: Answers, radius: float) -> Answers:
     return Answers(**{name: value[chosen] for name, value in vars(answers).items()})
 
 
-def asked(answers: Answers) -> list[Asked]:
+def asked(answers: Answers) -> list[AnsweredPicture]:
     """The answers as calibration takes them."""
     best, rows = answers.best(), np.arange(len(answers))
     columns = answers.where, answers.conditions, answers.scores[rows, best], answers.right[rows, best]
     return [
-        Asked(Pose(*where, 0), str(condition), float(score), bool(right), outside=False, own=False)
+        AnsweredPicture(Pose(*where, 0), str(condition), float(score), bool(right), outside=False, own=False)
         for where, condition, score, right in zip(*columns, strict=True)
     ]
 
 
-def measure(answers: Answers, top_k: int, promise: Promise, splits: int) -> dict[str, Any]:
+def measure(answers: Answers, top_k: int, promise: PrecisionTarget, splits: int) -> dict[str, Any]:
     """What becomes of one promise: as it is made, under each condition, and with queries from outside the map."""
     known, unknown = asked(answers.known(top_k)), asked(answers.unknown(top_k))
     outside = np.random.default_rng(1).random(len(known)) < 0.5

@@ -22,7 +22,7 @@ from PIL import Image
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import PlaceRecognizer, load_model
 from pairvpr.runtime.mapping.builder import add_pictures
-from pairvpr.runtime.rerank import Pace
+from pairvpr.runtime.rerank import CostEstimate
 
 SIZE = (240, 320)
 WARM_UP = 5
@@ -73,15 +73,15 @@ def measure(db: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of answers by a clock outside of them, and of batches; how many candidates were compared."""
     batches: list[float] = []
 
-    class Noting(Pace):
-        def measured(self, spent_ms: float, pairs: int) -> None:
+    class Noting(CostEstimate):
+        def update(self, spent_ms: float, pairs: int) -> None:
             batches.append(spent_ms)
-            super().measured(spent_ms, pairs)
+            super().update(spent_ms, pairs)
 
     totals, compared, last = [], [], []
     with PlaceRecognizer.open(db, model=args.model, threads=args.threads, budget_ms=args.budget_ms) as vpr:
         assert vpr._view.reranker is not None
-        vpr._view.reranker._pace = Noting()
+        vpr._view.reranker._cost = Noting()
         for number in range(args.queries + WARM_UP):
             query = draw_scene(number % args.places, 1 + number // args.places, SIZE)
             start = time.perf_counter()

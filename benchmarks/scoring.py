@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pairvpr.evaluation import Benchmark
 from pairvpr.runtime import Features, Model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.tuning import Setting
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.map.tokens import TokenFormat
 
 CHUNK = 16
@@ -29,7 +29,7 @@ CHUNK = 16
 class Way:
     """An engine, and how the map stores its tokens; None: as the encoder gives them, in float32."""
 
-    setting: Setting
+    setting: RuntimeSetting
     tokens: TokenFormat | None = None
 
     def __str__(self) -> str:

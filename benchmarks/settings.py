@@ -23,12 +23,12 @@ import numpy.typing as npt
 from benchmarks.paired import Flags, flips, share
 from benchmarks.scoring import Scores, Way, Work
 from pairvpr.calibration.candidates import exact_setting, families
-from pairvpr.calibration.cascade import PROBABILITY, Compared, fit, margin_for
+from pairvpr.calibration.cascade import PROBABILITY, ComparedQuery, fit, margin_for
 from pairvpr.calibration.splits import spread
 from pairvpr.errors import EngineError
 from pairvpr.evaluation import Benchmark, load_folders
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.tuning import Setting
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.map.tokens import TokenFormat
 from pairvpr.runtime.model import default_bundle
 
@@ -77,10 +77,12 @@ def main() -> None:
 
 def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
     """The exact way, those that a cascade is tried with too, and the rest that the bundle allows."""
-    exact = Way(Setting(**{**vars(exact_setting(bundle)), "threads": threads}))
-    settings = [Setting(each.device, each.precision, threads, exact=True) for each in families(bundle, exact=True)]
+    exact = Way(RuntimeSetting(**{**vars(exact_setting(bundle)), "threads": threads}))
+    settings = [
+        RuntimeSetting(each.device, each.precision, threads, exact=True) for each in families(bundle, exact=True)
+    ]
     if "int8-fp16" in bundle.info.precisions:
-        settings.append(Setting("cpu", "int8-fp16", threads, exact=True))  # TensorRT's, in float32 arithmetic
+        settings.append(RuntimeSetting("cpu", "int8-fp16", threads, exact=True))  # TensorRT's, in float32 arithmetic
     fast = [each for each in settings if (each.device, each.precision) in WITH_CASCADE]
     reduced = [Way(each) for each in settings if each.precision not in ("fp32", "fp16")]
     return exact, [Way(each, INT8) for each in fast], [*reduced, Way(exact.setting, INT8), Way(exact.setting, HALF)]
@@ -193,7 +195,7 @@ def cascades(name: str, truth: Truth, answers: Scores, blocks: npt.NDArray[np.in
 def predict(answers: Scores, blocks: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Predicted scores (n, k) and margins (n,), by heads that saw no query of the same fold."""
     compared = [
-        Compared(inputs.astype(np.float32), scores)
+        ComparedQuery(inputs.astype(np.float32), scores)
         for inputs, scores in zip(answers.summaries, answers.scores, strict=True)
     ]
     predicted, margins = np.zeros_like(answers.scores), np.zeros(len(blocks), np.float32)

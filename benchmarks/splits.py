@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.calibration.acceptance import Decision, Promise, decide
-from pairvpr.calibration.known_places import Asked, stretches
+from pairvpr.calibration.acceptance import PrecisionTarget, ThresholdFit, decide
+from pairvpr.calibration.known_places import AnsweredPicture, stretches
 from pairvpr.calibration.threshold import binomial_tail
 from pairvpr.errors import SourceError
 from pairvpr.runtime.calibrated.acceptance import chance
@@ -48,9 +48,9 @@ def halves(wheres: Sequence[Pose], splits: int) -> Bools:
     return found
 
 
-def decisions(answers: Sequence[Asked], parts: Bools, promise: Promise) -> list[Decision | None]:
+def decisions(answers: Sequence[AnsweredPicture], parts: Bools, promise: PrecisionTarget) -> list[ThresholdFit | None]:
     """What each part (splits, n) of the answers decides; None where calibration refuses it."""
-    found: list[Decision | None] = []
+    found: list[ThresholdFit | None] = []
     for part in parts:
         try:
             found.append(decide(_chosen(answers, part), promise, "split"))
@@ -59,7 +59,9 @@ def decisions(answers: Sequence[Asked], parts: Bools, promise: Promise) -> list[
     return found
 
 
-def tested(decided: Iterable[Decision | None], answers: Sequence[Asked], parts: Bools) -> list[Outcome | None]:
+def tested(
+    decided: Iterable[ThresholdFit | None], answers: Sequence[AnsweredPicture], parts: Bools
+) -> list[Outcome | None]:
     """Each decision, as far as there is one, on its part (splits, n) of the answers."""
     return [
         None if decision is None else _test(decision, _chosen(answers, part))
@@ -67,7 +69,7 @@ def tested(decided: Iterable[Decision | None], answers: Sequence[Asked], parts: 
     ]
 
 
-def summary(splits: Sequence[Outcome | None], promise: Promise) -> dict[str, Any]:
+def summary(splits: Sequence[Outcome | None], promise: PrecisionTarget) -> dict[str, Any]:
     """Shares, with their 5th and 95th percentile, over the splits that could be calibrated.
 
     `below` and `below_for_sure` are of all splits, as the promise is: refusing is not breaking it.
@@ -91,11 +93,11 @@ def summary(splits: Sequence[Outcome | None], promise: Promise) -> dict[str, Any
     }
 
 
-def _chosen(answers: Sequence[Asked], part: Bools) -> list[Asked]:
+def _chosen(answers: Sequence[AnsweredPicture], part: Bools) -> list[AnsweredPicture]:
     return [answers[i] for i in np.flatnonzero(part)]
 
 
-def _test(decision: Decision, answers: Sequence[Asked]) -> Outcome:
+def _test(decision: ThresholdFit, answers: Sequence[AnsweredPicture]) -> Outcome:
     accepted = [each for each in answers if each.score >= decision.threshold]
     chances = [chance(decision.slope, decision.bias, each.score) for each in answers]
     return Outcome(

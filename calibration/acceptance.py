@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pairvpr.calibration.known_places import Asked, Progress, ask, split
-from pairvpr.calibration.located import Located
+from pairvpr.calibration.known_places import AnsweredPicture, Progress, ask, split
+from pairvpr.calibration.located import Locator
 from pairvpr.calibration.threshold import Bools, Floats, certify, fit_confidence, lower_bound, needed, sequence
 from pairvpr.errors import MapError, SourceError
-from pairvpr.runtime.calibrated.acceptance import FRAMES, METRES, Acceptance, Setup, Traverse, chance
+from pairvpr.runtime.calibrated.acceptance import FRAMES, METRES, Acceptance, ScoreSetup, Traverse, chance
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
@@ -30,7 +30,7 @@ MIN_PICTURES = 40
 
 
 @dataclass(frozen=True)
-class Promise:
+class PrecisionTarget:
     """What is asked for: accepted answers are right in the share `precision`, or more, of all.
 
     delta: the chance that they are not after all. radius: within which one is right. unit: what the radius is in, "m"
@@ -48,7 +48,7 @@ class Promise:
 
 
 @dataclass(frozen=True)
-class Decision:
+class ThresholdFit:
     """What answers of known places decide: the threshold, and slope and bias of `confidence` (see `Acceptance`).
 
     fitted: how many of the answers confidence and the thresholds to test come from. checked: the others, which the
@@ -59,14 +59,14 @@ class Decision:
     slope: float
     bias: float
     fitted: int
-    checked: tuple[Asked, ...]
+    checked: tuple[AnsweredPicture, ...]
 
 
 def calibrate_acceptance(
-    places: Map,
+    map_: Map,
     model: Model,
     images: str | Path,
-    promise: Promise,
+    promise: PrecisionTarget,
     progress: Progress,
     *,
     poses: str | Path | None = None,
@@ -82,14 +82,14 @@ def calibrate_acceptance(
     counts as wrong. Raises SourceError for too few pictures and where no score keeps the promise, MapError for a map
     without places (in frames: with places), and what map, engine and source raise.
     """
-    k = candidates(places, model, top_k)
-    cascade = None if exact else Cascade.of(model.bundle)
-    recognizer = PlaceRecognizer(places, model, FaissIndex(places.descriptors), k, cascade=cascade)
+    k = candidates(map_, model, top_k)
+    cascade = None if exact else Cascade.find_in(model.bundle)
+    recognizer = PlaceRecognizer(map_, model, FaissIndex(map_.descriptors), k, cascade=cascade)
     with open_source(str(images), options) as source:
         if source.live:
             raise SourceError(f"{images}: is live, and where it is nobody knows; give pictures of known places")
         in_frames = promise.unit == FRAMES
-        located = Located.by_frame_numbers(places, source) if in_frames else Located.by_places(places, poses)
+        located = Locator.from_frame_numbers(map_, source) if in_frames else Locator.from_places(map_, poses)
         if source.length is not None:
             check_enough(images, source.length, promise)
         asked = ask(recognizer, source, located, promise.radius, progress)
@@ -99,7 +99,7 @@ def calibrate_acceptance(
     return Acceptance(
         identity=model.bundle.identity,
         engine=model.engines.description,
-        setup=Setup.of(places, k, cascade),
+        setup=ScoreSetup.from_map(map_, k, cascade),
         threshold=decision.threshold,
         slope=decision.slope,
         bias=decision.bias,
@@ -119,18 +119,16 @@ def calibrate_acceptance(
     )
 
 
-def candidates(places: Map, model: Model, top_k: int | None) -> int:
+def candidates(map_: Map, model: Model, top_k: int | None) -> int:
     """How many candidates an answer of the map will have; raises MapError where it cannot have so many."""
     if top_k is None:
-        return min(model.bundle.info.top_k, len(places))
-    if not 1 <= top_k <= len(places):
-        raise MapError(
-            f"{places.path}: top-k {top_k} is outside 1 to {len(places)}, the map's pictures; choose another"
-        )
+        return min(model.bundle.info.top_k, len(map_))
+    if not 1 <= top_k <= len(map_):
+        raise MapError(f"{map_.path}: top-k {top_k} is outside 1 to {len(map_)}, the map's pictures; choose another")
     return top_k
 
 
-def check_enough(images: str | Path, count: int, promise: Promise) -> None:
+def check_enough(images: str | Path, count: int, promise: PrecisionTarget) -> None:
     """Raise SourceError where so many pictures cannot show what is promised."""
     if count < promise.pictures():
         raise SourceError(
@@ -140,7 +138,7 @@ def check_enough(images: str | Path, count: int, promise: Promise) -> None:
         )
 
 
-def decide(asked: Sequence[Asked], promise: Promise, images: str | Path) -> Decision:
+def decide(asked: Sequence[AnsweredPicture], promise: PrecisionTarget, images: str | Path) -> ThresholdFit:
     """Learn in some stretches of the places, test in the others.
 
     images: what the answers come from, for messages. Raises SourceError for too few of them and where no score keeps
@@ -154,10 +152,10 @@ def decide(asked: Sequence[Asked], promise: Promise, images: str | Path) -> Deci
     if threshold is None:
         raise _not_shown(images, promise, thresholds[0], scores[checking], right[checking])
     slope, bias = fit_confidence(scores[learning], right[learning])
-    return Decision(threshold, slope, bias, len(learning), tuple(asked[i] for i in checking))
+    return ThresholdFit(threshold, slope, bias, len(learning), tuple(asked[i] for i in checking))
 
 
-def by_traverse(checked: Sequence[Asked], threshold: float, images: str | Path) -> tuple[Traverse, ...]:
+def by_traverse(checked: Sequence[AnsweredPicture], threshold: float, images: str | Path) -> tuple[Traverse, ...]:
     """What became of the pictures of each folder, by its name in `images`; of those right in it, by its own."""
     found = []
     for name in sorted({each.traverse for each in checked}):
@@ -168,7 +166,9 @@ def by_traverse(checked: Sequence[Asked], threshold: float, images: str | Path) 
     return tuple(found)
 
 
-def _not_shown(images: str | Path, promise: Promise, threshold: float, scores: Floats, right: Bools) -> SourceError:
+def _not_shown(
+    images: str | Path, promise: PrecisionTarget, threshold: float, scores: Floats, right: Bools
+) -> SourceError:
     accepted = scores >= threshold
     hits, count = int(np.sum(right & accepted)), int(np.sum(accepted))
     shown = math.floor(1000 * lower_bound(hits, count, promise.delta)) / 1000

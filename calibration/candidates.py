@@ -13,7 +13,7 @@ from pairvpr.errors import EngineError
 from pairvpr.machine import usable_cores
 from pairvpr.runtime.bundle import Bundle, has_plans
 from pairvpr.runtime.calibrated.cascade import Cascade
-from pairvpr.runtime.calibrated.tuning import Setting
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.engines.onnxruntime import working_devices
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
@@ -41,7 +41,7 @@ VARIANTS = 5
 class Candidate:
     """A setting at work: milliseconds of whole answers and whether the first match changed, by picture number."""
 
-    setting: Setting
+    setting: RuntimeSetting
     vpr: PlaceRecognizer
     milliseconds: dict[int, float] = field(default_factory=dict)
     changed: dict[int, bool] = field(default_factory=dict)
@@ -64,30 +64,30 @@ class Candidate:
 class Workshop:
     """Makes candidates on one map, which they share with its search index."""
 
-    places: Map
+    map_: Map
     index: FaissIndex
     bundle: Bundle
     cascade: Cascade | None
 
     @staticmethod
-    def of(places: Map) -> Workshop:
+    def from_map(map_: Map) -> Workshop:
         """For a map and its own bundle; raises BundleError."""
-        bundle = Bundle.open(places.model_path)
-        return Workshop(places, FaissIndex(places.descriptors), bundle, Cascade.of(bundle))
+        bundle = Bundle.open(map_.model_path)
+        return Workshop(map_, FaissIndex(map_.descriptors), bundle, Cascade.find_in(bundle))
 
     @property
     def top_k(self) -> int:
         """Candidates of an answer."""
-        return min(self.bundle.info.top_k, len(self.places))
+        return min(self.bundle.info.top_k, len(self.map_))
 
-    def open(self, setting: Setting) -> Candidate:
+    def open(self, setting: RuntimeSetting) -> Candidate:
         """A candidate; raises EngineError where it cannot be had."""
         return self.candidate(setting, setting.load(self.bundle.path))
 
-    def candidate(self, setting: Setting, model: Model) -> Candidate:
+    def candidate(self, setting: RuntimeSetting, model: Model) -> Candidate:
         """A candidate on a model that is open."""
         cascade = None if setting.exact else self.cascade
-        return Candidate(setting, PlaceRecognizer(self.places, model, self.index, self.top_k, cascade=cascade))
+        return Candidate(setting, PlaceRecognizer(self.map_, model, self.index, self.top_k, cascade=cascade))
 
     def both(self, fastest: Candidate) -> list[Candidate]:
         """With the cascade, where there is one, and without, on the same engine."""
@@ -95,7 +95,7 @@ class Workshop:
         return [whole] if self.cascade is None else [fastest, whole]
 
 
-def families(bundle: Bundle, exact: bool) -> Iterator[Setting]:
+def families(bundle: Bundle, exact: bool) -> Iterator[RuntimeSetting]:
     """A setting for each device and precision that a bundle allows, with the defaults for the rest.
 
     Which of them can be had shows when they are opened. On CPUs float16 weights are cast up and computed with in
@@ -109,22 +109,22 @@ def families(bundle: Bundle, exact: bool) -> Iterator[Setting]:
                 continue
             needs = {"bf16": {"fp32", "fp16"}, "int8-bf16": {"int8"}}.get(precision, {precision})
             if needs & present:
-                yield Setting(device, precision, exact=exact)
+                yield RuntimeSetting(device, precision, exact=exact)
 
 
-def exact_setting(bundle: Bundle) -> Setting:
+def exact_setting(bundle: Bundle) -> RuntimeSetting:
     """What agreement is measured against: every candidate in full, in float32, on a GPU where there is one.
 
     Raises EngineError where the bundle holds no float graphs.
     """
     found = list(families(bundle, exact=True))
     for device, precision in (("cuda", "fp32"), ("cpu", "fp32"), ("cpu", "fp16")):
-        if Setting(device, precision, exact=True) in found:
-            return Setting(device, precision, exact=True)
+        if RuntimeSetting(device, precision, exact=True) in found:
+            return RuntimeSetting(device, precision, exact=True)
     raise EngineError(f"{bundle.path}: no float graphs to compare with; export with --fp32 or --fp16")
 
 
-def fastest(workshop: Workshop, family: Setting, pictures: Sequence[Path]) -> Candidate:
+def fastest(workshop: Workshop, family: RuntimeSetting, pictures: Sequence[Path]) -> Candidate:
     """The family with the threads and the batch that answer the pictures in the least time. Raises EngineError."""
     best = workshop.open(family)
     for vary in (_threads, _batches):
@@ -148,7 +148,7 @@ def race(candidates: Sequence[Candidate], pictures: Sequence[Path]) -> list[floa
     return [statistics.median(found) for found in times]
 
 
-def _threads(setting: Setting) -> list[Setting]:
+def _threads(setting: RuntimeSetting) -> list[RuntimeSetting]:
     """With all cores and with half of them, beside the engine's own choice."""
     cores = usable_cores()
     if cores == 1 or setting.device not in ("cpu", "openvino"):
@@ -156,5 +156,5 @@ def _threads(setting: Setting) -> list[Setting]:
     return [replace(setting, threads=threads) for threads in (cores, cores // 2)]
 
 
-def _batches(setting: Setting) -> list[Setting]:
+def _batches(setting: RuntimeSetting) -> list[RuntimeSetting]:
     return [replace(setting, batch_size=SMALL_BATCH)]

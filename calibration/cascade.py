@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedQuery:
     """A query's candidates: summaries (k, 4 D) of the pairs after the prefix, full scores (k,)."""
 
     inputs: npt.NDArray[np.float32]
@@ -58,21 +58,21 @@ def map_of(images: str | Path, model: Model, progress: Progress) -> Iterator[Map
     with tempfile.TemporaryDirectory(prefix="pairvpr-calibrate-") as folder:
         path = Path(folder) / "map"
         add_pictures(images, path, model, create=True, progress=lambda *counts: progress("building a map", *counts))
-        with Map.open(path) as places:
-            yield places
+        with Map.open(path) as map_:
+            yield map_
 
 
-def calibrate_cascade(places: Map, model: Model, images: str | Path, progress: Progress) -> Cascade:
+def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Progress) -> Cascade:
     """Learn a cascade for `model` from the pictures in the folder `images`, asked of the map `places`.
 
     Every picture is compared in full with as many candidates as in use; all their summaries stay in memory, 16 D
     bytes a pair. Raises SourceError for too few pictures that can be read, MapError for a map of too few, and what map
     and engine raise.
     """
-    if len(places) < MIN_PLACES:
-        raise MapError(f"{places.path}: {len(places)} pictures leave nothing to drop; calibrate on a larger map")
+    if len(map_) < MIN_PLACES:
+        raise MapError(f"{map_.path}: {len(map_)} pictures leave nothing to drop; calibrate on a larger map")
     check_enough(images, len(list_pictures(images)))
-    queries = compare(places, model, images, progress)
+    queries = compare(map_, model, images, progress)
     check_enough(images, len(queries))
     learning, checking = split(len(queries))
     head, bias, gaps = fit([[queries[i] for i in block] for block in learning])
@@ -113,14 +113,14 @@ def check_enough(images: str | Path, count: int) -> None:
         )
 
 
-def compare(places: Map, model: Model, images: str | Path, progress: Progress) -> list[Compared]:
+def compare(map_: Map, model: Model, images: str | Path, progress: Progress) -> list[ComparedQuery]:
     """Each picture that can be read against its candidates in the map, itself left out.
 
     Those with fewer than two candidates leave nothing to choose and are left out too.
     """
     pictures = list_pictures(images)
-    index = FaissIndex(places.descriptors)
-    top_k = min(model.bundle.info.top_k, len(places))
+    index = FaissIndex(map_.descriptors)
+    top_k = min(model.bundle.info.top_k, len(map_))
     found = []
     for number, (_, path) in enumerate(pictures, 1):
         progress("comparing pictures", number, len(pictures))
@@ -130,17 +130,17 @@ def compare(places: Map, model: Model, images: str | Path, progress: Progress) -
             log.warning("skipped: %s", error)
             continue
         query = model.encode_prepared(image[None])
-        similarities, rows = index.search(query.descriptors, min(top_k + 1, len(places)))
+        similarities, rows = index.search(query.descriptors, min(top_k + 1, len(map_)))
         rows = rows[similarities < SAME][:top_k]
         if len(rows) < 2:
             continue
         inputs, scores = [], []
         for start in range(0, len(rows), model.batch_size):
-            tokens = places.read_tokens(rows[start : start + model.batch_size])
+            tokens = map_.read_tokens(rows[start : start + model.batch_size])
             pairs = model.prefix(query.tokens, tokens)
             inputs.append(pairs.summaries)
             scores.append(model.suffix(pairs, np.arange(len(tokens))))
-        found.append(Compared(np.concatenate(inputs), np.concatenate(scores)))
+        found.append(ComparedQuery(np.concatenate(inputs), np.concatenate(scores)))
     return found
 
 
@@ -150,7 +150,7 @@ def split(count: int) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64
     return blocks[::2], np.concatenate(blocks[1::2])
 
 
-def fit(blocks: Sequence[Sequence[Compared]]) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.float64]]:
+def fit(blocks: Sequence[Sequence[ComparedQuery]]) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.float64]]:
     """Head (d,) and bias by ridge regression, and each query's gap (n,), predicted by heads that did not see it.
 
     The penalty is the one whose heads predict the blocks they did not see with the least squared error.
@@ -224,7 +224,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _moments(block: Sequence[Compared]) -> npt.NDArray[np.float64]:
+def _moments(block: Sequence[ComparedQuery]) -> npt.NDArray[np.float64]:
     """The sums of products of inputs, 1 and scores, (d + 2, d + 2)."""
     total = np.zeros(2 * (block[0].inputs.shape[1] + 2,))
     for query in block:

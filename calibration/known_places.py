@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.calibration.cascade import SAME
-from pairvpr.calibration.located import Located, traverse
+from pairvpr.calibration.located import Locator, traverse
 from pairvpr.errors import MapError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.geodesy import metres
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnsweredPicture:
     """A picture of a known place and the answer to it.
 
     score: of the best match. right: it lies within the radius. outside: nothing in the map does. own: the picture is
@@ -53,8 +53,8 @@ class Asked:
 
 
 def ask(
-    recognizer: PlaceRecognizer, source: Source, located: Located, radius: float, progress: Progress
-) -> list[Asked]:
+    recognizer: PlaceRecognizer, source: Source, located: Locator, radius: float, progress: Progress
+) -> list[AnsweredPicture]:
     """The answers to the source's pictures, as far as these can be read, have a place and are no pictures of the map.
 
     Of each folder (a traverse) only pictures are taken that are at least `radius` from all taken before. Raises
@@ -62,7 +62,7 @@ def ask(
     """
     sources = {record.source for record in recognizer.map.records}
     taken: dict[str, list[Pose | Gps]] = defaultdict(list)
-    asked: list[Asked] = []
+    asked: list[AnsweredPicture] = []
     without = same = 0
     for number, frame in enumerate(source, 1):
         progress("recognising pictures", number, source.length)
@@ -82,7 +82,7 @@ def ask(
         taken[drive].append(where)
         right, outside = _judge(answer, where, located, radius, recognizer.map)
         assert answer.best.score is not None  # all candidates were compared
-        asked.append(Asked(where, drive, answer.best.score, right, outside, _own(frame, source, sources)))
+        asked.append(AnsweredPicture(where, drive, answer.best.score, right, outside, _own(frame, source, sources)))
     if without:
         log.warning("%d pictures have no place and tell nothing", without)
     if same:
@@ -113,7 +113,7 @@ def split(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return learning, np.setdiff1d(np.arange(len(wheres)), learning)
 
 
-def _judge(answer: Recognition, where: Pose | Gps, located: Located, radius: float, places: Map) -> tuple[bool, bool]:
+def _judge(answer: Recognition, where: Pose | Gps, located: Locator, radius: float, map_: Map) -> tuple[bool, bool]:
     """Whether the answer to a picture from `where` is right, which one of no known place is not, or none could be."""
     best = located.of_match(answer.best)
     right = best is not None and metres(where, best) <= radius
@@ -121,7 +121,7 @@ def _judge(answer: Recognition, where: Pose | Gps, located: Located, radius: flo
     if math.isinf(nearest):
         frame_of = where.frame if isinstance(where, Pose) else "wgs84"
         raise MapError(
-            f"{places.path}: none of its pictures has a place in {frame_of!r}, as {answer.query} has; give --poses in "
+            f"{map_.path}: none of its pictures has a place in {frame_of!r}, as {answer.query} has; give --poses in "
             "the map's frame"
         )
     return right, nearest > radius

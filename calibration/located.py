@@ -17,7 +17,7 @@ from pairvpr.runtime.sources import Frame, Source
 
 
 @dataclass(frozen=True)
-class Located:
+class Locator:
     """of_frame, of_match: where a picture that is asked was taken, and a match; None: not known. known: the map's."""
 
     of_frame: Callable[[Frame], Pose | Gps | None]
@@ -25,16 +25,16 @@ class Located:
     known: Sequence[Pose | Gps]
 
     @staticmethod
-    def by_places(places: Map, poses: str | Path | None = None) -> Located:
+    def from_places(map_: Map, poses: str | Path | None = None) -> Locator:
         """By poses and GPS positions; poses: a file of those of the pictures that are asked (see `PlaceFinder`).
 
         Raises MapError for a map without any.
         """
         finder = PlaceFinder(poses)
-        known = [place for record in places.records if (place := record.pose or record.gps)]
+        known = [place for record in map_.records if (place := record.pose or record.gps)]
         if not known:
             raise MapError(
-                f"{places.path}: none of its pictures has a place; build it again with --poses or @UTM@ names, or "
+                f"{map_.path}: none of its pictures has a place; build it again with --poses or @UTM@ names, or "
                 "give --tolerance FRAMES where the number in a name is a frame's"
             )
 
@@ -42,25 +42,25 @@ class Located:
             place = finder(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
             return place.pose or place.gps
 
-        return Located(of_frame, lambda match: match.pose, known)
+        return Locator(of_frame, lambda match: match.pose, known)
 
     @staticmethod
-    def by_frame_numbers(places: Map, source: Source) -> Located:
+    def from_frame_numbers(map_: Map, source: Source) -> Locator:
         """By the numbers in names, which say the same place in all traverses: of frames, so distances are too.
 
         Raises SourceError for names without, or twice in a traverse; MapError for a map that has places: answers from
         it would have them too, and a radius in frames says nothing of how far these are off.
         """
-        if any(record.pose or record.gps for record in places.records):
-            raise MapError(f"{places.path}: its pictures have places, which say more; leave out --tolerance")
-        _check([(record.source, record.name) for record in places.records])
+        if any(record.pose or record.gps for record in map_.records):
+            raise MapError(f"{map_.path}: its pictures have places, which say more; leave out --tolerance")
+        _check([(record.source, record.name) for record in map_.records])
         _check([(source.origin, name) for name in source.names or ()])
 
         def at(name: str) -> Pose:
             return Pose(float(frame_number(name, name)), 0, 0, frame="frame numbers")
 
-        return Located(
-            lambda frame: at(frame.name), lambda match: at(match.name), [at(record.name) for record in places.records]
+        return Locator(
+            lambda frame: at(frame.name), lambda match: at(match.name), [at(record.name) for record in map_.records]
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pairvpr.calibration.cascade import wilson_interval
-from pairvpr.runtime.calibrated.tuning import Setting, Tuning
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
 from pairvpr.runtime.map import MapInfo
 
 
@@ -18,7 +18,7 @@ class Trial:
     its match is known of, in `changed` of which it is another than the exact answer's. told: what became of it.
     """
 
-    setting: Setting
+    setting: RuntimeSetting
     engine: str
     median_ms: float
     p99_ms: float

@@ -17,7 +17,7 @@ from pairvpr.calibration.cascade import MIN_PICTURES, MIN_PLACES, SAME, Progress
 from pairvpr.calibration.splits import spread
 from pairvpr.calibration.trials import Trial, Tuned
 from pairvpr.errors import EngineError, MapError, SourceError
-from pairvpr.runtime.calibrated.tuning import Setting
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.sources import list_pictures
@@ -34,19 +34,19 @@ ROUND, ROUNDS = 8, 3
 log = logging.getLogger(__name__)
 
 
-def tune(places: Map, images: Path, max_loss: float, budget_ms: float | None, progress: Progress) -> Tuned:
+def tune(map_: Map, images: Path, max_loss: float, budget_ms: float | None, progress: Progress) -> Tuned:
     """Try settings on the map `places` with the pictures in the folder `images`, on an otherwise idle computer.
 
     max_loss: the share of pictures in which the first match may be another than the exact answer's. budget_ms: what the
     99th percentile of whole answers must keep. Pictures that are the map's own say nothing and are left out. Raises
     SourceError for too few pictures, MapError for a map of too few, EngineError, BundleError.
     """
-    if len(places) < MIN_PLACES:
-        raise MapError(f"{places.path}: {len(places)} pictures leave nothing to choose; tune on a larger map")
+    if len(map_) < MIN_PLACES:
+        raise MapError(f"{map_.path}: {len(map_)} pictures leave nothing to choose; tune on a larger map")
     needed = pictures_needed(max_loss, budget_ms)
     pictures = [path for _, path in list_pictures(images)]
     _check_enough(images, len(pictures), needed, max_loss)
-    session = _Session(Workshop.of(places), max_loss, budget_ms, progress)
+    session = _Session(Workshop.from_map(map_), max_loss, budget_ms, progress)
     session.ask_exact(spread(pictures, min(len(pictures), math.ceil(MORE * needed))))
     _check_enough(images, len(session.pictures), needed, max_loss, session.same, session.unread)
     session.open_all()
@@ -80,7 +80,7 @@ class _Session:
         self.candidates: list[Candidate] = []
         self.compared: Sequence[int] = []
         self.left_out: list[str] = []
-        self.told: dict[Setting, str] = {}
+        self.told: dict[RuntimeSetting, str] = {}
 
     @property
     def allowed(self) -> int:
@@ -179,7 +179,7 @@ class _Session:
             exact=trials[self.exact.setting],
             chosen=None if chosen is None else trials[chosen.setting],
             left_out=self.left_out,
-            map=self.workshop.places.info(),
+            map=self.workshop.map_.info(),
             candidates=self.workshop.top_k,
             cascade=self.workshop.cascade is not None,
             computer=machine.name(),

@@ -24,7 +24,7 @@ from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle
 from pairvpr.runtime.engines.base import Engine, in_place
 from pairvpr.runtime.engines.open import PREFERENCES, Engines
 from pairvpr.runtime.engines.tensorrt import api, cuda
-from pairvpr.runtime.engines.tensorrt.api import Monitor, Network, Settings
+from pairvpr.runtime.engines.tensorrt.api import BuildSettings, Monitor, Network
 from pairvpr.runtime.engines.tensorrt.engine import open_plans
 from pairvpr.runtime.engines.tensorrt.plans import (
     BATCHES,
@@ -45,7 +45,7 @@ PRODUCTS = {"fp32": "float32", "fp16": "float16", "int8-fp16": "float16"}
 WRITTEN = {"fp32": "fp32", "fp16": "fp16", "int8-fp16": "int8"}
 """The type that layers of a plan must be found to write."""
 
-DEFAULTS = Settings()
+DEFAULTS = BuildSettings()
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,7 +61,7 @@ def build_engines(
     precision: str | None,
     progress: Progress,
     batches: Sequence[int] = BATCHES,
-    settings: Settings = DEFAULTS,
+    settings: BuildSettings = DEFAULTS,
 ) -> Path:
     """Build a plan of each graph, one graph at a time, check them, and put them into the bundle; their folder.
 
@@ -85,7 +85,7 @@ class Site:
     workshop: Path
     final: Path
 
-    def build(self, precision: str, settings: Settings, progress: Progress) -> dict[str, Path]:
+    def build(self, precision: str, settings: BuildSettings, progress: Progress) -> dict[str, Path]:
         """A plan of each graph in the workshop, one graph at a time, with what is said of it. Raises EngineError."""
         plans = {graph: self.workshop / plan_name(graph, precision) for graph in GRAPHS}
         cache = self.final / "timing.cache"
@@ -143,7 +143,7 @@ def _build(
     precision: str,
     graph: str,
     batches: Sequence[int],
-    settings: Settings,
+    settings: BuildSettings,
     cache: Path,
     progress: Progress,
 ) -> _Built:

@@ -19,7 +19,7 @@ from pairvpr.export.tensorrt import DEFAULTS, Progress, Site, building, check_en
 from pairvpr.runtime.bundle import GRAPHS, Bundle, link_or_copy
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import cuda
-from pairvpr.runtime.engines.tensorrt.api import Settings
+from pairvpr.runtime.engines.tensorrt.api import BuildSettings
 from pairvpr.runtime.engines.tensorrt.engine import TensorRtEngine, open_plans
 from pairvpr.runtime.engines.tensorrt.plans import BATCHES, PlanInfo, info_file, plan_name
 from pairvpr.runtime.model import SUMMARIES, available_memory, pair_batch
@@ -56,7 +56,7 @@ class Decision:
 
 
 def build_int8(
-    bundle: Bundle, progress: Progress, batches: Sequence[int] = BATCHES, settings: Settings = DEFAULTS
+    bundle: Bundle, progress: Progress, batches: Sequence[int] = BATCHES, settings: BuildSettings = DEFAULTS
 ) -> tuple[Path, list[Decision]]:
     """Build float16 and INT8 plans of each graph, measure them in turn, and keep the better; folder and decisions.
 

@@ -21,7 +21,7 @@ class Refresher:
         self._due = time.monotonic() + self.INTERVAL
         self._said = ""
 
-    def __call__(self) -> None:
+    def poll(self) -> None:
         """Look, if it is time to."""
         if time.monotonic() < self._due:
             return

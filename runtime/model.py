@@ -122,12 +122,6 @@ class Model:
             parts.append(self.finish(scores))
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
-    def score_batch(
-        self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
-    ) -> npt.NDArray[np.float32]:
-        """Pair scores (n,) of query tokens (1, T, D) with database tokens (n, M, D) in one forward pass."""
-        return self.suffix(self.prefix(query_tokens, database_tokens), np.arange(len(database_tokens)))
-
     def prefix(
         self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
     ) -> HalfComparedPairs:

@@ -17,10 +17,10 @@ from PIL import Image
 
 from pairvpr.errors import BundleError, EngineError, MapError
 from pairvpr.runtime.answer import Match, Recognition
-from pairvpr.runtime.calibrated.acceptance import Setup
+from pairvpr.runtime.calibrated.acceptance import ScoreSetup
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
-from pairvpr.runtime.calibrated.tuning import Setting, open_tuned
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting, open_tuned
 from pairvpr.runtime.image import load_picture, resize
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.model import Model, Picture
@@ -42,7 +42,7 @@ class PlaceRecognizer:
 
     def __init__(
         self,
-        places: Map,
+        map_: Map,
         model: Model,
         index: DescriptorIndex,
         top_k: int,
@@ -60,7 +60,7 @@ class PlaceRecognizer:
         self.model = model
         self.budget_ms = budget_ms
         self._wanted, self._cascade, self._judged = top_k, cascade, judged
-        self._view = self._show(places, index, Reranker(places, model, cascade) if rerank else None)
+        self._view = self._show(map_, index, Reranker(map_, model, cascade) if rerank else None)
         self._switching, self._refreshing = Lock(), Lock()
 
     @classmethod
@@ -92,9 +92,9 @@ class PlaceRecognizer:
         Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, EngineError (also
         for a budget that is not above 0).
         """
-        places = Map.open(path)
+        map_ = Map.open(path)
         try:
-            count = len(places.records)
+            count = len(map_.records)
             if count == 0:
                 raise MapError(
                     f"{path}: the map holds no pictures yet; let its `pairvpr map build` finish, run it again if it "
@@ -102,29 +102,29 @@ class PlaceRecognizer:
                 )
             if top_k is not None and not 1 <= top_k <= count:
                 raise MapError(f"{path}: top-k {top_k} is outside 1 to {count}, the map's pictures; choose one inside")
-            setting = Setting(device, precision, threads, batch_size, exact)
+            setting = RuntimeSetting(device, precision, threads, batch_size, exact)
             tuned = ""
             if model is None:
-                loaded, setting, tuned = open_tuned(places.model_path, setting)
+                loaded, setting, tuned = open_tuned(map_.model_path, setting)
             else:
                 loaded = setting.load(Path(model))
-            if loaded.bundle.identity != places.identity:
+            if loaded.bundle.identity != map_.identity:
                 raise MapError(
-                    f"{path}: made with model {places.identity[:12]}, not with {loaded.bundle.identity[:12]} "
+                    f"{path}: made with model {map_.identity[:12]}, not with {loaded.bundle.identity[:12]} "
                     f"({loaded.bundle.path}); use the map's own model or build the map again"
                 )
             k = loaded.bundle.info.top_k if top_k is None else top_k  # a map that grows has more
-            cascade = Cascade.of(loaded.bundle) if rerank and not setting.exact else None
+            cascade = Cascade.find_in(loaded.bundle) if rerank and not setting.exact else None
             if cascade is None and rerank and setting.exact is False:
                 raise BundleError(
                     f"{loaded.bundle.path}: no cascade was calibrated; run `pairvpr calibrate` or ask for exact answers"
                 )
-            index = FaissIndex(places.descriptors)
-            recognizer = cls(places, loaded, index, k, rerank, budget_ms, cascade, judged=True)
+            index = FaissIndex(map_.descriptors)
+            recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True)
             log.info("%s", "; ".join(filter(None, (str(recognizer), tuned))))
             return recognizer
         except BaseException:
-            places.close()
+            map_.close()
             raise
 
     @property
@@ -154,23 +154,21 @@ class PlaceRecognizer:
         """
         with self._refreshing:
             old = self._view
-            places = old.map.newer()
-            if places is None:
+            map_ = old.map.newer()
+            if map_ is None:
                 return False
             try:
-                if not len(places):
-                    raise MapError(
-                        f"{places.path}: the map holds no pictures any more; add some with `pairvpr map add`"
-                    )
-                if places.identity != self.model.bundle.identity:
-                    raise MapError(f"{places.path}: became a map of another model; open it again")
-                reranker = None if old.reranker is None else old.reranker.on(places)
-                view = self._show(places, FaissIndex(places.descriptors), reranker)
+                if not len(map_):
+                    raise MapError(f"{map_.path}: the map holds no pictures any more; add some with `pairvpr map add`")
+                if map_.identity != self.model.bundle.identity:
+                    raise MapError(f"{map_.path}: became a map of another model; open it again")
+                reranker = None if old.reranker is None else old.reranker.on(map_)
+                view = self._show(map_, FaissIndex(map_.descriptors), reranker)
             except BaseException:
-                places.close()
+                map_.close()
                 raise
             told = "%s: refreshed, %d pictures in place of %d; decisions: %s"
-            log.info(told, places.path, len(places), len(old.map), view.judge.brief)
+            log.info(told, map_.path, len(map_), len(old.map), view.judge.brief)
             with self._switching:
                 self._view = view
                 old.leave()
@@ -231,7 +229,7 @@ class PlaceRecognizer:
             else:
                 with self.model.turn:
                     ranking = view.reranker.rank(query, rows, clock, self.budget_ms)
-        return view.judge(
+        return view.judge.judge(
             replace(
                 answer,
                 matches=_matches(view.map.records, rows, similarities, ranking),
@@ -241,13 +239,13 @@ class PlaceRecognizer:
             )
         )
 
-    def _show(self, places: Map, index: DescriptorIndex, reranker: Reranker | None) -> _View:
+    def _show(self, map_: Map, index: DescriptorIndex, reranker: Reranker | None) -> _View:
         """A state of the map, and what depends on it."""
-        k = min(self._wanted, len(places))
+        k = min(self._wanted, len(map_))
         if not self._judged:
-            return _View(places, index, k, reranker, Judge())
-        setup = None if reranker is None else Setup.of(places, k, self._cascade)
-        return _View(places, index, k, reranker, Judge.of(self.model.bundle, setup))
+            return _View(map_, index, k, reranker, Judge())
+        setup = None if reranker is None else ScoreSetup.from_map(map_, k, self._cascade)
+        return _View(map_, index, k, reranker, Judge.from_bundle(self.model.bundle, setup))
 
     @contextmanager
     def _viewing(self) -> Iterator[_View]:

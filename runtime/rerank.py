@@ -43,17 +43,17 @@ class Ranking:
 class Reranker:
     """Compares queries with candidates from a map, batch by batch, so that their tokens need not fit in memory."""
 
-    def __init__(self, places: Map, model: Model, cascade: Cascade | None = None) -> None:
+    def __init__(self, map_: Map, model: Model, cascade: Cascade | None = None) -> None:
         """cascade: drops candidates without prospects after the prefix; without one every answer is exact."""
-        self._places = places
+        self._map = map_
         self._model = model
         self._cascade = cascade
-        self._pace = Pace()
+        self._cost = CostEstimate()
 
-    def on(self, places: Map) -> Reranker:
+    def on(self, map_: Map) -> Reranker:
         """The same for another state of the map, with the pace measured so far."""
-        other = Reranker(places, self._model, self._cascade)
-        other._pace = self._pace
+        other = Reranker(map_, self._model, self._cascade)
+        other._cost = self._cost
         return other
 
     def rank(
@@ -72,7 +72,7 @@ class Reranker:
         while done < len(rows):
             size = self._model.batch_size
             if budget_ms is not None:
-                size = min(size, self._pace.pairs_in(budget_ms - clock.elapsed()))
+                size = min(size, self._cost.affordable_pairs(budget_ms - clock.elapsed()))
             if size == 0:
                 break
             began = clock.elapsed()
@@ -96,16 +96,16 @@ class Reranker:
                     scores[done + keep] = self._model.finish(pending)
                 stages[done + keep] = STAGES.index("full")
             done += size
-            self._pace.measured(clock.elapsed() - began, size)
+            self._cost.update(clock.elapsed() - began, size)
         return Ranking(scores, stages, done)
 
     def _gather(self, rows: npt.NDArray[np.int64], clock: Stopwatch) -> npt.NDArray[np.floating]:
         """The tokens of some rows, on their way to the device."""
         with clock.step("gather"):
-            return self._model.stage(self._places.read_tokens(rows))
+            return self._model.stage(self._map.read_tokens(rows))
 
 
-class Pace:
+class CostEstimate:
     """Milliseconds that a pair takes here and now, as measured: it rises at once and falls slowly.
 
     Other work comes and goes on a robot's computer: an estimate that believes good news at once would break budgets.
@@ -113,27 +113,27 @@ class Pace:
 
     SHARE = 0.5
     """A batch gets this part of the time that is left, so that one which takes twice as long still ends in time."""
-    NEWS = 0.2
+    WEIGHT_OF_FASTER = 0.2
     """Weight of a batch that was faster than the estimate."""
-    PATIENCE = 0.9
+    DECAY = 0.9
     """What an estimate under which nothing fits keeps; else one that was once too high would never be mended."""
 
     def __init__(self) -> None:
         self._pair_ms: float | None = None
 
-    def pairs_in(self, remaining_ms: float) -> int:
+    def affordable_pairs(self, remaining_ms: float) -> int:
         """How many pairs to compare next where so much time is left; a single one where nothing is known yet."""
         if remaining_ms <= 0:
             return 0
         if self._pair_ms is None:
             return 1
         if self._pair_ms > remaining_ms:
-            self._pair_ms *= self.PATIENCE
+            self._pair_ms *= self.DECAY
             return 0
         return max(1, int(min(remaining_ms * self.SHARE / self._pair_ms, 1e9)))
 
-    def measured(self, spent_ms: float, pairs: int) -> None:
+    def update(self, spent_ms: float, pairs: int) -> None:
         """Take note of a batch."""
         news = max(spent_ms / pairs, 1e-6)
         known = news if self._pair_ms is None else self._pair_ms
-        self._pair_ms = max(news, known + self.NEWS * (news - known))
+        self._pair_ms = max(news, known + self.WEIGHT_OF_FASTER * (news - known))

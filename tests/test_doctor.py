@@ -20,7 +20,7 @@ from pairvpr.doctor.models import tuned_setting
 from pairvpr.errors import EngineError
 from pairvpr.runtime import model as runtime_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.tuning import Setting, Tuning
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
 from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines import openvino as openvino_engine
 from pairvpr.runtime.map import MapWriter
@@ -355,14 +355,14 @@ def test_the_setting_tuned_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return tuned_setting(tmp_path / "map")
 
     assert (tuned().state, tuned().remedy) == ("info", f"pairvpr tune --db {tmp_path / 'map'} --images PICTURES")
-    setting = Setting("cpu", "fp16", exact=True)
+    setting = RuntimeSetting("cpu", "fp16", exact=True)
     here = Tuning(setting, machine.name(), "", 9, 9, 50, 0, (0.0, 0.07), 0.05, None, 1.0, 2.0, 3.0)
     own = Bundle.open(tmp_path / "map" / "model")
     own.store_calibration("tuning", here.to_json())
     assert (tuned().state, tuned().detail) == ("ok", f"{tmp_path / 'map'}: {here}")
     for changed, problem in (
         (dataclasses.replace(here, computer="a robot"), "it was measured on a robot, this is "),
-        (dataclasses.replace(here, setting=Setting("cpu", "int8")), "no int8 graphs in this bundle"),
+        (dataclasses.replace(here, setting=RuntimeSetting("cpu", "int8")), "no int8 graphs in this bundle"),
     ):
         own.store_calibration("tuning", changed.to_json())
         assert tuned().state == "missing"

@@ -138,7 +138,7 @@ def run_bench(
                 vpr.top_k,
                 kept,
                 vpr.model.batch_size,
-                Cascade.of(model.bundle) is not None,
+                Cascade.find_in(model.bundle) is not None,
             )
             return _bench(vpr, answers, kept, work, peak)
 

@@ -42,12 +42,12 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
     from pairvpr.viewing import tuning_page as tune_page
 
     check_page(report)
-    with Map.open(db) as places:
-        bundle = Bundle.open(places.model_path)
+    with Map.open(db) as map_:
+        bundle = Bundle.open(map_.model_path)
         bundle.check_writable()
         say_model(bundle)
         with if_interrupted("nothing was written, neither page nor setting"):
-            tuned = find(places, images, max_loss, budget_ms, Meters())
+            tuned = find(map_, images, max_loss, budget_ms, Meters())
     click.echo(tune_page.table(tuned))
     click.echo(tune_page.verdict(tuned))
     write_page(report, tune_page.render(tuned))
@@ -115,13 +115,13 @@ def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, *
     from pairvpr.runtime.model import load_model
 
     with ExitStack() as stack:
-        places = None if db is None else stack.enter_context(Map.open(db))
-        opened = load_model(model if places is None else places.model_path)
+        map_ = None if db is None else stack.enter_context(Map.open(db))
+        opened = load_model(model if map_ is None else map_.model_path)
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
         meters = Meters()
-        places = places or stack.enter_context(map_of(images, opened, meters))
-        cascade = calibrate_cascade(places, opened, images, meters)
+        map_ = map_ or stack.enter_context(map_of(images, opened, meters))
+        cascade = calibrate_cascade(map_, opened, images, meters)
     opened.bundle.store_calibration(KEY, cascade.to_json())
     click.echo(f"{opened.bundle.path}: {cascade}")
 
@@ -135,17 +135,17 @@ def _calibrate_acceptance(
     tolerance: int | None = None,
     **how: Any,
 ) -> None:
-    from pairvpr.calibration.acceptance import DELTA, PRECISION, RADIUS, Promise, calibrate_acceptance
+    from pairvpr.calibration.acceptance import DELTA, PRECISION, RADIUS, PrecisionTarget, calibrate_acceptance
     from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, METRES
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
     within = (radius or RADIUS, METRES) if tolerance is None else (tolerance, FRAMES)
-    promise = Promise(precision_target or PRECISION, delta or DELTA, *within)
-    with Map.open(db) as places:
-        opened = load_model(places.model_path)
+    promise = PrecisionTarget(precision_target or PRECISION, delta or DELTA, *within)
+    with Map.open(db) as map_:
+        opened = load_model(map_.model_path)
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
-        acceptance = calibrate_acceptance(places, opened, images, promise, Meters(), **how)
+        acceptance = calibrate_acceptance(map_, opened, images, promise, Meters(), **how)
     opened.bundle.store_calibration(KEY, acceptance.to_json())
     click.echo(f"{opened.bundle.path}: {acceptance}")

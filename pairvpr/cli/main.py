@@ -129,13 +129,13 @@ def engines_build(
     if not all(size.strip().isdecimal() for size in sizes):
         raise click.UsageError(f"--batches {batches}: give numbers with commas between them")
     from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.engines.tensorrt.api import Settings
+    from pairvpr.runtime.engines.tensorrt.api import BuildSettings
     from pairvpr.runtime.map import Map
 
     if db is not None:
         with Map.open(db) as places:
             model = places.model_path
-    settings = Settings(workspace and workspace << 20, optimization_level, version_compatible, hardware_compatible)
+    settings = BuildSettings(workspace and workspace << 20, optimization_level, version_compatible, hardware_compatible)
     _build_engines(Bundle.open(model or Path()), precision, [int(size) for size in sizes], settings)
 
 

@@ -173,7 +173,7 @@ def map_info(db: Path, style: str) -> None:
     import dataclasses
 
     from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.calibrated.acceptance import Setup
+    from pairvpr.runtime.calibrated.acceptance import ScoreSetup
     from pairvpr.runtime.calibrated.cascade import Cascade
     from pairvpr.runtime.calibrated.judge import Judge
     from pairvpr.runtime.calibrated.tuning import Tuning
@@ -183,8 +183,8 @@ def map_info(db: Path, style: str) -> None:
     with Map.open(db) as places:
         info = {**dataclasses.asdict(places.info()), "path": str(db)}
         bundle = Bundle.open(places.model_path)
-        weights, cascade, tuning = bundle.info.weights, Cascade.of(bundle), Tuning.of(bundle)
-        judge = Judge.of(bundle, Setup.of(places, min(bundle.info.top_k, len(places)), cascade))
+        weights, cascade, tuning = bundle.info.weights, Cascade.find_in(bundle), Tuning.find_in(bundle)
+        judge = Judge.from_bundle(bundle, ScoreSetup.from_map(places, min(bundle.info.top_k, len(places)), cascade))
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())

@@ -73,7 +73,7 @@ def tuned_setting(db: Path) -> Check:
     try:
         with Map.open(db) as places:
             model = places.model_path
-        tuning = Tuning.of(Bundle.open(model))
+        tuning = Tuning.find_in(Bundle.open(model))
     except (MapError, BundleError) as error:
         return Check(TUNED, "broken", str(error))
     if tuning is None:

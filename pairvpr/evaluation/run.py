@@ -97,7 +97,7 @@ def evaluate(
         places = stack.enter_context(Map.open(path))
         index = DeepIndex(FaissIndex(places.descriptors), min(count, max(k, *RECALL_AT)))
         answers = _Answers(benchmark, places, index.depth)
-        cascade = None if exact else Cascade.of(model.bundle)
+        cascade = None if exact else Cascade.find_in(model.bundle)
         recognizer = PlaceRecognizer(places, model, index, k, cascade=cascade)
         follow = SequenceFilter(places.records, Layout.along([answers.in_order()], count)) if sequence else None
         for number, (_, file) in enumerate(benchmark.queries, 1):

@@ -159,7 +159,7 @@ def _model(places: Map, bundle: Bundle) -> str:
             "descriptor": f"{info.descriptor_dim} numbers",
             "tokens": f"{info.token_shape[0]} of {info.token_shape[1]} numbers",
             "stored as": describe(info.tokens),
-            "cascade": str(Cascade.of(bundle) or "not calibrated"),
+            "cascade": str(Cascade.find_in(bundle) or "not calibrated"),
         },
     )
 

@@ -57,7 +57,7 @@ class Localizer:
         except BaseException:
             self._recognizer.close()
             raise
-        self._refresh = Refresher(self._recognizer)
+        self._refresher = Refresher(self._recognizer)
         self._asked, self._served, self._published = 1, 0, 0
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="pairvpr localizer", daemon=True)
@@ -86,7 +86,7 @@ class Localizer:
     def _run(self) -> None:
         try:
             for frame in self._source.frames(lambda *_: self._is_wanted()):
-                self._refresh()
+                self._refresher.poll()
                 self._localize(frame)
         except BaseException as fault:  # raised again by `check`
             self._fault = fault

@@ -26,7 +26,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Setup:
+class ScoreSetup:
     """How answers come about, as far as scores depend on it; a threshold holds for one setup alone.
 
     places: checksum of the map's pictures. top_k: candidates compared. cascade: checksum of the one that drops some,
@@ -38,10 +38,10 @@ class Setup:
     cascade: str | None
 
     @staticmethod
-    def of(places: Map, top_k: int, cascade: Cascade | None) -> Setup:
+    def from_map(map_: Map, top_k: int, cascade: Cascade | None) -> ScoreSetup:
         """That of answers from this map."""
-        pictures = sorted((record.name, record.descriptor_crc) for record in places.records)
-        return Setup(_digest(pictures), top_k, None if cascade is None else _digest(cascade.to_json()))
+        pictures = sorted((record.name, record.descriptor_crc) for record in map_.records)
+        return ScoreSetup(_digest(pictures), top_k, None if cascade is None else _digest(cascade.to_json()))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Acceptance:
 
     identity: str
     engine: str
-    setup: Setup
+    setup: ScoreSetup
     threshold: float
     slope: float
     bias: float
@@ -94,12 +94,12 @@ class Acceptance:
     unit: str = METRES
 
     @staticmethod
-    def of(bundle: Bundle) -> Acceptance | None:
+    def find_in(bundle: Bundle) -> Acceptance | None:
         """The bundle's threshold, None where there is none; raises BundleError for a damaged or foreign one."""
 
         def parse(content: Any) -> Acceptance:
             traverses = tuple(Traverse(**each) for each in content["traverses"])
-            found = Acceptance(**{**content, "setup": Setup(**content["setup"]), "traverses": traverses})
+            found = Acceptance(**{**content, "setup": ScoreSetup(**content["setup"]), "traverses": traverses})
             check_model(bundle, found.identity)
             found._check()
             return found
@@ -121,7 +121,7 @@ class Acceptance:
         if not 0 <= self.accepted_right <= self.accepted <= self.checked:
             raise ValueError(f"{self.accepted} of {self.checked} accepted")
 
-    def objection(self, setup: Setup) -> str | None:
+    def objection(self, setup: ScoreSetup) -> str | None:
         """Why this threshold does not hold for answers of this setup; None where it does."""
         if setup.places != self.setup.places:
             return f"{UNCALIBRATED} for this map as it is now"

@@ -45,7 +45,7 @@ class Cascade:
     kept: float
 
     @staticmethod
-    def of(bundle: Bundle) -> Cascade | None:
+    def find_in(bundle: Bundle) -> Cascade | None:
         """The bundle's cascade, None where it was not calibrated; raises BundleError for a damaged or foreign one."""
 
         def parse(content: Any) -> Cascade:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.acceptance import UNCALIBRATED, Acceptance, Setup
+from pairvpr.runtime.calibrated.acceptance import UNCALIBRATED, Acceptance, ScoreSetup
 
 ACCEPTED = "accepted"
 TOO_LOW = "score too low: not in the map, or not recognisable"
@@ -25,12 +25,12 @@ class Judge:
         self._reason = reason
 
     @staticmethod
-    def of(bundle: Bundle, setup: Setup | None) -> Judge:
+    def from_bundle(bundle: Bundle, setup: ScoreSetup | None) -> Judge:
         """The judge of a map's bundle for answers of this setup; None: by descriptors alone, never calibrated.
 
         Raises BundleError.
         """
-        acceptance = Acceptance.of(bundle)
+        acceptance = Acceptance.find_in(bundle)
         if acceptance is None:
             return Judge()
         if setup is None:
@@ -38,7 +38,7 @@ class Judge:
         objection = acceptance.objection(setup)
         return Judge(acceptance) if objection is None else Judge(None, objection)
 
-    def __call__(self, answer: Recognition) -> Recognition:
+    def judge(self, answer: Recognition) -> Recognition:
         """The answer with `accepted`, `confidence` and `reason`."""
         if self._acceptance is None:
             return replace(answer, reason=self._reason)

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Setting:
+class RuntimeSetting:
     """How to answer, by the names that `PlaceRecognizer.open` has for it; None, and device "auto", leave it open."""
 
     device: str = "auto"
@@ -33,7 +33,7 @@ class Setting:
         """Open a bundle so; raises BundleError or EngineError."""
         return load_model(bundle, self.device, self.precision, threads=self.threads, batch_size=self.batch_size)
 
-    def completed(self, tuned: Setting) -> Setting | None:
+    def completed(self, tuned: RuntimeSetting) -> RuntimeSetting | None:
         """Itself, with what it leaves open from a tuned setting; None where it asks for another device or precision.
 
         Threads and batch of the tuned one were found for its own device and precision, and mean nothing for others.
@@ -59,7 +59,7 @@ class Tuning:
     without. median_ms, p99_ms: of whole answers. exact_ms: median of exact answers to the same pictures.
     """
 
-    setting: Setting
+    setting: RuntimeSetting
     computer: str
     engine: str
     map_pictures: int
@@ -74,12 +74,12 @@ class Tuning:
     exact_ms: float
 
     @staticmethod
-    def of(bundle: Bundle) -> Tuning | None:
+    def find_in(bundle: Bundle) -> Tuning | None:
         """The bundle's tuning, None where there is none; raises BundleError for one that cannot be understood."""
 
         def parse(content: Any) -> Tuning:
             low, high = content["interval"]
-            found = Tuning(**{**content, "setting": Setting(**content["setting"]), "interval": (low, high)})
+            found = Tuning(**{**content, "setting": RuntimeSetting(**content["setting"]), "interval": (low, high)})
             if found.setting.device not in DEVICES or not 0 <= found.changed <= found.pictures:
                 raise ValueError(f"device {found.setting.device}, {found.changed} of {found.pictures} pictures")
             return found
@@ -91,7 +91,7 @@ class Tuning:
         """As it is stored."""
         return {**asdict(self), "interval": list(self.interval)}
 
-    def open(self, bundle: Path, setting: Setting | None = None) -> Model:
+    def open(self, bundle: Path, setting: RuntimeSetting | None = None) -> Model:
         """Open a bundle with the tuned setting, or what became of it.
 
         Raises EngineError, saying why, where this is another device or lacks what the setting needs.
@@ -110,13 +110,13 @@ class Tuning:
         )
 
 
-def open_tuned(bundle: Path, asked: Setting) -> tuple[Model, Setting, str]:
+def open_tuned(bundle: Path, asked: RuntimeSetting) -> tuple[Model, RuntimeSetting, str]:
     """Open a map's bundle with its tuned setting where `asked` leaves things open; the setting, and what to say of it.
 
     A tuned setting of another device, or one that cannot be had here, is not used, with a warning. Raises BundleError
     or EngineError.
     """
-    tuning = Tuning.of(Bundle.open(bundle))
+    tuning = Tuning.find_in(Bundle.open(bundle))
     if tuning is None:
         return asked.load(bundle), asked, ""
     setting = asked.completed(tuning.setting)

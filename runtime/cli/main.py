@@ -159,12 +159,12 @@ def _answer(
     ):
         say_untrained(recognizer.model.bundle)
         unread = total = 0
-        refresh = Refresher(recognizer)
+        refresher = Refresher(recognizer)
         follow = Follower(recognizer) if sequence else None
         try:
             for frame in source:
                 if source.live:
-                    refresh()
+                    refresher.poll()
                 total += 1
                 unread += frame.picture is None
                 answer = recognizer.recognize_frame(frame)

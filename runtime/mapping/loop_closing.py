@@ -65,7 +65,7 @@ class Threshold:
                 raise MapError(f"threshold {text}: give a finite pair score")
             return Threshold(score)
         with Map.open(text) as places:
-            acceptance = Acceptance.of(Bundle.open(places.model_path))
+            acceptance = Acceptance.find_in(Bundle.open(places.model_path))
             if places.identity != identity:
                 raise MapError(
                     f"{text}: made with model {places.identity[:12]}, whose scores say nothing of {identity[:12]}'s; "
@@ -155,7 +155,7 @@ class LoopCloser:
         self.report = report
         self._model = model
         self._top_k = model.bundle.info.top_k if top_k is None else top_k
-        self._cascade = Cascade.of(model.bundle)
+        self._cascade = Cascade.find_in(model.bundle)
         self._recent: deque[tuple[float, str]] = deque()
         self._waiting: float | None = None  # since when there is a picture that the map as it is known here lacks
         self._known: _Known | None = None

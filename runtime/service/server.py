@@ -44,7 +44,7 @@ class Service:
     ) -> None:
         """matches: how many an answer lists where the request does not say."""
         self._recognizer = recognizer
-        self._refresh = Refresher(recognizer)
+        self._refresher = Refresher(recognizer)
         self._listener = listener
         self._matches = matches
         self._limits = limits or Limits()
@@ -148,7 +148,7 @@ class Service:
             except SourceError as fault:
                 error = str(fault)
             frame = Frame(question.name, question.timestamp, picture, error, 1e3 * (perf_counter() - started))
-            self._refresh()
+            self._refresher.poll()
             answer = self._recognizer.recognize_frame(frame)
         except PairVPRError as fault:
             log.error("a picture could not be recognised: %s", fault)

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.acceptance import as_confidence, asked, elsewhere, measure, spaced, spread
 from benchmarks.answers import Answers, answer
 from benchmarks.splits import Outcome, halves, summary
-from pairvpr.calibration.acceptance import Promise
+from pairvpr.calibration.acceptance import PrecisionTarget
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import load_model
 from pairvpr.runtime.geometry.poses import Pose
@@ -70,7 +70,7 @@ def test_halves_are_whole_blocks_of_places() -> None:
 
 def test_a_promise_that_is_kept_and_one_that_is_not() -> None:
     """It holds for what was calibrated for; by night, with all scores higher, it does not: the figures say so."""
-    found = measure(made_up(), TOP_K, Promise(0.9), splits=10)
+    found = measure(made_up(), TOP_K, PrecisionTarget(0.9), splits=10)
     assert found["all"]["calibrated"] == 10
     assert found["all"]["precision"]["mean"] >= 0.9
     assert found["all"]["below_for_sure"] <= 0.1
@@ -83,14 +83,14 @@ def test_a_promise_that_is_kept_and_one_that_is_not() -> None:
 
 
 def test_too_few_queries_are_no_figure_but_a_refusal() -> None:
-    assert measure(made_up(60), TOP_K, Promise(0.9), splits=3)["all"] == {"calibrated": 0}
+    assert measure(made_up(60), TOP_K, PrecisionTarget(0.9), splits=3)["all"] == {"calibrated": 0}
 
 
 def test_below_for_sure_is_more_than_chance() -> None:
     def one(accepted: int, right: int) -> Outcome:
         return Outcome(200, accepted, right, right, right, 0.0)
 
-    found = summary([one(100, 95), one(100, 89), one(100, 80), one(0, 0), None], Promise(0.9))
+    found = summary([one(100, 95), one(100, 89), one(100, 80), one(0, 0), None], PrecisionTarget(0.9))
     assert found["calibrated"] == 4
     assert (found["below"], found["below_for_sure"]) == (0.4, 0.2)  # refusing is not breaking a promise
     assert found["precision"]["mean"] == pytest.approx((0.95 + 0.89 + 0.8) / 3, abs=1e-4)

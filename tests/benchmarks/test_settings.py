@@ -14,11 +14,11 @@ from benchmarks.paired import difference_interval, flips, share
 from benchmarks.scoring import CHUNK, Scores, Way, Work
 from pairvpr.evaluation import Benchmark
 from pairvpr.runtime import Features
-from pairvpr.runtime.calibrated.tuning import Setting
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.map.tokens import TokenFormat
 from pairvpr.runtime.model import HalfComparedPairs
 
-EXACT = Way(Setting("cpu", "fp32", exact=True))
+EXACT = Way(RuntimeSetting("cpu", "fp32", exact=True))
 PLACES, QUERIES, TOP_K = 8, 2 * CHUNK + 3, 5
 
 
@@ -122,7 +122,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
 
     positives = tuple(np.array([i % PLACES]) for i in range(QUERIES))
     benchmark = Benchmark("b", pictures("database", PLACES), pictures("queries", QUERIES), positives, "")
-    monkeypatch.setattr(Setting, "load", lambda *_: Planted())
+    monkeypatch.setattr(RuntimeSetting, "load", lambda *_: Planted())
     monkeypatch.setattr(Planted, "pairs", 0)
     bundle = SimpleNamespace(
         identity="0" * 64,
@@ -155,14 +155,17 @@ def test_ways_do_not_take_each_others_scores(work: Work) -> None:
     work.candidates(EXACT, asked)
     exact = work.score(EXACT, asked).scores
     half = work.score(Way(EXACT.setting, TokenFormat("int8", 0.5)), asked).scores
-    other = work.score(Way(Setting("openvino", "bf16", exact=True)), asked).scores
+    other = work.score(Way(RuntimeSetting("openvino", "bf16", exact=True)), asked).scores
     assert Planted.pairs == 3 * CHUNK * TOP_K
     np.testing.assert_array_equal(other, exact)
     assert 0 < np.abs(half - exact).max() < 0.01
 
 
 def test_the_table_has_every_setting(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    fast, rest = Way(Setting("cpu", "int8", exact=True), TokenFormat("int8")), Way(Setting("openvino", "bf16"))
+    fast, rest = (
+        Way(RuntimeSetting("cpu", "int8", exact=True), TokenFormat("int8")),
+        Way(RuntimeSetting("openvino", "bf16")),
+    )
     monkeypatch.setattr(settings, "ways", lambda *_: (EXACT, [fast], [rest]))
     results = settings.measure(work, range(QUERIES), range(0, QUERIES, 2), threads=1)
     text = settings.table(results)

@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pairvpr.calibration.acceptance import Promise, calibrate_acceptance
+from pairvpr.calibration.acceptance import PrecisionTarget, calibrate_acceptance
 from pairvpr.calibration.known_places import STRETCHES, split, stretches
 from pairvpr.cli.main import main
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, Setup
+from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, ScoreSetup
 from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
 from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.geometry.pose_files import utm_pose
@@ -82,8 +82,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, wrong: set[str] = frozenset(), simi
 
 
 def calibrated(home: Path, model: Model, images: str = "queries", **promise: float) -> Acceptance:
-    with Map.open(home / "map") as places:
-        return calibrate_acceptance(places, model, home / images, Promise(**{"precision": 0.9, **promise}), quiet)
+    with Map.open(home / "map") as map_:
+        return calibrate_acceptance(map_, model, home / images, PrecisionTarget(**{"precision": 0.9, **promise}), quiet)
 
 
 # What is calibrated
@@ -135,8 +135,10 @@ def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch:
 
     monkeypatch.setattr(PlaceRecognizer, "recognize_frame", recognize_frame)
     monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 36)
-    with Map.open(numbered / "map") as places:
-        found = calibrate_acceptance(places, model, numbered / "queries", Promise(0.8, radius=2, unit=FRAMES), quiet)
+    with Map.open(numbered / "map") as map_:
+        found = calibrate_acceptance(
+            map_, model, numbered / "queries", PrecisionTarget(0.8, radius=2, unit=FRAMES), quiet
+        )
     assert asked == [f"{traverse}/Image{number:03}.png" for traverse in "abc" for number in range(0, 24, 2)]
     assert (found.threshold, found.fitted + found.checked) == (5, 36)
     assert found.checked > found.right == found.accepted == found.accepted_right
@@ -146,9 +148,9 @@ def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch:
 
 
 def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, model: Model, tmp_path: Path) -> None:
-    promise = Promise(0.8, radius=2, unit=FRAMES)
-    with Map.open(home / "map") as places, pytest.raises(MapError, match=r"have places.*leave out --tolerance"):
-        calibrate_acceptance(places, model, numbered / "queries", promise, quiet)
+    promise = PrecisionTarget(0.8, radius=2, unit=FRAMES)
+    with Map.open(home / "map") as map_, pytest.raises(MapError, match=r"have places.*leave out --tolerance"):
+        calibrate_acceptance(map_, model, numbered / "queries", promise, quiet)
     for names, message in (
         (("p1.png", "x.png"), r"x\.png: no frame number"),
         (("a1.png", "b1.png"), r"b1\.png: has frame number 1, as a1\.png"),
@@ -158,8 +160,8 @@ def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, mode
         folder.mkdir()
         for name in names:
             Image.fromarray(draw_scene(0, 0, SIZE)).save(folder / name)
-        with Map.open(numbered / "map") as places, pytest.raises(SourceError, match=message):
-            calibrate_acceptance(places, model, folder, promise, quiet)
+        with Map.open(numbered / "map") as map_, pytest.raises(SourceError, match=message):
+            calibrate_acceptance(map_, model, folder, promise, quiet)
 
 
 def test_a_traverse_counts_once_for_each_place(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +203,8 @@ def test_too_few_pictures_are_refused_with_the_number_needed(
     with pytest.raises(SourceError, match=r"60 pictures that can be used, a precision of 0.99 needs at least 345"):
         calibrated(home, model, precision=0.99)
     assert not names  # said before anything is worked out
-    assert Promise().pictures() == 345
-    assert Promise(0.5, 0.5).pictures() == 40
+    assert PrecisionTarget().pictures() == 345
+    assert PrecisionTarget(0.5, 0.5).pictures() == 40
 
 
 def test_what_no_score_shows_is_refused(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,8 +229,8 @@ def test_the_maps_own_traverse_is_optimistic(home: Path, tmp_path: Path, model: 
     for number in range(60):
         shutil.copy(home / "queries" / "drive0" / "@0@1@.png", tmp_path / "db" / "later" / f"@{number * 30}@1@.png")
     for images, own in ((tmp_path / "db" / "later", 60), (tmp_path / "db", 66), (home / "queries", 0)):
-        with Map.open(tmp_path / "map") as places:
-            found = calibrate_acceptance(places, model, images, Promise(0.9), quiet)
+        with Map.open(tmp_path / "map") as map_:
+            found = calibrate_acceptance(map_, model, images, PrecisionTarget(0.9), quiet)
         assert found.own == own
         assert ("OPTIMISTIC" in str(found)) == bool(own)
 
@@ -237,21 +239,21 @@ def test_places_that_cannot_be_compared(home: Path, tmp_path: Path, model: Model
     answers(monkeypatch, {f"drive0/@{30 * n}@1@.png" for n in range(20)})
     add_pictures(home / "queries" / "drive0", tmp_path / "gps", model, create=True, poses=_gps(tmp_path, home))
     with (
-        Map.open(tmp_path / "gps") as places,
+        Map.open(tmp_path / "gps") as map_,
         pytest.raises(MapError, match="none of its pictures has a place in 'utm'"),
     ):
-        calibrate_acceptance(places, model, home / "queries", Promise(0.9), quiet)
+        calibrate_acceptance(map_, model, home / "queries", PrecisionTarget(0.9), quiet)
     (tmp_path / "plain").mkdir()
     for number in range(50):
         shutil.copy(home / "db" / "@0@0@.png", tmp_path / "plain" / f"{number}.png")
-    with pytest.raises(SourceError, match="0 pictures that can be used"), Map.open(home / "map") as places:
-        calibrate_acceptance(places, model, tmp_path / "plain", Promise(0.9), quiet)
+    with pytest.raises(SourceError, match="0 pictures that can be used"), Map.open(home / "map") as map_:
+        calibrate_acceptance(map_, model, tmp_path / "plain", PrecisionTarget(0.9), quiet)
     shutil.copytree(tmp_path / "plain", tmp_path / "few")
     for number in range(2, 50):
         (tmp_path / "few" / f"{number}.png").unlink()
     add_pictures(tmp_path / "few", tmp_path / "map", model, create=True)
-    with Map.open(tmp_path / "map") as places, pytest.raises(MapError, match="none of its pictures has a place;"):
-        calibrate_acceptance(places, model, home / "queries", Promise(0.9), quiet)
+    with Map.open(tmp_path / "map") as map_, pytest.raises(MapError, match="none of its pictures has a place;"):
+        calibrate_acceptance(map_, model, home / "queries", PrecisionTarget(0.9), quiet)
 
 
 def _gps(folder: Path, home: Path) -> Path:
@@ -289,12 +291,12 @@ def acceptance(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> Acc
 
 def test_the_judge(acceptance: Acceptance) -> None:
     judge = Judge(dataclasses.replace(acceptance, threshold=2.0, slope=1.0, bias=-2.0))
-    yes, no, cut = judge(answer(2.0)), judge(answer(1.0)), judge(answer(9.0, complete=False))
+    yes, no, cut = (judge.judge(each) for each in (answer(2.0), answer(1.0), answer(9.0, complete=False)))
     assert (yes.accepted, yes.confidence, yes.reason) == (True, 0.5, ACCEPTED)
     assert (no.accepted, no.reason) == (False, TOO_LOW)
     assert no.confidence == pytest.approx(1 / (1 + np.e))
     assert (cut.accepted, cut.confidence, cut.reason) == (None, None, INCOMPLETE)
-    assert Judge()(answer(1.0)).reason == "not calibrated"
+    assert Judge().judge(answer(1.0)).reason == "not calibrated"
     line = json.loads(no.to_json())
     assert (line["accepted"], line["confidence"], line["reason"]) == (False, 0.268941, TOO_LOW)
     assert as_text(yes, 1).endswith("  accepted, confidence 0.500  (3 compared in 5 ms)")
@@ -303,8 +305,8 @@ def test_the_judge(acceptance: Acceptance) -> None:
 def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Path) -> None:
     bundle = Bundle.open(home / "bundle")
     stored = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: acceptance.to_json()}))
-    assert Acceptance.of(stored) == acceptance
-    assert Acceptance.of(bundle) is None
+    assert Acceptance.find_in(stored) == acceptance
+    assert Acceptance.find_in(bundle) is None
     same = acceptance.setup
     for setup, reason in (
         (same, ACCEPTED),
@@ -313,10 +315,10 @@ def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Pat
         (dataclasses.replace(same, cascade="0" * 64), "not calibrated for these answers, but for exact answers"),
         (dataclasses.replace(same, places="0" * 64), "not calibrated for this map as it is now"),
     ):
-        judged = Judge.of(stored, setup)(answer(99.0))
+        judged = Judge.from_bundle(stored, setup).judge(answer(99.0))
         assert (judged.accepted, judged.reason) == (True if setup is same else None, reason)
-    with Map.open(home / "map") as places:
-        assert Setup.of(places, 3, None) == same
+    with Map.open(home / "map") as map_:
+        assert ScoreSetup.from_map(map_, 3, None) == same
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,7 @@ def test_a_damaged_or_foreign_threshold_is_refused(acceptance: Acceptance, home:
     for content in ({**acceptance.to_json(), **change}, {**acceptance.to_json(), "identity": "1" * 64}, [1]):
         spoilt = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content}))
         with pytest.raises(BundleError, match=r"acceptance threshold .*pairvpr calibrate --accept"):
-            Acceptance.of(spoilt)
+            Acceptance.find_in(spoilt)
 
 
 # From the command line

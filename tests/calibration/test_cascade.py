@@ -18,7 +18,7 @@ from pairvpr.calibration.cascade import (
     MIN_PICTURES,
     PENALTIES,
     PROBABILITY,
-    Compared,
+    ComparedQuery,
     calibrate_cascade,
     compare,
     fit,
@@ -78,24 +78,24 @@ def model(home: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def places(home: Path) -> Iterator[Map]:
+def map_(home: Path) -> Iterator[Map]:
     with Map.open(home / "map") as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def compared(places: Map, model: Model, home: Path) -> list[Compared]:
-    return compare(places, model, home / "queries", quiet)
+def compared(map_: Map, model: Model, home: Path) -> list[ComparedQuery]:
+    return compare(map_, model, home / "queries", quiet)
 
 
 @pytest.fixture(scope="module")
-def calibrated(places: Map, model: Model, home: Path, compared: list[Compared]) -> Cascade:
+def calibrated(map_: Map, model: Model, home: Path, compared: list[ComparedQuery]) -> Cascade:
     with pytest.MonkeyPatch.context() as patch:  # what takes its time was done for `compared`
         patch.setattr(calibration, "compare", lambda *_: compared)
-        return calibrate_cascade(places, model, home / "queries", quiet)
+        return calibrate_cascade(map_, model, home / "queries", quiet)
 
 
-def planted(queries: int, width: int, noise: float, seed: int = 0) -> tuple[list[Compared], np.ndarray, float]:
+def planted(queries: int, width: int, noise: float, seed: int = 0) -> tuple[list[ComparedQuery], np.ndarray, float]:
     """Queries whose scores are a linear function of what the prefix gives, and `noise`."""
     chance = np.random.default_rng(seed)
     head, bias = chance.normal(size=width), 2.5
@@ -103,7 +103,7 @@ def planted(queries: int, width: int, noise: float, seed: int = 0) -> tuple[list
     for _ in range(queries):
         inputs = chance.normal(3.0, chance.uniform(0.1, 4, width), (20, width)).astype(np.float32)
         scores = inputs @ head + bias + noise * chance.normal(size=20)
-        found.append(Compared(inputs, scores.astype(np.float32)))
+        found.append(ComparedQuery(inputs, scores.astype(np.float32)))
     return found, head, bias
 
 
@@ -142,7 +142,7 @@ def test_the_penalty_grows_with_the_noise() -> None:
     """More inputs than are worth anything: heads that did not see a block predict it better when held back."""
     quiet_blocks, *_ = planted(30, 200, noise=0.0)
     chance = np.random.default_rng(2)
-    noisy = [Compared(query.inputs, chance.normal(size=20).astype(np.float32)) for query in quiet_blocks]
+    noisy = [ComparedQuery(query.inputs, chance.normal(size=20).astype(np.float32)) for query in quiet_blocks]
     heads = [fit([queries[i : i + 6] for i in range(0, 30, 6)])[0] for queries in (quiet_blocks, noisy)]
     moments = np.column_stack([np.concatenate([q.inputs for q in noisy]), np.ones(600)])
     scores = np.concatenate([q.scores for q in noisy])
@@ -204,7 +204,7 @@ def test_the_share_kept_is_that_of_the_rule_in_use(calibrated: Cascade, batch: i
         assert kept(predicted, margin, batch) == count
 
 
-def test_calibration_counts_right(calibrated: Cascade, compared: list[Compared], model: Model) -> None:
+def test_calibration_counts_right(calibrated: Cascade, compared: list[ComparedQuery], model: Model) -> None:
     learning, checking = split(QUERIES)
     assert len(compared) == QUERIES
     assert {query.inputs.shape for query in compared} == {(5, 4 * model.bundle.info.dims.token_dim)}
@@ -230,8 +230,8 @@ def test_a_head_that_predicts_nothing_loses_winners() -> None:
     assert sum(lost) > 10
 
 
-def test_the_query_itself_is_no_candidate(places: Map, model: Model, home: Path) -> None:
-    found = compare(places, model, home / "db", quiet)
+def test_the_query_itself_is_no_candidate(map_: Map, model: Model, home: Path) -> None:
+    found = compare(map_, model, home / "db", quiet)
     assert len(found) == PLACES
     features = model.encode(sorted((home / "db").iterdir()))
     for number, query in enumerate(found):
@@ -250,7 +250,7 @@ def test_a_cascade_survives_being_stored(calibrated: Cascade, home: Path, tmp_pa
     Bundle.open(first).install(linked)
     before = (first / FILE).read_bytes()
     bundle = Bundle.open(linked)
-    assert Cascade.of(bundle) is None
+    assert Cascade.find_in(bundle) is None
     bundle.store_calibration("other", {"kept": True})
     bundle.store_calibration(KEY, calibrated.to_json())
     assert (first / FILE).read_bytes() == before  # linked no longer
@@ -260,7 +260,7 @@ def test_a_cascade_survives_being_stored(calibrated: Cascade, home: Path, tmp_pa
     assert (opened.identity, opened.info) == (bundle.identity, bundle.info)
     assert opened.info.calibration["other"] == {"kept": True}
     assert dataclasses.replace(opened.info, calibration={}) == Bundle.open(first).info
-    stored = Cascade.of(opened)
+    stored = Cascade.find_in(opened)
     assert stored is not None
     np.testing.assert_array_equal(stored.head, calibrated.head)
     assert stored.figures() == calibrated.figures()
@@ -317,7 +317,7 @@ def test_a_damaged_or_foreign_cascade_is_refused(calibrated: Cascade, home: Path
     bundle = Bundle.open(home / "bundle")
     spoilt = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content}))
     with pytest.raises(BundleError, match=r"cascade .*calibrate again") as error:
-        Cascade.of(spoilt)
+        Cascade.find_in(spoilt)
     assert "\n" not in str(error.value)
     assert str(bundle.path / FILE) in str(error.value)
 
@@ -327,27 +327,27 @@ def test_a_cascade_that_lacks_a_part_is_refused(calibrated: Cascade, home: Path)
     for name in calibrated.to_json():
         content = {key: value for key, value in calibrated.to_json().items() if key != name}
         with pytest.raises(BundleError, match="calibrate again"):
-            Cascade.of(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content})))
+            Cascade.find_in(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content})))
     with pytest.raises(BundleError, match="calibrate again"):
-        Cascade.of(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: [1]})))
+        Cascade.find_in(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: [1]})))
 
 
 # What answers become
 
 
-def recognize(places: Map, model: Model, query: np.ndarray, cascade: Cascade | None) -> Recognition:
-    return PlaceRecognizer(places, model, FaissIndex(places.descriptors), PLACES, cascade=cascade).recognize(query)
+def recognize(map_: Map, model: Model, query: np.ndarray, cascade: Cascade | None) -> Recognition:
+    return PlaceRecognizer(map_, model, FaissIndex(map_.descriptors), PLACES, cascade=cascade).recognize(query)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1e9])
 @pytest.mark.parametrize("batch", [2, 32])
 def test_survivors_have_their_exact_scores(
-    places: Map, model: Model, calibrated: Cascade, margin: float, batch: int
+    map_: Map, model: Model, calibrated: Cascade, margin: float, batch: int
 ) -> None:
     query = draw_scene(3, 9, SIZE)
     sized = Model(model.bundle, model.engines, batch)
-    exact = {match.name: match.score for match in recognize(places, sized, query, None).matches}
-    answer = recognize(places, sized, query, with_margin(calibrated, margin))
+    exact = {match.name: match.score for match in recognize(map_, sized, query, None).matches}
+    answer = recognize(map_, sized, query, with_margin(calibrated, margin))
     assert (answer.compared, answer.complete, len(answer.matches)) == (PLACES, True, PLACES)
     stages = [match.stage for match in answer.matches]
     full = stages.count("full")
@@ -365,38 +365,38 @@ def test_survivors_have_their_exact_scores(
         assert full == 1 if batch == 32 else 1 <= full <= -(-PLACES // batch)
 
 
-def test_dropped_candidates_carry_their_prediction(places: Map, model: Model, calibrated: Cascade) -> None:
+def test_dropped_candidates_carry_their_prediction(map_: Map, model: Model, calibrated: Cascade) -> None:
     query = draw_scene(2, 9, SIZE)
-    answer = recognize(places, model, query, with_margin(calibrated, 0.0))
+    answer = recognize(map_, model, query, with_margin(calibrated, 0.0))
     features = model.encode([query])
-    names = {record.name: row for row, record in enumerate(places.records)}
+    names = {record.name: row for row, record in enumerate(map_.records)}
     dropped = [match for match in answer.matches if match.stage == "prefix"]
     assert dropped
     for match in dropped:
-        pairs = model.prefix(features.tokens, places.read_tokens([names[match.name]]))
+        pairs = model.prefix(features.tokens, map_.read_tokens([names[match.name]]))
         assert match.score == pytest.approx(float(calibrated.predict(pairs.summaries)[0]), abs=1e-3)
 
 
-def test_the_full_winner_survives_where_the_head_knows_it(places: Map, model: Model, calibrated: Cascade) -> None:
+def test_the_full_winner_survives_where_the_head_knows_it(map_: Map, model: Model, calibrated: Cascade) -> None:
     """A head that was taught this query's own scores: the winner is among the one or two that go on."""
     query = draw_scene(5, 9, SIZE)
     features = model.encode([query])
-    tokens = places.read_tokens(range(PLACES))
+    tokens = map_.read_tokens(range(PLACES))
     pairs = model.prefix(features.tokens, tokens)
     scores = model.suffix(pairs, np.arange(PLACES))
     rows = np.column_stack([pairs.summaries, np.ones(PLACES), scores]).astype(np.float64)
     heads, biases = ridge(rows.T @ rows, (1e-9,))
     taught = dataclasses.replace(calibrated, head=heads[0].astype(np.float32), bias=float(biases[0]), margin=0.01)
     np.testing.assert_allclose(taught.predict(pairs.summaries), scores, atol=2e-3)
-    answer = recognize(places, Model(model.bundle, model.engines, 32), query, taught)
-    assert answer.best.name == recognize(places, model, query, None).best.name
+    answer = recognize(map_, Model(model.bundle, model.engines, 32), query, taught)
+    assert answer.best.name == recognize(map_, model, query, None).best.name
     assert [match.stage for match in answer.matches].count("full") <= 2
 
 
-def test_json_and_text_say_the_stage(places: Map, model: Model, calibrated: Cascade) -> None:
+def test_json_and_text_say_the_stage(map_: Map, model: Model, calibrated: Cascade) -> None:
     from pairvpr.runtime.outputs.writers import as_text
 
-    answer = recognize(places, model, draw_scene(1, 9, SIZE), with_margin(calibrated, 0.0))
+    answer = recognize(map_, model, draw_scene(1, 9, SIZE), with_margin(calibrated, 0.0))
     line = json.loads(answer.to_json())
     assert {match["stage"] for match in line["matches"]} == {"full", "prefix"}
     assert all(match["score"] is not None for match in line["matches"])
@@ -457,7 +457,7 @@ def test_a_bundle_is_calibrated_on_its_own(home: Path, tmp_path: Path) -> None:
     bundle = own(home, tmp_path, "bundle")
     done = calibrate("--model", bundle, "--images", home / "queries")
     assert done.exit_code == 0, done.stderr
-    cascade = Cascade.of(Bundle.open(bundle))
+    cascade = Cascade.find_in(Bundle.open(bundle))
     assert cascade is not None
     assert cascade.candidates == 5
     assert str(cascade) in done.stdout
@@ -505,11 +505,11 @@ def test_what_cannot_be_calibrated(home: Path, tmp_path: Path, monkeypatch: pyte
     assert ((bundle / FILE).read_bytes(), (db / "model" / FILE).read_bytes()) == before
 
 
-def test_pictures_that_cannot_be_read_are_too_few(home: Path, tmp_path: Path, places: Map, model: Model) -> None:
+def test_pictures_that_cannot_be_read_are_too_few(home: Path, tmp_path: Path, map_: Map, model: Model) -> None:
     for number in range(MIN_PICTURES):
         (tmp_path / f"{number}.jpg").write_bytes(b"broken")
     with pytest.raises(SourceError, match="0 pictures that can be used"):
-        calibrate_cascade(places, model, tmp_path, quiet)
+        calibrate_cascade(map_, model, tmp_path, quiet)
     with pytest.raises(SourceError, match="none of its 40 pictures could be read"), map_of(tmp_path, model, quiet):
         pass
 

@@ -23,7 +23,7 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import EngineError, MapError, SourceError
 from pairvpr.runtime import Match, Recognition, load_model
 from pairvpr.runtime.bundle import TUNING, Bundle, PrecisionInfo
-from pairvpr.runtime.calibrated.tuning import Setting, Tuning
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
 from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.map import MapInfo
 from pairvpr.runtime.mapping.builder import add_pictures
@@ -31,7 +31,7 @@ from pairvpr.runtime.model import default_bundle
 from pairvpr.viewing.tuning_page import render, table, verdict
 
 PICTURES = 200
-EXACT = Setting("cpu", "fp32", exact=True)
+EXACT = RuntimeSetting("cpu", "fp32", exact=True)
 
 
 def quiet(step: str, done: int, total: int) -> None:
@@ -49,7 +49,7 @@ class Plan:
     def __init__(self, milliseconds: dict[str, float], changed: dict[str, set[int]]) -> None:
         self.milliseconds, self.changed = milliseconds, changed
         self.lacks: set[str] = set()
-        self.asked: list[tuple[Setting, int]] = []
+        self.asked: list[tuple[RuntimeSetting, int]] = []
         self.places = self
 
     def __len__(self) -> int:
@@ -58,11 +58,11 @@ class Plan:
     def info(self) -> MapInfo:
         return MapInfo(self.path, "0", "0", 500, 0, 0, 0, 1, 256, (100, 192), {"type": "int8", "keep": 1}, 0, 0, 0.0)
 
-    def families(self, bundle: object, exact: bool) -> list[Setting]:
+    def families(self, bundle: object, exact: bool) -> list[RuntimeSetting]:
         names = dict.fromkeys(name.removesuffix(" cascade") for name in self.milliseconds)
-        return [Setting(*name.split(), exact=exact) for name in names]
+        return [RuntimeSetting(*name.split(), exact=exact) for name in names]
 
-    def open(self, setting: Setting) -> Candidate:
+    def open(self, setting: RuntimeSetting) -> Candidate:
         if setting.precision in self.lacks:
             raise EngineError(f"no {setting.precision} here")
         return Candidate(setting, Planned(self, setting))  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ class Plan:
 class Planned:
     """A recogniser of a plan; two threads take 0.8 of the time, small batches more."""
 
-    def __init__(self, plan: Plan, setting: Setting) -> None:
+    def __init__(self, plan: Plan, setting: RuntimeSetting) -> None:
         self.plan, self.setting = plan, setting
         self.name = f"{setting.device} {setting.precision}" + ("" if setting.exact else " cascade")
         self.model = self.engines = self
@@ -107,7 +107,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
     plan = Plan(
         milliseconds, {"openvino int8": often, "openvino int8 cascade": often, "openvino bf16 cascade": {PICTURES - 1}}
     )
-    monkeypatch.setattr(tune_module.Workshop, "of", lambda places: places)
+    monkeypatch.setattr(tune_module.Workshop, "from_map", lambda map_: map_)
     monkeypatch.setattr(tune_module, "families", plan.families)
     monkeypatch.setattr(tune_module, "exact_setting", lambda bundle: EXACT)
     monkeypatch.setattr(candidates_module, "usable_cores", lambda: 2)
@@ -128,7 +128,7 @@ def told(tuned: Tuned) -> dict[str, str]:
 def test_the_fastest_that_agrees_is_chosen(plan: Plan, images: Path) -> None:
     tuned = run(plan, images)
     assert tuned.chosen is not None
-    assert tuned.chosen.setting == Setting("openvino", "bf16", threads=2, exact=False)
+    assert tuned.chosen.setting == RuntimeSetting("openvino", "bf16", threads=2, exact=False)
     # 100 pictures are needed, 1.5 times as many used: every fourth is not.
     assert (tuned.chosen.pictures, tuned.chosen.changed) == (150, 1)
     assert tuned.chosen.median_ms == pytest.approx(16)
@@ -256,7 +256,7 @@ def test_the_settings_of_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
         "openvino int8",
         "openvino int8-bf16",
     ]
-    assert exact_setting(bundle) == Setting("cpu", "fp16", exact=True)
+    assert exact_setting(bundle) == RuntimeSetting("cpu", "fp16", exact=True)
     only = Bundle(bundle.path, dataclasses.replace(bundle.info, precisions={"int8": PrecisionInfo({}, {})}))
     with pytest.raises(EngineError, match="no float graphs to compare with"):
         exact_setting(only)
@@ -335,9 +335,9 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     assert done.exit_code == 0, done.output
     assert "1 settings, 4 pictures, 3 candidates" in done.stderr
     assert page.read_text().startswith("<!DOCTYPE html>")
-    found = Tuning.of(Bundle.open(db / "model"))
+    found = Tuning.find_in(Bundle.open(db / "model"))
     assert found is not None
-    assert found.setting in [Setting("cpu", "fp16", None, batch, True) for batch in (None, SMALL_BATCH)]
+    assert found.setting in [RuntimeSetting("cpu", "fp16", None, batch, True) for batch in (None, SMALL_BATCH)]
     assert f"chosen, the fastest with another first match in at most 50.00% of pictures: {found}" in done.stdout
     assert TUNING not in Bundle.open(default_bundle()).info.calibration
 

@@ -93,12 +93,12 @@ def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.Monke
     monkeypatch.setattr(builder, "Network", Network)
     options = ["--workspace", "64", "--optimization-level", "5", "--version-compatible", "--hardware-compatible"]
     assert run("engines", "build", "--model", bundle.path, "--batches", "1", *options).exit_code == 0
-    assert given == [(1, tensorrt_api.Settings(64 << 20, 5, True, True))] * 3
+    assert given == [(1, tensorrt_api.BuildSettings(64 << 20, 5, True, True))] * 3
     info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
     assert (info.version_compatible, info.hardware_compatible) == (True, True)
     given.clear()
     assert run("engines", "build", "--model", bundle.path, "--batches", "2,1").exit_code == 0
-    assert given == [(2, tensorrt_api.Settings(None, None, False, False))] * 3
+    assert given == [(2, tensorrt_api.BuildSettings(None, None, False, False))] * 3
 
 
 def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def build(
     tell: Callable[[int], None],
 ) -> bytes:
     profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, batches)
-    return network.build(profiles, tensorrt_api.Settings(1 << 30, 1), b"", BuildProgress(tell, asked)).plan
+    return network.build(profiles, tensorrt_api.BuildSettings(1 << 30, 1), b"", BuildProgress(tell, asked)).plan
 
 
 def test_it_is_told_from_full_tensorrt() -> None:
@@ -116,7 +116,7 @@ def test_the_settings_are_the_librarys(bundle: Bundle, configs: list) -> None:
     """Those that TensorRT-RTX has; all as the library gives them back."""
     network = tensorrt_api.Network(bundle.graph("fp16", "pair_prefix", cpu=False))
     profiles = graph_profiles("pair_prefix", bundle.info.dims, bundle.info.picture, (1,))
-    network.build(profiles, tensorrt_api.Settings(64 << 20, 2), b"", tensorrt_api.Monitor())
+    network.build(profiles, tensorrt_api.BuildSettings(64 << 20, 2), b"", tensorrt_api.Monitor())
     (config,) = configs
     assert config.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE) == 64 << 20
     assert config.builder_optimization_level == 2

@@ -84,8 +84,8 @@ def own_map(model: Model, tmp_path: Path) -> Callable[..., Path]:
     return build
 
 
-def recognizer_of(places: Map, model: Model, top_k: int, rerank: bool = True) -> PlaceRecognizer:
-    return PlaceRecognizer(places, model, FaissIndex(places.descriptors), top_k, rerank)
+def recognizer_of(map_: Map, model: Model, top_k: int, rerank: bool = True) -> PlaceRecognizer:
+    return PlaceRecognizer(map_, model, FaissIndex(map_.descriptors), top_k, rerank)
 
 
 def comparable(answer: Recognition) -> Recognition:
@@ -371,13 +371,13 @@ def test_an_answer_under_way_ends_with_the_map_it_began_with(
         expected = comparable(recognizer.recognize(query))
         first, read, refreshed = recognizer.map, Map.read_tokens, []
 
-        def read_after_a_refresh(places: Map, rows: np.ndarray) -> np.ndarray:
+        def read_after_a_refresh(map_: Map, rows: np.ndarray) -> np.ndarray:
             if not refreshed:
                 remove(path, "p0.png", "p1.png")
                 thread = threading.Thread(target=lambda: refreshed.append(recognizer.refresh()))
                 thread.start()
                 thread.join()
-            return read(places, rows)
+            return read(map_, rows)
 
         monkeypatch.setattr(Map, "read_tokens", read_after_a_refresh)
         assert comparable(recognizer.recognize(query)) == expected

@@ -17,7 +17,7 @@ from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.engines.base import Arrays, Engine
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
-from pairvpr.runtime.rerank import STAGES, Pace, Ranking
+from pairvpr.runtime.rerank import STAGES, CostEstimate, Ranking
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import Frame
 
@@ -54,7 +54,7 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def places(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Map]:
+def map_(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Map]:
     folder = tmp_path_factory.mktemp("pictures")
     for place in range(COUNT):
         Image.fromarray(draw_scene(place, 0, SIZE)).save(folder / f"p{place}.png")
@@ -88,10 +88,10 @@ def slow(model: Model, clock: Clock) -> Model:
 
 
 def recognizer(
-    places: Map, model: Model, budget_ms: float | None = None, cascade: Cascade | None = None
+    map_: Map, model: Model, budget_ms: float | None = None, cascade: Cascade | None = None
 ) -> PlaceRecognizer:
-    index = FaissIndex(places.descriptors)
-    return PlaceRecognizer(places, model, index, COUNT, budget_ms=budget_ms, cascade=cascade)
+    index = FaissIndex(map_.descriptors)
+    return PlaceRecognizer(map_, model, index, COUNT, budget_ms=budget_ms, cascade=cascade)
 
 
 def by_similarity(matches: tuple[Match, ...]) -> list[str]:
@@ -100,9 +100,9 @@ def by_similarity(matches: tuple[Match, ...]) -> list[str]:
 
 @pytest.mark.parametrize(("budget", "compared"), [(1000.0, 8), (60.0, 4), (59.0, 3), (30.0, 1), (20.5, 1)])
 def test_as_many_as_fit_in_are_compared(
-    places: Map, slow: Model, clock: Clock, query: np.ndarray, budget: float, compared: int
+    map_: Map, slow: Model, clock: Clock, query: np.ndarray, budget: float, compared: int
 ) -> None:
-    answer = recognizer(places, slow, budget).recognize(query)
+    answer = recognizer(map_, slow, budget).recognize(query)
     assert (answer.compared, answer.complete) == (compared, compared == COUNT)
     assert clock.milliseconds == ENCODE + compared * PAIR
     assert clock.milliseconds < budget + PAIR  # one batch over at most; where the pace was known, none
@@ -111,29 +111,29 @@ def test_as_many_as_fit_in_are_compared(
 
 @pytest.mark.parametrize("budget", [None, 1e6])
 def test_the_next_batch_is_read_while_scores_are_worked_out(
-    places: Map, model: Model, query: np.ndarray, budget: float | None, monkeypatch: pytest.MonkeyPatch
+    map_: Map, model: Model, query: np.ndarray, budget: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But with a budget, where how many fit in is known only afterwards."""
     told: list[str] = []
     batches = Model(model.bundle, model.engines, batch_size=3)
-    read, finish = places.read_tokens, Model.finish
-    monkeypatch.setattr(places, "read_tokens", lambda rows: told.append(f"read {len(rows)}") or read(rows))
+    read, finish = map_.read_tokens, Model.finish
+    monkeypatch.setattr(map_, "read_tokens", lambda rows: told.append(f"read {len(rows)}") or read(rows))
     monkeypatch.setattr(Model, "finish", lambda self, scores: told.append("finish") or finish(self, scores))
-    answer = recognizer(places, batches, budget).recognize(query)
+    answer = recognizer(map_, batches, budget).recognize(query)
     assert answer.compared == COUNT
     if budget is None:
         assert told == ["read 3", "read 3", "finish", "read 2", "finish", "finish"]
     else:
         assert told[1::2] == ["finish"] * (len(told) // 2)
-    expected = recognizer(places, model).recognize(query)
+    expected = recognizer(map_, model).recognize(query)
     assert [match.name for match in answer.matches] == [match.name for match in expected.matches]
 
 
-def test_an_answer_that_was_cut_short(places: Map, model: Model, slow: Model, query: np.ndarray) -> None:
-    everything = recognizer(places, model).recognize(query)
+def test_an_answer_that_was_cut_short(map_: Map, model: Model, slow: Model, query: np.ndarray) -> None:
+    everything = recognizer(map_, model).recognize(query)
     score = {match.name: match.score for match in everything.matches}
     nearest = by_similarity(everything.matches)
-    answer = recognizer(places, slow, 60.0).recognize(query)
+    answer = recognizer(map_, slow, 60.0).recognize(query)
     assert [match.stage for match in answer.matches] == ["full"] * 4 + ["descriptor"] * 4
     # The most similar ones were compared and stand by score, the others as the search left them.
     assert {match.name for match in answer.matches[:4]} == set(nearest[:4])
@@ -145,17 +145,17 @@ def test_an_answer_that_was_cut_short(places: Map, model: Model, slow: Model, qu
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_cascade_that_was_cut_short(places: Map, model: Model, slow: Model, query: np.ndarray, sign: int) -> None:
+def test_a_cascade_that_was_cut_short(map_: Map, model: Model, slow: Model, query: np.ndarray, sign: int) -> None:
     """Candidates come one by one: each goes on exactly if none before it was predicted better."""
     head = sign * np.random.default_rng(0).normal(size=4 * model.bundle.info.dims.token_dim).astype(np.float32)
     cascade = Cascade(model.bundle.identity, "", head, 0.5, 0.0, 0.9, COUNT, 1, 1, 1, (0.0, 1.0), 1.0)
-    nearest = by_similarity(recognizer(places, model).recognize(query).matches)
-    rows = {record.name: row for row, record in enumerate(places.records)}
-    tokens = places.read_tokens([rows[name] for name in nearest[:4]])
+    nearest = by_similarity(recognizer(map_, model).recognize(query).matches)
+    rows = {record.name: row for row, record in enumerate(map_.records)}
+    tokens = map_.read_tokens([rows[name] for name in nearest[:4]])
     predicted = cascade.predict(model.prefix(model.encode([query]).tokens, tokens).summaries)
     goes_on = predicted >= np.maximum.accumulate(predicted)
 
-    answer = recognizer(places, slow, 60.0, cascade).recognize(query)
+    answer = recognizer(map_, slow, 60.0, cascade).recognize(query)
     assert (answer.compared, answer.complete) == (4, False)
     full = [match.name for match in answer.matches if match.stage == "full"]
     assert set(full) == {name for name, goes in zip(nearest, goes_on, strict=False) if goes}
@@ -170,32 +170,32 @@ def test_a_cascade_that_was_cut_short(places: Map, model: Model, slow: Model, qu
 
 @pytest.mark.parametrize("budget", [1e-9, 5.0, ENCODE])
 def test_a_budget_that_encoding_takes_leaves_the_descriptors(
-    places: Map, slow: Model, query: np.ndarray, budget: float
+    map_: Map, slow: Model, query: np.ndarray, budget: float
 ) -> None:
-    answer = recognizer(places, slow, budget).recognize(query)
+    answer = recognizer(map_, slow, budget).recognize(query)
     assert (answer.compared, answer.complete) == (0, False)
     assert [match.name for match in answer.matches] == by_similarity(answer.matches)
     assert {(match.score, match.stage) for match in answer.matches} == {(None, "descriptor")}
 
 
-def test_what_decoding_took_counts(places: Map, slow: Model, query: np.ndarray) -> None:
+def test_what_decoding_took_counts(map_: Map, slow: Model, query: np.ndarray) -> None:
     picture = Image.fromarray(query)
-    vpr = recognizer(places, slow, 60.0)
+    vpr = recognizer(map_, slow, 60.0)
     assert vpr.recognize_frame(Frame("f", None, picture, None, 0.0)).compared == 4
     assert vpr.recognize_frame(Frame("f", None, picture, None, 20.0)).compared == 2
     assert vpr.recognize_frame(Frame("f", None, picture, None, 500.0)).compared == 0
 
 
-def test_a_roomy_budget_changes_nothing(places: Map, model: Model, query: np.ndarray) -> None:
-    free, bounded = (recognizer(places, model, budget).recognize(query) for budget in (None, 1e6))
+def test_a_roomy_budget_changes_nothing(map_: Map, model: Model, query: np.ndarray) -> None:
+    free, bounded = (recognizer(map_, model, budget).recognize(query) for budget in (None, 1e6))
     assert bounded.complete
     for match, expected in zip(bounded.matches, free.matches, strict=True):
         assert (match.name, match.stage) == (expected.name, expected.stage)
         assert match.score == pytest.approx(expected.score, abs=1e-4)
 
 
-def test_batches_follow_the_pace(places: Map, slow: Model, query: np.ndarray) -> None:
-    vpr = recognizer(places, slow, 200.0)
+def test_batch_sizes_follow_the_cost_estimate(map_: Map, slow: Model, query: np.ndarray) -> None:
+    vpr = recognizer(map_, slow, 200.0)
     vpr.recognize(query)
     prefix = slow.engines.pair_prefix
     assert isinstance(prefix, Slow)
@@ -204,8 +204,8 @@ def test_batches_follow_the_pace(places: Map, slow: Model, query: np.ndarray) ->
     assert prefix.batches == [1, 7, 8]
 
 
-def test_work_beside_it_is_noticed(places: Map, slow: Model, clock: Clock, query: np.ndarray) -> None:
-    vpr = recognizer(places, slow, 100.0)
+def test_work_beside_it_is_noticed(map_: Map, slow: Model, clock: Clock, query: np.ndarray) -> None:
+    vpr = recognizer(map_, slow, 100.0)
     assert vpr.recognize(query).compared == 8
     prefix = slow.engines.pair_prefix
     assert isinstance(prefix, Slow)
@@ -220,8 +220,8 @@ def test_work_beside_it_is_noticed(places: Map, slow: Model, clock: Clock, query
     assert clock.milliseconds == ENCODE + 2 * 4 * PAIR  # known by now: in time
 
 
-def test_one_slow_batch_does_not_end_comparing_for_good(places: Map, slow: Model, query: np.ndarray) -> None:
-    vpr = recognizer(places, slow, 60.0)
+def test_one_slow_batch_does_not_end_comparing_for_good(map_: Map, slow: Model, query: np.ndarray) -> None:
+    vpr = recognizer(map_, slow, 60.0)
     prefix = slow.engines.pair_prefix
     assert isinstance(prefix, Slow)
     prefix.milliseconds = 500.0
@@ -232,26 +232,26 @@ def test_one_slow_batch_does_not_end_comparing_for_good(places: Map, slow: Model
     assert compared[-1] >= 3  # of 4: the estimate nears the truth from above
 
 
-def test_pace_rises_at_once_and_falls_slowly() -> None:
-    pace = Pace()
-    assert (pace.pairs_in(0), pace.pairs_in(-5), pace.pairs_in(1e-3)) == (0, 0, 1)
-    pace.measured(40, 4)
-    assert (pace.pairs_in(100), pace.pairs_in(10), pace.pairs_in(9)) == (5, 1, 0)
-    pace.measured(400, 4)
-    assert pace.pairs_in(1000) == 5
-    pace.measured(40, 4)
-    assert pace.pairs_in(1000) == 6  # 82 ms a pair
+def test_the_cost_estimate_rises_at_once_and_falls_slowly() -> None:
+    cost = CostEstimate()
+    assert (cost.affordable_pairs(0), cost.affordable_pairs(-5), cost.affordable_pairs(1e-3)) == (0, 0, 1)
+    cost.update(40, 4)
+    assert (cost.affordable_pairs(100), cost.affordable_pairs(10), cost.affordable_pairs(9)) == (5, 1, 0)
+    cost.update(400, 4)
+    assert cost.affordable_pairs(1000) == 5
+    cost.update(40, 4)
+    assert cost.affordable_pairs(1000) == 6  # 82 ms a pair
     for _ in range(50):
-        pace.measured(40, 4)
-    assert pace.pairs_in(1001) == 50
-    pace.measured(0, 1)  # a clock too coarse to see it
-    assert pace.pairs_in(1000) < 1e9
+        cost.update(40, 4)
+    assert cost.affordable_pairs(1001) == 50
+    cost.update(0, 1)  # a clock too coarse to see it
+    assert cost.affordable_pairs(1000) < 1e9
 
 
 @pytest.mark.parametrize("budget", [0, 0.0, -1.0, float("nan"), float("inf"), float("-inf")])
-def test_budgets_that_are_none(places: Map, model: Model, budget: float) -> None:
+def test_budgets_that_are_none(map_: Map, model: Model, budget: float) -> None:
     with pytest.raises(EngineError, match=r"budget of .* ms: give more than 0"):
-        recognizer(places, model, budget)
+        recognizer(map_, model, budget)
 
 
 def test_the_order_of_an_answer() -> None:
@@ -268,8 +268,8 @@ def test_the_order_of_an_answer() -> None:
     assert list(Ranking(np.zeros(4, np.float32), np.full(4, full), 4).order()) == [0, 1, 2, 3]
 
 
-def test_a_map_on_disk_takes_a_budget(places: Map, query: np.ndarray) -> None:
-    with PlaceRecognizer.open(places.path, budget_ms=1e-3) as vpr:
+def test_a_map_on_disk_takes_a_budget(map_: Map, query: np.ndarray) -> None:
+    with PlaceRecognizer.open(map_.path, budget_ms=1e-3) as vpr:
         assert (vpr.recognize(query).compared, vpr.budget_ms) == (0, 1e-3)
     with pytest.raises(EngineError, match="budget"):
-        PlaceRecognizer.open(places.path, budget_ms=-1)
+        PlaceRecognizer.open(map_.path, budget_ms=-1)

@@ -57,7 +57,7 @@ class Monitor:
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """How a plan is built. workspace: bytes of scratch memory for a layer, None for TensorRT's own limit."""
 
     workspace: int | None = None
@@ -175,7 +175,9 @@ class Network:
             found += layer.type == trt.LayerType.DEQUANTIZE
         return found
 
-    def build(self, profiles: Sequence[Profile], settings: Settings, timing_cache: bytes, monitor: Monitor) -> Built:
+    def build(
+        self, profiles: Sequence[Profile], settings: BuildSettings, timing_cache: bytes, monitor: Monitor
+    ) -> Built:
         """The plan for these profiles; takes minutes. Raises EngineError."""
         trt = load()
         config: tensorrt.IBuilderConfig = self._builder.create_builder_config()

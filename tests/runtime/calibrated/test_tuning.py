@@ -12,10 +12,10 @@ from pairvpr import machine
 from pairvpr.errors import BundleError, EngineError
 from pairvpr.runtime.bundle import FILE, TUNING, Bundle
 from pairvpr.runtime.calibrated import tuning as tuning_module
-from pairvpr.runtime.calibrated.tuning import Setting, Tuning, open_tuned
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning, open_tuned
 from pairvpr.runtime.model import default_bundle
 
-CHOSEN = Setting("openvino", "bf16", 2, 8, exact=False)
+CHOSEN = RuntimeSetting("openvino", "bf16", 2, 8, exact=False)
 TUNED = Tuning(
     setting=CHOSEN,
     computer=machine.name(),
@@ -47,14 +47,14 @@ class Loader:
 
     def __init__(self) -> None:
         self.lacks: set[str] = set()
-        self.opened: list[Setting] = []
+        self.opened: list[RuntimeSetting] = []
 
     def __call__(
         self, path: Path, device: str, precision: str | None, *, threads: int | None, batch_size: int | None
     ) -> str:
         if device in self.lacks:
             raise EngineError(f"device {device}: not installed")
-        self.opened.append(Setting(device, precision, threads, batch_size))
+        self.opened.append(RuntimeSetting(device, precision, threads, batch_size))
         return "model"
 
 
@@ -68,28 +68,28 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> Loader:
 @pytest.mark.parametrize(
     ("asked", "completed"),
     [
-        (Setting(), CHOSEN),
-        (Setting("openvino"), CHOSEN),
-        (Setting(precision="bf16", threads=1), dataclasses.replace(CHOSEN, threads=1)),
-        (Setting(batch_size=4, exact=True), dataclasses.replace(CHOSEN, batch_size=4, exact=True)),
-        (Setting("cpu"), None),
-        (Setting(precision="fp32"), None),
-        (Setting("openvino", "fp32", 2), None),
+        (RuntimeSetting(), CHOSEN),
+        (RuntimeSetting("openvino"), CHOSEN),
+        (RuntimeSetting(precision="bf16", threads=1), dataclasses.replace(CHOSEN, threads=1)),
+        (RuntimeSetting(batch_size=4, exact=True), dataclasses.replace(CHOSEN, batch_size=4, exact=True)),
+        (RuntimeSetting("cpu"), None),
+        (RuntimeSetting(precision="fp32"), None),
+        (RuntimeSetting("openvino", "fp32", 2), None),
     ],
 )
-def test_what_is_asked_for_comes_first(asked: Setting, completed: Setting | None) -> None:
+def test_what_is_asked_for_comes_first(asked: RuntimeSetting, completed: RuntimeSetting | None) -> None:
     assert asked.completed(CHOSEN) == completed
 
 
 def test_what_was_tuned_to_be_exact_can_be_asked_to_drop_candidates() -> None:
     exact = dataclasses.replace(CHOSEN, exact=True)
-    assert Setting().completed(exact) == exact
-    assert Setting(exact=False).completed(exact) == CHOSEN
+    assert RuntimeSetting().completed(exact) == exact
+    assert RuntimeSetting(exact=False).completed(exact) == CHOSEN
 
 
 def test_a_tuning_survives_being_stored(bundle: Bundle) -> None:
-    assert Tuning.of(Bundle.open(bundle.path)) == TUNED
-    assert Tuning.of(Bundle.open(default_bundle())) is None
+    assert Tuning.find_in(Bundle.open(bundle.path)) == TUNED
+    assert Tuning.find_in(Bundle.open(default_bundle())) is None
     assert "openvino bf16, 2 threads, batches of 8, cascade; 41 ms" in str(TUNED)
     assert "in 1 of 700 pictures (95 % interval 0.0% to 0.8%)" in str(TUNED)
 
@@ -98,8 +98,8 @@ def test_it_goes_where_what_it_was_measured_with_goes(bundle: Bundle, tmp_path: 
     bundle.install(tmp_path / "another")  # as for another map
     other = Bundle.open(tmp_path / "another")
     other.verify()
-    assert Tuning.of(other) is None
-    assert Tuning.of(Bundle.open(bundle.path)) == TUNED
+    assert Tuning.find_in(other) is None
+    assert Tuning.find_in(Bundle.open(bundle.path)) == TUNED
     bundle.store_calibration("cascade", {"another": 1})
     assert dict(Bundle.open(bundle.path).info.calibration) == {"cascade": {"another": 1}}
 
@@ -110,21 +110,21 @@ def test_it_goes_where_what_it_was_measured_with_goes(bundle: Bundle, tmp_path: 
 def test_one_that_cannot_be_used_is_refused(bundle: Bundle, change: dict[str, object]) -> None:
     bundle.store_calibration(TUNING, {**TUNED.to_json(), **change})
     with pytest.raises(BundleError, match=rf"{FILE}: its tuned setting cannot be used .*`pairvpr tune`"):
-        Tuning.of(bundle)
+        Tuning.find_in(bundle)
 
 
 def test_it_fills_in_what_is_left_open(bundle: Bundle, loader: Loader) -> None:
-    assert open_tuned(bundle.path, Setting()) == ("model", CHOSEN, f"tuned: {CHOSEN}")
-    assert loader.opened == [Setting("openvino", "bf16", 2, 8)]
-    _, setting, told = open_tuned(bundle.path, Setting(threads=1))
+    assert open_tuned(bundle.path, RuntimeSetting()) == ("model", CHOSEN, f"tuned: {CHOSEN}")
+    assert loader.opened == [RuntimeSetting("openvino", "bf16", 2, 8)]
+    _, setting, told = open_tuned(bundle.path, RuntimeSetting(threads=1))
     assert setting == dataclasses.replace(CHOSEN, threads=1)
     assert told == f"tuned, but for what was asked for: {setting}"
 
 
 def test_another_device_may_be_asked_for(bundle: Bundle, loader: Loader) -> None:
     told = f"not the setting tuned for this map ({CHOSEN}): another was asked for"
-    assert open_tuned(bundle.path, Setting("cpu")) == ("model", Setting("cpu"), told)
-    assert loader.opened == [Setting("cpu")]
+    assert open_tuned(bundle.path, RuntimeSetting("cpu")) == ("model", RuntimeSetting("cpu"), told)
+    assert loader.opened == [RuntimeSetting("cpu")]
 
 
 @pytest.mark.parametrize("why", ["an engine that is not installed", "another computer"])
@@ -137,8 +137,8 @@ def test_what_cannot_be_had_is_said(
     else:
         loader.lacks = {"openvino"}
         said = "device openvino: not installed"
-    assert open_tuned(bundle.path, Setting(threads=3)) == ("model", Setting(threads=3), "")
-    assert loader.opened == [Setting(threads=3)]
+    assert open_tuned(bundle.path, RuntimeSetting(threads=3)) == ("model", RuntimeSetting(threads=3), "")
+    assert loader.opened == [RuntimeSetting(threads=3)]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert f"is not used: {said}; `pairvpr tune`" in record.message
@@ -149,5 +149,5 @@ def test_what_was_asked_for_and_cannot_be_had_is_an_error_and_no_warning(
 ) -> None:
     loader.lacks = {"openvino"}
     with pytest.raises(EngineError, match="openvino: not installed"):
-        open_tuned(bundle.path, Setting("openvino"))
+        open_tuned(bundle.path, RuntimeSetting("openvino"))
     assert not caplog.records

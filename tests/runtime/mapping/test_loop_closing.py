@@ -21,7 +21,7 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, Setup, Traverse
+from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, ScoreSetup, Traverse
 from pairvpr.runtime.map import Map, verify_map
 from pairvpr.runtime.mapping.builder import add_pictures, open_writer
 from pairvpr.runtime.mapping.loop_closing import Closure, LoopCloser, Threshold
@@ -160,9 +160,9 @@ def calibrated(path: Path, identity: str | None = None) -> Acceptance:
     """Write a threshold of 6 into a map."""
     bundle = Bundle.open(path / "model")
     acceptance = Acceptance(
-        identity=bundle.identity, engine="", setup=Setup("", 1, None), threshold=6.0, slope=1.0, bias=-6.0, radius=25.0,
-        precision=0.9, delta=0.1, fitted=1, checked=1, right=1, outside=0, expected=1.0, accepted=1, accepted_right=1,
-        traverses=(Traverse("drive1", 1, 1, 1),), own=0,
+        identity=bundle.identity, engine="", setup=ScoreSetup("", 1, None), threshold=6.0, slope=1.0, bias=-6.0,
+        radius=25.0, precision=0.9, delta=0.1, fitted=1, checked=1, right=1, outside=0, expected=1.0, accepted=1,
+        accepted_right=1, traverses=(Traverse("drive1", 1, 1, 1),), own=0,
     )  # fmt: skip
     info = dataclasses.replace(bundle.info, calibration={KEY: acceptance.to_json()})
     (bundle.path / FILE).unlink()  # a link to the package's own

@@ -12,7 +12,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from pairvpr.runtime import PlaceRecognizer, load_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, Setup, Traverse
+from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, ScoreSetup, Traverse
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.outputs.ros_messages import Constant, Message
@@ -60,7 +60,7 @@ def acceptance(threshold: float = 2.0, radius: float = 5.0, precision: float = 0
     """A calibration with these figures."""
     counts = {"fitted": 30, "checked": 70, "right": 60, "outside": 5, "expected": 60.0, "accepted": 60}
     return Acceptance(
-        identity="0" * 64, engine="a test", setup=Setup("", 6, None), threshold=threshold, slope=1.0, bias=0.0,
+        identity="0" * 64, engine="a test", setup=ScoreSetup("", 6, None), threshold=threshold, slope=1.0, bias=0.0,
         radius=radius, precision=precision, delta=0.1, accepted_right=60,
         traverses=(Traverse("drive1", 70, 60, 60),), own=0, **counts,
     )  # fmt: skip
@@ -77,7 +77,7 @@ def write_accepting_map(home: Path, count: int) -> Path:
     add_pictures(home / "db", home / "map", load_model(), poses=home / "poses.csv", create=True)
     with PlaceRecognizer.open(home / "map") as vpr:
         lowest = min(float(vpr.recognize(home / "db" / f"p{place}.png").best.score or 0) for place in range(count))
-        setup = Setup.of(vpr.map, vpr.top_k, Cascade.of(vpr.model.bundle))
+        setup = ScoreSetup.from_map(vpr.map, vpr.top_k, Cascade.find_in(vpr.model.bundle))
         calibrated = {**acceptance(lowest - 0.5).to_json(), "identity": vpr.map.identity, "setup": vars(setup)}
         Bundle.open(vpr.map.model_path).store_calibration(KEY, calibrated)
     return home / "map"

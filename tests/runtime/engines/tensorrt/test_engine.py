@@ -327,4 +327,4 @@ def test_a_suffix_takes_few_out_of_many() -> None:
 
 def test_the_bundle_keeps_its_files(bundle: Bundle) -> None:
     assert {file.name for file in bundle.path.iterdir()} == {*bundle.info.files, FILE, "engines"}
-    assert tensorrt_api.Settings() == tensorrt_api.Settings(None, None, False, False)
+    assert tensorrt_api.BuildSettings() == tensorrt_api.BuildSettings(None, None, False, False)
