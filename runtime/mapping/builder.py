@@ -21,7 +21,7 @@ from pairvpr.runtime.image import resize
 from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.mapping.keyframes import Kept, Selection
 from pairvpr.runtime.mapping.token_storage import token_settings
-from pairvpr.runtime.model import Model
+from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 
@@ -56,6 +56,49 @@ class BuildReport:
     with_place: int
     skipped: tuple[str, ...]
     left_out: int = 0
+
+
+def build_map(
+    images: str | Path,
+    db: str | Path,
+    *,
+    model: Model | str | Path | None = None,
+    options: SourceOptions = DEFAULT,
+    poses: str | Path | None = None,
+    min_distance: float | None = None,
+    min_change: float | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+    witness: Witness | None = None,
+) -> BuildReport:
+    """Build the map `db` from the pictures of a source; an existing map gets the pictures that it lacks.
+
+    images, options: a folder, video, bag or other source (see `open_source`).
+    model: a loaded model, the folder of a bundle, or None for the default model.
+    poses: a pose file (CSV or TUM); None takes the poses of the source, of file names or of EXIF.
+    min_distance: metres; keep a picture only if it was taken this far from the last one kept.
+    min_change: keep a picture only if 1 - cosine(descriptor, last kept) is at least this.
+    strict: raise for a picture that cannot be read. Without it, such pictures are listed in `skipped`.
+    progress: called with the pictures done and the pictures in all (None if unknown).
+    witness: sees each picture just before it is added, for example a `LoopCloser`.
+
+    Returns how many pictures were added, skipped and left out. Call it again to go on after an interruption. Raises
+    SourceError, MapError, BundleError or EngineError.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model)
+    selection = Selection(min_distance, min_change)
+    return add_pictures(
+        images,
+        db,
+        loaded,
+        options=options,
+        poses=poses,
+        selection=selection,
+        strict=strict,
+        create=True,
+        progress=progress,
+        witness=witness,
+    )
 
 
 def add_pictures(
