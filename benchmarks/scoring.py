@@ -6,7 +6,6 @@ What was computed is not computed again: a run that was interrupted goes on, and
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.evaluation import Benchmark
+from pairvpr.files import write_atomically
 from pairvpr.runtime import Features, Model
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
@@ -147,9 +147,5 @@ def _chunks(asked: Sequence[int]) -> Iterator[Sequence[int]]:
 
 def _keep(file: Path, **arrays: npt.NDArray) -> None:
     """Write arrays whole or not at all."""
-    beside = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    try:
-        np.savez(beside, allow_pickle=False, **arrays)
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
+    with write_atomically(file) as partial, partial.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **arrays)

@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pairvpr.files import write_atomically
 from pairvpr.machine import cache_folder
 from pairvpr.runtime.bundle import BundleInfo, sha256
 
@@ -51,12 +51,6 @@ def load(file: Path, layers: Collection[str]) -> Measured | None:
 
 def store(file: Path, measured: Measured) -> None:
     """Keep measurements, in one rename. Raises OSError where they cannot be."""
-    beside = file.with_name(f".{file.name}.new")
     file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        beside.write_text(json.dumps(vars(measured)) + "\n", encoding="utf-8")
-        beside.replace(file)
-    except OSError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
+    with write_atomically(file) as partial:
+        partial.write_text(json.dumps(vars(measured)) + "\n", encoding="utf-8")

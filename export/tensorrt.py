@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
-import os
 import shutil
 import signal
 import threading
@@ -20,6 +18,7 @@ import numpy as np
 
 from pairvpr import machine
 from pairvpr.errors import EngineError
+from pairvpr.files import lock_file, sync, write_atomically
 from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle
 from pairvpr.runtime.engines.base import Engine, in_place
 from pairvpr.runtime.engines.open import PREFERENCES, Engines
@@ -312,17 +311,7 @@ def _writing(folder: Path) -> Iterator[Path]:
     """An empty folder to work in, gone afterwards; one builder at a time. Raises EngineError."""
     try:
         folder.mkdir(exist_ok=True)
-        with (folder / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                raise EngineError(
-                    f"{folder}: engines are being built there by process {lock.read().strip()}; wait until it is done"
-                ) from error
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
+        with lock_file(folder / ".lock", "pairvpr engine builder"):
             workshop = folder / ".building"
             shutil.rmtree(workshop, ignore_errors=True)  # left by a build that was killed
             workshop.mkdir()
@@ -330,6 +319,10 @@ def _writing(folder: Path) -> Iterator[Path]:
                 yield workshop
             finally:
                 shutil.rmtree(workshop, ignore_errors=True)
+    except BlockingIOError as error:
+        raise EngineError(
+            f"{folder}: engines are being built there by {error.strerror}; wait until it is done"
+        ) from error
     except OSError as error:
         raise EngineError(f"{folder}: cannot be written ({error.strerror or error}); free or allow it") from error
 
@@ -338,12 +331,11 @@ def put(plans: Mapping[str, Path], folder: Path) -> None:
     """Plans, then what is said of them: a plan that the file beside it does not fit is refused."""
     for plan in plans.values():
         for file in (plan, info_file(plan)):
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+            sync(file)
             file.replace(folder / file.name)
+    sync(folder)
 
 
 def _write(file: Path, content: bytes) -> None:
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_bytes(content)
-    beside.replace(file)
+    with write_atomically(file) as partial:
+        partial.write_bytes(content)

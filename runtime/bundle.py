@@ -13,12 +13,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pairvpr.errors import BundleError
+from pairvpr.files import sync, write_atomically
 
 Result = TypeVar("Result")
 
@@ -244,16 +244,10 @@ class Bundle:
         if now.identity != self.identity:
             raise BundleError(f"{self.path}: became another model's bundle meanwhile; calibrate again")
         info = replace(now, calibration={**_without_tuning(now.calibration), name: dict(result)})
-        beside = self.path / f".{FILE}.new"
         try:
-            with beside.open("w", encoding="utf-8") as stream:
-                stream.write(info.to_json())
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(self.path / FILE)
+            with write_atomically(self.path / FILE) as partial:
+                partial.write_text(info.to_json(), encoding="utf-8")
         except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
             raise _cannot_write(self.path, error) from error
         self.info = info
 
@@ -295,8 +289,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES):
             raise
         shutil.copyfile(source, target)
-        with target.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(target)
 
 
 def read_result(bundle: Bundle, key: str, what: str, remedy: str, parse: Callable[[Any], Result]) -> Result | None:

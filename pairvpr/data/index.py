@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy as np
 
 from pairvpr.data.places import Picture, Place
 from pairvpr.errors import SourceError
+from pairvpr.files import write_atomically
 from pairvpr.machine import cache_folder
 from pairvpr.runtime.image import load_picture
 
@@ -166,19 +165,12 @@ def _reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 def _write(file: Path, key: str, rows: Iterable[Row], min_pictures: int, min_extent: float) -> None:
     """Index `rows` into `file`, which appears at once and complete."""
-    unfinished = file.with_name(f".{file.name}-{secrets.token_hex(4)}.unfinished")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(unfinished)) as connection:
+        with write_atomically(file) as partial, closing(sqlite3.connect(partial)) as connection:
             _fill(connection, key, rows, min_pictures, min_extent)
-        with unfinished.open("rb") as stream:
-            os.fsync(stream.fileno())  # the name must not reach the disk before what it names
-        unfinished.replace(file)
     except (OSError, sqlite3.Error) as error:
         raise SourceError(f"{file}: cannot be written ({error}); name another file with the argument index") from error
-    finally:
-        with suppress(OSError):  # where there is no folder to write to
-            unfinished.unlink()
 
 
 def _fill(connection: sqlite3.Connection, key: str, rows: Iterable[Row], min_pictures: int, min_extent: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import tempfile
 from html import escape
 from pathlib import Path
@@ -13,6 +12,7 @@ from string import Template
 from PIL import Image
 
 from pairvpr.errors import PairVPRError
+from pairvpr.files import write_atomically
 
 STYLE = """
 :root {
@@ -148,14 +148,8 @@ def check_page(path: Path, example: str = "page.html") -> None:
 def write_page(path: Path, page: str) -> None:
     """Write `page` to the file `path`, whole or not at all; raises PairVPRError where it cannot be written."""
     check_page(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(page)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
+        with write_atomically(path) as partial:
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise PairVPRError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
-    finally:
-        beside.unlink(missing_ok=True)

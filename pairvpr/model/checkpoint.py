@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from pairvpr.errors import CheckpointError
+from pairvpr.files import write_atomically
 from pairvpr.model.checkpoint_files import FORMAT, WeightsInfo, read_checkpoint
 from pairvpr.model.decoder import sincos_positions
 from pairvpr.model.network import PairVPR
@@ -63,13 +64,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = tor
         "config": dataclasses.asdict(checkpoint.network.config),
         "weights": dataclasses.asdict(checkpoint.weights),
     }
-    partial, sidecar = path.with_suffix(".partial"), path.with_suffix(".json.partial")
     state = {k: v.to(dtype).contiguous() for k, v in checkpoint.network.state_dict().items()}
-    sidecar.write_text(json.dumps(description, indent=1) + "\n")
-    save_file(state, partial)
-    partial.chmod(stat.S_IMODE(sidecar.stat().st_mode))  # safetensors' own mode lets nobody else read it
-    partial.replace(path)
-    sidecar.replace(path.with_suffix(".json"))
+    with write_atomically(path.with_suffix(".json")) as sidecar, write_atomically(path) as weights:
+        sidecar.write_text(json.dumps(description, indent=1) + "\n")
+        save_file(state, weights)
+        weights.chmod(stat.S_IMODE(sidecar.stat().st_mode))  # safetensors' own mode lets nobody else read it
 
 
 def seeded_checkpoint(preset: str, seed: int = 0) -> Checkpoint:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pairvpr.errors import MapError
+from pairvpr.files import find_partials, write_atomically
 from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map import segments as segments_table
 from pairvpr.runtime.map.errors import RESTORE, missing, reading
@@ -175,29 +176,22 @@ def create(path: Path, meta: Meta, segments: Sequence[SegmentEntry] = (), record
 
     Takes the place of another catalog, which is not read. Raises sqlite3.Error or OSError.
     """
-    temporary = path / f"{FILE}.new"
-    for leftover in (temporary, path / f"{FILE}.new-journal"):
-        leftover.unlink(missing_ok=True)
-    try:
-        with closing(_connect(temporary, "rwc")) as connection:
-            _make_durable(connection)
-            connection.execute("BEGIN IMMEDIATE")
-            for table, columns in (
-                ("meta", _META_COLUMNS),
-                ("segments", segments_table.COLUMNS),
-                ("records", records_table.COLUMNS),
-            ):
-                definition = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
-                connection.execute(f"CREATE TABLE {table} ({definition})")
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.encode())
-            _insert(connection, "segments", [segment.encode() for segment in segments])
-            _insert(connection, "records", [records_table.encode(record) for record in records])
-            connection.execute("COMMIT")
-        temporary.rename(path / FILE)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    segments_table.sync_folder(path)
+    for leftover in find_partials(path, FILE):
+        leftover.unlink()
+    with write_atomically(path / FILE) as partial, closing(_connect(partial, "rwc")) as connection:
+        _make_durable(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        for table, columns in (
+            ("meta", _META_COLUMNS),
+            ("segments", segments_table.COLUMNS),
+            ("records", records_table.COLUMNS),
+        ):
+            definition = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+            connection.execute(f"CREATE TABLE {table} ({definition})")
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.encode())
+        _insert(connection, "segments", [segment.encode() for segment in segments])
+        _insert(connection, "records", [records_table.encode(record) for record in records])
+        connection.execute("COMMIT")
 
 
 def append(connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, records: Sequence[Record]) -> None:

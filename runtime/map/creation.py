@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from pairvpr.errors import MapError
+from pairvpr.files import find_partials, remove, sync, write_atomically
 from pairvpr.runtime.map import catalog, lock, segments
 from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.errors import reading, writing
 
 MODEL = "model"
 
-_NEW_MODEL = f"{MODEL}.new"
-_NEW_CATALOG = f"{catalog.FILE}.new"
-_PARTS = {lock.FILE, MODEL, _NEW_MODEL, segments.FOLDER, _NEW_CATALOG, f"{_NEW_CATALOG}-journal"}
+_PARTS = {lock.FILE, MODEL, segments.FOLDER}
 
 
 def prepare_folder(path: Path) -> None:
@@ -37,18 +34,15 @@ def create_map(path: Path, meta: Meta, install_model: Callable[[Path], None]) ->
     cannot be written, and what `install_model` raises.
     """
     with writing(path):
-        model, new_model = path / MODEL, path / _NEW_MODEL
-        for leftover in (model, new_model):
-            if leftover.exists():
-                shutil.rmtree(leftover)
-        new_model.mkdir()
-        install_model(new_model)
-        _sync_tree(new_model)
-        new_model.rename(model)
+        for leftover in (path / MODEL, *find_partials(path)):
+            remove(leftover)
+        with write_atomically(path / MODEL) as model:  # on the disk before the catalog
+            model.mkdir()
+            install_model(model)
         (path / segments.FOLDER).mkdir(exist_ok=True)
-        segments.sync_folder(path)
+        sync(path)
         catalog.create(path, meta)
-        segments.sync_folder(path.absolute().parent)
+        sync(path.absolute().parent)
 
 
 def _may_become_map(path: Path) -> bool:
@@ -56,21 +50,10 @@ def _may_become_map(path: Path) -> bool:
     if not names or catalog.FILE in names:
         return True
     # A creation that was cut short leaves a signed lock, some of the parts and no segment yet.
-    if not names <= _PARTS or not lock.is_lock(path / lock.FILE):
+    unfinished = {entry.name for entry in find_partials(path)}
+    if not names <= _PARTS | unfinished or not lock.is_lock(path / lock.FILE):
         return False
     if names == {lock.FILE}:
         return True
     stored = path / segments.FOLDER
     return lock.is_signed(path / lock.FILE) and not (stored.exists() and any(stored.iterdir()))
-
-
-def _sync_tree(folder: Path) -> None:
-    """Bring all files below the folder to the disk, so that the catalog never comes before the model."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            descriptor = os.open(Path(parent, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        segments.sync_folder(Path(parent))

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.errors import MapError
+from pairvpr.files import sync, write_atomically
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.errors import writing
-from pairvpr.runtime.map.lock import WriterLock
+from pairvpr.runtime.map.lock import lock_map
 from pairvpr.runtime.map.reader import allow_open_files
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.salvage import Salvage, salvage_catalog
@@ -27,7 +28,6 @@ from pairvpr.runtime.map.segments import (
     remove_leftovers,
     segment_file,
     segment_files,
-    sync_folder,
     write_segment,
 )
 
@@ -62,7 +62,7 @@ def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = N
     """
     path = Path(path)
     catalog.check_is_map(path)
-    with closing(WriterLock(path)):
+    with lock_map(path):
         state, whole = _load(path)
         if whole:
             remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
@@ -147,10 +147,9 @@ def _set_aside(folder: Path, files: Iterable[Path]) -> tuple[Path, ...]:
             try:
                 os.link(file, target)
             except OSError:  # a file system without links
-                half = folder / "half"
-                shutil.copyfile(file, half)
-                half.rename(target)
+                with write_atomically(target) as partial:
+                    shutil.copyfile(file, partial)
         aside.append(target)
-    sync_folder(folder)
-    sync_folder(folder.parent)
+    sync(folder)
+    sync(folder.parent)
     return tuple(aside)

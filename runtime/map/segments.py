@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from pairvpr.files import find_partials, write_atomically
 from pairvpr.runtime.map.errors import damaged, reading, writing
 from pairvpr.runtime.map.records import Record, Value, checksum
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
@@ -24,6 +25,7 @@ from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
 FOLDER = "segments"
 
 DESCRIPTOR_TYPE = np.dtype("<f4")
+# Version 0.1 wrote a segment under a name with .tmp at its end.
 _SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
 _SAFETENSORS_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
 
@@ -102,27 +104,9 @@ def write_segment(
     content = safetensors.numpy.save(tensors)
     header = content[: 8 + int.from_bytes(content[:8], "little")]
     file = segment_file(number)
-    temporary = folder / f"{file}.tmp"
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(folder / file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(folder)
+    with write_atomically(folder / file) as partial:
+        partial.write_bytes(content)
     return SegmentEntry(number, file, len(descriptors), len(content), zlib.crc32(header))
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's own entries to the disk, so that a rename in it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Segment:
@@ -272,6 +256,8 @@ def remove_leftovers(folder: Path, committed: set[str]) -> None:
     """Make sure of the segments folder and remove the files of commits that were cut short."""
     with writing(folder):
         folder.mkdir(exist_ok=True)
-        for file in folder.iterdir():
-            if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed:
-                file.unlink()
+        uncommitted = [
+            file for file in folder.iterdir() if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed
+        ]
+        for file in (*uncommitted, *find_partials(folder)):
+            file.unlink()

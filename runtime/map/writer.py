@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +24,7 @@ from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.errors import reading, writing
-from pairvpr.runtime.map.lock import WriterLock
+from pairvpr.runtime.map.lock import lock_map
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, remove_leftovers, write_segment
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
@@ -76,7 +77,7 @@ class MapWriter:
         else:
             prepare_folder(path)
         with ExitStack() as stack:
-            lock = WriterLock(path)
+            lock = lock_map(path)
             stack.callback(lock.close)
             if install_model is not None:
                 prepare_folder(path)  # again: another writer may have been at work until the lock was had
@@ -103,13 +104,13 @@ class MapWriter:
         path = Path(path)
         catalog.check_is_map(path)
         with ExitStack() as stack:
-            lock = WriterLock(path)
+            lock = lock_map(path)
             stack.callback(lock.close)
             writer = cls(path, lock, None)
             stack.pop_all()
         return writer
 
-    def __init__(self, path: Path, lock: WriterLock, token_shape: tuple[int, int] | None):
+    def __init__(self, path: Path, lock: FileIO, token_shape: tuple[int, int] | None):
         """Take over the folder of a map and its lock, remove what a crash left; see `open`."""
         self.path = path
         self._token_shape = token_shape

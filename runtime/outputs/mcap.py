@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pairvpr.errors import PairVPRError, SourceError
+from pairvpr.files import sync
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.outputs.ros_messages import TOPICS, AnswerMessages, Message, build, header_of_frame
 from pairvpr.runtime.sources import Frame
@@ -121,9 +121,9 @@ class McapFile:
     def _finish(self, or_empty: bool) -> None:
         if self._answers or or_empty:
             self._writer.close()
-            with self._unfinished.open("rb") as written:
-                os.fsync(written.fileno())
+            sync(self._unfinished)
             self._unfinished.replace(self._path)
+            sync(self._path.parent)
         else:
             self._writer.abort()
         shutil.rmtree(self._folder)

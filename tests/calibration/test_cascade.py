@@ -287,7 +287,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(home: Path, tmp_path: Path, mon
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pairvpr.runtime.bundle.os.fsync", full)
+    monkeypatch.setattr("pairvpr.files.os.fsync", full)
     with pytest.raises(BundleError, match=r"b: cannot be written \(No space left on device\)"):
         bundle.store_calibration(KEY, {"a": 1})
     assert (tmp_path / "b" / FILE).read_bytes() == before

@@ -102,7 +102,7 @@ def test_an_interruption_leaves_nothing(root, tmp_path, cache):
     def rows():
         for number in range(5000):
             yield Row("", number, "a" * 100)
-        assert [file.suffix for file in cache.iterdir()] == [".unfinished"]
+        assert [file.suffix for file in cache.iterdir()] == [".partial"]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -120,7 +120,7 @@ def test_a_kill_leaves_no_index(root, cache):
         "open_index('x', root, sources=[root / 'Dataframes/London.csv'], rows=rows(), min_pictures=1)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(root)], cwd=ROOT, timeout=60).returncode == -9
-    assert [file.suffix for file in cache.iterdir()] == [".unfinished"]
+    assert [file.suffix for file in cache.iterdir()] == [".partial"]
     assert index_of(root, [Row("", 1, "a")]).groups == (1,)
 
 

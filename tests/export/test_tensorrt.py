@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from pairvpr.cli.main import main
 from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt import BuildProgress, build_engines
+from pairvpr.files import lock_file
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.cli.progress import Meter
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
@@ -194,13 +194,10 @@ def test_interrupted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("driver")
 def test_two_builders(bundle: Bundle) -> None:
     (bundle.path / "engines").mkdir()
-    with (bundle.path / "engines" / ".lock").open("a+") as lock:
-        lock.write("4711\n")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock_file(bundle.path / "engines" / ".lock", "pairvpr engine builder"):
         done = run("engines", "build", "--model", bundle.path)
     assert done.exit_code == 2
-    assert "engines are being built there by process 4711; wait" in done.stderr
+    assert f"engines are being built there by process {os.getpid()} on " in done.stderr
     build(bundle)
 
 

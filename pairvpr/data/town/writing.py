@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,6 +25,7 @@ from pairvpr.data.town.plan import PLACES, draw_street
 from pairvpr.data.town.studio import take_pictures
 from pairvpr.data.town.visits import CONDITIONS, MAP_CONDITIONS, Visit, draw_visit
 from pairvpr.errors import SourceError
+from pairvpr.files import find_partials, remove, write_atomically
 
 QUALITY = 88  # of JPEG files
 QUERIES = 4  # of each place in an evaluation
@@ -64,9 +64,8 @@ def _claim(out: Path, streets: int, town: str) -> None:
                 f"{out}: was begun with --streets {begun[1]} {begun[2]}; go on with these, delete it or choose another "
                 "folder"
             )
-        unfinished = out / f".{NOTE}.partial"
-        unfinished.write_text(f"--streets {streets} {town}\n", encoding="utf-8")
-        unfinished.replace(note)
+        with write_atomically(note) as partial:
+            partial.write_text(f"--streets {streets} {town}\n", encoding="utf-8")
     except OSError as error:
         raise _unwritable(out, error) from error
 
@@ -101,16 +100,17 @@ def _training_street(out: Path, town: int, visits: int, number: int) -> None:
     if final.exists():
         return
     street, rng = draw_street(street_seed(town, number)), np.random.default_rng((town, number, visits))
-    partial_folder = out / f".{number:06d}.partial"
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    for place in range(len(PLACES)):
-        hard = [i / (visits - 1) for i in range(visits)]
-        conditions = [rng.choice(CONDITIONS if i else MAP_CONDITIONS) for i in range(visits)]
-        taken = [draw_visit(street, place, rng, str(c), h) for c, h in zip(conditions, hard, strict=True)]
-        pictures = take_pictures(taken, hard, SIZE)
-        for i, visit in enumerate(taken):
-            _save(pictures[i], partial_folder / str(place) / _name(visit, i))
-    partial_folder.replace(final)
+    for leftover in find_partials(out, final.name):
+        remove(leftover)
+    with write_atomically(final) as folder:
+        for place in range(len(PLACES)):
+            hard = [i / (visits - 1) for i in range(visits)]
+            conditions = [rng.choice(CONDITIONS if i else MAP_CONDITIONS) for i in range(visits)]
+            taken = [draw_visit(street, place, rng, str(c), h) for c, h in zip(conditions, hard, strict=True)]
+            pictures = take_pictures(taken, hard, SIZE)
+            (folder / str(place)).mkdir(parents=True)
+            for i, visit in enumerate(taken):
+                _save(pictures[i], folder / str(place) / _name(visit, i))
 
 
 def _evaluation_street(out: Path, town: int, number: int) -> None:
@@ -124,7 +124,9 @@ def _evaluation_street(out: Path, town: int, number: int) -> None:
         files = [folder / _name(visit, i) for i, (folder, visit) in enumerate(zip(folders, taken, strict=True))]
         if not all(file.exists() for file in files):
             for picture, file in zip(take_pictures(taken, hard, SIZE), files, strict=True):
-                _save(picture, file)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with write_atomically(file) as partial:
+                    _save(picture, partial)
 
 
 def _name(visit: Visit, number: int) -> str:
@@ -133,7 +135,4 @@ def _name(visit: Visit, number: int) -> str:
 
 
 def _save(picture: np.ndarray, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".partial")
-    Image.fromarray(picture).save(unfinished, "JPEG", quality=QUALITY)
-    unfinished.replace(file)
+    Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)

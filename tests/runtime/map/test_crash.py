@@ -211,7 +211,7 @@ def test_left_over_files_are_removed(tmp_path):
     path = tmp_path / "map"
     write(path, PER_COMMIT)
     folder = path / FOLDER
-    for name in ("000002.safetensors", "000003.safetensors.tmp"):
+    for name in ("000002.safetensors", "000003.safetensors.tmp", ".000003.safetensors.4f.partial"):
         (folder / name).write_bytes(b"half")
     (folder / "notes.txt").write_text("mine")
     assert check(path) == PER_COMMIT

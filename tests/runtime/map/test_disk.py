@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from pairvpr.errors import MapError
+from pairvpr.files import find_partials
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter, merge_maps, repair_map, verify_map
 
@@ -167,7 +168,7 @@ def test_a_file_that_cannot_grow(path, scene, file):
     kept = count(path)
     assert kept == 4 if file == "segments" else 4 < kept < 300
     assert verify_map(path) == []
-    assert not list(path.rglob("*.tmp"))
+    assert not list(path.rglob("*.partial"))
     write(path, range(1000, 1004))
     assert count(path) == kept + 4
 
@@ -224,7 +225,7 @@ def test_a_disk_that_fills_up_in_a_merge_and_in_a_repair(path):
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         assert repair_map(disk / "map").kept == 1004
         assert count(disk / "map") == 1004
-        assert not (disk / "map" / "map.sqlite.new").exists()
+        assert find_partials(disk / "map") == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

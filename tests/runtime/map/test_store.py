@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pairvpr.errors import MapError
+from pairvpr.files import find_partials
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, MapWriter, catalog, compaction, verify_map, writer
@@ -375,7 +376,7 @@ def test_the_model_is_installed_once(built):
     open_writer(built, install_model=refuse).close()
     open_writer(built, install_model=None).close()
     assert (built / "model" / "bundle.json").exists()
-    assert not (built / "model.new").exists()
+    assert find_partials(built) == []
 
 
 def test_there_is_no_map(path):
