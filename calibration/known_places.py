@@ -21,7 +21,7 @@ from pairvpr.calibration.cascade import SAME
 from pairvpr.calibration.located import Locator, traverse
 from pairvpr.errors import MapError
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.geometry.geodesy import metres
+from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.recognizer import PlaceRecognizer
@@ -93,7 +93,7 @@ def ask(
 
 def apart(where: Pose | Gps, others: Sequence[Pose | Gps], radius: float) -> bool:
     """Whether a place lies at least `radius` from all others."""
-    return all(metres(where, other) >= radius for other in others)
+    return all(distance_between(where, other) >= radius for other in others)
 
 
 def stretches(wheres: Sequence[Pose | Gps], count: int) -> list[npt.NDArray[np.int64]]:
@@ -116,8 +116,8 @@ def split(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], npt.NDAr
 def _judge(answer: Recognition, where: Pose | Gps, located: Locator, radius: float, map_: Map) -> tuple[bool, bool]:
     """Whether the answer to a picture from `where` is right, which one of no known place is not, or none could be."""
     best = located.of_match(answer.best)
-    right = best is not None and metres(where, best) <= radius
-    nearest = 0.0 if right else min(metres(where, place) for place in located.known)
+    right = best is not None and distance_between(where, best) <= radius
+    nearest = 0.0 if right else min(distance_between(where, place) for place in located.known)
     if math.isinf(nearest):
         frame_of = where.frame if isinstance(where, Pose) else "wgs84"
         raise MapError(

@@ -39,7 +39,7 @@ class Locator:
             )
 
         def of_frame(frame: Frame) -> Pose | Gps | None:
-            place = finder(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
+            place = finder.find_place(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
             return place.pose or place.gps
 
         return Locator(of_frame, lambda match: match.pose, known)

@@ -1,4 +1,4 @@
-"""`pairvpr map loops`: a map that grows, and the loops that its pictures close. Bodies import what they need."""
+"""Implement `pairvpr map loops`: extend a map and report the loops that its pictures close."""
 
 from __future__ import annotations
 
@@ -6,54 +6,46 @@ import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 
-from pairvpr.cli.maps import (
-    FOLDER,
-    change_option,
-    db_option,
-    distance_option,
-    poses_option,
-    strict_option,
-)
+from pairvpr.cli.build_options import FOLDER, build_options, db_option
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.log import log, say_model
 from pairvpr.runtime.cli.progress import Meter
-from pairvpr.runtime.cli.source_options import source_options
 
 if TYPE_CHECKING:
-    from pairvpr.runtime.mapping.loop_closing import Closure
+    from pairvpr.runtime.mapping.builder import BuildOptions
+    from pairvpr.runtime.mapping.loop_closing import Closure, Threshold
     from pairvpr.runtime.model import Model
 
 
 @click.command("loops")
 @click.argument("source")
 @db_option
-@click.option("--model", type=FOLDER, help="The bundle of a new map. Default: the default model.")
+@click.option("--model", type=FOLDER, help="Build a new map with this bundle. Default: the default model.")
 @click.option(
     "--threshold",
     required=True,
     metavar="SCORE|MAP",
-    help="The pair score that closes a loop, or a map of the same model that `calibrate --accept` gave one.",
+    help="Close a loop from this pair score on. A map of the same model stands for its calibrated threshold.",
 )
 @click.option(
     "--exclude",
+    metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
-    help="What was added in the last so many seconds closes no loop.",
+    help="Ignore pictures added within the last SECONDS.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Candidates to compare. Default: the model's.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Compare this many candidates. Default: the model's.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Append edges to this file, not to stdout."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append the loops to this file, instead of printing them to stdout.",
 )
-@poses_option
-@strict_option
-@distance_option
-@change_option
-@source_options
+@build_options
 def map_loops(
     source: str,
     db: Path,
@@ -62,24 +54,22 @@ def map_loops(
     exclude: float,
     top_k: int | None,
     out: Path | None,
-    min_distance: float | None,
-    min_change: float | None,
-    **how: Any,
+    options: BuildOptions,
 ) -> None:
-    """Add the pictures of SOURCE to a map, new or not, and write a JSON line for each that closes a loop.
+    """Extend a map and report closed loops.
 
-    A picture is looked for among all that were added before, except in the last seconds, and then added.
+    Each picture of SOURCE is searched for among the pictures added earlier, except in the last seconds, and then
+    added. A JSON line is written for each picture that closes a loop. The map is created if there is none.
     """
     if not math.isfinite(exclude):
         raise click.UsageError(f"--exclude {exclude}: give a number of seconds")
     from pairvpr.runtime.mapping.builder import add_pictures
-    from pairvpr.runtime.mapping.keyframes import Selection
     from pairvpr.runtime.mapping.loop_closing import LoopCloser, Threshold
 
     opened = _model(db, model)
     say_model(opened.bundle, opened.engines.description)
-    closes = Threshold.of(threshold, opened.bundle.identity)
-    log.info("%s", closes)
+    closes = Threshold.from_text(threshold, opened.bundle.identity)
+    log.info(_describe(closes))
     loops = 0
     with _appended(out) as stream, LoopCloser(opened, closes, exclude, top_k) as closer:
 
@@ -89,16 +79,7 @@ def map_loops(
             click.echo(closure.to_json(), file=stream)
 
         closer.report = write
-        report = add_pictures(
-            source,
-            db,
-            opened,
-            create=True,
-            selection=Selection(min_distance, min_change),
-            progress=Meter("pictures"),
-            witness=closer,
-            **how,
-        )
+        report = add_pictures(source, db, opened, options, create=True, progress=Meter("pictures"), loop_closer=closer)
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     click.echo(
@@ -108,20 +89,37 @@ def map_loops(
     )
 
 
+def _describe(threshold: Threshold) -> str:
+    """Return the line that reports the threshold in use."""
+    if threshold.acceptance is None:
+        return (
+            f"closing loops from a pair score of {threshold.score:g} on (given, not calibrated: no precision is known)"
+        )
+    return (
+        f"closing loops from a pair score of {threshold.score:.3f} on (calibrated for {threshold.origin}: its "
+        "precision does not hold for this map, because a growing map has more pictures that look alike)"
+    )
+
+
 def _model(db: Path, given: Path | None) -> Model:
-    """The map's own model, or for a new map the one that is given."""
+    """Load the given model, or else the model of an existing map, or else the default model."""
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
     if given is not None or not (db / "map.sqlite").exists():
         return load_model(given)
-    with Map.open(db) as places:
-        own = places.model_path
+    with Map.open(db) as map_:
+        own = map_.model_path
     return load_model(own)
 
 
 def _appended(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
-    """Where edges go, line by line: a run that goes on after an interruption must not lose the earlier ones."""
+    """Open the output for loops, line by line.
+
+    The file is appended to, so that a run after an interruption keeps the earlier lines.
+
+    Raises SourceError if the file cannot be written.
+    """
     if out is None:
         return nullcontext(sys.stdout)
     try:

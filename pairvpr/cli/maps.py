@@ -1,101 +1,76 @@
-"""`pairvpr map`: what becomes of maps. Bodies import what they need."""
+"""Implement the commands of `pairvpr map`. Function bodies import what they need, so that `--help` stays fast."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from pairvpr.cli.build_options import FOLDER, build_options, db_option, new_map_options
 from pairvpr.errors import MapError
 from pairvpr.runtime.cli.errors import Group
 from pairvpr.runtime.cli.log import say_model
 from pairvpr.runtime.cli.progress import Meter
-from pairvpr.runtime.cli.source_options import source_options
 
 if TYPE_CHECKING:
+    from pairvpr.runtime.mapping.builder import BuildOptions
     from pairvpr.runtime.model import Model
 
-FOLDER = click.Path(path_type=Path)
-
-db_option = click.option("--db", required=True, type=FOLDER, help="The map's folder.")
-poses_option = click.option(
-    "--poses", type=FOLDER, help="Poses by picture name (CSV) or time stamp (TUM). Else: @UTM@ names, EXIF GPS."
-)
-strict_option = click.option("--strict", is_flag=True, help="Stop at a picture that cannot be read.")
-distance_option = click.option(
-    "--min-distance", type=click.FloatRange(min=0), help="Keep a picture so many metres from the last one kept."
-)
-change_option = click.option(
-    "--min-change",
-    type=click.FloatRange(0, 2),
-    help="Keep a picture whose descriptor's cosine to that of the last one kept is lower by so much than 1.",
-)
 format_option = click.option(
-    "--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True
+    "--format",
+    "style",
+    type=click.Choice(["text", "jsonl"]),
+    default="text",
+    show_default=True,
+    help="Print text, or JSON lines for programs.",
 )
 
 
 @click.group("map", cls=Group)
 def map_group() -> None:
-    """Build, extend and look at maps."""
+    """Build, extend, inspect and repair maps."""
 
 
 @map_group.command("build")
 @click.argument("source")
 @db_option
-@click.option("--model", type=FOLDER, help="The bundle to build with. Default: the default model.")
-@poses_option
-@strict_option
-@click.option(
-    "--tokens",
-    "token_type",
-    type=click.Choice(["float16", "int8"]),
-    help="How tokens are stored. Default: int8 where pair scores of the model's reference pictures stay the same.",
-)
-@click.option(
-    "--keep-tokens",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Merge a picture's tokens to this share, as 0.5; cheaper in every way but accuracy. Default: all.",
-)
-@distance_option
-@change_option
-@source_options
-def map_build(source: str, db: Path, model: Path | None, **how: Any) -> None:
-    """Build a map from SOURCE, a folder or whatever --query takes; run it again to go on after an interruption."""
+@click.option("--model", type=FOLDER, help="Build with this bundle. Default: the default model.")
+@new_map_options
+def map_build(source: str, db: Path, model: Path | None, options: BuildOptions) -> None:
+    """Build a map from pictures.
+
+    SOURCE is a folder or anything else that `pairvpr-run --query` takes. Run the command again to continue after an
+    interruption.
+    """
     from pairvpr.runtime.model import load_model
 
-    _add(source, db, load_model(model), create=True, **how)
+    _add(source, db, load_model(model), options, create=True)
 
 
 @map_group.command("add")
 @click.argument("source")
 @db_option
-@poses_option
-@strict_option
-@distance_option
-@change_option
-@source_options
-def map_add(source: str, db: Path, **how: Any) -> None:
-    """Add the pictures of SOURCE, a folder or whatever --query takes, to a map, with the map's own model."""
+@build_options
+def map_add(source: str, db: Path, options: BuildOptions) -> None:
+    """Add pictures to a map.
+
+    SOURCE is a folder or anything else that `pairvpr-run --query` takes. The map's own model encodes the pictures.
+    """
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
-    with Map.open(db) as places:
-        model_path = places.model_path
-    _add(source, db, load_model(model_path), create=False, **how)
+    with Map.open(db) as map_:
+        model_path = map_.model_path
+    _add(source, db, load_model(model_path), options, create=False)
 
 
-def _add(
-    source: str, db: Path, model: Model, *, min_distance: float | None, min_change: float | None, **how: Any
-) -> None:
+def _add(source: str, db: Path, model: Model, options: BuildOptions, *, create: bool) -> None:
     from pairvpr.runtime.mapping.builder import add_pictures
-    from pairvpr.runtime.mapping.keyframes import Selection
 
     say_model(model.bundle, model.engines.description)
-    selection = Selection(min_distance, min_change)
-    report = add_pictures(source, db, model, selection=selection, progress=Meter("pictures"), **how)
+    report = add_pictures(source, db, model, options, create=create, progress=Meter("pictures"))
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     left_out = f", {report.left_out} left out by --min-distance or --min-change" if report.left_out else ""
@@ -109,7 +84,10 @@ def _add(
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @db_option
 def map_remove(names: tuple[str, ...], db: Path) -> None:
-    """Remove pictures from a map, by the names that `map list` gives: all of them or, where one is unknown, none."""
+    """Remove pictures from a map.
+
+    NAME is a name that `map list` prints. An unknown name is an error, and no picture is removed.
+    """
     from pairvpr.runtime.map import MapWriter
 
     with MapWriter.edit(db) as writer:
@@ -120,9 +98,10 @@ def map_remove(names: tuple[str, ...], db: Path) -> None:
 @click.argument("others", nargs=-1, required=True, type=FOLDER, metavar="OTHER...")
 @db_option
 def map_merge(others: tuple[Path, ...], db: Path) -> None:
-    """Add the pictures of other maps to a map; run it again to go on after an interruption.
+    """Add the pictures of other maps to a map.
 
-    The maps must be of one model and store tokens in one way. Nothing is computed anew.
+    The maps must belong to the same model and store tokens in the same way. No picture is encoded again. Run the
+    command again to continue after an interruption.
     """
     from pairvpr.runtime.map import merge_maps
 
@@ -137,7 +116,10 @@ def map_merge(others: tuple[Path, ...], db: Path) -> None:
 @map_group.command("compact")
 @db_option
 def map_compact(db: Path) -> None:
-    """Give back the room of removed pictures, and merge small segments."""
+    """Free the space of removed pictures.
+
+    Small segments are merged too.
+    """
     from pairvpr.runtime.map import MapWriter
 
     with MapWriter.edit(db) as writer:
@@ -152,8 +134,8 @@ def map_list(db: Path, style: str) -> None:
     """List a map's pictures."""
     from pairvpr.runtime.map import Map
 
-    with Map.open(db) as places:
-        for record in places.records:
+    with Map.open(db) as map_:
+        for record in map_.records:
             place = record.pose or record.gps
             pose = None if place is None else place.as_json()
             if style == "jsonl":
@@ -169,7 +151,7 @@ def map_list(db: Path, style: str) -> None:
 @db_option
 @format_option
 def map_info(db: Path, style: str) -> None:
-    """Say what a map holds, what it takes, and what model it was made with."""
+    """Show a map's contents, size and model."""
     import dataclasses
 
     from pairvpr.runtime.bundle import Bundle
@@ -180,11 +162,11 @@ def map_info(db: Path, style: str) -> None:
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.mapping.token_storage import describe
 
-    with Map.open(db) as places:
-        info = {**dataclasses.asdict(places.info()), "path": str(db)}
-        bundle = Bundle.open(places.model_path)
+    with Map.open(db) as map_:
+        info = {**dataclasses.asdict(map_.info()), "path": str(db)}
+        bundle = Bundle.open(map_.model_path)
         weights, cascade, tuning = bundle.info.weights, Cascade.find_in(bundle), Tuning.find_in(bundle)
-        judge = Judge.from_bundle(bundle, ScoreSetup.from_map(places, min(bundle.info.top_k, len(places)), cascade))
+        judge = Judge.from_bundle(bundle, ScoreSetup.from_map(map_, min(bundle.info.top_k, len(map_)), cascade))
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
@@ -199,9 +181,12 @@ def map_info(db: Path, style: str) -> None:
 
 @map_group.command("view")
 @db_option
-@click.option("--out", required=True, type=FOLDER, help="The page's file, as map.html.")
+@click.option("--out", required=True, type=FOLDER, help="Write the page to this file, as map.html.")
 def map_view(db: Path, out: Path) -> None:
-    """Show a map on one page: its numbers, where its pictures were taken, and some of them."""
+    """Write a map's figures and plot to a page.
+
+    The page also shows some of the pictures.
+    """
     from pairvpr.viewing.map_page import view_map
 
     page = view_map(db, out)
@@ -210,9 +195,16 @@ def map_view(db: Path, out: Path) -> None:
 
 @map_group.command("verify")
 @db_option
-@click.option("--repair", is_flag=True, help="Keep what is intact, move damaged files aside, name lost pictures.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Keep intact pictures, move damaged files aside, and print the names of lost pictures.",
+)
 def map_verify(db: Path, repair: bool) -> None:
-    """Check every byte of a map that matters; exit 2 and name the damage where there is any."""
+    """Check a map for damage.
+
+    Every byte that matters is read. Damage is listed, and the exit code is then 2.
+    """
     from pairvpr.errors import BundleError
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.map import Map, verify_map
@@ -223,9 +215,9 @@ def map_verify(db: Path, repair: bool) -> None:
     try:
         bundle = Bundle.open(db / "model")
         bundle.verify()
-        with Map.open(db) as places:
-            if bundle.identity != places.identity:
-                damages.append(f"{db / 'model'}: not the model the map was made with; copy the right bundle there")
+        with Map.open(db) as map_:
+            if bundle.identity != map_.identity:
+                damages.append(f"{db / 'model'}: not the model that the map was made with; copy the right bundle there")
     except (BundleError, MapError) as error:
         damages.append(str(error))
     damages = list(dict.fromkeys(damages))
@@ -233,8 +225,8 @@ def map_verify(db: Path, repair: bool) -> None:
         click.echo(damage)
     if damages:
         raise MapError(
-            f"{db}: {len(damages)} damages found, listed above; restore the map from a copy, or keep what is "
-            f"intact of its pictures with `pairvpr map verify --repair --db {db}`"
+            f"{db}: {len(damages)} damages found, listed above; restore the map from a copy, or keep its "
+            f"intact pictures with `pairvpr map verify --repair --db {db}`"
         )
     click.echo(f"{db}: intact")
 
@@ -249,5 +241,5 @@ def _repair(db: Path) -> None:
         nameless = f", {report.nameless} entries lost with their names" if report.nameless else ""
         click.echo(
             f"{db}: {report.kept} pictures kept, {len(report.dropped)} dropped{nameless}; {report.aside[0].parent} has "
-            "the damaged files, and the catalog as it was: delete it when it is of no more use"
+            "the damaged files and the old catalog; delete it when you no longer need it"
         )

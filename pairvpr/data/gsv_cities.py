@@ -16,9 +16,9 @@ from pathlib import Path
 from pairvpr.data.index import IndexedPlaces, Row, open_index
 from pairvpr.data.tables import read_table, start_of_month
 from pairvpr.errors import SourceError
+from pairvpr.runtime.geometry.geodesy import EARTH_RADIUS
 
 COLUMNS = ("place_id", "year", "month", "northdeg", "city_id", "lat", "lon", "panoid")
-EARTH = 6_371_008.8  # metres, mean radius
 REMEDY = "unpack GSV-Cities' Dataframes again"
 
 
@@ -59,7 +59,7 @@ def _rows(file: Path) -> Iterator[Row]:
         except (ValueError, OverflowError) as error:
             raise SourceError(f"{where}: no row of GSV-Cities ({error}); {REMEDY}") from error
         scale = cos(radians(latitude)) if scale is None else scale
-        yield row._replace(east=EARTH * scale * radians(longitude), north=EARTH * radians(latitude))
+        yield row._replace(east=EARTH_RADIUS * scale * radians(longitude), north=EARTH_RADIUS * radians(latitude))
 
 
 def _row(area: str, values: Sequence[str]) -> tuple[Row, float, float]:

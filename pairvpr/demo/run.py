@@ -12,7 +12,7 @@ from pairvpr.demo.outcome import DemoResult, Outcome, median_timings, recall
 from pairvpr.demo.page import render
 from pairvpr.errors import PairVPRError
 from pairvpr.html.document import write_page
-from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 
@@ -74,7 +74,7 @@ def _build_map(album: Album, path: Path, model: Model, progress: Progress) -> No
         album.map_folder,
         path,
         model,
-        strict=True,
+        BuildOptions(strict=True),
         create=True,
         progress=lambda done, total: progress("building the map", done, total or done),
     )

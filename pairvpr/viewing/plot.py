@@ -11,10 +11,9 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
+from pairvpr.runtime.geometry.geodesy import EARTH_RADIUS
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.viewing.template import PLOT
-
-EARTH = 6371008.8  # metres, mean radius (IUGG)
 
 # The plot's frame in its own units.
 LEFT, TOP, WIDTH, HEIGHT = 70.0, 10.0, 990.0, 600.0
@@ -85,7 +84,7 @@ def _flat(frame: str, places: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.floa
         degrees = np.array([(p.longitude, p.latitude) for p in places if isinstance(p, Gps)])
         degrees[:, 0] = degrees[0, 0] + (degrees[:, 0] - degrees[0, 0] + 180) % 360 - 180  # across the date line
         middle = (degrees.min(axis=0) + degrees.max(axis=0)) / 2
-        metres = np.radians(degrees - middle) * EARTH * [math.cos(math.radians(middle[1])), 1]
+        metres = np.radians(degrees - middle) * EARTH_RADIUS * [math.cos(math.radians(middle[1])), 1]
         note = f"GPS positions, in metres from latitude {middle[1]:.6f}, longitude {(middle[0] + 180) % 360 - 180:.6f}"
         return metres, ("east, m", "north, m"), note
     points = np.array([(p.x, p.y, p.z) for p in places if isinstance(p, Pose)])

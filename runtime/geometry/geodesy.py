@@ -1,4 +1,4 @@
-"""Distances between positions on the earth or in a metric frame."""
+"""Measure distances between positions on the earth or in a metric frame."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pairvpr.runtime.geometry.poses import Gps, Pose
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius R1 of the International Union of Geodesy and Geophysics
 
 
-def metres(first: Pose | Gps, second: Pose | Gps) -> float:
-    """The distance between two places: straight for poses, over the ground (haversine) for GPS positions.
+def distance_between(first: Pose | Gps, second: Pose | Gps) -> float:
+    """Return the metres between two positions.
 
-    Infinite between a pose and a GPS position, and between frames of reference.
+    The distance is straight for poses, and over the ground (haversine) for GPS positions. It is infinite between a pose
+    and a GPS position, and between poses in different frames.
     """
     if isinstance(first, Pose) and isinstance(second, Pose) and first.frame == second.frame:
         return math.dist((first.x, first.y, first.z), (second.x, second.y, second.z))

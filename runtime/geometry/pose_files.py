@@ -48,7 +48,7 @@ class PlaceFinder:
         """Whether the pose file has a place for the picture `name`."""
         return self._poses is not None and self._poses.find(name, timestamp) is not None
 
-    def __call__(self, name: str, path: str | Path | None = None, known: Place = UNKNOWN) -> Place:
+    def find_place(self, name: str, path: str | Path | None = None, known: Place = UNKNOWN) -> Place:
         """The place of the picture `name`.
 
         path: its file, None where it has none of its own (video). known: what the source says of it.

@@ -1,17 +1,17 @@
-"""Building a map: every picture of a source, encoded and stored with its place."""
+"""Build a map: encode the pictures of a source and store each with its place."""
 
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.features import Features
@@ -19,36 +19,56 @@ from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Place
 from pairvpr.runtime.image import resize
 from pairvpr.runtime.map import Map, MapWriter, Record
-from pairvpr.runtime.mapping.keyframes import Kept, Selection
+from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
 from pairvpr.runtime.mapping.token_storage import token_settings
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 
+if TYPE_CHECKING:
+    from pairvpr.runtime.mapping.loop_closing import LoopCloser
+
 ENCODE_BATCH = 8
-"""Pictures per encoder pass: enough to fill a device, few enough that a break costs little."""
+"""Pictures per encoder pass: enough to fill a device, few enough that an interruption costs little."""
 
 Progress = Callable[[int, "int | None"], None]
+"""Receives the number of finished pictures and the total, which is None if the source does not know it."""
 
 
-class Witness(Protocol):
-    """Sees pictures before they are added."""
+@dataclass(frozen=True)
+class BuildOptions:
+    """Choose the pictures of a map, their poses and the storage of their tokens.
 
-    def check(self, name: str, timestamp: float | None) -> object:
-        """Raise where the picture is none for it, before anything is written."""
+    source: the part of the source to read, and the transforms of its pictures.
+    poses: a pose file, see `PlaceFinder`.
+    strict: raise SourceError for a picture that cannot be read, instead of skipping it.
+    min_distance: metres between two keyframes, see `KeyframeSelector`.
+    min_change: descriptor change between two keyframes, see `KeyframeSelector`.
+    token_type: "float16" or "int8", for a new map only, see `token_settings`.
+    keep_tokens: share of the tokens to store, for a new map only, see `token_settings`.
+    """
 
-    def __call__(
-        self, writer: MapWriter, name: str, source: str, timestamp: float | None, features: Features
-    ) -> object:
-        """See a picture that is about to be added; features are those of one picture."""
+    source: SourceOptions = DEFAULT
+    poses: str | Path | None = None
+    strict: bool = False
+    min_distance: float | None = None
+    min_change: float | None = None
+    token_type: str | None = None
+    keep_tokens: float | None = None
+
+
+DEFAULT_BUILD = BuildOptions()
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What became of a source's pictures.
+    """Count the pictures of a source by their outcome.
 
-    already: those the map held from an earlier run; skipped: one line per picture that could not be read; left_out:
-    those that a selection did not take.
+    added: pictures written to the map.
+    already: pictures that the map held from an earlier run.
+    with_place: added pictures with a pose or a GPS position.
+    skipped: an error line for each picture that could not be read.
+    left_out: readable pictures that the keyframe selection rejected.
     """
 
     added: int
@@ -105,44 +125,42 @@ def add_pictures(
     images: str | Path,
     db: str | Path,
     model: Model,
+    options: BuildOptions = DEFAULT_BUILD,
     *,
-    options: SourceOptions = DEFAULT,
-    poses: str | Path | None = None,
-    selection: Selection | None = None,
-    strict: bool = False,
     create: bool = False,
-    token_type: str | None = None,
-    keep_tokens: float | None = None,
     progress: Progress | None = None,
-    witness: Witness | None = None,
+    loop_closer: LoopCloser | None = None,
 ) -> BuildReport:
-    """Add every picture of the source `images` to the map `db`; those it already holds from there are left out.
+    """Add every picture of a source to a map, except those that the map holds already.
 
-    images, options: whatever `open_source` takes; a live source ends with Ctrl-C. poses: a file (see `PlaceFinder`).
-    selection: chooses among the pictures, in their order; None takes all. strict: a picture that cannot be read is an
-    error, not a skipped one. create: make the map where there is none. token_type, keep_tokens: how a new map stores
-    tokens (see `token_settings`); those of an existing one must be the same. progress: told pictures done and to do
-    (None: not known). witness: sees each picture at once, not when a batch is full. Raises MapError or SourceError, and
-    what the witness raises; what was committed before stays.
+    images: the source, see `open_source`. Ctrl-C ends a live source without an error.
+    db: the map's folder.
+    model: the map's model, or the model of a new map.
+    options: the choice of pictures, their poses and the storage of their tokens.
+    create: create the map if there is none.
+    progress: called after every batch.
+    loop_closer: searches the map for each picture just before the picture is added. Pictures are then encoded one by
+    one.
+
+    Raises MapError, SourceError and the errors of the loop closer. Pictures committed before an error stay in the map.
     """
-    selection = selection or Selection()
+    db = Path(db)
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(str(images), options))
-        present = _present(Path(db), model.bundle.identity, create, token_type, keep_tokens)
-        finder = PlaceFinder(poses)
-        held = _Held(db, source.origin, present, finder)
+        source = stack.enter_context(open_source(str(images), options.source))
+        finder = PlaceFinder(options.poses)
+        known = _KnownPictures(db, source.origin, finder, _read_map(db, model.bundle.identity, create, options))
+        total = source.length
         if source.names is not None:
-            held.check_all(source.names, poses)
-        total = source.length if source.names is None else sum(name not in present for name in source.names)
+            known.check_all(source.names, options.poses)
+            total = sum(name not in known for name in source.names)
 
         def open_map() -> MapWriter:
-            return stack.enter_context(open_writer(db, model, create, token_type, keep_tokens))
+            return stack.enter_context(open_writer(db, model, create, options.token_type, options.keep_tokens))
 
-        adder, done = _Adder(source.origin, model, selection, witness, open_map), 0
-        skipped: list[str] = []
+        adder, done = _Adder(source, model, options, finder, loop_closer, open_map), 0
         try:
-            for batch in _batches(source.frames(held.lacks), ENCODE_BATCH if witness is None else 1):
-                adder.add(list(_read(batch, source, held, model, finder, strict, skipped)))
+            for batch in _batches(known.missing_frames(source), ENCODE_BATCH if loop_closer is None else 1):
+                adder.add(batch)
                 done += len(batch)
                 if progress is not None:
                     progress(done, total if total is None or done <= total else None)
@@ -150,169 +168,27 @@ def add_pictures(
             if not source.live:
                 raise
         if progress is not None and done != total:
-            progress(done, done)  # the source could not know
-    if adder.added == 0 and not present and selection.left_out:
+            progress(done, done)  # the source did not know its length
+    left_out = adder.selector.left_out
+    if adder.added == 0 and not len(known):
+        _raise_empty(images, done, left_out, adder.skipped)
+    if options.poses is not None and adder.added and not finder.matched and source.names is None:
         raise SourceError(
-            f"{images}: none of its {selection.left_out} pictures has a place, which --min-distance goes by; give "
-            "--poses, or choose with --min-change"
+            f"{options.poses}: none of its entries belongs to one of the {adder.added} pictures that {db} now holds "
+            "without a pose; check names or time stamps and build a new map"
         )
-    if adder.added == 0 and not present:
-        first = skipped[0] if skipped else "there was none"
-        raise SourceError(f"{images}: none of its {done} pictures could be read; first: {first}")
-    if poses is not None and adder.added and not finder.matched and source.names is None:
-        raise SourceError(
-            f"{poses}: none of its entries belongs to one of the {adder.added} pictures that {db} now holds without a "
-            "pose; check names or time stamps and build a new map"
-        )
-    return BuildReport(adder.added, held.already, adder.with_place, tuple(skipped), selection.left_out)
-
-
-class _Adder:
-    """Encodes pictures and writes those that the selection takes; the map is opened for the first of them.
-
-    added: how many were written; with_place: how many of these with a pose or a GPS position.
-    """
-
-    def __init__(
-        self,
-        origin: str,
-        model: Model,
-        selection: Selection,
-        witness: Witness | None,
-        open_map: Callable[[], MapWriter],
-    ) -> None:
-        self.added = self.with_place = 0
-        self._origin, self._model, self._selection, self._witness = origin, model, selection, witness
-        self._open_map = open_map
-        self._writer: MapWriter | None = None
-
-    def add(self, pictures: Sequence[_Candidate]) -> None:
-        """Add a batch, in its order."""
-        if self._witness is not None:
-            for each in pictures:
-                self._witness.check(each.name, each.place.timestamp)
-        by_change = self._selection.min_change is not None
-        if not by_change:  # what is not taken need not be encoded
-            pictures = [each for each in pictures if _takes(self._selection, each, None)]
-        if not pictures:
-            return
-        features = self._model.encode_prepared(np.stack([each.image for each in pictures]))
-        for i, each in enumerate(pictures):
-            if not by_change or _takes(self._selection, each, features.descriptors[i]):
-                self._write(each, features[i])
-
-    def _write(self, picture: _Candidate, features: Features) -> None:
-        if self._writer is None:
-            self._writer = self._open_map()
-        place = picture.place
-        if self._witness is not None:
-            self._witness(self._writer, picture.name, self._origin, place.timestamp, features)
-        self._writer.add(
-            name=picture.name,
-            source=self._origin,
-            features=features,
-            timestamp=place.timestamp,
-            pose=place.pose,
-            gps=place.gps,
-        )
-        self.added += 1
-        self.with_place += place.pose is not None or place.gps is not None
-
-
-def _present(
-    db: Path, identity: str, create: bool, token_type: str | None, keep_tokens: float | None
-) -> dict[str, tuple[Record, Kept]]:
-    """The pictures the map holds, by name; none where there is no map yet and one may be made.
-
-    Raises MapError where the map is of another model, or stores tokens otherwise than asked for.
-    """
-    if create and not (db / "map.sqlite").exists():
-        return {}
-    with Map.open(db) as places:
-        if places.identity != identity:
-            raise MapError(
-                f"{db}: made with model {places.identity[:12]}, not with {identity[:12]}; "
-                "give --model that one, or choose another --db"
-            )
-        held = places.token_format
-        if token_type not in (None, held.type) or keep_tokens not in (None, held.keep):
-            raise MapError(f"{db}: stores {held}; leave --tokens and --keep-tokens out, or build another map")
-        return {
-            record.name: (record, Kept(record.pose or record.gps, descriptor))
-            for record, descriptor in zip(places.records, places.descriptors, strict=True)
-        }
-
-
-class _Held:
-    """What the map holds already, against which every name that comes is checked.
-
-    already: how many pictures came that it holds. order: what came: for each picture that it holds that one, None for
-    each that it lacks; before: see `advance`.
-    """
-
-    def __init__(
-        self, db: str | Path, origin: str, present: Mapping[str, tuple[Record, Kept]], finder: PlaceFinder
-    ) -> None:
-        self.already = 0
-        self.order: deque[Kept | None] = deque()
-        self.before: Kept | None = None
-        self._db = db
-        self._origin = origin
-        self._present = present
-        self._finder = finder
-
-    def check_all(self, names: Iterable[str], poses: str | Path | None) -> None:
-        """Raise SourceError for a pose file of other pictures, MapError as `lacks`; before anything is read."""
-        if poses is not None and not any(self._finder.in_file(name) for name in names):
-            raise SourceError(
-                f"{poses}: none of its entries belongs to one of the pictures; check names or time stamps"
-            )
-        for name in names:
-            self._check(name, None)
-
-    def lacks(self, number: int, name: str, timestamp: float | None) -> bool:
-        """Whether the map lacks this picture.
-
-        Raises MapError if it holds one of the same name from elsewhere, or this one without the pose it has now.
-        """
-        self._check(name, timestamp)
-        self.already += name in self._present
-        self.order.append(self._present[name][1] if name in self._present else None)
-        return name not in self._present
-
-    def advance(self) -> None:
-        """Goes on to the next picture that the map lacks; `before` is the last before it that the map holds."""
-        while (entry := self.order.popleft()) is not None:
-            self.before = entry
-
-    def _check(self, name: str, timestamp: float | None) -> None:
-        if name not in self._present:
-            return
-        record, _ = self._present[name]
-        if record.source != self._origin:
-            raise MapError(
-                f"{self._db}: already holds a picture {name!r}, from {record.source}; {_new_names(self._origin, name)}"
-            )
-        if record.pose is None and record.gps is None and self._finder.in_file(name, timestamp):
-            raise MapError(
-                f"{self._db}: already holds {name!r} without its pose; build a new map with --poses from the start"
-            )
-
-
-def _new_names(origin: str, name: str) -> str:
-    """How the pictures of a folder or file get names that a map does not hold yet."""
-    own = Path(origin).name
-    if name.startswith(own) and re.search(r"#\d{6,}$", name):
-        return f"rename {origin}, which frames are named after"
-    return f"move {origin} into a new folder and give that one, so that names begin with '{own}/'"
+    return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
 
 
 def open_writer(
     db: str | Path, model: Model, create: bool, token_type: str | None = None, keep_tokens: float | None = None
 ) -> MapWriter:
-    """The map `db` opened for adding the model's features; made where there is none and `create` says so.
+    """Open the map `db` for adding features of the model.
 
-    token_type, keep_tokens: how a new map stores tokens, see `token_settings`.
+    create: create the map if there is none.
+    token_type, keep_tokens: the storage of tokens in a new map, see `token_settings`.
+
+    Raises MapError.
     """
     dims, db = model.bundle.info.dims, Path(db)
     new = create and not (db / "map.sqlite").exists()
@@ -326,49 +202,216 @@ def open_writer(
     )
 
 
-def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
-    while batch := list(islice(frames, size)):
-        yield batch
+def _raise_empty(images: str | Path, read: int, left_out: int, skipped: Sequence[str]) -> None:
+    """Raise SourceError for a new map that no picture was added to."""
+    if left_out:
+        raise SourceError(
+            f"{images}: none of its {left_out} pictures has a place, which --min-distance needs; give --poses, or "
+            "choose with --min-change"
+        )
+    first = skipped[0] if skipped else "there was none"
+    raise SourceError(f"{images}: none of its {read} pictures could be read; first: {first}")
+
+
+def _read_map(db: Path, identity: str, create: bool, options: BuildOptions) -> dict[str, tuple[Record, Keyframe]]:
+    """Return the pictures of the map by name, or an empty dictionary for a map that is to be created.
+
+    Raises MapError if the map belongs to another model or stores tokens in another way than the options ask for.
+    """
+    if create and not (db / "map.sqlite").exists():
+        return {}
+    with Map.open(db) as map_:
+        if map_.identity != identity:
+            raise MapError(
+                f"{db}: made with model {map_.identity[:12]}, not with {identity[:12]}; "
+                "give --model that one, or choose another --db"
+            )
+        stored = map_.token_format
+        if options.token_type not in (None, stored.type) or options.keep_tokens not in (None, stored.keep):
+            raise MapError(f"{db}: stores {stored}; leave --tokens and --keep-tokens out, or build another map")
+        return {
+            record.name: (record, Keyframe(record.pose or record.gps, descriptor))
+            for record, descriptor in zip(map_.records, map_.descriptors, strict=True)
+        }
+
+
+class _KnownPictures:
+    """Compare the frames of a source with the pictures that the map holds.
+
+    already: frames so far that the map holds.
+    """
+
+    def __init__(
+        self, db: Path, origin: str, finder: PlaceFinder, pictures: Mapping[str, tuple[Record, Keyframe]]
+    ) -> None:
+        self.already = 0
+        self._db = db
+        self._origin = origin
+        self._finder = finder
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._pictures
+
+    def check_all(self, names: Sequence[str], poses: str | Path | None) -> None:
+        """Check the names of a source before any picture is read.
+
+        Raises SourceError if no entry of the pose file belongs to a name, and MapError as `_check`.
+        """
+        if poses is not None and not any(self._finder.in_file(name) for name in names):
+            raise SourceError(
+                f"{poses}: none of its entries belongs to one of the pictures; check names or time stamps"
+            )
+        for name in names:
+            self._check(name, None)
+
+    def missing_frames(self, source: Source) -> Iterator[tuple[Frame, Keyframe | None]]:
+        """Yield each frame that the map lacks, and the last map picture between the previous such frame and it.
+
+        The map picture is None if the frame directly follows the previous one.
+
+        Raises MapError as `_check`, and the errors of the source.
+        """
+        last: Keyframe | None = None
+
+        def lacks(number: int, name: str, timestamp: float | None) -> bool:
+            nonlocal last
+            self._check(name, timestamp)
+            if name not in self._pictures:
+                return True
+            self.already += 1
+            last = self._pictures[name][1]
+            return False
+
+        for frame in source.frames(lacks):
+            before, last = last, None
+            yield frame, before
+
+    def _check(self, name: str, timestamp: float | None) -> None:
+        """Raise MapError if the map holds this name from another source, or holds it without its present pose."""
+        if name not in self._pictures:
+            return
+        record, _ = self._pictures[name]
+        if record.source != self._origin:
+            raise MapError(
+                f"{self._db}: already holds a picture {name!r}, from {record.source}; "
+                f"{_rename_advice(self._origin, name)}"
+            )
+        if record.pose is None and record.gps is None and self._finder.in_file(name, timestamp):
+            raise MapError(
+                f"{self._db}: already holds {name!r} without its pose; build a new map with --poses from the start"
+            )
+
+
+def _rename_advice(origin: str, name: str) -> str:
+    """Return the advice that gives the pictures of a folder or file names that the map does not hold yet."""
+    own = Path(origin).name
+    if name.startswith(own) and re.search(r"#\d{6,}$", name):
+        return f"rename {origin}, which frames are named after"
+    return f"move {origin} into a new folder and give that one, so that names begin with '{own}/'"
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A picture that can be read: as the encoder takes it, and what the map holds that came just before it."""
+    """A readable picture in the encoder's size, and the last map picture since the previous candidate."""
 
     name: str
-    image: np.ndarray
+    image: npt.NDArray[np.uint8]
     place: Place
-    before: Kept | None
+    before: Keyframe | None
 
 
-def _read(
-    batch: list[Frame],
-    source: Source,
-    held: _Held,
-    model: Model,
-    finder: PlaceFinder,
-    strict: bool,
-    skipped: list[str],
-) -> Iterator[_Candidate]:
-    """The pictures that can be read; the others go to `skipped`."""
-    for frame in batch:
-        held.advance()
-        try:
-            if frame.picture is None:
-                raise SourceError(str(frame.error))
-            place = finder(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
-        except SourceError as error:
-            if strict:
-                raise
-            skipped.append(str(error))
-        else:
-            # A camera counts from 0 each time it is opened.
-            name = f"{frame.name}@{frame.timestamp:.3f}" if source.live else frame.name
-            before, held.before = held.before, None
-            yield _Candidate(name, resize(frame.picture, model.picture_size), place, before)
+class _Adder:
+    """Read, select, encode and write frames. The first selected picture opens the map.
+
+    added: pictures written so far.
+    with_place: written pictures with a pose or a GPS position.
+    skipped: an error line for each picture that could not be read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        model: Model,
+        options: BuildOptions,
+        finder: PlaceFinder,
+        loop_closer: LoopCloser | None,
+        open_map: Callable[[], MapWriter],
+    ) -> None:
+        self.added = self.with_place = 0
+        self.skipped: list[str] = []
+        self.selector = KeyframeSelector(options.min_distance, options.min_change)
+        self._source, self._model, self._options = source, model, options
+        self._finder, self._loop_closer = finder, loop_closer
+        self._open_map = open_map
+        self._writer: MapWriter | None = None
+        self._before: Keyframe | None = None
+
+    def add(self, batch: Sequence[tuple[Frame, Keyframe | None]]) -> None:
+        """Add the selected pictures of a batch, in order."""
+        candidates = list(self._read(batch))
+        if self._loop_closer is not None:
+            for candidate in candidates:
+                self._loop_closer.require_timestamp(candidate.name, candidate.place.timestamp)
+        by_change = self.selector.min_change is not None
+        if not by_change:  # a rejected picture need not be encoded
+            candidates = [each for each in candidates if self._select(each, None)]
+        if not candidates:
+            return
+        features = self._model.encode_prepared(np.stack([each.image for each in candidates]))
+        for i, candidate in enumerate(candidates):
+            if not by_change or self._select(candidate, features.descriptors[i]):
+                self._write(candidate, features[i])
+
+    def _read(self, batch: Sequence[tuple[Frame, Keyframe | None]]) -> Iterator[_Candidate]:
+        """Yield the readable pictures of a batch. Record the errors of the others, or raise them with `strict`."""
+        for frame, before in batch:
+            if before is not None:
+                self._before = before
+            try:
+                if frame.picture is None:
+                    raise SourceError(str(frame.error))
+                place = self._finder.find_place(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
+            except SourceError as error:
+                if self._options.strict:
+                    raise
+                self.skipped.append(str(error))
+            else:
+                # A camera counts from 0 each time it is opened.
+                name = f"{frame.name}@{frame.timestamp:.3f}" if self._source.live else frame.name
+                yield _Candidate(name, resize(frame.picture, self._model.picture_size), place, self._before)
+                self._before = None
+
+    def _select(self, candidate: _Candidate, descriptor: npt.NDArray[np.float32] | None) -> bool:
+        if candidate.before is not None:  # an interrupted run continues from its last keyframe
+            self.selector.last = candidate.before
+        return self.selector.select(candidate.place, descriptor)
+
+    def _write(self, picture: _Candidate, features: Features) -> None:
+        if self._writer is None:
+            self._writer = self._open_map()
+        place, origin = picture.place, self._source.origin
+        if self._loop_closer is not None:
+            self._loop_closer.find_loop(self._writer, picture.name, origin, place.timestamp, features)
+        self._writer.add(
+            name=picture.name,
+            source=origin,
+            features=features,
+            timestamp=place.timestamp,
+            pose=place.pose,
+            gps=place.gps,
+        )
+        self.added += 1
+        self.with_place += place.pose is not None or place.gps is not None
 
 
-def _takes(selection: Selection, candidate: _Candidate, descriptor: np.ndarray | None) -> bool:
-    if candidate.before is not None:  # where a run that was interrupted had come to
-        selection.last = candidate.before
-    return selection.takes(candidate.place, descriptor)
+Missing = tuple[Frame, "Keyframe | None"]
+
+
+def _batches(frames: Iterator[Missing], size: int) -> Iterator[list[Missing]]:
+    """Yield lists of `size` frames, the last possibly shorter."""
+    while batch := list(islice(frames, size)):
+        yield batch

@@ -1,4 +1,4 @@
-"""Which pictures of a drive a map needs: not ten thousand of one traffic light."""
+"""Select the keyframes of a drive, so that a stop at a traffic light adds one picture and not ten thousand."""
 
 from __future__ import annotations
 
@@ -7,51 +7,53 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.runtime.geometry.geodesy import metres
+from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Place, Pose
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A picture that the map holds: where it was taken, and its descriptor (G,), as far as the selection needs them."""
+class Keyframe:
+    """Hold the position and the descriptor (G,) of a picture that the map holds, as far as they are known."""
 
-    where: Pose | Gps | None
+    position: Pose | Gps | None
     descriptor: npt.NDArray[np.float32] | None
 
 
-class Selection:
-    """Keeps a picture if it is far enough from the last one that was kept, and looks different enough.
+class KeyframeSelector:
+    """Select a picture that is far enough from the last keyframe and looks different enough.
 
-    min_distance: metres; a picture without a place is then left out. min_change: 1 less the cosine similarity of
-    the descriptors, 0 to 2. None: not asked for. last: the last picture kept. left_out: how many were not.
+    min_distance: metres to the last keyframe. A picture without a position is then rejected. None turns the rule off.
+    min_change: 1 - cosine similarity to the last keyframe's descriptor, 0 to 2. None turns the rule off.
+    last: the last keyframe.
+    left_out: number of rejected pictures.
     """
 
     def __init__(self, min_distance: float | None = None, min_change: float | None = None) -> None:
         self.min_distance = min_distance
         self.min_change = min_change
-        self.last: Kept | None = None
+        self.last: Keyframe | None = None
         self.left_out = 0
 
-    def takes(self, place: Place, descriptor: npt.NDArray[np.float32] | None) -> bool:
-        """Whether the next picture is to be kept; its descriptor (G,) may be None without `min_change`."""
-        candidate = Kept(place.pose or place.gps, descriptor)
-        taken = self._far(candidate) and self._changed(candidate)
-        if taken:
+    def select(self, place: Place, descriptor: npt.NDArray[np.float32] | None) -> bool:
+        """Return whether the next picture becomes a keyframe. Its descriptor (G,) is needed with `min_change` only."""
+        candidate = Keyframe(place.pose or place.gps, descriptor)
+        selected = self._is_far(candidate) and self._is_changed(candidate)
+        if selected:
             self.last = candidate
         else:
             self.left_out += 1
-        return taken
+        return selected
 
-    def _far(self, candidate: Kept) -> bool:
+    def _is_far(self, candidate: Keyframe) -> bool:
         if self.min_distance is None:
             return True
-        if candidate.where is None:
+        if candidate.position is None:
             return False
-        if self.last is None or self.last.where is None:
+        if self.last is None or self.last.position is None:
             return True
-        return metres(candidate.where, self.last.where) >= self.min_distance
+        return distance_between(candidate.position, self.last.position) >= self.min_distance
 
-    def _changed(self, candidate: Kept) -> bool:
+    def _is_changed(self, candidate: Keyframe) -> bool:
         if self.min_change is None or self.last is None or self.last.descriptor is None:
             return True
         assert candidate.descriptor is not None, "min_change needs descriptors"

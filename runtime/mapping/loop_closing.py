@@ -1,10 +1,10 @@
-"""Closing loops: what is added to a map is first looked for in it, among what was added long enough before.
+"""Close loops: search a growing map for each picture just before the picture is added.
 
     model = load_model()
     with LoopCloser(model, Threshold(4.0), report=print) as closer:
-        add_pictures("drive.bag", "map/", model, create=True, witness=closer)
+        add_pictures("drive.bag", "map/", model, create=True, loop_closer=closer)
 
-or, with pictures of one's own, `closer(writer, name, source, timestamp, features)` before each `writer.add`.
+To add pictures yourself, call `closer.find_loop(writer, name, source, timestamp, features)` before each `writer.add`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from pairvpr.runtime.stopwatch import Stopwatch
 
 FORMAT = 1
 EXCLUDE = 30.0
-"""Seconds: what was seen just before is no loop."""
+"""Seconds for which a picture closes no loop with the pictures added before it."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The pair score from which a loop is closed.
+    """Hold the pair score from which a loop is closed.
 
-    acceptance: what it comes from, calibrated for the map `origin`; None for a number that somebody chose. A map that
-    grows has no threshold of its own: one is calibrated for a map as it is, and the more pictures, the more look alike.
+    score: the lowest pair score of a loop.
+    acceptance: the calibration that the score comes from, None for a score that the user chose.
+    origin: the map that was calibrated. A growing map has no threshold of its own, because a calibration holds for a
+    finished map, and more pictures look alike in a larger map.
     """
 
     score: float
@@ -51,8 +53,11 @@ class Threshold:
     origin: str | None = None
 
     @staticmethod
-    def of(text: str, identity: str) -> Threshold:
-        """That of a number, or of the folder of a map of the model `identity` with a threshold (`calibrate --accept`).
+    def from_text(text: str, identity: str) -> Threshold:
+        """Read a threshold from a number, or from a calibrated map.
+
+        text: a finite pair score, or the folder of a map that `pairvpr calibrate --accept` gave a threshold.
+        identity: the model that the map must belong to.
 
         Raises MapError or BundleError.
         """
@@ -62,35 +67,34 @@ class Threshold:
             pass
         else:
             if not math.isfinite(score):
-                raise MapError(f"threshold {text}: give a finite pair score")
+                raise MapError(f"--threshold {text}: give a finite pair score")
             return Threshold(score)
-        with Map.open(text) as places:
-            acceptance = Acceptance.find_in(Bundle.open(places.model_path))
-            if places.identity != identity:
+        with Map.open(text) as map_:
+            acceptance = Acceptance.find_in(Bundle.open(map_.model_path))
+            if map_.identity != identity:
                 raise MapError(
-                    f"{text}: made with model {places.identity[:12]}, whose scores say nothing of {identity[:12]}'s; "
-                    "name a map of the same model, or give a score"
+                    f"--threshold {text}: made with model {map_.identity[:12]}, whose scores do not compare with "
+                    f"the scores of {identity[:12]}; name a map of the same model, or give a score"
                 )
         if acceptance is None:
-            raise MapError(f"{text}: has no threshold; calibrate one (`pairvpr calibrate --accept`), or give a score")
+            raise MapError(
+                f"--threshold {text}: this map has no threshold; calibrate one (`pairvpr calibrate --accept`), or "
+                "give a score"
+            )
         return Threshold(acceptance.threshold, acceptance, text)
-
-    def __str__(self) -> str:
-        if self.acceptance is None:
-            return f"loops are closed from a pair score of {self.score:g} on, which was given: nothing is promised"
-        return f"loops are closed from a pair score of {self.score:.3f} on, calibrated for {self.origin}: {PROMISE}"
-
-
-PROMISE = "for this map, which grows, that is a hint and no promise"
 
 
 @dataclass(frozen=True)
 class Closure:
-    """The picture `name` shows the place of the earlier picture `earlier`.
+    """Report that the picture `name` shows the same place as the earlier picture `earlier`.
 
-    timestamp, earlier_timestamp: seconds; the latter is None where a map that was there before has none.
-    score: of the pair; similarity: of the descriptors. confidence: what the threshold's calibration makes of the score,
-    None without one. How the two pictures lie to each other is not known: that is for whoever has geometry.
+    timestamp: seconds.
+    earlier_timestamp: seconds, None if the map stores no time for the earlier picture.
+    score: the pair score.
+    similarity: the cosine similarity of the descriptors.
+    threshold: the threshold that the score reached.
+
+    The relative pose of the two pictures is not snapshot. It needs a geometric method.
     """
 
     name: str
@@ -103,12 +107,12 @@ class Closure:
 
     @property
     def confidence(self) -> float | None:
-        """See above."""
+        """Return the calibrated probability that the loop is right, None without a calibration."""
         acceptance = self.threshold.acceptance
         return None if acceptance is None else acceptance.confidence(self.score)
 
     def to_json(self) -> str:
-        """One line of JSON, format 1."""
+        """Return one line of JSON, format 1."""
         confidence = self.confidence
         return json.dumps(
             {
@@ -129,11 +133,11 @@ class Closure:
 
 
 class LoopCloser:
-    """Looks for each picture in the map that it is about to be added to; a context manager, for one thread.
+    """Search a map for each picture that is about to be added to it. Use as a context manager, in one thread.
 
-    What was added in the last `exclude` seconds is left out. The rest has to be in the map for good before it can be
-    found, so the writer commits when its oldest picture becomes of interest: at most every `exclude` seconds. Memory:
-    that of the map's descriptors and records, and of the names of the last `exclude` seconds.
+    Pictures of the last `exclude` seconds are ignored. An older picture can be found only after a commit, so the writer
+    commits when its oldest uncommitted picture leaves the last `exclude` seconds: at most every `exclude` seconds. The
+    memory holds the map's descriptors and records, and the names of the last `exclude` seconds.
     """
 
     def __init__(
@@ -144,9 +148,15 @@ class LoopCloser:
         top_k: int | None = None,
         report: Callable[[Closure], None] | None = None,
     ) -> None:
-        """model: the map's. top_k: candidates to compare, as far as the map has them; None takes the model's default.
+        """Prepare the search.
 
-        report: told of every loop. A cascade that was calibrated drops candidates here too.
+        model: the map's model. Its calibrated cascade, if it has one, drops candidates here too.
+        threshold: the pair score from which a loop is closed.
+        exclude: seconds for which added pictures are ignored.
+        top_k: candidates to compare, None for the model's default.
+        report: called with every loop.
+
+        Raises ValueError if `exclude` is not positive and finite.
         """
         if not 0 < exclude < math.inf:
             raise ValueError(f"exclude {exclude}: give more than 0 seconds")
@@ -157,35 +167,40 @@ class LoopCloser:
         self._top_k = model.bundle.info.top_k if top_k is None else top_k
         self._cascade = Cascade.find_in(model.bundle)
         self._recent: deque[tuple[float, str]] = deque()
-        self._waiting: float | None = None  # since when there is a picture that the map as it is known here lacks
-        self._known: _Known | None = None
+        self._waiting: float | None = None  # time of the oldest picture that `_snapshot` lacks
+        self._snapshot: _Snapshot | None = None
 
-    def check(self, name: str, timestamp: float | None) -> float:
-        """The time stamp; raises SourceError where there is none."""
+    @staticmethod
+    def require_timestamp(name: str, timestamp: float | None) -> float:
+        """Return the time stamp. Raise SourceError if there is none."""
         if timestamp is None:
             raise SourceError(
-                f"{name}: has no time stamp, and what is too recent for a loop goes by time; give a video, bag, EuRoC "
-                "folder or camera, or --poses by time for pictures that are named by it"
+                f"{name}: has no time stamp, which --exclude needs; give a video, bag, EuRoC folder or camera, or "
+                "--poses by time for pictures that are named by it"
             )
         return timestamp
 
-    def __call__(
+    def find_loop(
         self, writer: MapWriter, name: str, source: str, timestamp: float | None, features: Features
     ) -> Closure | None:
-        """The loop that a picture closes, None for none; before the picture is added, and whether or not it will be.
+        """Return the loop that a picture closes, None if there is none. Call this before the picture is added.
 
-        timestamp: seconds, on one clock for all pictures of the source; what an earlier run added of it may be recent
-        too. features: of this one picture. Raises SourceError without a time stamp, MapError where the map cannot be
-        written or read.
+        writer: the map's open writer.
+        name: the picture's name in the map.
+        source: the picture's source. Pictures that an earlier run added from the same source may be recent too.
+        timestamp: seconds, on one clock for all pictures of the source.
+        features: the features of this one picture.
+
+        Raises SourceError without a time stamp, and MapError if the map cannot be written or read.
         """
-        timestamp = self.check(name, timestamp)
+        timestamp = self.require_timestamp(name, timestamp)
         while self._recent and abs(timestamp - self._recent[0][0]) > self.exclude:
             self._recent.popleft()
         if self._waiting is not None and abs(timestamp - self._waiting) > self.exclude:
             writer.commit()
             self._waiting = None
-        known = self._look(writer.path, source, timestamp)
-        closure = self._closure(known, name, timestamp, features)
+        snapshot = self._look(writer.path, source, timestamp)
+        closure = self._closure(snapshot, name, timestamp, features)
         self._recent.append((timestamp, name))
         if self._waiting is None:
             self._waiting = timestamp
@@ -195,8 +210,8 @@ class LoopCloser:
 
     def close(self) -> None:
         """Close the map's files."""
-        if self._known is not None:
-            self._known.places.close()
+        if self._snapshot is not None:
+            self._snapshot.map_.close()
 
     def __enter__(self) -> LoopCloser:
         return self
@@ -206,45 +221,45 @@ class LoopCloser:
     ) -> None:
         self.close()
 
-    def _look(self, path: Path, source: str, timestamp: float) -> _Known:
-        """The map as of its last commit."""
-        if self._known is None:
-            places = Map.open(path)
-            before = [(record.timestamp, record.name) for record in places.records if record.source == source]
+    def _look(self, path: Path, source: str, timestamp: float) -> _Snapshot:
+        """Return the state of the map at its last commit."""
+        if self._snapshot is None:
+            map_ = Map.open(path)
+            before = [(record.timestamp, record.name) for record in map_.records if record.source == source]
             stamped = [(stamp, name) for stamp, name in before if stamp is not None]
             self._recent.extend(sorted(each for each in stamped if abs(timestamp - each[0]) <= self.exclude))
-            self._known = self._knowing(places)
-        elif self._waiting is None and (newer := self._known.places.newer()) is not None:
-            self._known.places.close()
-            self._known = self._knowing(newer)
-        return self._known  # while something waits, all that was committed is too recent
+            self._snapshot = self._take(map_)
+        elif self._waiting is None and (newer := self._snapshot.map_.newer()) is not None:
+            self._snapshot.map_.close()
+            self._snapshot = self._take(newer)
+        return self._snapshot  # while a picture waits, all newly committed ones are too recent
 
-    def _knowing(self, places: Map) -> _Known:
-        return _Known(places, FaissIndex(places.descriptors), Reranker(places, self._model, self._cascade))
+    def _take(self, map_: Map) -> _Snapshot:
+        return _Snapshot(map_, FaissIndex(map_.descriptors), Reranker(map_, self._model, self._cascade))
 
-    def _closure(self, known: _Known, name: str, timestamp: float, features: Features) -> Closure | None:
+    def _closure(self, snapshot: _Snapshot, name: str, timestamp: float, features: Features) -> Closure | None:
         recent = {each for _, each in self._recent}
-        depth = min(self._top_k + len(recent), len(known.places))
+        depth = min(self._top_k + len(recent), len(snapshot.map_))
         if depth == 0:
             return None
-        similarities, rows = known.index.search(features.descriptors, depth)
-        old = np.array([known.places.records[row].name not in recent for row in rows])
+        similarities, rows = snapshot.index.search(features.descriptors, depth)
+        old = np.array([snapshot.map_.records[row].name not in recent for row in rows])
         rows, similarities = rows[old][: self._top_k], similarities[old][: self._top_k]
         if not len(rows):
             return None
-        ranking = known.reranker.rank(features, rows, Stopwatch())
+        ranking = snapshot.reranker.rank(features, rows, Stopwatch())
         best = ranking.order()[0]
         score = float(ranking.scores[best])
         if ranking.stages[best] != STAGES.index("full") or score < self.threshold.score:
             return None
-        found = known.places.records[rows[best]]
+        found = snapshot.map_.records[rows[best]]
         return Closure(name, timestamp, found.name, found.timestamp, score, float(similarities[best]), self.threshold)
 
 
 @dataclass(frozen=True)
-class _Known:
-    """One state of the map, and what finds pictures in it."""
+class _Snapshot:
+    """Hold one state of the map, with the index and the reranker that search it."""
 
-    places: Map
+    map_: Map
     index: FaissIndex
     reranker: Reranker

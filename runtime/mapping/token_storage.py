@@ -1,4 +1,4 @@
-"""How a new map stores tokens: the smallest way that leaves scores as they are, measured with the bundle at hand."""
+"""Choose the storage of tokens in a new map: the smallest one that keeps the scores, measured with the bundle."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from pairvpr.runtime.model import Model
 from pairvpr.runtime.reference import TOLERANCES, Reference
 
 TOLERANCE = TOLERANCES["fp16"]
-"""Scores may change by storing tokens as much as by computing in float16."""
+"""Score change that storing tokens may cause: the same as for computing in float16."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """How pair scores change where database tokens are stored: in `pairs` pairs of the bundle's reference pictures.
+    """Hold the measured change of pair scores when database tokens are stored.
 
-    largest, mean: of the changes. spread: of the scores themselves, largest less smallest. tolerable: whether every
-    change is within TOLERANCE. engine: what it was measured on.
+    pairs: number of pairs of the bundle's reference pictures.
+    largest: the largest absolute change.
+    mean: the mean absolute change.
+    spread: the largest score minus the smallest, for comparison.
+    tolerable: True if every change is within TOLERANCE.
+    engine: the engine that measured it.
     """
 
     pairs: int
@@ -36,10 +40,10 @@ class Effect:
     engine: str
 
 
-def measure(model: Model, how: TokenFormat) -> Effect:
-    """The effect of storing tokens so, against float32 ones; raises BundleError or EngineError."""
+def measure_effect(model: Model, token_format: TokenFormat) -> Effect:
+    """Compare pair scores of stored tokens with those of float32 tokens. Raise BundleError or EngineError."""
     exact = Reference.load(model.bundle.reference()).features
-    stored = Features(exact.descriptors, np.stack([how.store(tokens).load() for tokens in exact.tokens]))
+    stored = Features(exact.descriptors, np.stack([token_format.store(tokens).load() for tokens in exact.tokens]))
     scores, changed = (
         np.concatenate([model.score(exact[i], database[i:]) for i in range(len(exact))]) for database in (exact, stored)
     )
@@ -55,27 +59,30 @@ def measure(model: Model, how: TokenFormat) -> Effect:
 
 
 def token_settings(model: Model, token_type: str | None = None, keep: float | None = None) -> dict[str, Any]:
-    """The settings of a new map, with the measured effect.
+    """Return the settings of a new map, with the measured effect on scores.
 
-    token_type: "float16" or "int8"; None takes int8 where its effect is tolerable, else float16. keep: the share of
-    tokens to store, None all. Raises BundleError or EngineError.
+    model: the map's model.
+    token_type: "float16" or "int8". None chooses int8 if its effect is tolerable, else float16.
+    keep: the share of tokens to store, None for all.
+
+    Raises BundleError or EngineError.
     """
     effect = None
     if token_type is None:
-        effect = measure(model, TokenFormat("int8"))
+        effect = measure_effect(model, TokenFormat("int8"))
         token_type = "int8" if effect.tolerable else "float16"
         if not effect.tolerable:
-            log.info("tokens are stored as float16: as int8, scores would change by up to %.3g", effect.largest)
-    how = TokenFormat(token_type, 1.0 if keep is None else keep)
-    if effect is None or how != TokenFormat("int8"):
-        effect = measure(model, how)
-    settings = {KEY: {**asdict(how), "effect": asdict(effect)}}
+            log.info("storing tokens as float16: int8 would change scores by up to %.3g", effect.largest)
+    token_format = TokenFormat(token_type, 1.0 if keep is None else keep)
+    if effect is None or token_format != TokenFormat("int8"):
+        effect = measure_effect(model, token_format)
+    settings = {KEY: {**asdict(token_format), "effect": asdict(effect)}}
     log.info("tokens: %s", describe(settings[KEY]))
     return settings
 
 
 def describe(tokens: Mapping[str, Any]) -> str:
-    """A map's settings of its tokens in words."""
+    """Describe a map's token settings in words."""
     share = "" if tokens["keep"] == 1 else f", merged to {tokens['keep']:.0%} of them"
     effect = tokens.get("effect")
     if effect is None:

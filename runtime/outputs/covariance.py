@@ -12,13 +12,14 @@ import numpy.typing as npt
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.geometry import rotations
+from pairvpr.runtime.geometry.geodesy import EARTH_RADIUS
 from pairvpr.runtime.geometry.poses import Gps, Pose
 
 Covariance = npt.NDArray[np.float64]
 
 UNKNOWN_ROTATION = math.pi**2 / 3
 """Variance of an angle that may be any: evenly spread from -pi to pi."""
-METRES_PER_DEGREE = 6_371_009 * math.pi / 180  # of latitude, on the mean sphere
+METRES_PER_DEGREE = EARTH_RADIUS * math.pi / 180  # of latitude
 
 
 @dataclass(frozen=True)

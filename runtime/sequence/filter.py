@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.runtime.answer import Filtered, Recognition
-from pairvpr.runtime.geometry.geodesy import metres
+from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.sequence.observation import Evidence
@@ -98,7 +98,7 @@ class SequenceFilter:
         """How far the robot went since the last answer: at least, at most, and by how much that blurs."""
         layout = self.layout
         if layout.metric and where is not None and self._where is not None:
-            distance = metres(where, self._where)
+            distance = distance_between(where, self._where)
             if np.isfinite(distance):
                 return distance, distance, layout.spacing + DRIFT * distance
         if layout.seconds is None or timestamp is None or self._timestamp is None:

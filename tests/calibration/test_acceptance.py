@@ -24,7 +24,7 @@ from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judg
 from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.outputs.writers import as_text
 from pairvpr.runtime.sources import Frame
@@ -237,7 +237,9 @@ def test_the_maps_own_traverse_is_optimistic(home: Path, tmp_path: Path, model: 
 
 def test_places_that_cannot_be_compared(home: Path, tmp_path: Path, model: Model, monkeypatch) -> None:
     answers(monkeypatch, {f"drive0/@{30 * n}@1@.png" for n in range(20)})
-    add_pictures(home / "queries" / "drive0", tmp_path / "gps", model, create=True, poses=_gps(tmp_path, home))
+    add_pictures(
+        home / "queries" / "drive0", tmp_path / "gps", model, BuildOptions(poses=_gps(tmp_path, home)), create=True
+    )
     with (
         Map.open(tmp_path / "gps") as map_,
         pytest.raises(MapError, match="none of its pictures has a place in 'utm'"),

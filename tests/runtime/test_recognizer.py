@@ -20,7 +20,7 @@ from pairvpr.runtime import Features, Model, PlaceRecognizer, Recognition, load_
 from pairvpr.runtime.bundle import FILE
 from pairvpr.runtime.engines.base import Arrays, Engine
 from pairvpr.runtime.map import Map, MapWriter, catalog
-from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import Frame
 
@@ -47,7 +47,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def db(pictures: Path, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("maps") / "map"
-    report = add_pictures(pictures, path, model, poses=pictures / "poses.csv", create=True)
+    report = add_pictures(pictures, path, model, BuildOptions(poses=pictures / "poses.csv"), create=True)
     assert (report.added, report.with_place) == (COUNT, COUNT - 1)
     return path
 

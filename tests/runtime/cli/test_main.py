@@ -25,7 +25,7 @@ from PIL import Image
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.cli.main import main
 from pairvpr.runtime.map import Map, MapWriter
-from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import Model, load_model
 
 COUNT, SIZE = 6, (96, 128)
@@ -56,7 +56,7 @@ def home(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     poses = home / "poses.csv"
     lines = [f"p{place}.png,{place},2,0,0,0,0,1" for place in range(COUNT)]
     poses.write_text("\n".join(["name,x,y,z,qx,qy,qz,qw", *lines]))
-    add_pictures(home / "db", home / "map", model, poses=poses, create=True)
+    add_pictures(home / "db", home / "map", model, BuildOptions(poses=poses), create=True)
     return home
 
 

@@ -202,20 +202,20 @@ def test_precedence_and_count(tmp_path):
     poses = write(tmp_path, f"name,latitude,longitude\n{name},1,2\n")
 
     finder = PlaceFinder(poses)
-    assert finder(name, path) == Place(gps=Gps(1.0, 2.0))
+    assert finder.find_place(name, path) == Place(gps=Gps(1.0, 2.0))
     assert finder.matched == 1
-    assert finder("plain.jpg", plain).gps.latitude == pytest.approx(47.51)
+    assert finder.find_place("plain.jpg", plain).gps.latitude == pytest.approx(47.51)
     assert finder.matched == 1
 
     without = PlaceFinder()
-    pose, gps, timestamp = without(name, path)
+    pose, gps, timestamp = without.find_place(name, path)
     assert (pose.frame, gps, timestamp) == ("utm17T", None, None)
-    assert without("plain.jpg", plain).gps is not None
-    assert without("clip.mp4#000001") == Place()
+    assert without.find_place("plain.jpg", plain).gps is not None
+    assert without.find_place("clip.mp4#000001") == Place()
     assert without.matched == 0
 
 
 def test_a_file_for_other_pictures_matches_none(tmp_path):
     finder = PlaceFinder(write(tmp_path, POSE + "other.jpg,1,2,3,0,0,0,1\n"))
-    assert finder("a.jpg", picture(tmp_path / "a.jpg")) == Place()
+    assert finder.find_place("a.jpg", picture(tmp_path / "a.jpg")) == Place()
     assert finder.matched == 0

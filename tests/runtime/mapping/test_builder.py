@@ -19,7 +19,7 @@ from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.map import Map, verify_map
 from pairvpr.runtime.map import writer as writer_module
 from pairvpr.runtime.mapping import builder as builder_module
-from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 
 SIZE = (96, 128)
 
@@ -76,7 +76,12 @@ def test_every_picture_is_stored_as_the_model_sees_it(tmp_path: Path, model: Mod
     draw(pictures / "deep" / "er", 2)
     steps: list[tuple[int, int]] = []
     report = add_pictures(
-        str(pictures), str(db), model, create=True, token_type="float16", progress=lambda *step: steps.append(step)
+        str(pictures),
+        str(db),
+        model,
+        BuildOptions(token_type="float16"),
+        create=True,
+        progress=lambda *step: steps.append(step),
     )
     assert (report.added, report.already, report.with_place, report.skipped) == (3, 0, 0, ())
     assert steps[-1] == (3, 3)
@@ -112,7 +117,7 @@ def test_modes_of_all_kinds_are_pictures(tmp_path: Path, model: Model) -> None:
         scene.convert(mode).save(pictures / f"{mode}.png")
     Image.fromarray(np.asarray(scene.convert("L"), np.uint16) * 257).save(pictures / "16.png")
     scene.convert("CMYK").save(pictures / "cmyk.jpg")
-    assert add_pictures(pictures, tmp_path / "map", model, create=True, strict=True).added == 8
+    assert add_pictures(pictures, tmp_path / "map", model, BuildOptions(strict=True), create=True).added == 8
 
 
 @pytest.mark.parametrize("name", sorted(bad_pictures()))
@@ -120,7 +125,7 @@ def test_strict_stops_at_a_bad_picture(tmp_path: Path, model: Model, name: str) 
     pictures, db = draw(tmp_path / "in", 0), tmp_path / "map"
     (pictures / name).write_bytes(bad_pictures()[name])
     with pytest.raises(SourceError, match=name) as error:
-        add_pictures(pictures, db, model, create=True, strict=True)
+        add_pictures(pictures, db, model, BuildOptions(strict=True), create=True)
     assert "\n" not in str(error.value)
 
 
@@ -130,7 +135,7 @@ def test_a_folder_without_a_picture_that_can_be_read_leaves_no_map(tmp_path: Pat
     for number in range(10):
         (pictures / f"{number}.jpg").write_bytes(b"nothing")
     with pytest.raises(SourceError, match=r"0\.jpg is not a picture" if strict else "none of its 10 pictures"):
-        add_pictures(pictures, db, model, create=True, strict=strict)
+        add_pictures(pictures, db, model, BuildOptions(strict=strict), create=True)
     assert not db.exists()
 
 
@@ -168,7 +173,7 @@ def test_a_name_from_another_folder_is_refused(tmp_path: Path, model: Model) -> 
 def test_poses_of_a_file_come_into_the_map(tmp_path: Path, model: Model) -> None:
     pictures, db, poses = draw(tmp_path / "in", 0, 1), tmp_path / "map", tmp_path / "poses.csv"
     poses.write_text("name,latitude,longitude,altitude\np1.png,47.5,8.25,400\nother.png,1,2,3\n")
-    assert add_pictures(pictures, db, model, poses=poses, create=True).with_place == 1
+    assert add_pictures(pictures, db, model, BuildOptions(poses=poses), create=True).with_place == 1
     with Map.open(db) as places:
         found = {record.name: record.gps for record in places.records}
     assert found["p0.png"] is None
@@ -183,7 +188,7 @@ def test_a_pose_file_of_no_use_is_refused_before_anything_is_written(
     if text is not None:
         poses.write_text(text)
     with pytest.raises(SourceError, match=r"poses\.csv"):
-        add_pictures(pictures, db, model, poses=poses, create=True)
+        add_pictures(pictures, db, model, BuildOptions(poses=poses), create=True)
     assert not db.exists()
 
 
@@ -226,13 +231,13 @@ def test_a_video_becomes_a_map_and_goes_on(tmp_path: Path, model: Model) -> None
 def test_poses_by_time_reach_the_frames_of_a_video(tmp_path: Path, model: Model) -> None:
     clip, db, poses = write_clip(tmp_path / "drive.mkv", 0, 1), tmp_path / "map", tmp_path / "poses.txt"
     poses.write_text("0.1 1 2 3 0 0 0 1\n0.3 4 5 6 0 0 0 1\n")
-    assert add_pictures(clip, db, model, poses=poses, create=True).with_place == 2
+    assert add_pictures(clip, db, model, BuildOptions(poses=poses), create=True).with_place == 2
     with Map.open(db) as places:
         assert [record.pose and record.pose.x for record in places.records] == [None, 1, None, 4]
         assert places.records[1].timestamp == pytest.approx(0.1)
     poses.write_text("1700000000.1 1 2 3 0 0 0 1\n")
     with pytest.raises(SourceError, match=r"poses\.txt: none of its .* 4 pictures that .* without a pose; check"):
-        add_pictures(clip, tmp_path / "other", model, poses=poses, create=True)
+        add_pictures(clip, tmp_path / "other", model, BuildOptions(poses=poses), create=True)
 
 
 def test_a_single_picture_is_the_one_of_its_folder(tmp_path: Path, model: Model) -> None:
@@ -325,7 +330,7 @@ def test_poses_that_come_too_late_are_refused(tmp_path: Path, model: Model) -> N
     poses = tmp_path / "poses.csv"
     poses.write_text("name,x,y,z,qx,qy,qz,qw\np1.png,1,2,3,0,0,0,1\n")
     with pytest.raises(MapError, match=r"already holds 'p1\.png' without its pose; build a new map"):
-        add_pictures(images, db, model, poses=poses)
+        add_pictures(images, db, model, BuildOptions(poses=poses))
     other = tmp_path / "other"
     for _ in range(2):  # going on with the same poses is no mistake
-        add_pictures(images, other, model, poses=poses, create=True)
+        add_pictures(images, other, model, BuildOptions(poses=poses), create=True)

@@ -14,12 +14,12 @@ from pairvpr.cli.main import main as pairvpr
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Model, load_model
-from pairvpr.runtime.geometry.geodesy import metres
+from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Place, Pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping import builder as builder_module
-from pairvpr.runtime.mapping.builder import add_pictures
-from pairvpr.runtime.mapping.keyframes import Selection
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
+from pairvpr.runtime.mapping.keyframes import KeyframeSelector
 
 SIZE = (96, 128)
 
@@ -34,33 +34,37 @@ def at(x: float) -> Place:
 
 
 def test_distances() -> None:
-    assert metres(Pose(0, 0, 0), Pose(1, 2, 2)) == 3
+    assert distance_between(Pose(0, 0, 0), Pose(1, 2, 2)) == 3
     # A degree of latitude, and one of longitude at 60 degrees north, on a sphere of 6371.0088 km.
-    assert metres(Gps(10, 5), Gps(11, 5)) == pytest.approx(111_195, abs=1)
-    assert metres(Gps(60, 179.5), Gps(60, -179.5)) == pytest.approx(55_597, abs=5)
-    assert metres(Gps(47.0, 8.0), Gps(47.00009, 8.0)) == pytest.approx(10.0, abs=0.01)
-    assert metres(Pose(0, 0, 0), Gps(0, 0)) == metres(Pose(0, 0, 0), Pose(0, 0, 0, frame="utm")) == math.inf
+    assert distance_between(Gps(10, 5), Gps(11, 5)) == pytest.approx(111_195, abs=1)
+    assert distance_between(Gps(60, 179.5), Gps(60, -179.5)) == pytest.approx(55_597, abs=5)
+    assert distance_between(Gps(47.0, 8.0), Gps(47.00009, 8.0)) == pytest.approx(10.0, abs=0.01)
+    assert (
+        distance_between(Pose(0, 0, 0), Gps(0, 0))
+        == distance_between(Pose(0, 0, 0), Pose(0, 0, 0, frame="utm"))
+        == math.inf
+    )
 
 
 def test_distance_is_from_the_last_one_kept() -> None:
-    selection = Selection(min_distance=1)
-    assert [selection.takes(at(x), None) for x in (0, 0.6, 1.2, 1.8, 2.2)] == [True, False, True, False, True]
-    assert not selection.takes(Place(), None)
-    assert selection.left_out == 3
+    selector = KeyframeSelector(min_distance=1)
+    assert [selector.select(at(x), None) for x in (0, 0.6, 1.2, 1.8, 2.2)] == [True, False, True, False, True]
+    assert not selector.select(Place(), None)
+    assert selector.left_out == 3
 
 
 def test_change_is_from_the_last_one_kept() -> None:
-    selection = Selection(min_change=0.1)
+    selector = KeyframeSelector(min_change=0.1)
     views = [np.array([math.cos(a), math.sin(a)], np.float32) for a in (0, 0.3, 0.5, 0.6, 1.0)]
-    assert [selection.takes(Place(), view) for view in views] == [True, False, True, False, True]
+    assert [selector.select(Place(), view) for view in views] == [True, False, True, False, True]
 
 
 def test_both_are_asked_for() -> None:
-    selection, same, other = Selection(1, 0.5), np.array([1, 0], np.float32), np.array([0, 1], np.float32)
-    assert selection.takes(at(0), same)
-    assert not selection.takes(at(5), same)
-    assert not selection.takes(at(0.5), other)
-    assert selection.takes(at(5), other)
+    selector, same, other = KeyframeSelector(1, 0.5), np.array([1, 0], np.float32), np.array([0, 1], np.float32)
+    assert selector.select(at(0), same)
+    assert not selector.select(at(5), same)
+    assert not selector.select(at(0.5), other)
+    assert selector.select(at(5), other)
 
 
 def drive(folder: Path) -> Path:
@@ -93,7 +97,7 @@ def test_a_map_of_fewer_pictures(
 ) -> None:
     monkeypatch.setattr(builder_module, "ENCODE_BATCH", 3)
     images, db = drive(tmp_path), tmp_path / "map"
-    how = {"poses": tmp_path / "poses.csv", "create": True}
+    options = BuildOptions(poses=tmp_path / "poses.csv", **asked)
 
     def interrupt(done: int, total: int | None) -> None:
         if done >= 6:
@@ -101,22 +105,20 @@ def test_a_map_of_fewer_pictures(
 
     if interrupted:
         with pytest.raises(KeyboardInterrupt):
-            add_pictures(images, db, model, selection=Selection(**asked), progress=interrupt, **how)
+            add_pictures(images, db, model, options, create=True, progress=interrupt)
         assert names(db) == [f"{name}.png" for name in kept if name < "06"]
-    report = add_pictures(images, db, model, selection=Selection(**asked), **how)
+    report = add_pictures(images, db, model, options, create=True)
     assert names(db) == [f"{name}.png" for name in kept]
     assert report.added + report.already == len(kept)
     assert report.left_out == 11 - len(kept)
-    again = add_pictures(images, db, model, selection=Selection(**asked), **how)
+    again = add_pictures(images, db, model, options, create=True)
     assert (again.added, again.already) == (0, len(kept))
 
 
 def test_distance_without_places(tmp_path: Path, model: Model) -> None:
     images, db = drive(tmp_path), tmp_path / "map"
-    with pytest.raises(
-        SourceError, match="none of its 11 pictures has a place, which --min-distance goes by; give --po"
-    ):
-        add_pictures(images, db, model, selection=Selection(min_distance=1), create=True)
+    with pytest.raises(SourceError, match="none of its 11 pictures has a place, which --min-distance needs; give --po"):
+        add_pictures(images, db, model, BuildOptions(min_distance=1), create=True)
     assert not db.exists()
 
 

@@ -93,7 +93,7 @@ def test_every_answer_is_that_of_the_older_part_alone(tmp_path: Path, model: Mod
     source = drive(tmp_path / "cam", 0, 1, 2, 1, 0, 2, 1, visits=True)
     closures: list[Closure] = []
     with LoopCloser(model, Threshold(-1000.0), 15.0, report=closures.append) as closer:
-        add_pictures(source, tmp_path / "map", model, create=True, witness=closer)
+        add_pictures(source, tmp_path / "map", model, create=True, loop_closer=closer)
     with Map.open(tmp_path / "map") as places:
         features = model.encode([source / record.name for record in places.records])
         stored = places.read_tokens(range(len(places)))
@@ -173,15 +173,15 @@ def calibrated(path: Path, identity: str | None = None) -> Acceptance:
 def test_the_threshold_of_another_map(tmp_path: Path, model: Model) -> None:
     source, other = drive(tmp_path / "cam", *ROUND), tmp_path / "other"
     add_pictures(drive(tmp_path / "b", 7), other, model, create=True)
-    with pytest.raises(MapError, match=r"other: has no threshold; calibrate one"):
-        Threshold.of(str(other), model.bundle.identity)
+    with pytest.raises(MapError, match=r"other: this map has no threshold; calibrate one"):
+        Threshold.from_text(str(other), model.bundle.identity)
     acceptance = calibrated(other)
     with pytest.raises(MapError, match="name a map of the same model"):
-        Threshold.of(str(other), "0" * 64)
+        Threshold.from_text(str(other), "0" * 64)
     result = loops(source, "--db", tmp_path / "map", "--threshold", other, "--exclude", "25")
     found = edges(result)
     assert len(found) == 2
-    assert "for this map, which grows, that is a hint and no promise" in result.stderr
+    assert "precision does not hold for this map" in result.stderr
     assert {edge["calibrated_on"] for edge in found} == {str(other)}
     for edge in found:
         assert edge["threshold"] == 6
@@ -195,13 +195,13 @@ def test_a_clock_that_jumps_back_is_no_way_around_the_exclusion(tmp_path: Path, 
         LoopCloser(model, Threshold(0.0), 30.0) as closer,
     ):
         for number, stamp in enumerate([100.0, 110.0, 90.0, 95.0]):
-            assert closer(writer, f"{number}", "here", stamp, features) is None
+            assert closer.find_loop(writer, f"{number}", "here", stamp, features) is None
             writer.add(name=f"{number}", source="here", features=features, timestamp=stamp)
-        closure = closer(writer, "4", "here", 131.0, features)
+        closure = closer.find_loop(writer, "4", "here", 131.0, features)
         assert closure is not None
         assert closure.earlier in ("0", "2", "3")
         with pytest.raises(SourceError, match="5: has no time stamp"):
-            closer(writer, "5", "here", None, features)
+            closer.find_loop(writer, "5", "here", None, features)
     with pytest.raises(ValueError, match="exclude 0"):
         LoopCloser(model, Threshold(0.0), 0.0)
 
@@ -216,7 +216,7 @@ def test_what_is_kept_beside_the_map_is_bounded(tmp_path: Path, model: Model) ->
         for number in range(60):
             noise = random.normal(0, 0.1, given.descriptors.shape).astype(np.float32)
             features = Features(given.descriptors + noise, given.tokens)
-            closer(writer, f"{number}", "here", float(number), features)
+            closer.find_loop(writer, f"{number}", "here", float(number), features)
             writer.add(name=f"{number}", source="here", features=features, timestamp=float(number))
             assert len(closer._recent) <= 6
             assert len(writer._pending) <= 6
@@ -251,4 +251,4 @@ def test_a_damaged_threshold_is_an_error(tmp_path: Path, model: Model) -> None:
     (bundle.path / FILE).unlink()
     (bundle.path / FILE).write_text(dataclasses.replace(bundle.info, calibration={KEY: {"threshold": 1}}).to_json())
     with pytest.raises(BundleError, match="calibrate again"):
-        Threshold.of(str(tmp_path / "other"), model.bundle.identity)
+        Threshold.from_text(str(tmp_path / "other"), model.bundle.identity)

@@ -16,7 +16,7 @@ from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter, catalog, verify_map
 from pairvpr.runtime.map.tokens import TokenFormat, merge, quantize
 from pairvpr.runtime.mapping import token_storage
-from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.reference import Reference, Tolerance
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (7, 4)}
@@ -186,7 +186,7 @@ def score_tokens(model, query, database):
 def test_the_effect_is_that_on_scores(model):
     truth = Reference.load(model.bundle.reference()).features
     how = TokenFormat("int8", 0.5)
-    effect = token_storage.measure(model, how)
+    effect = token_storage.measure_effect(model, how)
     changes = [
         abs(
             score_tokens(model, truth.tokens[[i]], how.store(truth.tokens[j]).load()[None])[0]
@@ -234,7 +234,7 @@ def test_a_small_map_answers_and_says_what_it_is(model, pictures, tmp_path):
 
 @pytest.mark.parametrize("other", [["--tokens", "float16"], ["--keep-tokens", "0.5"]])
 def test_a_map_keeps_its_format(model, pictures, tmp_path, other):
-    add_pictures(pictures, tmp_path / "map", model, create=True, token_type="int8")
+    add_pictures(pictures, tmp_path / "map", model, BuildOptions(token_type="int8"), create=True)
     result = CliRunner().invoke(main, ["map", "build", str(pictures), "--db", str(tmp_path / "map"), *other])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1

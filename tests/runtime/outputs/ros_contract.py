@@ -14,7 +14,7 @@ from pairvpr.runtime import PlaceRecognizer, load_model
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, ScoreSetup, Traverse
 from pairvpr.runtime.calibrated.cascade import Cascade
-from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.outputs.ros_messages import Constant, Message
 from tests.runtime.sources.bag_writer import scene
 
@@ -74,7 +74,7 @@ def write_accepting_map(home: Path, count: int) -> Path:
         Image.fromarray(scene(place)).save(home / "db" / f"p{place}.png")
         lines.append(f"p{place}.png,{place},2,0,0,0,0,1")
     (home / "poses.csv").write_text("\n".join(lines))
-    add_pictures(home / "db", home / "map", load_model(), poses=home / "poses.csv", create=True)
+    add_pictures(home / "db", home / "map", load_model(), BuildOptions(poses=home / "poses.csv"), create=True)
     with PlaceRecognizer.open(home / "map") as vpr:
         lowest = min(float(vpr.recognize(home / "db" / f"p{place}.png").best.score or 0) for place in range(count))
         setup = ScoreSetup.from_map(vpr.map, vpr.top_k, Cascade.find_in(vpr.model.bundle))

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from pairvpr.runtime.geometry.geodesy import metres
+from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.sequence.topology import MOST, REACH, Layout
@@ -44,7 +44,7 @@ def test_poses_against_every_pair(count: int) -> None:
     layout = Layout.of([record(row, pose=pose) for row, pose in enumerate(poses)])
     assert layout.metric
     for row in range(count):
-        every = np.array([metres(poses[row], other) for other in poses])
+        every = np.array([distance_between(poses[row], other) for other in poses])
         wanted = np.sort(every[every <= layout.reach])[:MOST]
         found = near(layout, row)
         assert np.allclose(sorted(found.values()), wanted)
@@ -56,8 +56,8 @@ def test_gps_positions_are_metres_apart_also_at_the_date_line() -> None:
         Gps(-17.0, -180 + 1e-4 * step) for step in range(4)
     ]
     layout = Layout.of([record(row, gps=each) for row, each in enumerate(gps)])
-    assert layout.spacing == pytest.approx(metres(gps[0], gps[1]), rel=1e-3)
-    assert near(layout, 0)[7] == pytest.approx(metres(gps[0], gps[7]), rel=1e-3)
+    assert layout.spacing == pytest.approx(distance_between(gps[0], gps[1]), rel=1e-3)
+    assert near(layout, 0)[7] == pytest.approx(distance_between(gps[0], gps[7]), rel=1e-3)
 
 
 def test_places_in_two_frames_or_none_leave_the_order() -> None:

@@ -1,0 +1,79 @@
+"""Define the options of the commands that add pictures to a map."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pairvpr.runtime.cli.source_options import source_options
+
+FOLDER = click.Path(path_type=Path)
+
+db_option = click.option("--db", required=True, type=FOLDER, help="The map's folder.")
+
+_OPTIONS = [
+    click.option(
+        "--poses",
+        type=FOLDER,
+        help="A file of poses by picture name (CSV) or time stamp (TUM). Default: @UTM@ names, EXIF GPS.",
+    ),
+    click.option("--strict", is_flag=True, help="Stop at a picture that cannot be read, instead of skipping it."),
+    click.option(
+        "--min-distance",
+        type=click.FloatRange(min=0),
+        help="Keep a picture only if it is at least this many metres from the last one kept.",
+    ),
+    click.option(
+        "--min-change",
+        type=click.FloatRange(0, 2),
+        help="Keep a picture only if 1 - cosine(descriptor, last kept) is at least this.",
+    ),
+]
+
+_TOKEN_OPTIONS = [
+    click.option(
+        "--tokens",
+        "token_type",
+        type=click.Choice(["float16", "int8"]),
+        help="Store tokens in this format. Default: int8 if the model's reference pictures keep their scores.",
+    ),
+    click.option(
+        "--keep-tokens",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Merge a picture's tokens to this share, as 0.5. A smaller share saves memory and time and costs "
+        "accuracy. Default: all.",
+    ),
+]
+
+
+def build_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of adding pictures, passed to it together as `options`, a `BuildOptions`."""
+    return _with_options(command, _OPTIONS)
+
+
+def new_map_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `build_options` and those of a new map's tokens."""
+    return _with_options(command, [*_OPTIONS, *_TOKEN_OPTIONS])
+
+
+def _with_options(
+    command: Callable[..., None], decorators: list[Callable[[Callable[..., None]], Callable[..., None]]]
+) -> Callable[..., None]:
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        from pairvpr.runtime.mapping.builder import BuildOptions
+
+        source_part = given.pop("options")
+        names = {field.name for field in dataclasses.fields(BuildOptions)} & given.keys() - {"source"}
+        chosen = {name: given.pop(name) for name in names}  # `source` itself is the command's argument
+        command(**given, options=BuildOptions(source=source_part, **chosen))
+
+    with_options = source_options(with_options)
+    for option in reversed(decorators):
+        with_options = option(with_options)
+    return with_options
