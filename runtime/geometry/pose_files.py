@@ -6,7 +6,7 @@ import bisect
 import csv
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from PIL import ExifTags, TiffImagePlugin
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.poses import UNKNOWN, Gps, Place, Pose
+from pairvpr.runtime.geometry.rotations import normalize
 from pairvpr.runtime.image import open_picture, pillow_reads
 
 POSE_COLUMNS = ["name", "x", "y", "z", "qx", "qy", "qz", "qw"]
@@ -26,18 +27,25 @@ MAX_TIME_GAP = 0.05  # seconds between a picture's time stamp and a TUM pose tha
 
 
 class PoseFile(Protocol):
-    """The poses of one file, looked up by a picture's name (a relative posix path) or time stamp (seconds)."""
+    """Find the places of pictures in one file."""
 
     def find(self, name: str, timestamp: float | None = None) -> Place | None:
-        """The place of a picture, None if the file has none for it."""
+        """Return the place of a picture, None if the file has none for it.
+
+        name: a relative posix path.
+        timestamp: seconds, None if the picture has no time stamp.
+        """
         ...
 
 
 class PlaceFinder:
-    """Finds the place of pictures: from the pose file, else what the source says, a @UTM@ file name, EXIF GPS.
+    """Find the places of pictures in a pose file, in the source, in a @UTM@ file name or in EXIF GPS, in this order.
 
-    `matched` counts the pictures found in the pose file: 0 after a whole folder means that the file belongs
-    to other pictures. Raises SourceError if the pose file cannot be used.
+    poses: the pose file, see `read_poses`.
+    matched: number of pictures found in the pose file. 0 after a whole folder means that the file belongs to other
+    pictures.
+
+    Raises SourceError if the pose file cannot be used.
     """
 
     def __init__(self, poses: str | Path | None = None) -> None:
@@ -45,13 +53,15 @@ class PlaceFinder:
         self._poses = None if poses is None else read_poses(poses)
 
     def in_file(self, name: str, timestamp: float | None = None) -> bool:
-        """Whether the pose file has a place for the picture `name`."""
+        """Return whether the pose file has a place for the picture `name`."""
         return self._poses is not None and self._poses.find(name, timestamp) is not None
 
     def find_place(self, name: str, path: str | Path | None = None, known: Place = UNKNOWN) -> Place:
-        """The place of the picture `name`.
+        """Return the place of the picture `name`.
 
-        path: its file, None where it has none of its own (video). known: what the source says of it.
+        path: the picture's own file, None for a frame of a video.
+        known: the place that the source gives.
+
         Raises SourceError if the EXIF data of the file is damaged.
         """
         if self._poses is not None and (place := self._poses.find(name, known.timestamp)) is not None:
@@ -65,7 +75,7 @@ class PlaceFinder:
 
 
 def read_poses(path: str | Path) -> PoseFile:
-    """Reads a CSV or TUM pose file; raises SourceError with file and line if it is missing or malformed."""
+    """Read a CSV or TUM pose file. Raise SourceError with file and line if it is missing or malformed."""
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -85,7 +95,12 @@ def read_poses(path: str | Path) -> PoseFile:
 
 
 class CsvPoses:
-    """Poses or GPS positions by picture name; `lines[header - 1]` names the columns."""
+    """Hold poses or GPS positions by picture name.
+
+    path: the file, for messages.
+    lines: the lines of the file.
+    header: number of the line that names the columns, counted from 1.
+    """
 
     def __init__(self, path: Path, lines: list[str], header: int) -> None:
         self._places: dict[str, Place] = {}
@@ -100,21 +115,21 @@ class CsvPoses:
                 raise SourceError(f"{where}: the name is missing: write the picture's path")
             name = PurePosixPath(row[0].strip()).as_posix()
             if name in self._places:
-                raise SourceError(f"{where}: {name} stands in the file twice: keep one of the two")
+                raise SourceError(f"{where}: {name} is in the file twice: keep one of the two")
             values = row[1:]
             self._places[name] = _pose_place(values, where) if "qw" in columns else _gps_place(values, where)
         if not self._places:
             raise SourceError(f"{path} has a header but no poses: add a line for each picture")
 
     def find(self, name: str, timestamp: float | None = None) -> Place | None:
-        """The place in the line of exactly this name."""
+        """Return the place in the line of exactly this name."""
         return self._places.get(PurePosixPath(name).as_posix())
 
 
 class TumPoses:
-    """Poses by time, for pictures with a time stamp of their own, or whose file stem is one.
+    """Hold poses by time, for pictures that have a time stamp or a file stem that is one.
 
-    The stem is in seconds with a decimal point (TUM), or an integer of nanoseconds (EuRoC) or whole seconds.
+    A stem is a time in seconds with a decimal point (TUM), or an integer of nanoseconds (EuRoC) or whole seconds.
     An integer of fewer than 10 digits is a running number, which would match a trajectory that starts at 0.
     """
 
@@ -125,29 +140,29 @@ class TumPoses:
             fields = line.split()
             if len(fields) != 8:
                 raise SourceError(f'{where}: {len(fields)} fields, not the 8 of "timestamp x y z qx qy qz qw"')
-            time = _number(fields[0], where)
+            time = read_number(fields[0], where)
             if time in by_time:
-                raise SourceError(f"{where}: time stamp {fields[0]} stands in the file twice: keep one of the two")
-            by_time[time] = _pose(fields[1:], where)
+                raise SourceError(f"{where}: time stamp {fields[0]} is in the file twice: keep one of the two")
+            by_time[time] = read_pose(fields[1:], where)
         self._times = sorted(by_time)
         self._by_time = by_time
 
     def find(self, name: str, timestamp: float | None = None) -> Place | None:
-        """The pose nearest in time, if at most MAX_TIME_GAP away; the timestamp is the picture's."""
+        """Return the pose nearest in time and the picture's time stamp, None if it is over MAX_TIME_GAP away."""
         for stamp in _stamps(PurePosixPath(name).stem) if timestamp is None else [timestamp]:
             index = bisect.bisect_left(self._times, stamp)
             around = self._times[max(index - 1, 0) : index + 1]
             nearest = min(around, key=lambda time: abs(time - stamp))
-            # Times of today in float64 are exact to 2e-7 s: that much is not the pose's fault.
+            # Unix time in float64 is exact to 2e-7 s, so allow for rounding.
             if abs(nearest - stamp) <= MAX_TIME_GAP + 1e-6:
                 return Place(pose=self._by_time[nearest], timestamp=stamp)
         return None
 
 
 def utm_pose(name: str) -> Pose | None:
-    """The pose in a file name `@UTM_east@UTM_north@zone number@zone letter@...`, as many data sets have them.
+    """Return the pose in a file name `@UTM_east@UTM_north@zone number@zone letter@...`, as many data sets have them.
 
-    The frame is "utm17T" where the zone is given, else "utm". None if the name is not of this form.
+    The frame is "utm17T" if the name has the zone, else "utm". Return None if the name is not of this form.
     """
     fields = PurePosixPath(name).stem.split("@")
     if len(fields) < 3 or fields[0] or not all(re.fullmatch(r"-?\d+(\.\d+)?", f) for f in fields[1:3]):
@@ -158,7 +173,7 @@ def utm_pose(name: str) -> Pose | None:
 
 
 def exif_gps(path: str | Path) -> Gps | None:
-    """The GPS position in a picture's EXIF data, None if it has none or a receiver without a fix wrote it.
+    """Return the GPS position in a picture's EXIF data, None if it has none or a receiver without a fix wrote it.
 
     Raises SourceError if the file or its EXIF data cannot be read.
     """
@@ -176,7 +191,7 @@ def exif_gps(path: str | Path) -> Gps | None:
 
 
 def _degrees(parts: tuple[float, float, float] | None, ref: str | None, signs: str) -> float | None:
-    """Degrees from EXIF's degrees, minutes and seconds; without a reference the hemisphere is unknown."""
+    """Return degrees from EXIF's degrees, minutes and seconds, None if the hemisphere is unknown."""
     ref = (ref or "").strip("\0 ")
     if parts is None or ref not in tuple(signs):
         return None
@@ -188,21 +203,21 @@ def _degrees(parts: tuple[float, float, float] | None, ref: str | None, signs: s
 
 
 def _real(value: float | TiffImagePlugin.IFDRational | None) -> float:
-    """An EXIF number as a float, nan where there is none; receivers without a fix write 0/0."""
+    """Return an EXIF number as a float, NaN if it is missing or 0/0, which receivers without a fix write."""
     if value is None or getattr(value, "denominator", 1) == 0:
         return math.nan
     return float(value)
 
 
 def _content(lines: list[str]) -> Iterator[tuple[int, str]]:
-    """Line numbers and lines, without blank ones and comments."""
+    """Yield line numbers and lines, without blank lines and comments."""
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield number, line
 
 
 def _csv_rows(path: Path, lines: list[str], first: int) -> Iterator[tuple[str, list[str]]]:
-    """The rows from line `first` on, each with its file and line for messages."""
+    """Yield the rows from line `first` on, each with its file and line for messages."""
     reader = csv.reader(lines[first - 1 :], skipinitialspace=True)
     try:
         for row in reader:
@@ -212,7 +227,7 @@ def _csv_rows(path: Path, lines: list[str], first: int) -> Iterator[tuple[str, l
 
 
 def _stamps(stem: str) -> list[float]:
-    """The seconds that a file stem may mean."""
+    """Return the times in seconds that a file stem may mean."""
     if re.fullmatch(r"\d+\.\d+", stem):
         return [float(stem)]
     if re.fullmatch(r"\d{10,}", stem):
@@ -221,26 +236,33 @@ def _stamps(stem: str) -> list[float]:
 
 
 def _pose_place(values: list[str], where: str) -> Place:
-    return Place(pose=_pose(values, where))
+    return Place(pose=read_pose(values, where))
 
 
 def _gps_place(values: list[str], where: str) -> Place:
-    latitude, longitude = (_number(value, where) for value in values[:2])
+    latitude, longitude = (read_number(value, where) for value in values[:2])
     if abs(latitude) > 90 or abs(longitude) > 180:
-        raise SourceError(f"{where}: {latitude}, {longitude} is no latitude and longitude in degrees: correct it")
-    altitude = _number(values[2], where) if len(values) > 2 and values[2].strip() else None
+        raise SourceError(f"{where}: {latitude}, {longitude} is not a latitude and longitude in degrees: correct it")
+    altitude = read_number(values[2], where) if len(values) > 2 and values[2].strip() else None
     return Place(gps=Gps(latitude, longitude, altitude))
 
 
-def _pose(values: list[str], where: str) -> Pose:
-    x, y, z, qx, qy, qz, qw = (_number(value, where) for value in values)
-    norm = math.hypot(qx, qy, qz, qw)
-    if norm < 1e-9:
-        raise SourceError(f"{where}: the quaternion is zero: write 0,0,0,1 for no rotation")
-    return Pose(x, y, z, (qx / norm, qy / norm, qz / norm, qw / norm))
+def read_pose(values: Sequence[str], where: str) -> Pose:
+    """Parse a pose in the frame "map" from x, y, z, qx, qy, qz, qw. The quaternion is normalized.
+
+    where: the file and line, for errors.
+
+    Raises SourceError for text that is not a finite number, and for a zero quaternion.
+    """
+    x, y, z, qx, qy, qz, qw = (read_number(value, where) for value in values)
+    q = normalize((qx, qy, qz, qw))
+    if q is None:
+        raise SourceError(f"{where}: the quaternion is zero: write x,y,z,w = 0,0,0,1 for no rotation")
+    return Pose(x, y, z, q)
 
 
-def _number(text: str, where: str) -> float:
+def read_number(text: str, where: str) -> float:
+    """Parse a finite number. Raise SourceError, which names `where`, for anything else."""
     try:
         value = float(text)
     except ValueError:

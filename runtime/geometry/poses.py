@@ -1,4 +1,4 @@
-"""Where a picture was taken: metric poses and GPS positions, and the ways they come with pictures."""
+"""Represent the place of a picture: a metric pose or a GPS position, and a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Pose:
-    """A metric pose: position in metres, unit quaternion (x, y, z, w) if known, and the frame they are in."""
+    """Hold a metric pose.
+
+    x, y, z: position in metres.
+    q: unit quaternion (x, y, z, w), None if the orientation is not known.
+    frame: name of the coordinate frame.
+    """
 
     x: float
     y: float
@@ -20,14 +25,14 @@ class Pose:
         return f"({self.x:.2f}, {self.y:.2f}, {self.z:.2f}) m in {self.frame}"
 
     def as_json(self) -> dict[str, object]:
-        """The pose as it stands in JSONL output."""
+        """Return the pose as JSONL output holds it."""
         q = None if self.q is None else list(self.q)
         return {"x": self.x, "y": self.y, "z": self.z, "q": q, "frame": self.frame}
 
 
 @dataclass(frozen=True)
 class Gps:
-    """A WGS 84 position: latitude and longitude in degrees, altitude in metres if known."""
+    """Hold a WGS 84 position: latitude and longitude in degrees, altitude in metres or None."""
 
     latitude: float
     longitude: float
@@ -38,7 +43,7 @@ class Gps:
         return f"({self.latitude:.6f}, {self.longitude:.6f}{altitude}) in wgs84"
 
     def as_json(self) -> dict[str, object]:
-        """The position as it stands in JSONL output, in the place of a metric pose."""
+        """Return the position as JSONL output holds it, in the field of the metric pose."""
         return {
             "latitude": self.latitude,
             "longitude": self.longitude,
@@ -48,7 +53,7 @@ class Gps:
 
 
 class Place(NamedTuple):
-    """What is known of where and when a picture was taken; the timestamp is in seconds."""
+    """Hold the known pose, GPS position and time (seconds) of a picture."""
 
     pose: Pose | None = None
     gps: Gps | None = None

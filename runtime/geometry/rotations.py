@@ -1,4 +1,4 @@
-"""Rotations as unit quaternions (x, y, z, w), as ROS orders them."""
+"""Calculate with rotations as unit quaternions (x, y, z, w), in the order of ROS."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 Quaternion = tuple[float, float, float, float]
-NONE: Quaternion = (0.0, 0.0, 0.0, 1.0)
-"""No rotation."""
+IDENTITY: Quaternion = (0.0, 0.0, 0.0, 1.0)
+
+
+def normalize(q: Quaternion) -> Quaternion | None:
+    """Return the unit quaternion in the direction of `q`, None if `q` is zero or not a number."""
+    norm = math.hypot(*q)
+    if not norm > 1e-9:
+        return None
+    x, y, z, w = (value / norm for value in q)
+    return x, y, z, w
 
 
 def multiply(first: Quaternion, second: Quaternion) -> Quaternion:
-    """The rotation `second` and after it, in the same fixed axes, `first`."""
+    """Return the rotation by `second` followed by `first`, both about fixed axes."""
     ax, ay, az, aw = first
     bx, by, bz, bw = second
     return (
@@ -25,20 +33,20 @@ def multiply(first: Quaternion, second: Quaternion) -> Quaternion:
 
 
 def inverse(q: Quaternion) -> Quaternion:
-    """The rotation that undoes it."""
+    """Return the inverse rotation."""
     x, y, z, w = q
     return -x, -y, -z, w
 
 
 def rotate(q: Quaternion, point: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The point (3,) turned about the origin."""
+    """Return the point (3,) rotated about the origin."""
     axis, w = np.asarray(q[:3]), q[3]
     across = 2 * np.cross(axis, point)
     return point + w * across + np.cross(axis, across)
 
 
-def vector(q: Quaternion) -> npt.NDArray[np.float64]:
-    """Its axis (3,), as long as its angle: radians, at most pi."""
+def rotation_vector(q: Quaternion) -> npt.NDArray[np.float64]:
+    """Return the rotation vector (3,): the axis, with the angle in radians (at most pi) as its length."""
     x, y, z, w = q if q[3] >= 0 else (-q[0], -q[1], -q[2], -q[3])
     sine = math.hypot(x, y, z)
     scale = 2.0 if sine < 1e-12 else 2 * math.atan2(sine, w) / sine

@@ -1,4 +1,4 @@
-"""Where something was at any moment, from where it was at some."""
+"""Interpolate poses and GPS positions over time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import numpy.typing as npt
 
 from pairvpr.runtime.geometry.poses import UNKNOWN, Gps, Place, Pose
 
-# Seconds between neighbours that may be interpolated. Poses come ten times a second and more often; a GPS receiver
-# once a second, and may miss a fix. At 3 m/s^2 a straight line over these is at most 0.1 m or 2.4 m off (a t^2 / 8).
+# Largest gap in seconds between neighbours to interpolate. Poses come at 10 Hz or more, GPS positions at 1 Hz, and
+# a fix may be missing. At an acceleration of 3 m/s^2 a straight line over these gaps is off by at most 0.1 m or 2.4 m
+# (a t^2 / 8).
 MAX_POSE_GAP = 0.5
 MAX_GPS_GAP = 2.5
 
 
 class Trajectory:
-    """Poses or GPS positions over time, interpolated between neighbours that are close in time.
+    """Interpolate poses or GPS positions between neighbours that are close in time.
 
-    stamps: seconds (n,), in any order. values: (n, 7) poses x, y, z in metres and a unit quaternion (x, y, z, w), or,
-    with frame None, (n, 3) latitude and longitude in degrees and altitude in metres, NaN where it is not known.
-    Of several values with the same stamp the first holds.
+    stamps: seconds (n,), in any order. The first of several values with the same stamp counts.
+    values: poses (n, 7): x, y, z in metres and a unit quaternion (x, y, z, w). With frame None, GPS positions (n, 3):
+    latitude and longitude in degrees, and altitude in metres or NaN.
+    frame: the coordinate frame of the poses, None for GPS positions.
     """
 
     def __init__(self, stamps: Sequence[float], values: npt.ArrayLike, frame: str | None) -> None:
@@ -34,7 +36,7 @@ class Trajectory:
         return len(self._stamps)
 
     def at(self, seconds: float) -> Place:
-        """Where it was then; an empty Place before the first value, after the last, and in a gap."""
+        """Return the place at a time in seconds: UNKNOWN before the first value, after the last, and in a gap."""
         after = int(np.searchsorted(self._stamps, seconds))
         if after < len(self) and self._stamps[after] == seconds:
             return self._place(self._values[after])
@@ -56,7 +58,9 @@ class Trajectory:
 
 
 def slerp(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.float64]:
-    """The rotation `share` (0 to 1) of the way between two unit quaternions (4,), at constant angular speed.
+    """Return the rotation at a `share` (0 to 1) of the way between two unit quaternions (4,).
+
+    The angular speed is constant.
 
     Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985. Empty arrays give an empty one.
     """

@@ -57,9 +57,9 @@ def pose_covariance(answer: Recognition, floor: Floor) -> Covariance:
     for match in _accepted(answer):
         pose = match.pose
         if isinstance(pose, Pose) and pose.frame == best.frame and (pose.q is None) == (best.q is None):
-            turned = rotations.multiply(pose.q or rotations.NONE, rotations.inverse(best.q or rotations.NONE))
+            turned = rotations.multiply(pose.q or rotations.IDENTITY, rotations.inverse(best.q or rotations.IDENTITY))
             moved = (pose.x - best.x, pose.y - best.y, pose.z - best.z)
-            offsets.append(np.concatenate([moved, rotations.vector(turned)]))
+            offsets.append(np.concatenate([moved, rotations.rotation_vector(turned)]))
     turn = UNKNOWN_ROTATION if best.q is None else floor.rotation**2
     return _mean_square(offsets) + np.diag([variance] * 3 + [turn] * 3)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pairvpr.errors import SourceError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.geometry.poses import Gps, Pose
-from pairvpr.runtime.geometry.rotations import NONE, Quaternion
+from pairvpr.runtime.geometry.rotations import IDENTITY, Quaternion
 from pairvpr.runtime.outputs.covariance import Floor, gps_covariance, pose_covariance
 from pairvpr.runtime.sources.base import Frame, Header
 
@@ -186,7 +186,7 @@ def _candidate(key: str, match: Match) -> Iterator[tuple[str, str]]:
 
 def _pose(pose: Pose) -> Message:
     position = _new("geometry_msgs/msg/Point", x=float(pose.x), y=float(pose.y), z=float(pose.z))
-    return _new("geometry_msgs/msg/Pose", position=position, orientation=_quaternion(pose.q or NONE))
+    return _new("geometry_msgs/msg/Pose", position=position, orientation=_quaternion(pose.q or IDENTITY))
 
 
 def _quaternion(q: Quaternion) -> Message:

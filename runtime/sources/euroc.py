@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pairvpr.errors import SourceError
+from pairvpr.runtime.geometry.pose_files import read_pose
+from pairvpr.runtime.geometry.rotations import IDENTITY
 from pairvpr.runtime.geometry.trajectory import Trajectory
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 from pairvpr.runtime.sources.folder import picture_frame
@@ -71,12 +72,10 @@ def _read_ground_truth(table: Path) -> Trajectory:
     """The body's poses: columns time stamp, x, y, z, and the quaternion with w first; more columns may follow."""
     stamps, poses = [], []
     for where, fields in _rows(table, 8):
-        x, y, z, qw, qx, qy, qz = (_number(field, where) for field in fields[1:8])
-        norm = math.hypot(qx, qy, qz, qw)
-        if norm < 1e-9:
-            raise SourceError(f"{where}: the quaternion is zero: correct it")
+        x, y, z, qw, qx, qy, qz = fields[1:8]
+        pose = read_pose([x, y, z, qx, qy, qz, qw], where)
         stamps.append(_seconds(fields[0], where))
-        poses.append((x, y, z, qx / norm, qy / norm, qz / norm, qw / norm))
+        poses.append([pose.x, pose.y, pose.z, *(pose.q or IDENTITY)])
     return Trajectory(stamps, poses, "map")
 
 
@@ -102,13 +101,3 @@ def _seconds(text: str, where: str) -> float:
     if not (text.isascii() and text.isdigit()):
         raise SourceError(f"{where}: {text!r} is no time stamp in nanoseconds: correct it")
     return int(text) / 1e9
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise SourceError(f"{where}: {text!r} is not a finite number: correct it")
-    return value

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.poses import UNKNOWN, Place
+from pairvpr.runtime.geometry.rotations import normalize
 from pairvpr.runtime.image import load_picture, pillow_reads
 from pairvpr.runtime.sources.base import Frame, Header
 
@@ -83,9 +84,8 @@ def pose_of(message: Any) -> list[float]:
     """
     pose = message.pose if hasattr(message.pose, "position") else message.pose.pose
     at, turned = pose.position, pose.orientation
-    q = (turned.x, turned.y, turned.z, turned.w)
-    norm = math.hypot(*q)
-    return [at.x, at.y, at.z, *(value / norm if norm > 1e-9 else math.nan for value in q)]
+    q = normalize((turned.x, turned.y, turned.z, turned.w))
+    return [at.x, at.y, at.z, *([math.nan] * 4 if q is None else q)]
 
 
 def gps_of(message: Any) -> list[float]:

@@ -101,5 +101,5 @@ def test_rotations() -> None:
     assert np.allclose(rotations.rotate(yaw(90), x), [0, 1, 0])
     assert np.allclose(rotations.rotate(rotations.multiply(yaw(30), yaw(40)), x), rotations.rotate(yaw(70), x))
     assert np.allclose(rotations.rotate(rotations.multiply(yaw(30), rotations.inverse(yaw(30))), x), x)
-    assert np.allclose(rotations.vector(yaw(-120)), [0, 0, -math.radians(120)])
-    assert np.allclose(rotations.vector(rotations.NONE), 0)
+    assert np.allclose(rotations.rotation_vector(yaw(-120)), [0, 0, -math.radians(120)])
+    assert np.allclose(rotations.rotation_vector(rotations.IDENTITY), 0)
