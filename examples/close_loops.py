@@ -17,7 +17,7 @@ def main(drive: str, db: str, score: str) -> None:
         print(f"{loop.timestamp} s {loop.name} -> {loop.earlier_timestamp} s {loop.earlier}, score {loop.score:.2f}")
 
     with LoopCloser(model, Threshold(float(score)), exclude=30.0, report=edge) as closer:
-        report = pairvpr.build_map(drive, db, model=model, witness=closer)
+        report = pairvpr.build_map(drive, db, model=model, loop_closer=closer)
     print(f"{report.added} pictures added")
 
 

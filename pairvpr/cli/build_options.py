@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def new_map_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _with_options(
-    command: Callable[..., None], decorators: list[Callable[[Callable[..., None]], Callable[..., None]]]
+    command: Callable[..., None], decorators: Sequence[Callable[[Callable[..., None]], Callable[..., None]]]
 ) -> Callable[..., None]:
     @functools.wraps(command)
     def with_options(**given: Any) -> None:
@@ -73,7 +73,7 @@ def _with_options(
         chosen = {name: given.pop(name) for name in names}  # `source` itself is the command's argument
         command(**given, options=BuildOptions(source=source_part, **chosen))
 
-    with_options = source_options(with_options)
+    decorated = source_options(with_options)
     for option in reversed(decorators):
-        with_options = option(with_options)
-    return with_options
+        decorated = option(decorated)
+    return decorated

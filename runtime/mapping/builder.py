@@ -89,36 +89,28 @@ def build_map(
     min_change: float | None = None,
     strict: bool = False,
     progress: Progress | None = None,
-    witness: Witness | None = None,
+    loop_closer: LoopCloser | None = None,
 ) -> BuildReport:
-    """Build the map `db` from the pictures of a source; an existing map gets the pictures that it lacks.
+    """Build the map `db` from the pictures of a source. An existing map gets the pictures that it lacks.
 
-    images, options: a folder, video, bag or other source (see `open_source`).
+    images: a folder, video, bag or other source, see `open_source`.
+    options: the part of the source to read, and the transforms of its pictures.
     model: a loaded model, the folder of a bundle, or None for the default model.
-    poses: a pose file (CSV or TUM); None takes the poses of the source, of file names or of EXIF.
+    poses: a pose file (CSV or TUM). None takes the poses of the source, of file names or of EXIF.
     min_distance: metres; keep a picture only if it was taken this far from the last one kept.
     min_change: keep a picture only if 1 - cosine(descriptor, last kept) is at least this.
     strict: raise for a picture that cannot be read. Without it, such pictures are listed in `skipped`.
     progress: called with the pictures done and the pictures in all (None if unknown).
-    witness: sees each picture just before it is added, for example a `LoopCloser`.
+    loop_closer: searches the map for each picture just before the picture is added.
 
-    Returns how many pictures were added, skipped and left out. Call it again to go on after an interruption. Raises
-    SourceError, MapError, BundleError or EngineError.
+    Return the counts of added, skipped and left out pictures. Call the function again to continue after an
+    interruption.
+
+    Raises SourceError, MapError, BundleError or EngineError.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
-    selection = Selection(min_distance, min_change)
-    return add_pictures(
-        images,
-        db,
-        loaded,
-        options=options,
-        poses=poses,
-        selection=selection,
-        strict=strict,
-        create=True,
-        progress=progress,
-        witness=witness,
-    )
+    chosen = BuildOptions(options, poses, strict, min_distance, min_change)
+    return add_pictures(images, db, loaded, chosen, create=True, progress=progress, loop_closer=loop_closer)
 
 
 def add_pictures(
