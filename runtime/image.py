@@ -1,4 +1,4 @@
-"""Pictures as the encoder takes them: upright 8-bit RGB, squashed to the model's size."""
+"""Load pictures as upright 8-bit RGB, and resize them to the model's size."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from pairvpr.errors import SourceError, one_line
 
 MIN_SIDE = 16  # pixels; a smaller picture shows no place
-MAX_PIXELS = 100_000_000  # decoded this is 300 MB; beyond it lie decompression bombs
+MAX_PIXELS = 100_000_000  # 300 MB when decoded; a larger picture may be a decompression bomb
 
-# The formats pictures of places come in. Pillow's others are left out: some run other programs (EPS).
+# Common formats of photographs. Pillow's other formats are left out, because some of them run programs (EPS).
 EXTENSIONS_OF_FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
@@ -43,11 +43,13 @@ _TURN_OF_ORIENTATION = {
 
 
 def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-    """An upright RGB picture from a file, a PIL picture or a uint8 array (H, W, 3) in RGB order.
+    """Load an upright RGB picture from a file, a PIL picture or a uint8 array (H, W, 3) in RGB order.
 
-    EXIF orientation is applied, alpha dropped and 16-bit grey scaled to 8 bit. A PIL picture that needs
-    none of this comes back as it is. Raises SourceError if it is missing, damaged, of a kind that cannot be
-    shown in 8 bit, smaller than MIN_SIDE on a side or larger than MAX_PIXELS.
+    EXIF orientation is applied, alpha is dropped and 16-bit grey is scaled to 8 bit. A PIL picture that needs no change
+    is returned itself.
+
+    Raises SourceError if the picture is missing, damaged, not representable in 8 bit, smaller than MIN_SIDE on a side
+    or larger than MAX_PIXELS.
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
@@ -60,9 +62,13 @@ def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> I
 
 
 def decode_picture(content: bytes | bytearray, title: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An upright RGB picture from the bytes of a picture file, `title` naming it in errors; as load_picture.
+    """Load an upright RGB picture from the bytes of a picture file.
 
-    max_pixels: a larger one is refused before it is decoded.
+    content: the bytes of the file.
+    title: the name in error messages.
+    max_pixels: a larger picture is refused before it is decoded.
+
+    Raises SourceError like `load_picture`.
     """
     if not content:
         raise SourceError(f"{title} is empty: send the bytes of a picture file")
@@ -74,9 +80,9 @@ def decode_picture(content: bytes | bytearray, title: str, max_pixels: int = MAX
 
 
 def resize(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """An RGB picture squashed to `size` (height, width): (height, width, 3) uint8.
+    """Resize an RGB picture to `size` (height, width) and return uint8 (height, width, 3).
 
-    Antialiased bilinear, the aspect ratio is not kept: the preprocessing of the published weights.
+    The filter is antialiased bilinear. The aspect ratio is not kept, as in the preprocessing of the published weights.
     """
     height, width = size
     return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
@@ -84,7 +90,7 @@ def resize(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]
 
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
-    """A picture file with only its header read, closed on leaving; raises SourceError as load_picture."""
+    """Open a picture file and read its header alone. Raise SourceError like `load_picture`."""
     path = Path(path)
     if path.is_dir():
         raise SourceError(f"{path} is a folder, not a picture: name a picture in it")
@@ -109,7 +115,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def pillow_reads(title: str) -> Iterator[None]:
-    """Turns whatever Pillow raises on the picture `title` into SourceError; keeps its warnings quiet."""
+    """Turn Pillow's errors on the picture `title` into SourceError, and silence its warnings."""
     with _no_pillow_warnings:
         try:
             yield
@@ -120,7 +126,7 @@ def pillow_reads(title: str) -> Iterator[None]:
             raise SourceError(f"{title} is not a picture of a known format: convert it to one of {known}") from error
         except Image.DecompressionBombError as error:
             raise SourceError(_too_large(title, MAX_PIXELS)) from error
-        except Exception as error:  # damaged bytes surface as nearly any type: OSError, SyntaxError, zlib.error...
+        except Exception as error:  # damaged bytes raise nearly any type: OSError, SyntaxError, zlib.error, ...
             raise SourceError(
                 f"{title} is damaged or cannot be decoded ({one_line(error)}): replace or remove it"
             ) from error
@@ -129,7 +135,7 @@ def pillow_reads(title: str) -> Iterator[None]:
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise SourceError(
-            f"an array of shape {array.shape} and dtype {array.dtype} is no picture: give uint8 (H, W, 3) in RGB order"
+            f"an array of shape {array.shape} and dtype {array.dtype} is not a picture; give uint8 (H, W, 3), RGB"
         )
     _check_sides(array.shape[1], array.shape[0], "the array", MAX_PIXELS)
     return Image.fromarray(np.ascontiguousarray(array))
@@ -137,7 +143,7 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 def _upright_rgb(picture: Image.Image, title: str) -> Image.Image:
     with pillow_reads(title):
-        picture.load()  # before the orientation is read: a TIFF file applies its own while loading
+        picture.load()  # before the orientation is read, because a TIFF file is rotated while loading
         turn = _TURN_OF_ORIENTATION.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
         if picture.mode == "F":
             raise SourceError(f"{title} holds floating-point values: convert it to 8 or 16 bit")
@@ -146,14 +152,14 @@ def _upright_rgb(picture: Image.Image, title: str) -> Image.Image:
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
         if turn is not None:
-            # Not ImageOps.exif_transpose: it writes the EXIF block anew and fails on tags it cannot write.
+            # ImageOps.exif_transpose would write the EXIF block again and fail on unknown tags.
             picture = picture.transpose(turn)
-            picture.info.clear()  # so that nobody turns the picture a second time
+            picture.info.clear()  # so that the picture is not rotated a second time
         return picture
 
 
 def _grey_from_16_bit(picture: Image.Image, title: str) -> Image.Image:
-    """16-bit grey scaled to 8 bit; Pillow's own conversion clips everything above 255 to white."""
+    """Scale 16-bit grey to 8 bit. Pillow's own conversion clips all values above 255 to white."""
     values = np.asarray(picture)
     if values.min() < 0 or values.max() > 65535:
         raise SourceError(f"{title} holds grey values outside 0 to 65535: convert it to 8 or 16 bit")
@@ -176,10 +182,10 @@ def _too_large(title: str, max_pixels: int, size: str = "") -> str:
 
 
 class _NoPillowWarnings:
-    """Ignores Pillow's warnings while any thread is inside.
+    """Ignore Pillow's warnings while any thread is inside.
 
-    `warnings.catch_warnings` in several threads at once can restore a state that was never there; here the
-    first to enter saves the filters and the last to leave restores them.
+    `warnings.catch_warnings` in several threads at once can restore a wrong state. Here the first thread to enter saves
+    the filters, and the last to leave restores them.
     """
 
     def __init__(self) -> None:

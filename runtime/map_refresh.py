@@ -1,4 +1,4 @@
-"""Taking in, while answers go on, what other programs make of the map."""
+"""Reload the map when another process has changed it, without interrupting queries."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ log = logging.getLogger(__name__)
 
 
 class Refresher:
-    """Keeps a running recogniser's map up to date: a look every second, and what stands in the way is said once."""
+    """Keep the map of a running recognizer up to date. An error is logged once, until a refresh succeeds."""
 
     INTERVAL = 1.0
+    """Seconds between two looks at the map."""
 
     def __init__(self, recognizer: PlaceRecognizer) -> None:
         self._recognizer = recognizer
         self._due = time.monotonic() + self.INTERVAL
-        self._said = ""
+        self._logged = ""
 
     def poll(self) -> None:
-        """Look, if it is time to."""
+        """Refresh the map if INTERVAL has passed since the last look."""
         if time.monotonic() < self._due:
             return
         try:
             self._recognizer.refresh()
-            self._said = ""
+            self._logged = ""
         except MapError as error:
-            if str(error) != self._said:
-                log.warning("%s; answers go on from the map as it was", error)
-            self._said = str(error)
+            if str(error) != self._logged:
+                log.warning("%s; answers continue with the map read before", error)
+            self._logged = str(error)
         self._due = time.monotonic() + self.INTERVAL

@@ -1,4 +1,4 @@
-"""Traverses whose pictures are numbered frame by frame: the number in a name is the place."""
+"""Read frame numbers from picture names. In a numbered traverse the frame number stands for the place."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from pairvpr.runtime.image import PICTURE_EXTENSIONS
 
 
 def frame_number(name: str, where: str | Path) -> int:
-    """The last number in the file's name, as 42 in Image042.jpg, in walk/Image042.jpg and in clip2.mp4#000042.
+    """Return the last number in the file's name: 42 for Image042.jpg, walk/Image042.jpg and clip2.mp4#000042.
 
-    where: what an error names. Raises SourceError where there is none.
+    name: the picture's name, a posix path.
+    where: the picture in error messages.
+
+    Raises SourceError if the name has no frame number.
     """
     file = PurePosixPath(name)
     numbers = re.findall(r"\d+", file.stem if file.suffix.lower() in PICTURE_EXTENSIONS else file.name)
     if utm_pose(name) is not None:
-        raise SourceError(f"{where}: its name is a UTM position, no frame number; leave out --tolerance")
+        raise SourceError(f"{where}: its name holds a UTM position and no frame number; leave out --tolerance")
     if not numbers or len(numbers[-1]) > 18:
         raise SourceError(f"{where}: no frame number in its name; name pictures as Image042.jpg")
     return int(numbers[-1])
 
 
 def frame_numbers(traverse: Iterable[tuple[str, str | Path]]) -> list[int]:
-    """The frame numbers of a traverse's pictures (name, and what an error names), every one a different one.
+    """Return the frame numbers of a traverse.
 
-    Raises SourceError where one has no number, or that of another.
+    traverse: for each picture its name, and the picture in error messages.
+
+    Raises SourceError if a name has no frame number, and for two pictures with the same number.
     """
     frames: dict[int, str | Path] = {}
     for name, where in traverse:

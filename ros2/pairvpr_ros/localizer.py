@@ -18,7 +18,7 @@ from pairvpr.runtime.map_refresh import Refresher
 from pairvpr.runtime.outputs.ros_messages import AnswerMessages, Message, header_of_frame, transform
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.sources.base import Header, Source
-from pairvpr.runtime.sources.transforms import AdjustedSource
+from pairvpr.runtime.sources.transforms import TransformedSource
 from pairvpr.runtime.sources.undistort import Lens, read_camera
 from pairvpr_ros.parameters import Parameters
 from pairvpr_ros.topic import TopicSource
@@ -49,7 +49,7 @@ class Localizer:
         self._parameters, self._publish, self._odometry = parameters, publish, odometry
         self.topic = IMAGE if parameters.image_transport == "raw" else f"{IMAGE}/{parameters.image_transport}"
         self._images = TopicSource(self.topic)
-        self._source: Source = AdjustedSource(self._images, options, lens) if options.adjust else self._images
+        self._source: Source = TransformedSource(self._images, options, lens) if options.transforms else self._images
         self._recognizer = parameters.open()
         try:
             frames = parameters.frames(self._recognizer.map)

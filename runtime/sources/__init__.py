@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, videos, bags, cameras and streams."""
+"""Read pictures from files, folders, videos, bags, cameras and streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import stat
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
@@ -18,7 +17,7 @@ from pairvpr.runtime.sources.euroc import EurocSource, is_euroc_folder
 from pairvpr.runtime.sources.folder import FolderSource, PictureSource, list_pictures, natural_order
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
 from pairvpr.runtime.sources.options import DEFAULT, SourceOptions
-from pairvpr.runtime.sources.transforms import AdjustedSource
+from pairvpr.runtime.sources.transforms import TransformedSource
 from pairvpr.runtime.sources.undistort import Lens, read_camera
 from pairvpr.runtime.sources.video import VIDEO_EXTENSIONS, VideoFeed, VideoSource, open_container
 
@@ -29,14 +28,17 @@ FORMS = "a picture, folder, video or bag, a camera as camN, csiN or /dev/videoN,
 
 
 def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
-    """The source that `query` names: an existing path first, then a camera `camN` or `csiN`, then a stream address.
+    """Open the source that `query` names.
 
-    Raises SourceError if nothing is there, it cannot be opened or it has nothing of the kind that options choose.
+    query: an existing path, else a camera `camN` or `csiN`, else a stream address.
+    options: the frames to read and the transforms of their pictures.
+
+    Raises SourceError if there is no such source, if it cannot be opened, or if it lacks what the options choose.
     """
-    if not options.adjust:
+    if not options.transforms:
         return _open(query, options)
     lens = None if options.undistort is None else Lens(read_camera(options.undistort))
-    return AdjustedSource(_open(query, options), options, lens)
+    return TransformedSource(_open(query, options), options, lens)
 
 
 def _open(query: str, options: SourceOptions) -> Source:
@@ -44,7 +46,7 @@ def _open(query: str, options: SourceOptions) -> Source:
     if mode is not None and is_bag(Path(query)):
         return BagSource(Path(query), options.topic, options.pose_topic)
     if options.topic is not None or options.pose_topic is not None:
-        raise SourceError(f"{query} is no bag, and only bags have topics: leave out --topic and --pose-topic")
+        raise SourceError(f"{query} is not a bag, and only bags have topics: leave out --topic and --pose-topic")
     if mode is not None:
         return _open_path(Path(query), mode)
     if camera := re.fullmatch(r"cam(\d+)", query):
@@ -53,15 +55,15 @@ def _open(query: str, options: SourceOptions) -> Source:
         return _open_csi_camera(int(camera[1]))
     if re.match(r"(rtsp|https?)://", query):
         return _open_stream(query)
-    raise SourceError(f"{query!r} is no file, folder, camera or stream: give {FORMS}")
+    raise SourceError(f"{query!r} is not a file, folder, camera or stream: give {FORMS}")
 
 
 def _mode(query: str) -> int | None:
-    """The file type of what is at the path `query`; None if there is nothing."""
+    """Return the file type of the path `query`, None if nothing is there."""
     try:
         return Path(query).stat().st_mode if query else None
     except PermissionError as error:
-        raise SourceError(f"{query} cannot be looked at (no permission): check its rights") from error
+        raise SourceError(f"{query} cannot be accessed (no permission): check its rights") from error
     except (OSError, ValueError):  # not there, or too long for a path, as addresses can be
         return None
 
@@ -75,10 +77,10 @@ def _open_path(path: Path, mode: int) -> Source:
         raise SourceError(f"{path} is neither file, folder nor camera: give {FORMS}")
     extension = path.suffix.lower()
     if extension in VIDEO_EXTENSIONS:
-        # Absolute, because FFmpeg takes what stands before a colon for a protocol.
+        # Absolute, because FFmpeg takes text before a colon for a protocol.
         return VideoSource(open_container(str(path.absolute()), str(path)), path.name, str(path.resolve()))
     if extension not in PICTURE_EXTENSIONS:
-        # Not asking FFmpeg as well: it makes a video of any text file.
+        # FFmpeg is not tried here, because it reads any text file as a video.
         try:
             with open_picture(path):
                 pass
@@ -93,37 +95,46 @@ def _open_numbered_camera(number: int) -> Source:
         return _open_camera(device, f"cam{number}")
     found = sorted((path.name for path in DEVICES.glob("video*")), key=natural_order)
     if not found:
-        raise SourceError(f"there is no camera {device}, nor any other: connect it, and see that it may be read")
+        raise SourceError(f"there is no camera {device}, and no other camera: connect it and check its rights")
     cameras = ", ".join(str(DEVICES / name) for name in found)
     raise SourceError(f"there is no camera {device}; found: {cameras}: connect it or name one of these")
 
 
 def _open_camera(device: Path, name: str) -> Source:
-    advice = f"see that {device} is a camera, that no other program uses it and that you may read it"
+    advice = f"check that {device} is a camera, that no other program uses it and that you may read it"
     return LiveSource(name, partial(_connect, str(device), name, format="v4l2", advice=advice))
 
 
 def _open_csi_camera(number: int) -> Source:
     width, height = gstreamer.CSI_SIZE
     pipeline = gstreamer.CSI_CAMERA.format(number=number, width=width, height=height)
-    advice = "see that the camera is connected, that no other program uses it and that this is a Jetson with JetPack"
+    advice = "check that the camera is connected, that no other program uses it and that this is a Jetson with JetPack"
     name = f"csi{number}"
     connect = partial(gstreamer.GstreamerFeed, pipeline, (width, height), name, timeout=READ_TIMEOUT, advice=advice)
     return LiveSource(name, connect)
 
 
-def _connect(url: str, name: str, **how: Any) -> VideoFeed:
-    return VideoFeed(open_container(url, name, timeout=READ_TIMEOUT, **how), name)
+def _connect(
+    url: str,
+    name: str,
+    *,
+    format: str | None = None,  # noqa: A002  as in open_container
+    options: dict[str, str] | None = None,
+    advice: str,
+) -> VideoFeed:
+    return VideoFeed(
+        open_container(url, name, format=format, options=options, timeout=READ_TIMEOUT, advice=advice), name
+    )
 
 
 def _open_stream(address: str) -> Source:
-    """A live source, or for an http(s) address whose length is known the finite video that it is."""
+    """Open a live source, or a finite video if an http(s) address has a known length."""
     try:
         parts = urlsplit(address)
     except ValueError as error:
-        raise SourceError(f"{address!r} is no address ({error}): check it") from error
+        raise SourceError(f"{address!r} is not an address ({error}): check it") from error
     name = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without user and password
-    # TCP first: pictures with packets lost look like other places.
+    # TCP first, because lost packets make a picture look like another place.
     options = {"rtsp_flags": "prefer_tcp"} if parts.scheme == "rtsp" else None
     advice = "check the address and that its server can be reached"
     connect = partial(_connect, address, name, options=options, advice=advice)
@@ -132,5 +143,5 @@ def _open_stream(address: str) -> Source:
     container = open_container(address, name, options=options, timeout=READ_TIMEOUT, advice=advice)
     if container.duration is not None:
         return VideoSource(container, name, name)
-    # A server that says that it has sent all means it, one that just stops does not.
+    # The end of a transfer is the end of the stream, while a broken connection is opened again.
     return LiveSource(name, connect, first=VideoFeed(container, name), endless=False)

@@ -1,4 +1,4 @@
-"""ROS 1 bags, ROS 2 bags and MCAP files, read with rosbags."""
+"""Read ROS 1 bags, ROS 2 bags and MCAP files with rosbags."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ if TYPE_CHECKING:
     from rosbags.interfaces import Connection
 
 BAG_EXTENSIONS = (".bag", ".db3", ".mcap")
-METADATA = "metadata.yaml"  # makes a folder a ROS 2 bag
+METADATA = "metadata.yaml"  # its presence makes a folder a ROS 2 bag
 
 logger = logging.getLogger(__name__)
 
 
 class BagSource(Source):
-    """The images of one topic, in the order in which they were recorded.
+    """Provide the images of one topic, in the order of recording.
 
-    Timestamps are those of the messages' headers. Poses are those of one topic, interpolated to them; that topic is
-    read first, and is all that is held in memory. A damaged message gives a Frame with its error; when nothing more
-    can be read because of damage, iterating raises SourceError; messages that damage hides are counted in a warning.
+    Time stamps come from the message headers. Poses come from one topic and are interpolated to the images' time
+    stamps. The pose topic is read first and held in memory. A damaged message gives a Frame with its error. Iterating
+    raises SourceError when damage ends the bag. Messages hidden by damage are counted in a warning.
 
-    topic, pose_topic: None where there is one to choose from; without a choice of poses there are none.
-    Raises SourceError if rosbags is missing, the bag cannot be read, or there is no such topic or no choice.
+    path: the bag's file or folder.
+    topic: the image topic, None for the only one.
+    pose_topic: the topic of poses or GPS positions, None for the only one. With several topics and None, frames have
+    no poses.
+
+    Raises SourceError if rosbags is missing, if the bag cannot be read, or if the topic is missing or ambiguous.
     """
 
     live = False
@@ -59,7 +63,7 @@ class BagSource(Source):
         self.length: int | None = sum(connection.msgcount for connection in self._images)
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The images that are wanted; the others are read, but not decoded."""
+        """Yield the images that are wanted. The others are read, but not decoded."""
         if self._trajectory is None:
             self._trajectory = self._read_trajectory()
         for number, (message, header, read_ms) in enumerate(self._messages(self._images)):
@@ -70,7 +74,7 @@ class BagSource(Source):
             yield frame_of(message, name, header, read_ms, place)
 
     def close(self) -> None:
-        """Closes the bag's files."""
+        """Close the bag's files."""
         if self._is_open:
             self._is_open = False
             self._reader.close()
@@ -84,13 +88,15 @@ class BagSource(Source):
         if len(topics) > 1:
             listed = ", ".join(sorted(topics))
             logger.warning(
-                "%s: no poses are used, for there are several: choose --pose-topic of %s", self._path, listed
+                "%s: frames get no poses, because there are several pose topics: choose --pose-topic of %s",
+                self._path,
+                listed,
             )
             return []
         return [each for each in connections if each.topic in topics]
 
     def _read_trajectory(self) -> Trajectory:
-        """All poses or GPS positions of the chosen topic, less those that are not finite."""
+        """Read all finite poses or GPS positions of the chosen topic."""
         stamps, values, frame, bad = [], [], None, 0
         is_gps = any(connection.msgtype == GPS_TYPE for connection in self._poses)
         for message, header, _ in self._messages(self._poses):
@@ -111,7 +117,7 @@ class BagSource(Source):
         return Trajectory(stamps, values, None if is_gps else frame or "map")
 
     def _messages(self, connections: list[Connection]) -> Iterator[tuple[Any, Header, float]]:
-        """Each message, or why it is none, with its header and the milliseconds it took to read."""
+        """Yield each message or its SourceError, its header, and the milliseconds spent on reading."""
         if not connections:
             return
         with _rosbags_reads(self._path):
@@ -135,17 +141,17 @@ class BagSource(Source):
             yield message, header, (perf_counter() - started) * 1e3
 
     def _check_count(self, connections: list[Connection], count: int) -> None:
-        """Say where the bag itself says that there are other messages: damaged bytes may hide some without a fault."""
+        """Warn if the bag itself counts other messages, because damage can hide messages without an error."""
         recorded = sum(connection.msgcount for connection in connections)
         if count != recorded:
             logger.warning(
-                "%s: %d of %d messages on %s could be found: check that it is whole",
+                "%s: only %d of %d messages on %s were found: check that the bag is whole",
                 self._path, count, recorded, connections[0].topic,
             )  # fmt: skip
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a file or folder is called like a bag."""
+    """Return whether a file or folder is named like a bag."""
     return (path / METADATA).is_file() if path.is_dir() else path.suffix.lower() in BAG_EXTENSIONS
 
 
@@ -156,7 +162,7 @@ def _open(path: Path) -> AnyReader:
     except ImportError as error:
         raise SourceError(f'reading {path} needs rosbags ({error}): pip install "pairvpr[bags]"') from error
     with _rosbags_reads(path):
-        # Bags in SQLite from before ROS 2 Iron do not say what their messages look like.
+        # SQLite bags from before ROS 2 Iron lack the message definitions.
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
     if not all(each.topic.isprintable() and each.msgtype.isprintable() for each in reader.connections):
@@ -166,11 +172,11 @@ def _open(path: Path) -> AnyReader:
 
 
 def _topics(connections: Sequence[Connection], types: Sequence[str] | dict[str, Any]) -> dict[str, str]:
-    """Topics with messages of one of the types, and their type."""
+    """Return the topics with messages of one of the types, and their types."""
     return {
         connection.topic: connection.msgtype
         for connection in connections
-        # Depth under a picture's type.
+        # Depth images that have a picture's type.
         if connection.msgtype in types and connection.msgcount and not connection.topic.endswith("/compressedDepth")
     }
 
@@ -178,13 +184,13 @@ def _topics(connections: Sequence[Connection], types: Sequence[str] | dict[str, 
 def _of_topic(
     connections: Sequence[Connection], types: Sequence[str] | dict[str, Any], topic: str | None, title: str
 ) -> list[Connection]:
-    """The connections of the topic that was asked for; none if none was."""
+    """Return the connections of `topic`, none if it is None."""
     if topic is None:
         return []
     topics = _topics(connections, types)
     if topic not in topics:
         known = ", ".join(sorted(topics)) or "none"
-        raise SourceError(f"{title} {topic} is not one of the topics that can be used: {known}")
+        raise SourceError(f"{title} {topic} is not a usable topic of this bag; choose one of: {known}")
     return [each for each in connections if each.topic == topic and each.msgtype in types]
 
 
@@ -201,16 +207,16 @@ def _only_topic(path: Path, connections: Sequence[Connection]) -> list[Connectio
 
 @contextmanager
 def _rosbags_reads(path: Path) -> Iterator[None]:
-    """Turns whatever rosbags raises on damaged bytes into SourceError; that can be nearly any type."""
+    """Turn the errors of rosbags into SourceError. Damaged bytes can raise nearly any type."""
     try:
         yield
     except SourceError:
         raise
     except Exception as error:
         reason = one_line(error)
-        if isinstance(error, MemoryError):  # a length that was damaged is asked for before the file's end is met
+        if isinstance(error, MemoryError):  # a damaged length is allocated before the end of the file is reached
             reason = "it asks for more memory than there is"
         raise SourceError(
-            f"{path} is damaged, or no bag that can be read ({reason}): check that it is whole; "
+            f"{path} is damaged or not a readable bag ({reason}): check that it is whole; "
             "`rosbag reindex`, `ros2 bag reindex` or `mcap recover` may mend it"
         ) from error

@@ -1,4 +1,4 @@
-"""What every source of pictures has in common."""
+"""Define the interface that every source of pictures implements."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 from pairvpr.runtime.geometry.poses import Gps, Pose
 
 Wanted = Callable[[int, str, "float | None"], bool]
-"""Asked with a frame's number, name and timestamp before its picture is converted: whether to go on with it."""
+"""Decides, from a frame's number, name and timestamp, whether its picture is converted and yielded."""
 
 S = TypeVar("S", bound="Source")
 
 
 class Header(NamedTuple):
-    """What a ROS message says of itself: nanoseconds since 1970, exact, and the id of the frame that it is in."""
+    """Hold the header of a ROS message: exact nanoseconds since 1970, and the id of its coordinate frame."""
 
     stamp: int
     frame_id: str
@@ -26,15 +26,17 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source, or why it could not be read.
+    """Hold one picture of a source, or the error that kept it from being read.
 
-    name: the picture's path relative to the folder, or `clip.mp4#000123` for a frame, counted from 0.
-    timestamp: seconds; as a video file or finite stream counts them, Unix time where it was recorded, or Unix
-    time of arrival if live.
-    picture: upright RGB; None exactly if `error` says in one line what was wrong.
+    name: the picture's path relative to the folder, or `clip.mp4#000123` for a video frame, counted from 0.
+    timestamp: seconds. A video file or finite stream counts from its start. A recording gives Unix time, and a live
+    source the Unix time of arrival.
+    picture: upright RGB, None if there is an error.
+    error: one line, None if there is a picture.
     decode_ms: milliseconds spent on reading and decoding.
-    pose, gps: where it was taken, if the source itself says so. path: the picture's own file, if it has one.
-    header: of the message that it came in, if it did.
+    pose, gps: the place, if the source itself has it.
+    path: the picture's own file, if there is one.
+    header: the header of the ROS message that held the picture, if there was one.
     """
 
     name: str
@@ -49,19 +51,19 @@ class Frame:
 
 
 def every_frame(number: int, name: str, timestamp: float | None) -> bool:
-    """Wants every frame."""
+    """Accept every frame."""
     return True
 
 
 class Source(Protocol):
-    """Pictures in order. Iterating raises SourceError when nothing more can be read because of a fault.
+    """Provide pictures in order. Iterating raises SourceError when a fault ends the source.
 
-    live: pictures arrive whether or not they are read; only the newest is kept.
-    single: exactly one picture was asked for, so that a fault in it is raised, not put into a Frame.
-    length: how many frames will come, as far as the source says; None if it does not.
-    names: their names, where they are known before anything is read.
-    origin: what a name is relative to; a picture is the same if origin and name are.
-    dropped: frames of a live source that came and went while nobody asked.
+    live: True if pictures arrive at their own pace and only the newest is kept.
+    single: True if the source is exactly one picture, whose fault is raised and not put into a Frame.
+    length: number of frames, None if the source does not know it.
+    names: names of the frames, None if they are not known before reading.
+    origin: the folder, file or device that names are relative to. Origin and name together identify a picture.
+    dropped: frames of a live source that were replaced by newer ones before they were read.
     """
 
     live: bool
@@ -72,14 +74,17 @@ class Source(Protocol):
     dropped: int = 0
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The frames that are `wanted`, in order; the others cost as little as the source allows."""
+        """Yield the frames that `wanted` accepts, in order. The others cost as little as the source allows.
+
+        `wanted` is called for a frame only after all earlier frames were yielded.
+        """
         ...
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
 
     def close(self) -> None:
-        """Releases files, threads and devices; may be called again."""
+        """Release files, threads and devices. May be called again."""
         ...
 
     def __enter__(self: S) -> S:

@@ -1,4 +1,4 @@
-"""Camera folders as the EuRoC MAV data set has them (Burri et al., IJRR 2016): stamps in a table, pictures beside."""
+"""Read camera folders in the layout of the EuRoC MAV data set (Burri et al., IJRR 2016)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ GROUND_TRUTH = Path("state_groundtruth_estimate0", TABLE)  # beside the camera's
 
 
 class EurocSource(Source):
-    """A camera folder: `data.csv` with time stamps in nanoseconds and file names, `data/` with the pictures.
+    """Provide a camera folder: `data.csv` with time stamps in nanoseconds and file names, `data/` with the pictures.
 
-    Timestamps are Unix seconds. Poses are the ground truth's if it lies beside the folder: those of the vehicle's
-    body, interpolated to the picture's stamp. Raises SourceError for a table that is malformed.
+    Time stamps are Unix seconds. If the ground truth lies beside the folder, frames get the pose of the vehicle's body,
+    interpolated to their time stamps.
+
+    Raises SourceError for a malformed table.
     """
 
     live = False
@@ -37,31 +39,31 @@ class EurocSource(Source):
         self.origin = str(folder.resolve())
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The pictures that are wanted; the others are not opened."""
+        """Yield the pictures that are wanted. The others are not opened."""
         for number, (name, seconds) in enumerate(self._rows):
             if wanted(number, name, seconds):
                 frame = picture_frame(name, seconds, self._folder / name)
                 yield frame if self._poses is None else replace(frame, pose=self._poses.at(seconds).pose)
 
     def close(self) -> None:
-        """Nothing stays open between frames."""
+        """Do nothing: no file stays open between frames."""
 
 
 def is_euroc_folder(folder: Path) -> bool:
-    """Whether a folder is a camera's."""
+    """Return whether a folder is an EuRoC camera folder."""
     return (folder / TABLE).is_file() and (folder / PICTURES).is_dir()
 
 
 def _read_pictures(table: Path) -> list[tuple[str, float]]:
-    """Names, relative to the camera's folder, and time stamps in seconds."""
+    """Read the names, relative to the camera's folder, and the time stamps in seconds."""
     rows: dict[str, float] = {}
     for where, fields in _rows(table, 2):
         file = fields[1]
         if not file or "/" in file or not file.isprintable():
-            raise SourceError(f"{where}: {file!r} is no picture's file name: correct it")
+            raise SourceError(f"{where}: {file!r} is not a file name of a picture: correct it")
         name = f"{PICTURES}/{file}"
         if name in rows:
-            raise SourceError(f"{where}: {file} stands in the table twice: keep one of the two")
+            raise SourceError(f"{where}: {file} is in the table twice: keep one of the two")
         rows[name] = _seconds(fields[0], where)
     if not rows:
         raise SourceError(f"{table} lists no pictures: add lines of time stamp and file name, or remove the table")
@@ -69,7 +71,7 @@ def _read_pictures(table: Path) -> list[tuple[str, float]]:
 
 
 def _read_ground_truth(table: Path) -> Trajectory:
-    """The body's poses: columns time stamp, x, y, z, and the quaternion with w first; more columns may follow."""
+    """Read the body's poses: time stamp, x, y, z and a quaternion with w first. More columns may follow."""
     stamps, poses = [], []
     for where, fields in _rows(table, 8):
         x, y, z, qw, qx, qy, qz = fields[1:8]
@@ -80,7 +82,7 @@ def _read_ground_truth(table: Path) -> Trajectory:
 
 
 def _rows(table: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a table with at least so many columns, each with its file and line for messages."""
+    """Yield the rows of a table, each with its file and line for messages. A row needs `columns` fields or more."""
     try:
         lines = table.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -99,5 +101,5 @@ def _rows(table: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
 
 def _seconds(text: str, where: str) -> float:
     if not (text.isascii() and text.isdigit()):
-        raise SourceError(f"{where}: {text!r} is no time stamp in nanoseconds: correct it")
+        raise SourceError(f"{where}: {text!r} is not a time stamp in nanoseconds: correct it")
     return int(text) / 1e9

@@ -1,4 +1,4 @@
-"""Picture files and folders of them."""
+"""Read a picture file or a folder of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 
 
 class PictureSource(Source):
-    """One picture file; a fault in it is raised."""
+    """Provide one picture file. A fault in the file is raised."""
 
     live = False
     single = True
@@ -25,7 +25,7 @@ class PictureSource(Source):
         self.origin = str(path.resolve().parent)
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The picture, if it is wanted."""
+        """Yield the picture if it is wanted."""
         if not wanted(0, self._path.name, None):
             return
         started = perf_counter()
@@ -33,11 +33,11 @@ class PictureSource(Source):
         yield Frame(self._path.name, None, picture, None, (perf_counter() - started) * 1e3, path=self._path)
 
     def close(self) -> None:
-        """Nothing stays open between frames."""
+        """Do nothing: no file stays open between frames."""
 
 
 class FolderSource(Source):
-    """All pictures of a folder and its subfolders; one that cannot be read gives a Frame with its error."""
+    """Provide all pictures of a folder and its subfolders. An unreadable picture gives a Frame with its error."""
 
     live = False
     single = False
@@ -49,17 +49,17 @@ class FolderSource(Source):
         self.origin = str(folder.resolve())
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The pictures that are wanted; the others are not opened."""
+        """Yield the pictures that are wanted. The others are not opened."""
         for number, (name, path) in enumerate(self._pictures):
             if wanted(number, name, None):
                 yield picture_frame(name, None, path)
 
     def close(self) -> None:
-        """Nothing stays open between frames."""
+        """Do nothing: no file stays open between frames."""
 
 
 def picture_frame(name: str, timestamp: float | None, path: Path) -> Frame:
-    """The Frame of a picture file, with its error if it cannot be read."""
+    """Return the Frame of a picture file, with an error if the file cannot be read."""
     picture, error = None, None
     started = perf_counter()
     try:
@@ -70,17 +70,21 @@ def picture_frame(name: str, timestamp: float | None, path: Path) -> Frame:
 
 
 def list_pictures(folder: str | Path) -> list[tuple[str, Path]]:
-    """Names (posix paths relative to `folder`) and paths of its pictures, subfolders included.
+    """List the names and paths of the pictures in a folder and its subfolders.
 
-    In natural order (2.jpg before 10.jpg), without hidden files and folders. Raises SourceError if the folder
-    or one inside it cannot be read, or if there is no picture in it.
+    A name is a posix path relative to `folder`. The order is natural (2.jpg before 10.jpg). Hidden files and folders
+    are left out.
+
+    Raises SourceError if the folder or a subfolder cannot be read, or holds no picture.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder: name a folder of pictures")
     paths = {path.relative_to(folder).as_posix(): path for path in _walk(folder, (folder.resolve(),))}
     if not paths and (folder / "map.sqlite").exists():
-        raise SourceError(f"{folder} is a map, no pictures: name a folder of pictures here, and the map as --db")
+        raise SourceError(
+            f"{folder} is a map, not a folder of pictures: name a folder of pictures here, and the map as --db"
+        )
     if not paths:
         known = " ".join(PICTURE_EXTENSIONS)
         raise SourceError(f"{folder} holds no pictures ({known}): name a folder that does")
@@ -88,14 +92,14 @@ def list_pictures(folder: str | Path) -> list[tuple[str, Path]]:
 
 
 def natural_order(name: str) -> list[list[str | int]]:
-    """A sorting key under which numbers in a path's parts count as numbers."""
+    """Return a sorting key that compares the numbers in a path's parts by value."""
     # Splitting by a group alternates text and number, so that the same positions always compare.
     split = [re.split(r"([0-9]+)", part) for part in PurePosixPath(name).parts]
     return [[int(s) if i % 2 else s for i, s in enumerate(part)] for part in split]
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """The picture files below `folder`; linked folders are entered unless they lead back up (`above`)."""
+    """Yield the picture files below `folder`. A linked folder is entered unless it leads back up (`above`)."""
     try:
         entries = list(folder.iterdir())
     except OSError as error:
@@ -108,6 +112,6 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             if resolved not in above:
                 yield from _walk(entry, (*above, resolved))
         elif entry.suffix.lower() in PICTURE_EXTENSIONS:
-            if not entry.name.isprintable():  # an answer names the picture, one a line, in UTF-8
+            if not entry.name.isprintable():  # an answer is one line of UTF-8 that holds the name
                 raise SourceError(f"{str(entry)!r} has a name that cannot be printed: rename it")
             yield entry

@@ -1,4 +1,4 @@
-"""Cameras that only GStreamer reaches, as a Jetson's CSI cameras: raw frames through a pipe from a child process."""
+"""Read cameras through GStreamer, such as the CSI cameras of a Jetson. A child process sends raw frames by pipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.sources.base import Frame
 
 PROGRAM = "gst-launch-1.0"
-CSI_SIZE = (1280, 720)  # a mode that every sensor NVIDIA supports has; the model sees pictures of about 300 pixels
+CSI_SIZE = (1280, 720)  # every sensor that NVIDIA supports has this mode, and the model needs about 300 pixels
 CSI_CAMERA = (
     "nvarguscamerasrc sensor-id={number} ! video/x-raw(memory:NVMM),width={width},height={height},framerate=30/1 "
     "! nvvidconv ! video/x-raw,format=RGBA"
@@ -27,11 +27,15 @@ CSI_CAMERA = (
 
 
 class GstreamerFeed:
-    """The frames of a pipeline's last element, RGBA of a known size.
+    """Read the RGBA frames of a pipeline's last element.
 
-    pipeline: elements as gst-launch-1.0 takes them. size: width and height in pixels. timeout: seconds without a
-    whole frame after which the camera counts as lost, to begin with in the constructor.
-    Raises SourceError, ending in `advice`, if GStreamer is missing or no frame comes.
+    pipeline: elements in the syntax of gst-launch-1.0.
+    size: width and height in pixels.
+    title: the name in error messages.
+    timeout: seconds without a whole frame after which the camera counts as lost. The constructor waits for a frame.
+    advice: the remedy in error messages.
+
+    Raises SourceError if GStreamer is missing or no frame comes.
     """
 
     def __init__(self, pipeline: str, size: tuple[int, int], title: str, *, timeout: float, advice: str) -> None:
@@ -41,7 +45,7 @@ class GstreamerFeed:
         self._advice = advice
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._pipe, write_end = os.pipe()
-        # A pipe of its own, because NVIDIA's camera element writes messages to the standard output.
+        # A separate pipe, because NVIDIA's camera element writes messages to the standard output.
         command = [PROGRAM, "-q", *pipeline.split(), "!", "fdsink", f"fd={write_end}", "sync=false"]
         try:
             self._process = subprocess.Popen(
@@ -50,7 +54,7 @@ class GstreamerFeed:
                 stdout=self._messages,
                 stderr=self._messages,
                 pass_fds=[write_end],
-                start_new_session=True,  # Ctrl-C is for us; close() ends the child
+                start_new_session=True,  # Ctrl-C must not reach the child, which close() ends
             )
         except OSError as error:
             os.close(self._pipe)
@@ -67,14 +71,14 @@ class GstreamerFeed:
             raise
 
     def shots(self) -> Iterator[RawShot]:
-        """The frames in order; raises SourceError when the camera is lost."""
+        """Yield the frames in order. Raise SourceError when the camera is lost."""
         while True:
             shot, self._first = self._first, None
             yield self._read() if shot is None else shot
             del shot
 
     def close(self) -> None:
-        """Ends the child, which releases the camera; may be called again."""
+        """End the child process, which releases the camera. May be called again."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -100,7 +104,7 @@ class GstreamerFeed:
         return RawShot(pixels.reshape(height, width, 4), (perf_counter() - started) * 1e3)
 
     def _reason(self, ended: bool) -> str:
-        """What GStreamer said first of the fault, else that it said nothing."""
+        """Return GStreamer's first error message, or else the kind of the loss."""
         if ended:
             with suppress(subprocess.TimeoutExpired):  # close() kills it
                 self._process.wait(self._timeout)
@@ -112,13 +116,13 @@ class GstreamerFeed:
 
 @dataclass(frozen=True)
 class RawShot:
-    """A frame as it came out of the pipe: RGBA (H, W, 4)."""
+    """Hold a frame from the pipe: RGBA (H, W, 4)."""
 
     pixels: np.ndarray
     decode_ms: float
 
     def as_frame(self, name: str, timestamp: float | None) -> Frame:
-        """The frame with its picture in RGB."""
+        """Return the frame with its picture in RGB."""
         started = perf_counter()
         picture = Image.fromarray(np.ascontiguousarray(self.pixels[:, :, :3]))
         return Frame(name, timestamp, picture, None, self.decode_ms + (perf_counter() - started) * 1e3)

@@ -1,4 +1,4 @@
-"""Cameras and endless streams, of which only the newest frame counts."""
+"""Read cameras and endless streams, keeping only the newest frame."""
 
 from __future__ import annotations
 
@@ -15,41 +15,47 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 
 READ_TIMEOUT = 10.0  # seconds without data after which a camera or stream counts as lost
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds until a lost one is tried again; doubled from try to try
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a lost source is tried again, doubled after each try
 
 logger = logging.getLogger(__name__)
 
 
 class Shot(Protocol):
-    """A frame as it arrived, not converted yet."""
+    """Hold a frame as it arrived, before conversion."""
 
     def as_frame(self, name: str, timestamp: float | None) -> Frame:
-        """The frame with its picture in RGB, or with what was wrong."""
+        """Return the frame with its picture in RGB, or with an error."""
         ...
 
 
 class Feed(Protocol):
-    """An open camera or stream."""
+    """Read an open camera or stream."""
 
     def shots(self) -> Iterator[Shot]:
-        """Its frames in order until it ends; raises SourceError when it is lost. Keeps none that it gave away."""
+        """Yield the frames in order until the end. Raise SourceError when the camera or stream is lost.
+
+        No reference to a yielded frame is kept.
+        """
         ...
 
     def close(self) -> None:
-        """Releases the camera or connection."""
+        """Release the camera or connection."""
         ...
 
 
 class LiveSource(Source):
-    """A camera or stream, read in a thread that keeps only the newest frame.
+    """Read a camera or stream in a thread that keeps only the newest frame.
 
-    A slow consumer so never answers for a picture of the past: what arrives while it works is counted in
-    `dropped` and forgotten. Frames are numbered as they arrive, dropped ones too. One that is lost (unplugged, cut,
-    silent for READ_TIMEOUT) is opened again after FIRST_WAIT, twice as long after each try that fails up to
-    LONGEST_WAIT, until it is closed; each loss and try is logged. It can be iterated once.
+    A slow consumer therefore never answers for an old picture. Frames that arrive while the consumer works are counted
+    in `dropped` and forgotten. Frames are numbered as they arrive, dropped frames too. The source can be iterated once.
 
-    connect: opens it; raises SourceError, in the constructor too. first: one that is open already, in its place.
-    endless: an end is a loss; else it ends the iteration.
+    A lost camera or stream (unplugged, cut, silent for READ_TIMEOUT) is opened again after FIRST_WAIT. The wait doubles
+    after each failed try, up to LONGEST_WAIT. Each loss and try is logged.
+
+    name: the name of the source in frames, messages and logs.
+    connect: opens the camera or stream. It may raise SourceError, which the constructor passes on.
+    first: a feed that is open already, used in place of the first `connect`.
+    endless: if True, the end of the feed is a loss. If False, it ends the iteration.
     """
 
     live = True
@@ -67,7 +73,7 @@ class LiveSource(Source):
         self._endless = endless
         self._wait = FIRST_WAIT
         self._number = 0
-        self._changed = threading.Condition()  # guards all below
+        self._changed = threading.Condition()  # guards all attributes below
         self._newest: _Arrived | None = None
         self._closing = False
         self._ended = False
@@ -77,7 +83,7 @@ class LiveSource(Source):
         self._thread.start()
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The newest frame, each time one is asked for, if it is wanted; else the next that is."""
+        """Yield the newest frame that is wanted, each time the consumer asks for one."""
         while True:
             with self._changed:
                 while self._newest is None and not self._ended:
@@ -95,21 +101,21 @@ class LiveSource(Source):
                 yield frame
 
     def close(self) -> None:
-        """Stops the thread, which with the next frame or timeout releases the camera or connection."""
+        """Stop the thread, which releases the camera or connection at the next frame or timeout."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        # A driver that hangs inside the kernel cannot be interrupted: then the device goes with the process.
+        # A driver that hangs inside the kernel cannot be interrupted. The device is then released with the process.
         self._thread.join(READ_TIMEOUT + 1)
         if self._thread.is_alive():
-            logger.warning("%s does not answer: it is released only when the program ends", self._name)
+            logger.warning("%s does not respond; it is released when the program ends", self._name)
 
     def _run(self, feed: Feed | None) -> None:
         try:
             while feed is not None:
                 loss = self._read(feed)
                 feed = None if loss is None else self._connect_again(loss)
-        except BaseException as fault:  # raised again where the frames are wanted
+        except BaseException as fault:  # raised again in `frames`
             _forget_locals(fault)
             self._fault = fault
         finally:
@@ -118,7 +124,7 @@ class LiveSource(Source):
                 self._changed.notify_all()
 
     def _read(self, feed: Feed) -> str | None:
-        """Publishes the feed's frames, closes it, and says how it was lost; None where it is not wanted any more."""
+        """Publish the feed's frames and close it. Return the reason of a loss, None if the source is finished."""
         try:
             self._publish(feed)
             loss = f"{self._name} has ended" if self._endless else None
@@ -130,8 +136,8 @@ class LiveSource(Source):
                 if self._newest is not None:
                     frame = self._newest.convert()
                     self._newest = replace(self._newest, convert=lambda: frame)
-            # In this thread, because closing under a running read would crash; and only now that no frame is
-            # left, because a camera's frames lie in the driver's memory, which goes with the feed.
+            # In this thread, because closing during a read would crash. After the last frame is converted, because
+            # a camera's frames lie in the driver's memory, which is released with the feed.
             feed.close()
         return None if self._closing else loss
 
@@ -147,7 +153,7 @@ class LiveSource(Source):
             self._wait = FIRST_WAIT
 
     def _connect_again(self, loss: str) -> Feed | None:
-        """The feed opened again, however long it takes; None where it is not wanted any more."""
+        """Open the feed again, however long it takes. Return None if the source is closed meanwhile."""
         while True:
             logger.warning("%s; trying again in %.1f s", loss, self._wait)
             with self._changed:
@@ -160,7 +166,7 @@ class LiveSource(Source):
                 _forget_locals(fault)
                 loss = str(fault)
             else:
-                logger.warning("%s is there again", self._name)
+                logger.warning("%s is connected again", self._name)
                 return feed
 
     def _arrived(self, shot: Shot) -> _Arrived:
@@ -170,7 +176,10 @@ class LiveSource(Source):
 
 @dataclass(frozen=True)
 class _Arrived:
-    """The newest frame, not converted yet; `timestamp` is the Unix time at which it arrived."""
+    """Hold the newest frame before conversion.
+
+    timestamp: Unix time of arrival.
+    """
 
     number: int
     name: str
@@ -179,7 +188,7 @@ class _Arrived:
 
 
 def _forget_locals(fault: BaseException | None) -> None:
-    """Releases what the traceback holds: the variables of every function the fault came through."""
+    """Release the local variables that the traceback holds."""
     while fault is not None:
         traceback.clear_frames(fault.__traceback__)
         fault = fault.__cause__ or fault.__context__

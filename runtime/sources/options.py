@@ -1,4 +1,4 @@
-"""What can be chosen of a source."""
+"""Define the options of a source."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from pairvpr.runtime.image import MIN_SIDE
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What to read of a source, and how to turn its pictures.
+    """Choose the frames of a source and the transforms of its pictures.
 
-    topic, pose_topic: of a bag; None where there is one to choose from.
-    every: of so many frames only the first. start, duration: seconds from the first frame on. max_fps: at most so
-    many frames in a second of the source's time.
-    undistort: a calibration (see `read_camera`). rotate: degrees clockwise, after that. crop: x, y, width and height
-    in pixels of the picture as it then is.
+    topic: a bag's image topic, None for its only one.
+    pose_topic: a bag's topic of poses or GPS positions, None for its only one.
+    every: take one frame of every N.
+    start: seconds to skip after the first frame.
+    duration: seconds to read after `start`, None for all.
+    max_fps: largest number of frames for a second of the source's time, None for all.
+    undistort: a calibration file, see `read_camera`.
+    rotate: clockwise rotation in degrees: 0, 90, 180 or 270. It follows `undistort`.
+    crop: x, y, width and height in pixels of the rotated picture.
     """
 
     topic: str | None = None
@@ -32,12 +36,12 @@ class SourceOptions:
 
     @property
     def by_time(self) -> bool:
-        """Whether frames are chosen by their time stamps."""
+        """Return whether frames are chosen by their time stamps."""
         return self.start > 0 or self.duration is not None or self.max_fps is not None
 
     @property
-    def adjust(self) -> bool:
-        """Whether anything is asked for that is the same for all kinds of source."""
+    def transforms(self) -> bool:
+        """Return whether an option needs a `TransformedSource`."""
         return (
             self.by_time or self.every != 1 or self.undistort is not None or self.rotate != 0 or self.crop is not None
         )
@@ -47,7 +51,7 @@ DEFAULT = SourceOptions()
 
 
 def read_crop(text: str) -> tuple[int, int, int, int]:
-    """The part of a picture that "X,Y,WIDTH,HEIGHT" names, in pixels; raises SourceError."""
+    """Parse "X,Y,WIDTH,HEIGHT" in pixels. Raise SourceError for anything else."""
     parts = text.split(",")
     if len(parts) != 4 or not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         raise SourceError(f"{text!r} is not X,Y,WIDTH,HEIGHT in pixels")

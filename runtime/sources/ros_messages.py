@@ -1,4 +1,4 @@
-"""Pictures, places and time stamps out of ROS messages, of ROS 1 and ROS 2 alike, as rosbags gives them."""
+"""Read pictures, places and time stamps from ROS 1 and ROS 2 messages, as rosbags provides them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pairvpr.runtime.geometry.rotations import normalize
 from pairvpr.runtime.image import load_picture, pillow_reads
 from pairvpr.runtime.sources.base import Frame, Header
 
-# Where the channels of encodings with a byte per channel lie, in the order red, green, blue; and bytes per pixel.
+# Encodings with one byte per channel: the positions of red, green and blue, and the bytes per pixel.
 _CHANNELS = {
     "rgb8": ([0, 1, 2], 3),
     "bgr8": ([2, 1, 0], 3),
@@ -26,7 +26,7 @@ _CHANNELS = {
     "bgra8": ([2, 1, 0], 4),
     "mono8": ([0, 0, 0], 1),
 }
-# Where luma (of two pixels), blue and red differences lie in the four bytes of two pixels.
+# The positions of luma (of two pixels), blue and red difference in the four bytes of two pixels.
 _YUV = {
     "yuv422": ([1, 3], 0, 2),
     "uyvy": ([1, 3], 0, 2),
@@ -37,8 +37,8 @@ _BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
 ENCODINGS = (*_CHANNELS, "mono16", *_YUV, *_BAYER)
 
 
-def picture_of(message: Any) -> Image.Image:
-    """The picture in an Image or CompressedImage message; raises SourceError."""
+def decode_image(message: Any) -> Image.Image:
+    """Decode the picture of an Image or CompressedImage message. Raise SourceError if this fails."""
     if not hasattr(message, "encoding"):
         with pillow_reads("its JPEG or PNG data"):
             opened = Image.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG"))
@@ -59,12 +59,12 @@ def picture_of(message: Any) -> Image.Image:
 
 
 def frame_of(message: Any, name: str, header: Header, read_ms: float = 0.0, place: Place = UNKNOWN) -> Frame:
-    """The frame of an Image or CompressedImage message, or of why there is none (a SourceError)."""
+    """Return the frame of an Image or CompressedImage message, or of the SourceError in its place."""
     started, picture, error = perf_counter(), None, None
     try:
         if isinstance(message, SourceError):
             raise message
-        picture = picture_of(message)
+        picture = decode_image(message)
     except SourceError as fault:
         error = f"{name}: {fault}"
     decode_ms = read_ms + (perf_counter() - started) * 1e3
@@ -72,15 +72,15 @@ def frame_of(message: Any, name: str, header: Header, read_ms: float = 0.0, plac
 
 
 def header_of(message: Any, logged: int) -> Header:
-    """A message's header; where nobody set its time, with the one when it was logged (nanoseconds)."""
+    """Return a message's header. An unset time becomes `logged`, the time of recording in nanoseconds."""
     stamp = message.header.stamp
     return Header(stamp.sec * 10**9 + stamp.nanosec or logged, message.header.frame_id)
 
 
 def pose_of(message: Any) -> list[float]:
-    """Position (metres) and unit quaternion (x, y, z, w); not finite where the message has no orientation.
+    """Return x, y, z in metres and a unit quaternion (x, y, z, w), NaN for a message without orientation.
 
-    Of Odometry, PoseStamped and PoseWithCovarianceStamped messages.
+    message: an Odometry, PoseStamped or PoseWithCovarianceStamped message.
     """
     pose = message.pose if hasattr(message.pose, "position") else message.pose.pose
     at, turned = pose.position, pose.orientation
@@ -89,7 +89,10 @@ def pose_of(message: Any) -> list[float]:
 
 
 def gps_of(message: Any) -> list[float]:
-    """Latitude and longitude in degrees, altitude in metres; not finite where a NavSatFix message has no fix."""
+    """Return latitude and longitude in degrees and altitude in metres. The latitude is NaN without a fix.
+
+    message: a NavSatFix message.
+    """
     fixed = message.status.status >= 0  # STATUS_NO_FIX is -1
     return [message.latitude if fixed else math.nan, message.longitude, message.altitude]
 
@@ -105,20 +108,20 @@ POSE_TYPES: dict[str, Callable[[Any], list[float]]] = {
 
 
 def _pixels(message: Any, size: int) -> npt.NDArray[np.uint8]:
-    """The bytes of an Image message as (height, width, size), without what pads its rows."""
+    """Return the bytes of an Image message as (height, width, size), without the padding of rows."""
     height, width, step = message.height, message.width, message.step
     data = np.asarray(message.data, np.uint8)
     if step < width * size or len(data) < height * step:
         raise SourceError(
-            f"{len(data)} bytes in rows of {step} are no picture of {width} x {height} in {message.encoding}: "
-            "check what recorded it"
+            f"{len(data)} bytes in rows of {step} do not make a picture of {width} x {height} in {message.encoding}: "
+            "check the program that recorded it"
         )
     rows = data[: height * step].reshape(height, step)[:, : width * size]
     return np.ascontiguousarray(rows).reshape(height, width, size)
 
 
 def _from_yuv(pixels: npt.NDArray[np.uint8], luma: list[int], blue: int, red: int) -> npt.NDArray[np.uint8]:
-    """Two pixels in four bytes to RGB: ITU-R BT.601, luma from 16 to 235, as cv_bridge takes it."""
+    """Convert two pixels in four bytes to RGB (ITU-R BT.601, luma from 16 to 235, as in cv_bridge)."""
     height, width = pixels.shape[:2]
     pairs = pixels[:, : width - width % 2].reshape(height, width // 2, 4).astype(np.float32)
     y = 1.164 * (pairs[:, :, luma].reshape(height, -1) - 16)
@@ -128,7 +131,7 @@ def _from_yuv(pixels: npt.NDArray[np.uint8], luma: list[int], blue: int, red: in
 
 
 def _from_bayer(pixels: npt.NDArray[np.uint8], pattern: str) -> npt.NDArray[np.uint8]:
-    """A colour filter's values to RGB: each cell of 2 x 2 in one colour, which is plenty for what a model sees."""
+    """Convert a colour filter's values to RGB. Each cell of 2 x 2 gets one colour, which is enough for the model."""
     height, width = (side - side % 2 for side in pixels.shape)
     cells = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2).swapaxes(1, 2).reshape(-1, width // 2, 4)
     red, blue = pattern.index("r"), pattern.index("b")

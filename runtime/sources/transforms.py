@@ -1,4 +1,4 @@
-"""Fewer frames of a source, and its pictures turned as they are wanted."""
+"""Choose frames of a source, and undistort, rotate and crop its pictures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pairvpr.runtime.sources.undistort import Lens
 _TURNS = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
 
 
-class AdjustedSource(Source):
-    """Another source, which it takes over, as options want it.
+class TransformedSource(Source):
+    """Provide the chosen frames of another source, with transformed pictures. Closing closes the other source.
 
-    Iterating raises SourceError where frames are chosen by time and have none, and where a picture does not fit the
-    calibration or the part that is to be cut out.
+    Iterating raises SourceError if frames are chosen by time and have no time stamps, and if a picture does not fit
+    the calibration or the crop.
     """
 
     def __init__(self, source: Source, options: SourceOptions, lens: Lens | None) -> None:
@@ -38,20 +38,20 @@ class AdjustedSource(Source):
             self.length = None if source.length is None else math.ceil(source.length / options.every)
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The frames that were chosen and are `wanted`."""
-        chosen = _Choice(self._options)
+        """Yield the frames that the options choose and that are `wanted`."""
+        filter_ = _FrameFilter(self._options)
         try:
-            for frame in self._source.frames(lambda *of_frame: chosen(*of_frame) and wanted(*of_frame)):
+            for frame in self._source.frames(lambda *asked: filter_.accept(*asked) and wanted(*asked)):
                 self.dropped = self._source.dropped
-                yield frame if frame.picture is None else self._turned(frame, frame.picture)
-        except _Enough:
+                yield frame if frame.picture is None else self._transform(frame, frame.picture)
+        except _EndOfChoice:
             return
 
     def close(self) -> None:
-        """Closes the source."""
+        """Close the source."""
         self._source.close()
 
-    def _turned(self, frame: Frame, picture: Image.Image) -> Frame:
+    def _transform(self, frame: Frame, picture: Image.Image) -> Frame:
         started = perf_counter()
         if self._lens is not None:
             picture = self._lens.undistort(picture, frame.name)
@@ -62,18 +62,18 @@ class AdjustedSource(Source):
             if x + width > picture.width or y + height > picture.height:
                 size = f"{picture.width} x {picture.height}"
                 raise SourceError(
-                    f"--crop {x},{y},{width},{height} leaves {frame.name}, of {size}: choose a part inside"
+                    f"--crop {x},{y},{width},{height} exceeds {frame.name}, of {size} pixels: choose a part inside"
                 )
             picture = picture.crop((x, y, x + width, y + height))
         return replace(frame, picture=picture, decode_ms=frame.decode_ms + (perf_counter() - started) * 1e3)
 
 
-class _Enough(Exception):  # noqa: N818  no error: nothing that still comes will be chosen
-    """Raised where the source asks, so that it stops reading."""
+class _EndOfChoice(Exception):  # noqa: N818  not an error
+    """Stop the source from reading on, because no later frame can be chosen."""
 
 
-class _Choice:
-    """Which frames are chosen. By their numbers and times alone, so that a later run chooses the same."""
+class _FrameFilter:
+    """Choose frames by their numbers and times alone, so that a later run chooses the same."""
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
@@ -81,26 +81,28 @@ class _Choice:
         self._last = 0.0
         self._second_part = -1
 
-    def __call__(self, number: int, name: str, timestamp: float | None) -> bool:
+    def accept(self, number: int, name: str, timestamp: float | None) -> bool:
+        """Return whether the next frame is chosen. Raise `_EndOfChoice` after the last."""
         options = self._options
         if not options.by_time:
             return number % options.every == 0
         if timestamp is None and self._first is None:
             raise SourceError(
-                f"{name} has no time stamp, which --start, --duration and --max-fps go by: use --every instead"
+                f"{name} has no time stamp, which --start, --duration and --max-fps need: use --every instead"
             )
-        self._last = self._last if timestamp is None else timestamp  # of a packet that could not be decoded
+        # A packet that could not be decoded may lack a time stamp.
+        self._last = self._last if timestamp is None else timestamp
         self._first = self._last if self._first is None else self._first
         elapsed = self._last - self._first - options.start
         if elapsed < 0:
             return False
         if options.duration is not None and elapsed >= options.duration:
-            raise _Enough
+            raise _EndOfChoice
         if number % options.every:
             return False
         if options.max_fps is None:
             return True
-        # A frame for each part of a second: unlike waiting from frame to frame, this keeps the rate when times jitter.
+        # One frame for each 1/max_fps of a second. A wait from frame to frame would lower the rate when times jitter.
         part = math.floor(elapsed * options.max_fps + 1e-6)
         is_new, self._second_part = part > self._second_part, max(part, self._second_part)
         return is_new

@@ -1,8 +1,7 @@
-"""Straight lines straight again: a camera's calibration, and pictures as a camera without distortion takes them."""
+"""Read camera calibrations and undo the distortion of pictures."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import SourceError
+from pairvpr.runtime.geometry.pose_files import read_number
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,11 +28,15 @@ FORMS = "give a ROS camera_info YAML or an EuRoC sensor.yaml"
 
 @dataclass(frozen=True)
 class Camera:
-    """A calibrated camera, and the one without distortion that it is to become.
+    """Describe a calibrated camera, and the ideal camera without distortion that replaces it.
 
-    size: width and height in pixels. focal, centre: (x, y) in pixels. model: a value of MODELS.
+    size: width and height in pixels.
+    focal: focal length (x, y) in pixels.
+    centre: principal point (x, y) in pixels.
+    model: a value of MODELS.
     coefficients: k1 k2 p1 p2 k3 k4 k5 k6 (polynomial) or k1 to k4 (equidistant).
-    rotation: from the camera to the one without distortion (3, 3); new_focal, new_centre: of that one.
+    rotation: rotation matrix (3, 3) from the camera to the ideal camera.
+    new_focal, new_centre: focal length and principal point of the ideal camera.
     """
 
     size: tuple[int, int]
@@ -45,9 +49,10 @@ class Camera:
     new_centre: tuple[float, float]
 
     def distort(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Where the lens puts what a camera without distortion has at (x, y), in units of the focal length.
+        """Return the distorted position of the undistorted position (x, y), in units of the focal length.
 
-        The rational and equidistant ("fisheye") models of OpenCV 4, modules calib3d, which ROS (REP 104) uses.
+        The models are the rational and equidistant ("fisheye") models of OpenCV 4, module calib3d, which ROS (REP 104)
+        uses.
         """
         r2 = x * x + y * y
         if self.model == "equidistant":
@@ -67,7 +72,7 @@ class Camera:
 
 
 class Lens:
-    """Undoes a camera's distortion; where every pixel comes from is computed once."""
+    """Undo a camera's distortion. The source position of every pixel is computed once."""
 
     def __init__(self, camera: Camera) -> None:
         self._size = camera.size
@@ -89,7 +94,7 @@ class Lens:
         inside = ahead & (u >= 0) & (v >= 0) & (u <= width - 1) & (v <= height - 1)
         u, v = np.where(inside, u, 0), np.where(inside, v, 0)
         left, top = np.minimum(np.floor(u), width - 2), np.minimum(np.floor(v), height - 2)
-        # Of the four pixels around a point where they are, and how many 256ths each counts: bilinear. Nothing outside.
+        # Bilinear: index and weight (in 256ths) of each of the four pixels around a point. Outside is black.
         first = (top * width + left).astype(np.int32).ravel()
         right = np.round(256 * (u - left)).astype(np.int64)
         lower = np.round(256 * (v - top)).astype(np.int64)
@@ -101,18 +106,18 @@ class Lens:
         ]
 
     def undistort(self, picture: Image.Image, name: str) -> Image.Image:
-        """The RGB picture without distortion; raises SourceError if it is not of the calibration's size."""
+        """Return the RGB picture without distortion. Raise SourceError if its size is not the calibration's."""
         width, height = self._size
         if picture.size != self._size:
             raise SourceError(
                 f"{name} has {picture.width} x {picture.height} pixels, the calibration {width} x {height}: "
-                "--undistort needs the one of this camera at this size"
+                "give --undistort a calibration of this camera at this size"
             )
-        # A pixel is one number of four bytes, of which two are blended at once: five times as fast as channels apart.
+        # A pixel is a number of four bytes. Blending two bytes at once is five times as fast as separate channels.
         pixels = np.asarray(picture.convert("RGBX")).view(np.uint32).ravel()
         even, odd = (np.full(len(pixels), _HALVES, np.uint32) for _ in range(2))
-        for places, share in self._corners:
-            values = pixels.take(places)
+        for indices, share in self._corners:
+            values = pixels.take(indices)
             even += (values & _EVEN) * share
             odd += ((values >> _BYTE) & _EVEN) * share
         blend = ((even >> _BYTE) & _EVEN) | (odd & ~_EVEN)
@@ -120,10 +125,12 @@ class Lens:
 
 
 def read_camera(path: Path) -> Camera:
-    """Reads a calibration: a ROS camera_info YAML (calibrator's or message's) or an EuRoC sensor.yaml.
+    """Read a calibration from a ROS camera_info YAML (of the calibrator or a message) or an EuRoC sensor.yaml.
 
-    Where it has a rectification and projection matrix, pictures become what ROS's image_proc makes of them; else the
-    camera keeps its focal length and centre. Raises SourceError.
+    With a rectification and projection matrix, pictures become those of ROS's image_proc. Otherwise the camera keeps
+    its focal length and centre.
+
+    Raises SourceError if the file cannot be read or used.
     """
     try:
         values = dict(_yaml_values(path.read_text(encoding="utf-8").splitlines()))
@@ -139,16 +146,18 @@ def read_camera(path: Path) -> Camera:
         (width,), (height,) = file.numbers(1, "image_width", "width"), file.numbers(1, "image_height", "height")
         fx, _, cx, _, fy, cy, *_ = file.numbers(9, "camera_matrix.data", "K", "k")
     if not (fx > 0 and fy > 0 and width >= 2 and height >= 2):
-        raise SourceError(f"{path} has a focal length or size of 0, as of a camera never calibrated: calibrate it")
+        raise SourceError(f"{path} has a focal length or size of 0, as for an uncalibrated camera: calibrate it")
     model = file.text("distortion_model")
     kind = file.text("camera_model", default="pinhole")
     if model not in MODELS or kind != "pinhole":
-        raise SourceError(f"{path}: {kind} with {model!r} is not known: use pinhole with one of {', '.join(MODELS)}")
+        raise SourceError(
+            f"{path}: {kind} with {model!r} is not supported: use pinhole with one of {', '.join(MODELS)}"
+        )
     coefficients = file.numbers(None, "distortion_coefficients.data", "distortion_coefficients", "D", "d")
     counts = {"equidistant": (4,), "rational_polynomial": (8,)}.get(model, (4, 5))
     if len(coefficients) not in counts:
         wanted = " or ".join(map(str, counts))
-        raise SourceError(f"{path}: {len(coefficients)} distortion coefficients where {model} has {wanted}: correct it")
+        raise SourceError(f"{path}: {len(coefficients)} distortion coefficients, but {model} has {wanted}: correct it")
     if MODELS[model] == "polynomial":
         coefficients += [0.0] * (8 - len(coefficients))
     rotation, new_focal, new_centre = np.eye(3), (fx, fy), (cx, cy)
@@ -158,7 +167,7 @@ def read_camera(path: Path) -> Camera:
         identity = np.eye(3).ravel().tolist()
         rotation = np.reshape(file.numbers(9, "rectification_matrix.data", "R", "r", default=identity), (3, 3))
         if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
-            raise SourceError(f"{path}: its rectification matrix is no rotation: correct it")
+            raise SourceError(f"{path}: its rectification matrix is not a rotation: correct it")
     return Camera(
         (int(width), int(height)),
         (fx, fy),
@@ -173,40 +182,36 @@ def read_camera(path: Path) -> Camera:
 
 @dataclass(frozen=True)
 class _CameraFile:
-    """The values of a calibration by their keys, and messages about those that are missing or wrong."""
+    """Read values of a calibration by key. Raise SourceError for missing and malformed values."""
 
     path: Path
     values: dict[str, list[str]]
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A single value."""
+        """Return a single value."""
         value = self.values.get(key) or ([] if default is None else [default])
         if len(value) != 1:
             raise SourceError(f"{self.path} has no {key}: {FORMS}")
         return value[0]
 
     def numbers(self, count: int | None, *keys: str, default: list[float] | None = None) -> list[float]:
-        """The `count` finite numbers (None: any) under the first of the keys that is there."""
+        """Return the `count` finite numbers (None: any number of them) under the first key that the file has."""
         key = next((key for key in keys if key in self.values), None)
         if key is None:
             if default is not None:
                 return default
             raise SourceError(f"{self.path} has no {keys[0]}: {FORMS}")
-        try:
-            numbers = [float(value) for value in self.values[key]]
-        except ValueError:
-            numbers = [math.nan]
-        if not all(map(math.isfinite, numbers)) or (count is not None and len(numbers) != count):
-            what = "numbers" if count is None else f"{count} numbers"
-            raise SourceError(f"{self.path}: {key} is not {what}: correct it")
+        numbers = [read_number(value, f"{self.path}: {key}") for value in self.values[key]]
+        if count is not None and len(numbers) != count:
+            raise SourceError(f"{self.path}: {key} is not {count} numbers: correct it")
         return numbers
 
 
 def _yaml_values(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Keys, those above before them with a dot between, and values: as much YAML as calibrations are written in.
+    """Yield dotted keys and their values, from the part of YAML that calibrations use.
 
-    Mappings, scalars, and lists of scalars in brackets or in lines with dashes. Values that are none of these are
-    passed over; what is needed and not found is told where it is needed.
+    This part is mappings, scalars, and lists of scalars in brackets or in lines with dashes. Other values are skipped,
+    so that a needed value then counts as missing.
     """
     above: list[tuple[int, str]] = []  # indents and keys
     dashed: list[str] = []

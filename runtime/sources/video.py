@@ -1,4 +1,4 @@
-"""Videos and finite streams, decoded with PyAV: the only module that imports it."""
+"""Decode videos and streams with PyAV. No other module imports PyAV."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ VIDEO_EXTENSIONS = (
 
 
 class VideoSource(Source):
-    """Every frame of a video file or finite stream; timestamps are its own, in seconds.
+    """Provide every frame of a video file or finite stream, with the stream's own time stamps in seconds.
 
-    Takes over the container. A packet that cannot be decoded gives a Frame with its error; when nothing
-    more can be read because of a fault, iterating raises SourceError. It can be iterated once.
+    Closing the source closes the container. A packet that cannot be decoded gives a Frame with its error. Iterating
+    raises SourceError when a fault ends the stream. The source can be iterated once.
     """
 
     live = False
@@ -48,36 +48,39 @@ class VideoSource(Source):
         self.length: int | None = video_stream(container).frames or None
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
-        """The frames that are wanted; the others are decoded, but not converted."""
+        """Yield the frames that are wanted. The others are decoded, but not converted."""
         for number, decoded in enumerate(decode(self._container, self._name)):
             name = f"{self._name}#{number:06d}"
             if wanted(number, name, decoded.seconds):
                 yield decoded.as_frame(name, decoded.seconds)
 
     def close(self) -> None:
-        """Closes the file or connection."""
+        """Close the file or connection."""
         self._container.close()
 
 
 class VideoFeed:
-    """An open camera or stream; takes over the container."""
+    """Read an open camera or stream. Closing the feed closes the container."""
 
     def __init__(self, container: InputContainer, title: str) -> None:
         self._container = container
         self._title = title
 
     def shots(self) -> Iterator[Decoded]:
-        """Its frames in order; raises SourceError when it is lost."""
+        """Yield the frames in order. Raise SourceError when the camera or stream is lost."""
         return decode(self._container, self._title)
 
     def close(self) -> None:
-        """Closes the device or connection."""
+        """Close the device or connection."""
         self._container.close()
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded frame, or why its packet could not be decoded; `seconds` as the stream counts them."""
+    """Hold a decoded frame, or the error of its packet.
+
+    seconds: the stream's own time stamp.
+    """
 
     video_frame: av.VideoFrame | None
     seconds: float | None
@@ -85,7 +88,7 @@ class Decoded:
     decode_ms: float
 
     def as_frame(self, name: str, timestamp: float | None) -> Frame:
-        """Converts the colours to RGB and turns the picture upright."""
+        """Convert the colours to RGB and turn the picture upright."""
         if self.video_frame is None:
             return Frame(name, timestamp, None, self.error, self.decode_ms)
         started = perf_counter()
@@ -106,9 +109,15 @@ def open_container(
     timeout: float | None = None,
     advice: str = "check that it is a whole video file",
 ) -> InputContainer:
-    """Opens a file, stream or device that holds video; messages call it `title`.
+    """Open a file, stream or device that holds video.
 
-    timeout: seconds without data after which opening and reading fail. advice: what to do if opening fails.
+    url: the path or address, as FFmpeg takes it.
+    title: the name in error messages.
+    format: FFmpeg's name of the container or device, None to detect it.
+    options: FFmpeg's options.
+    timeout: seconds without data after which opening and reading fail.
+    advice: the remedy in error messages.
+
     Raises SourceError if PyAV is missing or there is no video that can be decoded.
     """
     try:
@@ -116,7 +125,7 @@ def open_container(
     except ImportError as error:
         raise SourceError(f'reading {title} needs PyAV ({error}): pip install "pairvpr[video]"') from error
     try:
-        # Text in a file's metadata is often not UTF-8, which is no reason to refuse its pictures.
+        # Metadata is often not UTF-8, and its pictures can still be read.
         container = av.open(url, format=format, options=options, timeout=timeout, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise SourceError(f"{title} cannot be opened ({_reason(error)}): {advice}") from error
@@ -129,16 +138,16 @@ def open_container(
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The video stream of a container from `open_container`."""
+    """Return the video stream of a container from `open_container`."""
     stream = container.streams.best("video")
     assert stream is not None, "open_container returns only containers with video"
-    return stream  # type: ignore[return-value]  # PyAV types it as a Stream of any kind
+    return stream  # type: ignore[return-value]  # PyAV types this as a Stream of any kind
 
 
 def decode(container: InputContainer, title: str) -> Iterator[Decoded]:
-    """The frames of a container in order; raises SourceError when reading it fails.
+    """Yield the frames of a container in order. Raise SourceError when reading fails.
 
-    Keeps no frame or packet that it has given away, so that its consumer decides when they are released.
+    No reference to a yielded frame or packet is kept, so that the consumer decides when they are released.
     """
     packets = iter(container.demux(video_stream(container)))
     while (frames := _next_frames(packets, title)) is not None:
@@ -146,8 +155,8 @@ def decode(container: InputContainer, title: str) -> Iterator[Decoded]:
             yield frames.pop(0)
 
 
-def _next_frames(packets: Iterator[av.Packet], title: str) -> list[Decoded] | None:
-    """What the next packet holds, None at the end."""
+def _next_frames(packets: Iterator[av.Packet[VideoStream]], title: str) -> list[Decoded] | None:
+    """Return the frames of the next packet, None at the end."""
     import av
 
     started = perf_counter()
@@ -167,23 +176,23 @@ def _next_frames(packets: Iterator[av.Packet], title: str) -> list[Decoded] | No
     return [Decoded(video_frame, video_frame.time, None, share) for video_frame in video_frames]
 
 
-def _seconds(packet: av.Packet) -> float | None:
+def _seconds(packet: av.Packet[VideoStream]) -> float | None:
     return None if packet.pts is None else float(packet.pts * packet.time_base)
 
 
 def _upright(video_frame: av.VideoFrame) -> Image.Image:
-    """The frame in RGB, turned by its display matrix: telephones record sideways and say so."""
-    picture = video_frame.to_image()
+    """Return the frame in RGB, rotated by its display matrix, which telephones set for sideways videos."""
+    picture: Image.Image = video_frame.to_image()  # type: ignore[no-untyped-call]
     turns = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
     turn = turns.get(round(_rotation(video_frame) / 90) % 4)
     return picture if turn is None else picture.transpose(turn)
 
 
 def _rotation(video_frame: av.VideoFrame) -> float:
-    """Degrees counterclockwise to the upright picture."""
+    """Return the counterclockwise rotation in degrees that makes the picture upright."""
     if hasattr(video_frame, "rotation"):
         return video_frame.rotation
-    # Before PyAV 14.1. Not `video_frame.side_data`: that ties the frame into a reference cycle.
+    # Before PyAV 14.1. `video_frame.side_data` would tie the frame into a reference cycle.
     from av.sidedata.sidedata import SideDataContainer
 
     side_data: Any = SideDataContainer(video_frame)  # type: ignore[call-arg]
@@ -195,7 +204,7 @@ def _rotation(video_frame: av.VideoFrame) -> float:
 
 
 def _reason(error: av.error.FFmpegError) -> str:
-    """FFmpeg's reason, without the address: that may hold a password."""
-    if error.strerror == "Immediate exit requested":  # what FFmpeg says when PyAV's timeout interrupts it
+    """Return FFmpeg's reason without the address, which may hold a password."""
+    if error.strerror == "Immediate exit requested":  # FFmpeg's message after PyAV's timeout
         return "no data in time"
     return str(error.strerror)

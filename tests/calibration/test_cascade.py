@@ -491,7 +491,7 @@ def test_what_cannot_be_calibrated(home: Path, tmp_path: Path, monkeypatch: pyte
     assert_one_line(calibrate("--model", bundle), "--images")
     (tmp_path / "none").mkdir()
     assert_one_line(calibrate("--db", db, "--images", tmp_path / "none"), "holds no pictures")
-    assert_one_line(calibrate("--model", bundle, "--images", tmp_path / "nowhere"), "is no file, folder")
+    assert_one_line(calibrate("--model", bundle, "--images", tmp_path / "nowhere"), "is not a file, folder")
     assert_one_line(calibrate("--db", db, "--images", home / "db"), f"{PLACES} pictures", "at least 40")
     assert_one_line(calibrate("--model", tmp_path / "none", "--images", pictures), "no model bundle there")
     assert_one_line(calibrate("--db", tmp_path / "none", "--images", pictures), "holds no map")

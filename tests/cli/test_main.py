@@ -172,7 +172,7 @@ def test_mistakes_are_told_in_one_line(pictures: Path, db: Path, tmp_path: Path,
     assert_one_line(run(*build, db, "--model", other_model), "made with model", "not with 000000000000")
     assert_one_line(run(*build, new, "--poses", file), str(file))
     assert_one_line(run(*build, file), f"{file} is a file, not a folder")
-    assert_one_line(run("map", "build", new, "--db", new), f"'{new}' is no file, folder, camera or stream")
+    assert_one_line(run("map", "build", new, "--db", new), f"'{new}' is not a file, folder, camera or stream")
     assert_one_line(run("map", "add", pictures, "--db", new), "holds no map: build it")
     for command in ("list", "info", "verify"):
         assert_one_line(run("map", command, "--db", new), "holds no map")

@@ -301,7 +301,7 @@ def test_bad_folders_say_what_to_do(tmp_path):
     touch(tmp_path / "images/test/queries", ["1.jpg", "2.jpg"])
     for message, call in (
         (r"plain/a\.jpg: no position in its name; name .* or give --tolerance", ("plain", "utm", None)),
-        (r"utm/.*: its name is a UTM position, no frame number; leave out --tolerance", ("utm", "utm", 1)),
+        (r"utm/.*: its name holds a UTM position and no frame number; leave out --tolerance", ("utm", "utm", 1)),
         (r"plain/a\.jpg: no frame number in its name; name pictures as", ("plain", "plain", 1)),
         (r"right_7\.jpg: has frame number 7, as left_7\.jpg; a traverse has one", ("twice", "twice", 1)),
         (r"utm <- far: none of its 1 queries has a right answer .*; check", ("utm", "far", None)),

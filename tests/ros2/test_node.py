@@ -202,7 +202,7 @@ def test_what_ends_the_thread_ends_the_node(start: Callable[..., Running]) -> No
     check()
     running.send(0)
     wait_for(lambda: running.node._localizer._fault is not None)
-    with pytest.raises(Exception, match="--crop 0,0,4000,4000 leaves visual_localization/image_0#000000"):
+    with pytest.raises(Exception, match="--crop 0,0,4000,4000 exceeds visual_localization/image_0#000000"):
         check()
 
 

@@ -308,7 +308,7 @@ def test_sources_without_pictures(tmp_path: Path, model: Model, what: str) -> No
         pictures.touch()
     elif what == "empty":
         pictures.mkdir()
-    told = {"missing": "is no file, folder, camera", "file": "is an empty file", "empty": "holds no pictures"}[what]
+    told = {"missing": "is not a file, folder, camera", "file": "is an empty file", "empty": "holds no pictures"}[what]
     with pytest.raises(SourceError, match=told):
         add_pictures(pictures, db, model, create=True)
     assert not db.exists()

@@ -23,7 +23,7 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.sources import Frame, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
-from pairvpr.runtime.sources.ros_messages import ENCODINGS, picture_of
+from pairvpr.runtime.sources.ros_messages import ENCODINGS, decode_image
 from tests.runtime.sources.bag_writer import KINDS, BagWriter, scene, stamp, write_drive
 
 
@@ -115,12 +115,12 @@ def test_topics_are_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     (frame,) = frames_of(bag.path, SourceOptions(topic="/right"))
     assert np.array_equal(np.asarray(frame.picture), scene(1))
     assert frame.pose is None
-    assert "no poses are used, for there are several: choose --pose-topic of /odom, /slam" in caplog.text
+    assert "there are several pose topics: choose --pose-topic of /odom, /slam" in caplog.text
     (frame,) = frames_of(bag.path, SourceOptions("/left", "/slam"))
     assert frame.pose.x == 5
     for options, told in (
-        (SourceOptions("/odom"), "--topic /odom is not one of the topics that can be used: /left, /right"),
-        (SourceOptions("/left", "/left"), "--pose-topic /left is not one of .*: /odom, /slam"),
+        (SourceOptions("/odom"), "--topic /odom is not a usable topic of this bag; choose one of: /left, /right"),
+        (SourceOptions("/left", "/left"), "--pose-topic /left is not a usable topic .*: /odom, /slam"),
     ):
         with pytest.raises(SourceError, match=told):
             open_source(str(bag.path), options)
@@ -175,7 +175,7 @@ def test_padded_rows_and_big_endian_values() -> None:
     rows = np.zeros((20, 64), np.uint8)
     rows[:, :60] = values.view(np.uint8)
     message = SimpleNamespace(encoding="mono16", height=20, width=30, step=64, is_bigendian=1, data=rows.ravel())
-    assert np.array_equal(np.asarray(picture_of(message))[:, :, 0], (values.astype(int) + 128) // 257)
+    assert np.array_equal(np.asarray(decode_image(message))[:, :, 0], (values.astype(int) + 128) // 257)
 
 
 @pytest.mark.parametrize("form", ["jpeg", "png"])
@@ -272,7 +272,7 @@ def test_files_that_are_no_bags(tmp_path: Path) -> None:
         assert name in result.stderr
     (tmp_path / "drive").mkdir()
     (tmp_path / "drive" / "metadata.yaml").write_text("- no\n- bag")
-    with pytest.raises(SourceError, match="drive is damaged, or no bag"):
+    with pytest.raises(SourceError, match="drive is damaged or not a readable bag"):
         open_source(str(tmp_path / "drive"))
 
 
@@ -332,7 +332,7 @@ def test_a_message_that_damage_hides_is_missed(tmp_path: Path, caplog: pytest.Lo
     content[at] = 0xFF
     path.write_bytes(content)
     assert len(frames_of(path)) == 2
-    assert "alone.mcap: 2 of 3 messages on /cam/image_raw could be found: check that it is whole" in caplog.text
+    assert "alone.mcap: only 2 of 3 messages on /cam/image_raw were found: check that the bag is whole" in caplog.text
 
 
 def test_what_is_quoted_of_a_damaged_bag_can_be_printed(tmp_path: Path) -> None:

@@ -106,11 +106,11 @@ def test_a_folder_with_another_table_is_a_folder_of_pictures(tmp_path: Path) -> 
     ("table", "told"),
     [
         ("#timestamp [ns],filename\n", "lists no pictures"),
-        ("12.5,a.png\n", r"data\.csv, line 1: '12\.5' is no time stamp in nanoseconds"),
+        ("12.5,a.png\n", r"data\.csv, line 1: '12\.5' is not a time stamp in nanoseconds"),
         ("#t\n\n1403636579763555584\n", r"data\.csv, line 3: 1 fields, fewer than the 2"),
-        ("1,\n", "'' is no picture's file name"),
-        ("1,../a.png\n", "is no picture's file name"),
-        ("1,a.png\n2,a.png\n", "line 2: a.png stands in the table twice"),
+        ("1,\n", "'' is not a file name of a picture"),
+        ("1,../a.png\n", "is not a file name of a picture"),
+        ("1,a.png\n2,a.png\n", "line 2: a.png is in the table twice"),
     ],
 )
 def test_tables_that_are_malformed(tmp_path: Path, table: str, told: str) -> None:

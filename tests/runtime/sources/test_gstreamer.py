@@ -73,7 +73,7 @@ def test_a_camera_that_is_lost_goes_on(camera: None, caplog: pytest.LogCaptureFi
                 break
     assert numbers == sorted(set(numbers))
     assert "csi0 gives no pictures (it ended)" in caplog.text
-    assert "csi0 is there again" in caplog.text
+    assert "csi0 is connected again" in caplog.text
 
 
 @needs_gstreamer
@@ -98,7 +98,7 @@ def test_a_camera_that_gives_nothing() -> None:
 def test_a_computer_without_csi_cameras(tmp_path: Path) -> None:
     result = CliRunner().invoke(pairvpr_run, ["--db", str(tmp_path), "--query", "csi0"])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
-    assert 'csi0 gives no pictures (erroneous pipeline: no element "nvarguscamerasrc"): see that' in result.stderr
+    assert 'csi0 gives no pictures (erroneous pipeline: no element "nvarguscamerasrc"): check that' in result.stderr
 
 
 def test_without_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:

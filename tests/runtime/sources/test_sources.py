@@ -217,7 +217,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(SourceError, match="holds no pictures"):
         open_source(str(tmp_path))
     (tmp_path / "map.sqlite").touch()
-    with pytest.raises(SourceError, match=r"is a map, no pictures: .* and the map as --db"):
+    with pytest.raises(SourceError, match=r"is a map, not a folder of pictures: .* and the map as --db"):
         open_source(str(tmp_path))
     with pytest.raises(SourceError, match="is not a folder"):
         list_pictures(tmp_path / "notes.txt")
@@ -387,7 +387,7 @@ def test_rtsp_camera_that_is_cut_goes_on(impatient, caplog):
     assert [grey(frame) for frame in frames] == pytest.approx([12 * (number % 20) for number in numbers], abs=6)
     assert {number // 20 for number in numbers} == {0, 1, 2}  # of all three connections
     assert caplog.text.count(f"{host}/live has ended; trying again in 0.1 s") >= 2
-    assert f"{host}/live is there again" in caplog.text
+    assert f"{host}/live is connected again" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -474,7 +474,7 @@ def test_a_camera_that_is_unplugged_and_plugged_in_again(impatient, caplog):
             time.sleep(0.05)
         again = http.server.ThreadingHTTPServer(("127.0.0.1", port), Camera)
         threading.Thread(target=again.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        while "is there again" not in caplog.text:
+        while "is connected again" not in caplog.text:
             time.sleep(0.05)
         after = [next(frames) for _ in range(4)]
         again.shutdown()
@@ -615,7 +615,7 @@ def test_unreachable_streams():
         with pytest.raises(SourceError, match=rf"{scheme}://127\.0\.0\.1:1/x cannot be opened \(Conn.*: check") as e:
             open_source(f"{scheme}://me:secret@127.0.0.1:1/x")
         assert "secret" not in str(e.value)
-    with pytest.raises(SourceError, match="is no address"):
+    with pytest.raises(SourceError, match="is not an address"):
         open_source("http://[bad/x")
     with pytest.raises(SourceError, match="cannot be opened"):
         open_source("http://127.0.0.1:1/" + "x" * 5000)
@@ -624,13 +624,13 @@ def test_unreachable_streams():
 @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="needs character devices")  # noqa: PTH110
 def test_character_devices_are_cameras():
     pytest.importorskip("av")
-    with pytest.raises(SourceError, match=r"null cannot be opened .Inappropriate ioctl.*: see that /dev/null is a"):
+    with pytest.raises(SourceError, match=r"null cannot be opened .Inappropriate ioctl.*: check that /dev/null is a"):
         open_source("/dev/null")
 
 
 def test_missing_camera_lists_the_cameras_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "DEVICES", tmp_path)
-    with pytest.raises(SourceError, match=r"no camera .*video3, nor any other: connect"):
+    with pytest.raises(SourceError, match=r"no camera .*video3, and no other camera: connect"):
         open_source("cam3")
     for name in ("video10", "video2"):
         (tmp_path / name).touch()
@@ -646,7 +646,7 @@ def test_an_existing_path_comes_before_a_camera(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("query", ["", "nowhere.jpg", "cam", "camera0", "ftp://host/x", "a\0b", "x" * 5000])
 def test_nothing_there(query):
-    with pytest.raises(SourceError, match="is no file, folder, camera or stream: give a picture"):
+    with pytest.raises(SourceError, match="is not a file, folder, camera or stream: give a picture"):
         open_source(query)
 
 

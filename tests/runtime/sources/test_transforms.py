@@ -17,7 +17,7 @@ from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.sources import LiveSource, SourceOptions, open_source
-from pairvpr.runtime.sources.transforms import AdjustedSource
+from pairvpr.runtime.sources.transforms import TransformedSource
 from pairvpr.runtime.sources.video import VideoFeed, open_container
 
 SIZE = (96, 128)
@@ -102,7 +102,7 @@ def test_rotate_and_crop(folder: Path) -> None:
         assert np.array_equal(np.asarray(frame.picture), turned)
     frame = next(iter(open_source(str(folder), SourceOptions(rotate=90, crop=(10, 20, 40, 50)))))
     assert np.array_equal(np.asarray(frame.picture), np.rot90(whole, -1)[20:70, 10:50])
-    with pytest.raises(SourceError, match=r"--crop 100,0,40,50 leaves 0\.png, of 128 x 96: choose"):
+    with pytest.raises(SourceError, match=r"--crop 100,0,40,50 exceeds 0\.png, of 128 x 96 pixels: choose"):
         list(open_source(str(folder), SourceOptions(crop=(100, 0, 40, 50))))
 
 
@@ -118,7 +118,7 @@ def test_a_live_source_ends_after_its_duration() -> None:
     connect = partial(open_container, "testsrc=size=64x48:rate=20,realtime", "test", format="lavfi")
     live = LiveSource("test", lambda: VideoFeed(connect(), "test"))
     started = time.monotonic()
-    with AdjustedSource(live, SourceOptions(start=0.2, duration=1, max_fps=5), None) as source:
+    with TransformedSource(live, SourceOptions(start=0.2, duration=1, max_fps=5), None) as source:
         assert source.live
         frames = list(source)
     assert time.monotonic() - started < 10
