@@ -110,7 +110,7 @@ class CsvPoses:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(columns):
-                raise SourceError(f"{where}: {len(row)} fields where the header has {len(columns)}: correct it")
+                raise SourceError(f"{where}: {len(row)} fields, but the header has {len(columns)}: correct it")
             if not row[0].strip():
                 raise SourceError(f"{where}: the name is missing: write the picture's path")
             name = PurePosixPath(row[0].strip()).as_posix()

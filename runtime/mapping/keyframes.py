@@ -13,7 +13,7 @@ from pairvpr.runtime.geometry.poses import Gps, Place, Pose
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Hold the position and the descriptor (G,) of a picture that the map holds, as far as they are known."""
+    """Hold a map picture's position and descriptor (G,). A value that is not known or not needed is None."""
 
     position: Pose | Gps | None
     descriptor: npt.NDArray[np.float32] | None

@@ -33,7 +33,7 @@ def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
     query: an existing path, else a camera `camN` or `csiN`, else a stream address.
     options: the frames to read and the transforms of their pictures.
 
-    Raises SourceError if there is no such source, if it cannot be opened, or if it lacks what the options choose.
+    Raises SourceError if there is no such source, if it cannot be opened, or if it lacks a topic that the options name.
     """
     if not options.transforms:
         return _open(query, options)

@@ -129,7 +129,7 @@ def test_exif_that_pillow_cannot_write_again_is_no_hindrance(tmp_path):
     assert load_picture(tmp_path / "a.jpg").size == (40, 60)
 
 
-def test_exif_that_is_no_exif_counts_as_none(tmp_path):
+def test_malformed_exif_counts_as_none(tmp_path):
     Image.fromarray(scene()).save(tmp_path / "a.jpg", exif=b"Exif\0\0nonsense that is no TIFF header")
     assert load_picture(tmp_path / "a.jpg").size == (60, 40)
 
@@ -157,7 +157,7 @@ def test_other_arrays_are_refused_with_shape_and_dtype(array):
     assert str(array.dtype) in str(caught.value)
 
 
-def test_pictures_that_need_nothing_are_not_copied():
+def test_pictures_that_need_no_change_are_not_copied():
     picture = Image.fromarray(scene())
     assert load_picture(picture) is picture
 

@@ -57,7 +57,7 @@ MALFORMED = [
     ("\n\nsome words\n", "line 3: neither"),
     (b"\xff\xfe\x00PNG\x80", "is not a text file"),
     (POSE + " ,1,2,3,0,0,0,1\n", "line 2: the name is missing"),
-    (POSE + "a,1,2,3,0,0,0,1\nb,1,2,3\n", "line 3: 4 fields where the header has 8"),
+    (POSE + "a,1,2,3,0,0,0,1\nb,1,2,3\n", "line 3: 4 fields, but the header has 8"),
     (POSE + "\n\na,1,2,x,0,0,0,1\n", "line 4: 'x' is not a number"),
     (POSE + "a,1,2,,0,0,0,1\n", "line 2: '' is not a number"),
     (POSE + "a,1,2,nan,0,0,0,1\n", "line 2: nan is not a finite number"),

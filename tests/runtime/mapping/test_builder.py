@@ -1,4 +1,4 @@
-"""Building a map from a folder: what is bad is left out and counted, what was done stays done."""
+"""Building a map skips and counts bad pictures, and keeps committed work."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def draw(folder: Path, *places: int) -> Path:
 
 
 def names(db: Path) -> list[str]:
-    with Map.open(db) as places:
-        return [record.name for record in places.records]
+    with Map.open(db) as map_:
+        return [record.name for record in map_.records]
 
 
 def png(width: int, height: int) -> bytes:
@@ -85,13 +85,13 @@ def test_every_picture_is_stored_as_the_model_sees_it(tmp_path: Path, model: Mod
     )
     assert (report.added, report.already, report.with_place, report.skipped) == (3, 0, 0, ())
     assert steps[-1] == (3, 3)
-    with Map.open(db) as places:
-        assert {record.source for record in places.records} == {str(pictures.resolve())}
-        features = model.encode([pictures / record.name for record in places.records])
-        np.testing.assert_allclose(places.descriptors, features.descriptors, atol=1e-5)
-        np.testing.assert_allclose(places.read_tokens(range(3)), features.tokens, rtol=2e-3, atol=1e-3)
-        assert sorted(record.name for record in places.records) == ["deep/er/p2.png", "p0.png", "p1.png"]
-        assert Bundle.open(places.model_path).info == model.bundle.info
+    with Map.open(db) as map_:
+        assert {record.source for record in map_.records} == {str(pictures.resolve())}
+        features = model.encode([pictures / record.name for record in map_.records])
+        np.testing.assert_allclose(map_.descriptors, features.descriptors, atol=1e-5)
+        np.testing.assert_allclose(map_.read_tokens(range(3)), features.tokens, rtol=2e-3, atol=1e-3)
+        assert sorted(record.name for record in map_.records) == ["deep/er/p2.png", "p0.png", "p1.png"]
+        assert Bundle.open(map_.model_path).info == model.bundle.info
     assert verify_map(db) == []
 
 
@@ -174,14 +174,14 @@ def test_poses_of_a_file_come_into_the_map(tmp_path: Path, model: Model) -> None
     pictures, db, poses = draw(tmp_path / "in", 0, 1), tmp_path / "map", tmp_path / "poses.csv"
     poses.write_text("name,latitude,longitude,altitude\np1.png,47.5,8.25,400\nother.png,1,2,3\n")
     assert add_pictures(pictures, db, model, BuildOptions(poses=poses), create=True).with_place == 1
-    with Map.open(db) as places:
-        found = {record.name: record.gps for record in places.records}
+    with Map.open(db) as map_:
+        found = {record.name: record.gps for record in map_.records}
     assert found["p0.png"] is None
     assert (found["p1.png"].latitude, found["p1.png"].longitude, found["p1.png"].altitude) == (47.5, 8.25, 400)
 
 
 @pytest.mark.parametrize("text", ["name,x,y,z,qx,qy,qz,qw\nother.png,0,0,0,0,0,0,1\n", "nonsense\n", None])
-def test_a_pose_file_of_no_use_is_refused_before_anything_is_written(
+def test_an_unusable_pose_file_is_refused_before_anything_is_written(
     tmp_path: Path, model: Model, text: str | None
 ) -> None:
     pictures, db, poses = draw(tmp_path / "in", 0), tmp_path / "map", tmp_path / "poses.csv"
@@ -212,12 +212,12 @@ def test_a_video_becomes_a_map_and_goes_on(tmp_path: Path, model: Model) -> None
     report = add_pictures(clip, db, model, create=True, progress=lambda *step: steps.append(step))
     assert (report.added, report.already, report.with_place, report.skipped) == (4, 0, 0, ())
     assert steps[-1] == (4, 4)
-    with Map.open(db) as places:
-        assert [record.name for record in places.records] == [f"drive.mkv#{i:06d}" for i in range(4)]
-        assert [record.timestamp for record in places.records] == pytest.approx([0, 0.1, 0.2, 0.3])
-        assert {record.source for record in places.records} == {str(clip.resolve())}
+    with Map.open(db) as map_:
+        assert [record.name for record in map_.records] == [f"drive.mkv#{i:06d}" for i in range(4)]
+        assert [record.timestamp for record in map_.records] == pytest.approx([0, 0.1, 0.2, 0.3])
+        assert {record.source for record in map_.records} == {str(clip.resolve())}
         expected = model.encode([draw_scene(place, 0, SIZE) for place in (0, 0, 1, 1)])
-        np.testing.assert_allclose(places.descriptors, expected.descriptors, atol=2e-2)  # colours were converted
+        np.testing.assert_allclose(map_.descriptors, expected.descriptors, atol=2e-2)  # colours were converted
     write_clip(clip, 0, 1, 2)
     again = add_pictures(clip, db, model)
     assert (again.added, again.already) == (2, 4)
@@ -232,9 +232,9 @@ def test_poses_by_time_reach_the_frames_of_a_video(tmp_path: Path, model: Model)
     clip, db, poses = write_clip(tmp_path / "drive.mkv", 0, 1), tmp_path / "map", tmp_path / "poses.txt"
     poses.write_text("0.1 1 2 3 0 0 0 1\n0.3 4 5 6 0 0 0 1\n")
     assert add_pictures(clip, db, model, BuildOptions(poses=poses), create=True).with_place == 2
-    with Map.open(db) as places:
-        assert [record.pose and record.pose.x for record in places.records] == [None, 1, None, 4]
-        assert places.records[1].timestamp == pytest.approx(0.1)
+    with Map.open(db) as map_:
+        assert [record.pose and record.pose.x for record in map_.records] == [None, 1, None, 4]
+        assert map_.records[1].timestamp == pytest.approx(0.1)
     poses.write_text("1700000000.1 1 2 3 0 0 0 1\n")
     with pytest.raises(SourceError, match=r"poses\.txt: none of its .* 4 pictures that .* without a pose; check"):
         add_pictures(clip, tmp_path / "other", model, BuildOptions(poses=poses), create=True)
@@ -247,7 +247,9 @@ def test_a_single_picture_is_the_one_of_its_folder(tmp_path: Path, model: Model)
     assert (report.added, report.already) == (1, 1)
 
 
-def test_an_interruption_keeps_what_was_done(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_keeps_the_pictures_added_before(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(builder_module, "ENCODE_BATCH", 2)
     pictures, db = draw(tmp_path / "in", *range(5)), tmp_path / "map"
 
@@ -314,7 +316,7 @@ def test_sources_without_pictures(tmp_path: Path, model: Model, what: str) -> No
     assert not db.exists()
 
 
-def test_a_place_where_no_map_can_be(tmp_path: Path, model: Model) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, model: Model) -> None:
     pictures, full = draw(tmp_path / "in", 0), tmp_path / "full"
     full.mkdir()
     (full / "thesis.tex").touch()

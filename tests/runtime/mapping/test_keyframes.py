@@ -1,4 +1,4 @@
-"""Which pictures of a drive a map keeps, and that a build that was interrupted keeps the same."""
+"""A map keeps the keyframes of a drive, and an interrupted build keeps the same ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_change_is_from_the_last_one_kept() -> None:
     assert [selector.select(Place(), view) for view in views] == [True, False, True, False, True]
 
 
-def test_both_are_asked_for() -> None:
+def test_distance_and_change_are_combined() -> None:
     selector, same, other = KeyframeSelector(1, 0.5), np.array([1, 0], np.float32), np.array([0, 1], np.float32)
     assert selector.select(at(0), same)
     assert not selector.select(at(5), same)
@@ -79,8 +79,8 @@ def drive(folder: Path) -> Path:
 
 
 def names(db: Path) -> list[str]:
-    with Map.open(db) as places:
-        return [record.name for record in places.records]
+    with Map.open(db) as map_:
+        return [record.name for record in map_.records]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_map_of_fewer_pictures(
     assert (again.added, again.already) == (0, len(kept))
 
 
-def test_distance_without_places(tmp_path: Path, model: Model) -> None:
+def test_min_distance_needs_places(tmp_path: Path, model: Model) -> None:
     images, db = drive(tmp_path), tmp_path / "map"
     with pytest.raises(SourceError, match="none of its 11 pictures has a place, which --min-distance needs; give --po"):
         add_pictures(images, db, model, BuildOptions(min_distance=1), create=True)

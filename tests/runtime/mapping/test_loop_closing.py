@@ -1,4 +1,4 @@
-"""Loops are closed with what was added long enough before, by name, and the map is one that could have been built."""
+"""Loops are closed with pictures added long enough before, and the grown map equals a built one."""
 
 from __future__ import annotations
 
@@ -73,37 +73,37 @@ def test_a_drive_that_comes_back(tmp_path: Path) -> None:
     assert (found[0]["format"], found[0]["from_timestamp"], found[0]["to_timestamp"]) == (1, 140.0, 100.0)
     assert found[0]["score"] >= found[0]["threshold"] == 5
     assert found[0]["confidence"] is found[0]["calibrated_on"] is found[0]["relative_pose"] is None
-    with Map.open(tmp_path / "map") as places:
-        assert [record.name for record in places.records] == [name(number) for number in range(6)]
+    with Map.open(tmp_path / "map") as map_:
+        assert [record.name for record in map_.records] == [name(number) for number in range(6)]
     assert not verify_map(tmp_path / "map")
     again = loops(source, "--db", tmp_path / "map", "--threshold", "5", "--exclude", "25")
     assert edges(again) == []
     assert "0 pictures added, 0 loops closed, 6 already there" in again.stderr
 
 
-def test_what_is_too_recent_closes_nothing(tmp_path: Path) -> None:
+def test_recent_pictures_close_no_loop(tmp_path: Path) -> None:
     source = drive(tmp_path / "cam", *ROUND)
     assert edges(loops(source, "--db", tmp_path / "map", "--threshold", "-1000", "--exclude", "60")) == []
     refused = loops(source, "--db", tmp_path / "other", "--threshold", "5", "--exclude", "nan")
     assert (refused.exit_code, "--exclude nan" in refused.stderr) == (2, True)
 
 
-def test_every_answer_is_that_of_the_older_part_alone(tmp_path: Path, model: Model) -> None:
+def test_every_loop_is_the_best_match_among_older_pictures(tmp_path: Path, model: Model) -> None:
     """With every best match an edge: compared with looking at all earlier pictures one by one."""
     source = drive(tmp_path / "cam", 0, 1, 2, 1, 0, 2, 1, visits=True)
     closures: list[Closure] = []
     with LoopCloser(model, Threshold(-1000.0), 15.0, report=closures.append) as closer:
         add_pictures(source, tmp_path / "map", model, create=True, loop_closer=closer)
-    with Map.open(tmp_path / "map") as places:
-        features = model.encode([source / record.name for record in places.records])
-        stored = places.read_tokens(range(len(places)))
-        assert [closure.name for closure in closures] == [record.name for record in places.records][2:]
+    with Map.open(tmp_path / "map") as map_:
+        features = model.encode([source / record.name for record in map_.records])
+        stored = map_.read_tokens(range(len(map_)))
+        assert [closure.name for closure in closures] == [record.name for record in map_.records][2:]
         for number, closure in enumerate(closures, start=2):
             older = slice(0, number - 1)
             scores = model.score(features[number], Features(features.descriptors[older], stored[older]))
-            assert closure.earlier == places.records[int(scores.argmax())].name
+            assert closure.earlier == map_.records[int(scores.argmax())].name
             assert closure.score == pytest.approx(float(scores.max()), abs=1e-3)
-            assert closure.earlier_timestamp == places.records[int(scores.argmax())].timestamp
+            assert closure.earlier_timestamp == map_.records[int(scores.argmax())].timestamp
 
 
 def test_going_on_after_an_interruption_closes_the_same_loops(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_an_earlier_drive_is_there_from_the_start(tmp_path: Path) -> None:
     assert (json.loads(line)["from"], json.loads(line)["to"]) == (name(1, 130.0), name(1))
 
 
-def test_a_selection_comes_before(tmp_path: Path) -> None:
+def test_rejected_pictures_close_no_loop(tmp_path: Path) -> None:
     source = drive(tmp_path / "cam", 0, 0, 1, 2, 0)
     options = ("--db", tmp_path / "map", "--threshold", "5", "--exclude", "5", "--min-change", "0.05")
     result = loops(source, *options)
@@ -148,7 +148,7 @@ def test_pictures_without_a_time_stamp_are_refused_before_anything_is_written(tm
 
 
 @pytest.mark.parametrize(("threshold", "says"), [("nan", "finite"), ("nowhere", "nowhere")])
-def test_a_threshold_of_no_use(tmp_path: Path, threshold: str, says: str) -> None:
+def test_an_unusable_threshold_is_refused(tmp_path: Path, threshold: str, says: str) -> None:
     source = drive(tmp_path / "cam", 0)
     result = loops(source, "--db", tmp_path / "map", "--threshold", threshold)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -170,7 +170,7 @@ def calibrated(path: Path, identity: str | None = None) -> Acceptance:
     return acceptance
 
 
-def test_the_threshold_of_another_map(tmp_path: Path, model: Model) -> None:
+def test_the_threshold_comes_from_another_map(tmp_path: Path, model: Model) -> None:
     source, other = drive(tmp_path / "cam", *ROUND), tmp_path / "other"
     add_pictures(drive(tmp_path / "b", 7), other, model, create=True)
     with pytest.raises(MapError, match=r"other: this map has no threshold; calibrate one"):
@@ -188,7 +188,7 @@ def test_the_threshold_of_another_map(tmp_path: Path, model: Model) -> None:
         assert edge["confidence"] == pytest.approx(acceptance.confidence(edge["score"]), abs=1e-5)
 
 
-def test_a_clock_that_jumps_back_is_no_way_around_the_exclusion(tmp_path: Path, model: Model) -> None:
+def test_the_exclusion_holds_when_the_clock_jumps_back(tmp_path: Path, model: Model) -> None:
     features = model.encode([draw_scene(0, 0, SIZE)])
     with (
         open_writer(str(tmp_path / "map"), model, create=True) as writer,
@@ -206,7 +206,7 @@ def test_a_clock_that_jumps_back_is_no_way_around_the_exclusion(tmp_path: Path, 
         LoopCloser(model, Threshold(0.0), 0.0)
 
 
-def test_what_is_kept_beside_the_map_is_bounded(tmp_path: Path, model: Model) -> None:
+def test_memory_beside_the_map_is_bounded(tmp_path: Path, model: Model) -> None:
     random = np.random.default_rng(0)
     given = model.encode([draw_scene(0, 0, SIZE)])
     with (
@@ -220,12 +220,12 @@ def test_what_is_kept_beside_the_map_is_bounded(tmp_path: Path, model: Model) ->
             writer.add(name=f"{number}", source="here", features=features, timestamp=float(number))
             assert len(closer._recent) <= 6
             assert len(writer._pending) <= 6
-    with Map.open(tmp_path / "map") as places:
-        assert len(places) == 60
-        assert places.info().segments <= 12
+    with Map.open(tmp_path / "map") as map_:
+        assert len(map_) == 60
+        assert map_.info().segments <= 12
 
 
-def test_terminated_it_leaves_a_map_that_is_whole(tmp_path: Path) -> None:
+def test_termination_leaves_an_intact_map(tmp_path: Path) -> None:
     source, out = drive(tmp_path / "cam", *(number % 7 for number in range(300))), tmp_path / "edges.jsonl"
     command = [sys.executable, "-m", "pairvpr", "map", "loops", str(source), "--db", str(tmp_path / "map")]
     command += ["--threshold", "5", "--exclude", "30", "--top-k", "5", "--out", str(out)]
@@ -239,8 +239,8 @@ def test_terminated_it_leaves_a_map_that_is_whole(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=300)
     assert process.returncode == 143, said
     assert not verify_map(tmp_path / "map")
-    with Map.open(tmp_path / "map") as places:
-        held = {record.name for record in places.records}
+    with Map.open(tmp_path / "map") as map_:
+        held = {record.name for record in map_.records}
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert {edge["from"] for edge in lines} | {edge["to"] for edge in lines} <= held
 

@@ -51,7 +51,7 @@ def test_int8_is_within_half_a_step_of_each_token(size):
         assert (errors <= 0.5001 * np.abs(tokens).max(axis=1, keepdims=True) / 127).all()
 
 
-def test_ties_zeros_and_what_is_no_number():
+def test_ties_zeros_and_nan():
     stored = quantize(np.array([[127, 0.5, -1.5, 2.5], [0, 0, 0, 0], [-254, 2, -3, 5.5]], np.float16))
     assert stored.values.tolist() == [[127, 0, -2, 2], [0, 0, 0, 0], [-127, 1, -2, 3]]
     assert stored.scales.tolist() == [1, 0, 2]
@@ -81,7 +81,7 @@ def slow_merge(tokens, count):
 
 
 @pytest.mark.parametrize("total", [7, 8, 49])
-def test_merging_is_that_of_the_plain_form(total):
+def test_merging_equals_a_plain_implementation(total):
     tokens = np.random.default_rng(total).standard_normal((total, 6)).astype(np.float32)
     for count in {1, 2, total // 4 + 1, (total + 1) // 2, total - 1, total}:
         merged = merge(tokens, count)
@@ -97,7 +97,7 @@ def test_the_most_similar_ones_are_merged():
 
 
 @pytest.mark.parametrize("how", [TokenFormat("int8"), TokenFormat("int8", 0.5), TokenFormat("float16", 0.3)])
-def test_tokens_come_back(tmp_path, how):
+def test_stored_tokens_are_read_back(tmp_path, how):
     build(tmp_path / "map", how)
     build(tmp_path / "map", how, range(COUNT, 2 * COUNT))
     with Map.open(tmp_path / "map") as opened:
@@ -107,14 +107,14 @@ def test_tokens_come_back(tmp_path, how):
         assert read.dtype == {"int8": np.float32, "float16": np.float16}[how.type]
         for tokens, number in zip(read, (7, 0, 3), strict=True):
             merged = merge(tokens_of(number)[0], len(tokens))
-            np.testing.assert_array_equal(tokens, how.store(merged).load() if how.keep == 1 else tokens)
+            np.testing.assert_array_equal(tokens, how.store(tokens_of(number)[0]).load())
             np.testing.assert_allclose(tokens, merged, atol=np.abs(merged).max() / 250)
         assert opened.info().tokens == {"type": how.type, "keep": how.keep}
         assert opened.read_tokens([]).shape == (0, *opened.token_shape)
     assert verify_map(tmp_path / "map") == []
 
 
-def test_any_flipped_byte_of_int8_tokens_and_scales_is_seen(tmp_path):
+def test_every_flipped_byte_of_int8_tokens_and_scales_is_detected(tmp_path):
     build(tmp_path / "map", TokenFormat("int8"))
     file = tmp_path / "map" / "segments" / "000001.safetensors"
     original = file.read_bytes()
@@ -137,7 +137,7 @@ def test_any_flipped_byte_of_int8_tokens_and_scales_is_seen(tmp_path):
     assert verify_map(tmp_path / "map") == []
 
 
-def test_older_versions_read_what_holds_no_int8(tmp_path, monkeypatch):
+def test_older_versions_read_maps_without_int8(tmp_path, monkeypatch):
     for kind in ("float16", "int8"):
         build(tmp_path / kind, TokenFormat(kind))
     monkeypatch.setattr(catalog, "FORMATS", {"float16": 1})
@@ -155,7 +155,7 @@ def test_a_map_without_the_setting_holds_float16(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [("int4", 1.0), ("int8", 0.0), ("int8", 1.5)])
-def test_what_is_no_format(bad):
+def test_an_unknown_format_is_refused(bad):
     with pytest.raises(ValueError, match="no map stores tokens as"):
         TokenFormat(*bad)
 
@@ -183,7 +183,7 @@ def score_tokens(model, query, database):
     return model.suffix(model.prefix(query, database), np.arange(len(database)))
 
 
-def test_the_effect_is_that_on_scores(model):
+def test_the_effect_is_the_change_of_scores(model):
     truth = Reference.load(model.bundle.reference()).features
     how = TokenFormat("int8", 0.5)
     effect = token_storage.measure_effect(model, how)
@@ -205,14 +205,14 @@ def test_int8_is_the_default_where_scores_stay(model, pictures, tmp_path, monkey
     limit = 1e3 if tolerable else 1e-9
     monkeypatch.setattr(token_storage, "TOLERANCE", Tolerance(np.inf, np.inf, limit, 0.0))
     add_pictures(pictures, tmp_path / "map", model, create=True)
-    with Map.open(tmp_path / "map") as places:
-        assert places.token_format == TokenFormat("int8" if tolerable else "float16")
-        effect = places.settings["tokens"]["effect"]
+    with Map.open(tmp_path / "map") as map_:
+        assert map_.token_format == TokenFormat("int8" if tolerable else "float16")
+        effect = map_.settings["tokens"]["effect"]
     assert effect["tolerable"] is tolerable
     assert 0 < effect["largest"] < 0.1
 
 
-def test_a_small_map_answers_and_says_what_it_is(model, pictures, tmp_path):
+def test_a_map_of_merged_int8_tokens_answers_and_reports_its_format(model, pictures, tmp_path):
     db = tmp_path / "map"
     arguments = ["map", "build", str(pictures), "--db", str(db), "--tokens", "int8", "--keep-tokens", "0.5"]
     run = CliRunner().invoke

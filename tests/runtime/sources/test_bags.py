@@ -235,7 +235,7 @@ def test_bags_that_are_cut(tmp_path: Path, kind: str, keep: float) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_that_are_damaged_never_pass_for_anything_else(tmp_path: Path) -> None:
+def test_damaged_bytes_give_frames_or_source_errors(tmp_path: Path) -> None:
     """Every result of a flipped byte is a picture, an error of a frame, or a SourceError."""
     path, rng = write_drive(tmp_path, "drive.bag", frames=2), np.random.default_rng(0)
     whole = path.read_bytes()
@@ -313,7 +313,7 @@ def test_warnings_are_shown_by_the_command(tmp_path: Path) -> None:
     assert "1 pictures added, 1 with a place" in built.stdout
 
 
-def test_a_length_that_no_memory_could_hold(tmp_path: Path) -> None:
+def test_a_damaged_length_that_exceeds_memory_is_an_error(tmp_path: Path) -> None:
     path = write_drive(tmp_path, "lone.mcap")
     content = bytearray(path.read_bytes())
     content[9:17] = (1 << 60).to_bytes(8, "little")  # of the header's record
@@ -322,7 +322,7 @@ def test_a_length_that_no_memory_could_hold(tmp_path: Path) -> None:
         open_source(str(path))
 
 
-def test_a_message_that_damage_hides_is_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_hidden_by_damage_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One whose record has another opcode is skipped by whoever reads an MCAP file."""
     path = write_drive(tmp_path, "lone.mcap", frames=3)
     content = bytearray(path.read_bytes())
@@ -335,7 +335,7 @@ def test_a_message_that_damage_hides_is_missed(tmp_path: Path, caplog: pytest.Lo
     assert "alone.mcap: only 2 of 3 messages on /cam/image_raw were found: check that the bag is whole" in caplog.text
 
 
-def test_what_is_quoted_of_a_damaged_bag_can_be_printed(tmp_path: Path) -> None:
+def test_quotes_of_a_damaged_bag_are_printable(tmp_path: Path) -> None:
     path = write_drive(tmp_path, "drive.bag")
     content = path.read_bytes()
     path.write_bytes(content.replace(b"uint32 height", b"uint32 \x1b[31mt"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +86,8 @@ def test_the_child_ends_with_its_source() -> None:
 
 @needs_gstreamer
 def test_a_camera_that_gives_nothing() -> None:
-    started = time.monotonic()
     with pytest.raises(SourceError, match=r"csi0 gives no pictures \(no data in time\): see to it"):
         feed(RED.format(buffers=-1) + " ! valve drop=true", timeout=1)
-    assert time.monotonic() - started < 10
 
 
 @needs_gstreamer

@@ -527,14 +527,14 @@ def test_waits_grow_to_a_bound_and_start_anew_with_a_frame(impatient, caplog):
     assert not source._thread.is_alive()
 
 
-def test_closing_does_not_wait_for_what_is_lost(monkeypatch, caplog):
+def test_closing_does_not_wait_for_a_lost_source(monkeypatch, caplog):
     monkeypatch.setattr(live, "FIRST_WAIT", 60)
     with LiveSource("test", lambda: Flaky(1)) as source:
         assert next(iter(source)).name == "test#000000"
         while "trying again" not in caplog.text:
             time.sleep(0.02)
-        started = time.monotonic()
-    assert time.monotonic() - started < 2
+    assert not source._thread.is_alive()
+    assert "does not respond" not in caplog.text
     assert list(source) == []
 
 

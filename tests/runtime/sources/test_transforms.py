@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from functools import partial
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def test_max_fps_keeps_the_rate(tmp_path: Path, jitter: float) -> None:
     assert numbers(tmp_path / "cam0", max_fps=1000) == list(range(91))
 
 
-def test_times_that_are_not_there(folder: Path) -> None:
+def test_choosing_by_time_needs_time_stamps(folder: Path) -> None:
     for options in ({"start": 1}, {"duration": 1}, {"max_fps": 1}):
         source = open_source(str(folder), SourceOptions(**options))
         with pytest.raises(SourceError, match=r"0\.png has no time stamp, .*: use --every instead"):
@@ -115,17 +114,15 @@ def test_a_single_picture_that_is_broken_still_raises(folder: Path) -> None:
 
 def test_a_live_source_ends_after_its_duration() -> None:
     pytest.importorskip("av")
-    connect = partial(open_container, "testsrc=size=64x48:rate=20,realtime", "test", format="lavfi")
-    live = LiveSource("test", lambda: VideoFeed(connect(), "test"))
-    started = time.monotonic()
+    connect = partial(open_container, "testsrc=size=64x48:rate=20:duration=20,realtime", "test", format="lavfi")
+    live = LiveSource("test", lambda: VideoFeed(connect(), "test"), endless=False)
     with TransformedSource(live, SourceOptions(start=0.2, duration=1, max_fps=5), None) as source:
         assert source.live
         frames = list(source)
-    assert time.monotonic() - started < 10
     assert 3 <= len(frames) <= 5
 
 
-def test_both_commands_take_them(folder: Path, tmp_path: Path) -> None:
+def test_both_commands_take_source_options(folder: Path, tmp_path: Path) -> None:
     db, options = tmp_path / "map", ["--every", "2", "--rotate", "180", "--crop", "0,0,100,90"]
     for added in (4, 0):
         built = CliRunner().invoke(pairvpr, ["map", "build", str(folder), "--db", str(db), *options])

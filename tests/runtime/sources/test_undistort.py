@@ -153,7 +153,7 @@ def test_what_the_camera_did_not_see_is_black(tmp_path: Path) -> None:
     assert found[120, 160].tolist() == [255, 255, 255]
 
 
-def test_a_source_without_its_distortion(tmp_path: Path) -> None:
+def test_a_source_is_undistorted(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     spot(*project(0.4, 0.3, FILES["euroc"][1], fisheye=False)).save(tmp_path / "in" / "a.png")
     (tmp_path / "sensor.yaml").write_text(EUROC)
@@ -169,7 +169,7 @@ def test_a_source_without_its_distortion(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("", "has no image_width: give a ROS"),
-        (PLUMB_BOB.replace("plumb_bob", "thin_prism"), "pinhole with 'thin_prism' is not supported: use pinhole with one"),
+        (PLUMB_BOB.replace("plumb_bob", "thin_prism"), "pinhole with 'thin_prism' is not supported: use pinhole"),
         (EUROC.replace("pinhole", "omni"), "omni with 'radial-tangential' is not supported"),
         (PLUMB_BOB.replace("0.0019, -0.0017, ", ""), "3 distortion coefficients, but plumb_bob has 4 or 5"),
         (PLUMB_BOB.replace("-0.28", "x"), "distortion_coefficients.data: 'x' is not a number"),
