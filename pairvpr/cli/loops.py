@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "--threshold",
     required=True,
     metavar="SCORE|MAP",
-    help="Close a loop from this pair score on. A map of the same model stands for its calibrated threshold.",
+    help="Close a loop from this pair score on, or from the calibrated threshold of this map of the same model.",
 )
 @click.option(
     "--exclude",

@@ -1,1 +1,1 @@
-"""Poses, GPS positions, rotations and trajectories."""
+"""Represent and read poses, GPS positions, rotations and trajectories."""

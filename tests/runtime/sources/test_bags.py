@@ -199,7 +199,11 @@ def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> 
         bag.image("/image", stamp(2), scene(0)[:8])
         bag.image("/image", stamp(3), scene(0))
     frames = frames_of(bag.path)
-    told = ["encoding '32FC1' is not one of", "bytes in rows of 64 are no picture of 64 x 48 in rgb8", "64 x 8 pixels"]
+    told = [
+        "encoding '32FC1' is not one of",
+        "bytes in rows of 64 do not make a picture of 64 x 48 in rgb8",
+        "64 x 8 pixels",
+    ]
     for frame, part in zip(frames, told, strict=False):
         assert part in frame.error
         assert frame.error.startswith(f"{frame.name}: ")
