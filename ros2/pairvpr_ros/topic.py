@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
-from pairvpr.runtime.sources.ros_messages import frame_of, header_of
+from pairvpr.runtime.sources.ros_messages import parse_frame, parse_header
 
 
 class TopicSource(Source):
@@ -43,10 +43,10 @@ class TopicSource(Source):
                 if self._closed:
                     return
                 message, self._newest, number = self._newest, None, self._count - 1
-            header = header_of(message, time.time_ns())
+            header = parse_header(message, time.time_ns())
             name = f"{self.origin}#{number:06d}"
             if wanted(number, name, header.stamp / 1e9):
-                yield frame_of(message, name, header)
+                yield parse_frame(message, name, header)
 
     def close(self) -> None:
         """Ends whoever waits for a frame."""

@@ -14,7 +14,7 @@ from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.geometry.poses import UNKNOWN
 from pairvpr.runtime.geometry.trajectory import Trajectory
 from pairvpr.runtime.sources.base import Frame, Header, Source, Wanted, every_frame
-from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, frame_of, header_of
+from pairvpr.runtime.sources.ros_messages import GPS_TYPE, IMAGE_TYPES, POSE_TYPES, parse_frame, parse_header
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -71,7 +71,7 @@ class BagSource(Source):
             if not wanted(number, name, seconds):
                 continue
             place = self._trajectory.at(seconds) if len(self._trajectory) else UNKNOWN
-            yield frame_of(message, name, header, read_ms, place)
+            yield parse_frame(message, name, header, read_ms, place)
 
     def close(self) -> None:
         """Close the bag's files."""
@@ -135,7 +135,7 @@ class BagSource(Source):
             try:
                 with _rosbags_reads(Path(connection.topic)):
                     message = self._reader.deserialize(raw, connection.msgtype)
-                    header = header_of(message, logged)
+                    header = parse_header(message, logged)
             except SourceError as fault:
                 message, header = fault, Header(logged, "")
             yield message, header, (perf_counter() - started) * 1e3

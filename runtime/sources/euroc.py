@@ -11,7 +11,7 @@ from pairvpr.runtime.geometry.pose_files import read_pose
 from pairvpr.runtime.geometry.rotations import IDENTITY
 from pairvpr.runtime.geometry.trajectory import Trajectory
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
-from pairvpr.runtime.sources.folder import picture_frame
+from pairvpr.runtime.sources.folder import read_frame
 
 TABLE, PICTURES = "data.csv", "data"
 GROUND_TRUTH = Path("state_groundtruth_estimate0", TABLE)  # beside the camera's folder
@@ -42,7 +42,7 @@ class EurocSource(Source):
         """Yield the pictures that are wanted. The others are not opened."""
         for number, (name, seconds) in enumerate(self._rows):
             if wanted(number, name, seconds):
-                frame = picture_frame(name, seconds, self._folder / name)
+                frame = read_frame(name, seconds, self._folder / name)
                 yield frame if self._poses is None else replace(frame, pose=self._poses.at(seconds).pose)
 
     def close(self) -> None:

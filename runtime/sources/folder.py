@@ -52,13 +52,13 @@ class FolderSource(Source):
         """Yield the pictures that are wanted. The others are not opened."""
         for number, (name, path) in enumerate(self._pictures):
             if wanted(number, name, None):
-                yield picture_frame(name, None, path)
+                yield read_frame(name, None, path)
 
     def close(self) -> None:
         """Do nothing: no file stays open between frames."""
 
 
-def picture_frame(name: str, timestamp: float | None, path: Path) -> Frame:
+def read_frame(name: str, timestamp: float | None, path: Path) -> Frame:
     """Return the Frame of a picture file, with an error if the file cannot be read."""
     picture, error = None, None
     started = perf_counter()

@@ -58,8 +58,15 @@ def decode_image(message: Any) -> Image.Image:
     raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
 
 
-def frame_of(message: Any, name: str, header: Header, read_ms: float = 0.0, place: Place = UNKNOWN) -> Frame:
-    """Return the frame of an Image or CompressedImage message, or of the SourceError in its place."""
+def parse_frame(message: Any, name: str, header: Header, read_ms: float = 0.0, place: Place = UNKNOWN) -> Frame:
+    """Return the frame of a message.
+
+    message: an Image or CompressedImage message, or the SourceError in its place.
+    name: the frame's name.
+    header: the message's header.
+    read_ms: milliseconds spent on reading the message.
+    place: the place at the message's time.
+    """
     started, picture, error = perf_counter(), None, None
     try:
         if isinstance(message, SourceError):
@@ -71,14 +78,14 @@ def frame_of(message: Any, name: str, header: Header, read_ms: float = 0.0, plac
     return Frame(name, header.stamp / 1e9, picture, error, decode_ms, place.pose, place.gps, header=header)
 
 
-def header_of(message: Any, logged: int) -> Header:
-    """Return a message's header. An unset time becomes `logged`, the time of recording in nanoseconds."""
+def parse_header(message: Any, logged: int) -> Header:
+    """Read a message's header. An unset time becomes `logged`, the time of recording in nanoseconds."""
     stamp = message.header.stamp
     return Header(stamp.sec * 10**9 + stamp.nanosec or logged, message.header.frame_id)
 
 
-def pose_of(message: Any) -> list[float]:
-    """Return x, y, z in metres and a unit quaternion (x, y, z, w), NaN for a message without orientation.
+def parse_pose(message: Any) -> list[float]:
+    """Read x, y, z in metres and a unit quaternion (x, y, z, w), NaN for a message without orientation.
 
     message: an Odometry, PoseStamped or PoseWithCovarianceStamped message.
     """
@@ -88,8 +95,8 @@ def pose_of(message: Any) -> list[float]:
     return [at.x, at.y, at.z, *([math.nan] * 4 if q is None else q)]
 
 
-def gps_of(message: Any) -> list[float]:
-    """Return latitude and longitude in degrees and altitude in metres. The latitude is NaN without a fix.
+def parse_gps(message: Any) -> list[float]:
+    """Read latitude and longitude in degrees and altitude in metres. The latitude is NaN without a fix.
 
     message: a NavSatFix message.
     """
@@ -100,10 +107,10 @@ def gps_of(message: Any) -> list[float]:
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 GPS_TYPE = "sensor_msgs/msg/NavSatFix"
 POSE_TYPES: dict[str, Callable[[Any], list[float]]] = {
-    "nav_msgs/msg/Odometry": pose_of,
-    "geometry_msgs/msg/PoseStamped": pose_of,
-    "geometry_msgs/msg/PoseWithCovarianceStamped": pose_of,
-    GPS_TYPE: gps_of,
+    "nav_msgs/msg/Odometry": parse_pose,
+    "geometry_msgs/msg/PoseStamped": parse_pose,
+    "geometry_msgs/msg/PoseWithCovarianceStamped": parse_pose,
+    GPS_TYPE: parse_gps,
 }
 
 

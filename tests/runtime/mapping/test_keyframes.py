@@ -14,8 +14,7 @@ from pairvpr.cli.main import main as pairvpr
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Model, load_model
-from pairvpr.runtime.geometry.geodesy import distance_between
-from pairvpr.runtime.geometry.poses import Gps, Place, Pose
+from pairvpr.runtime.geometry.poses import Place, Pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping import builder as builder_module
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
@@ -31,19 +30,6 @@ def model() -> Model:
 
 def at(x: float) -> Place:
     return Place(Pose(x, 0, 0))
-
-
-def test_distances() -> None:
-    assert distance_between(Pose(0, 0, 0), Pose(1, 2, 2)) == 3
-    # A degree of latitude, and one of longitude at 60 degrees north, on a sphere of 6371.0088 km.
-    assert distance_between(Gps(10, 5), Gps(11, 5)) == pytest.approx(111_195, abs=1)
-    assert distance_between(Gps(60, 179.5), Gps(60, -179.5)) == pytest.approx(55_597, abs=5)
-    assert distance_between(Gps(47.0, 8.0), Gps(47.00009, 8.0)) == pytest.approx(10.0, abs=0.01)
-    assert (
-        distance_between(Pose(0, 0, 0), Gps(0, 0))
-        == distance_between(Pose(0, 0, 0), Pose(0, 0, 0, frame="utm"))
-        == math.inf
-    )
 
 
 def test_distance_is_from_the_last_one_kept() -> None:
