@@ -29,7 +29,7 @@ from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.runtime import Match, Pose, Recognition, SequenceFilter, load_model
 from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Record
-from pairvpr.runtime.sequence.topology import Layout
+from pairvpr.runtime.sequence.topology import Topology
 
 WORST = ("night", "fog", "snow", "dusk", "rain", "overcast", "day")
 AWAY = slice(15, 30)
@@ -99,7 +99,7 @@ def follow(
     """Recall@1 of the filter and of the answers alone, and the filter's probabilities of being off the map."""
     names = [name for name, _ in found.benchmark.database]
     records = [Record(row + 1, name, "town", None, None, None, 1, row, 0, 0) for row, name in enumerate(names)]
-    sequence = SequenceFilter(records, Layout.along([range(len(names))], len(names)))
+    sequence = SequenceFilter(records, Topology.from_order([range(len(names))], len(names)))
     gone = np.zeros_like(right)
     gone[away] = right[away]
     hits = alone = 0
@@ -107,7 +107,7 @@ def follow(
     for number, (rows, scores) in enumerate(zip(found.re_ranked[:, :top_k], found.scores, strict=True)):
         kept = [rank for rank in range(top_k) if not gone[number, rank]]
         matches = tuple(Match(names[rows[rank]], float(scores[rank]), 0.0, "full") for rank in kept)
-        place = sequence(Recognition("", matches=matches)).sequence
+        place = sequence.update(Recognition("", matches=matches)).sequence
         assert place is not None
         off_map.append(place.off_map)
         positives = found.benchmark.positives[number]
@@ -153,7 +153,7 @@ def latency() -> list[dict[str, float]]:
         for number in range(20):
             answer = Recognition("", matches=tuple(Match(f"{number + i}", -i / 10, 0.0, "full") for i in range(100)))
             start = time.process_time()
-            sequence(answer)
+            sequence.update(answer)
             spent.append(1e3 * (time.process_time() - start))
         measured.append({"pictures": count, "begin_s": round(began, 3), "step_ms": round(float(np.median(spent)), 2)})
     return measured

@@ -1,4 +1,4 @@
-// Asks `pairvpr-run --serve` where a picture was taken. C++17 and POSIX sockets, nothing else:
+// Asks `pairvpr serve` where a picture was taken. C++17 and POSIX sockets, nothing else:
 //
 //   c++ -std=c++17 -o recognize recognize.cpp
 //   ./recognize /run/places.sock photo.jpg          or: ./recognize 127.0.0.1:7411 photo.jpg

@@ -47,7 +47,7 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
         bundle.check_writable()
         say_model(bundle)
         with if_interrupted("nothing was written, neither page nor setting"):
-            tuned = find(map_, images, max_loss, budget_ms, Meters())
+            tuned = find(map_, images, max_loss, budget_ms, Meters().update)
     click.echo(tune_page.table(tuned))
     click.echo(tune_page.verdict(tuned))
     write_page(report, tune_page.render(tuned))
@@ -119,7 +119,7 @@ def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, *
         opened = load_model(model if map_ is None else map_.model_path)
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
-        meters = Meters()
+        meters = Meters().update
         map_ = map_ or stack.enter_context(map_of(images, opened, meters))
         cascade = calibrate_cascade(map_, opened, images, meters)
     opened.bundle.store_calibration(KEY, cascade.to_json())
@@ -146,6 +146,6 @@ def _calibrate_acceptance(
         opened = load_model(map_.model_path)
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
-        acceptance = calibrate_acceptance(map_, opened, images, promise, Meters(), **how)
+        acceptance = calibrate_acceptance(map_, opened, images, promise, Meters().update, **how)
     opened.bundle.store_calibration(KEY, acceptance.to_json())
     click.echo(f"{opened.bundle.path}: {acceptance}")

@@ -79,7 +79,9 @@ def map_loops(
             click.echo(closure.to_json(), file=stream)
 
         closer.report = write
-        report = add_pictures(source, db, opened, options, create=True, progress=Meter("pictures"), loop_closer=closer)
+        report = add_pictures(
+            source, db, opened, options, create=True, progress=Meter("pictures").update, loop_closer=closer
+        )
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     click.echo(

@@ -17,6 +17,7 @@ from pairvpr.errors import CheckpointError
 from pairvpr.runtime.cli.errors import Group, if_interrupted
 from pairvpr.runtime.cli.log import log, log_to_stderr, say_model
 from pairvpr.runtime.cli.progress import Meters
+from pairvpr.runtime.cli.serve import serve
 from pairvpr.runtime.engines.open import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -145,11 +146,11 @@ def _build_engines(bundle: Bundle, precision: str | None, *options: Any) -> None
 
     say_model(bundle)
     if precision == "int8-fp16":
-        folder, decisions = build_int8(bundle, Meters(), *options)
+        folder, decisions = build_int8(bundle, Meters().update, *options)
         for decision in decisions:
             click.echo(str(decision))
     else:
-        folder = build_engines(bundle, precision, Meters(), *options)
+        folder = build_engines(bundle, precision, Meters().update, *options)
     click.echo(f"{folder}: engines of all graphs, within tolerance at every batch size")
 
 
@@ -162,7 +163,7 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
     from pairvpr.demo.run import run_demo
 
     with if_interrupted(f"no page was written; the next demo replaces what is in {out}"):
-        result = run_demo(out, images=images, model=model, progress=Meters())
+        result = run_demo(out, images=images, model=model, progress=Meters().update)
     if not result.trained:
         click.echo("the weights are seeded, never trained: the figures show the machinery, not the method")
     click.echo(
@@ -229,7 +230,7 @@ def eval_(
     with open_model(model, checkpoint) as opened:
         say_model(opened.bundle, opened.engines.description)
         evaluation = evaluate(
-            benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters()
+            benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters().update
         )
     click.echo(summary(evaluation))
     if (warning := sequence_warning(evaluation)) is not None:
@@ -252,7 +253,7 @@ def bench(
     from pairvpr.bench.page import page
     from pairvpr.bench.run import run_bench
 
-    measured = run_bench(model, images, device=device, precision=precision, queries=queries, progress=Meters())
+    measured = run_bench(model, images, device=device, precision=precision, queries=queries, progress=Meters().update)
     click.echo(page(measured))
     if file is not None:
         file.write(json.dumps(measured.to_json(), indent=1) + "\n")
@@ -276,7 +277,7 @@ def _folder_name(preset: str, checkpoint: str | None) -> str:
 
 
 map_group.add_command(map_loops)
-for command in (map_group, calibrate, tune, train_group, town):
+for command in (map_group, calibrate, tune, serve, train_group, town):
     main.add_command(command)
 
 

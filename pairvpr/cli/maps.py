@@ -70,7 +70,7 @@ def _add(source: str, db: Path, model: Model, options: BuildOptions, *, create: 
     from pairvpr.runtime.mapping.builder import add_pictures
 
     say_model(model.bundle, model.engines.description)
-    report = add_pictures(source, db, model, options, create=create, progress=Meter("pictures"))
+    report = add_pictures(source, db, model, options, create=create, progress=Meter("pictures").update)
     for line in report.skipped:
         click.echo(f"skipped: {line}", err=True)
     left_out = f", {report.left_out} left out by --min-distance or --min-change" if report.left_out else ""
@@ -105,7 +105,7 @@ def map_merge(others: tuple[Path, ...], db: Path) -> None:
     """
     from pairvpr.runtime.map import merge_maps
 
-    report = merge_maps(others, db, Meter("pictures"))
+    report = merge_maps(others, db, Meter("pictures").update)
     for line in report.damaged:
         click.echo(f"left out: {line}", err=True)
     click.echo(f"{db}: {report.merged} pictures merged, {report.already} already there, {len(report.damaged)} damaged")
@@ -211,7 +211,7 @@ def map_verify(db: Path, repair: bool) -> None:
 
     if repair:
         _repair(db)
-    damages = verify_map(db, Meter("pictures checked"))
+    damages = verify_map(db, Meter("pictures checked").update)
     try:
         bundle = Bundle.open(db / "model")
         bundle.verify()
@@ -234,7 +234,7 @@ def map_verify(db: Path, repair: bool) -> None:
 def _repair(db: Path) -> None:
     from pairvpr.runtime.map import repair_map
 
-    report = repair_map(db, Meter("pictures looked at"))
+    report = repair_map(db, Meter("pictures looked at").update)
     for line in report.dropped:
         click.echo(f"dropped: {line}")
     if report.aside:

@@ -78,7 +78,7 @@ def town(out: Path, streets: int, seed: int, visits: int, evaluation: bool) -> N
     _training()
     from pairvpr.data.town import write_evaluation, write_town
 
-    meter = Meter("streets")
+    meter = Meter("streets").update
     if evaluation:
         write_evaluation(out, streets, seed, meter)
     else:

@@ -24,7 +24,7 @@ from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sequence.filter import SequenceFilter
-from pairvpr.runtime.sequence.topology import Layout
+from pairvpr.runtime.sequence.topology import Topology
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done and of how many."""
@@ -99,7 +99,7 @@ def evaluate(
         answers = _Answers(benchmark, places, index.depth)
         cascade = None if exact else Cascade.find_in(model.bundle)
         recognizer = PlaceRecognizer(places, model, index, k, cascade=cascade)
-        follow = SequenceFilter(places.records, Layout.along([answers.in_order()], count)) if sequence else None
+        follow = SequenceFilter(places.records, Topology.from_order([answers.in_order()], count)) if sequence else None
         for number, (_, file) in enumerate(benchmark.queries, 1):
             answer = recognizer.recognize(file)
             answers.add(answer, *index.last)
@@ -207,7 +207,7 @@ class _Answers:
     def follow(self, sequence: SequenceFilter, answer: Recognition) -> None:
         """Take what a filter makes of the answer that was added last."""
         start = time.perf_counter()
-        place = sequence(answer).sequence
+        place = sequence.update(answer).sequence
         self.timings.setdefault("sequence", []).append(1e3 * (time.perf_counter() - start))
         assert place is not None  # the answer has a picture
         self.filtered.append(self._index_of[place.name])

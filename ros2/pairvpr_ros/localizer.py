@@ -15,7 +15,7 @@ from pairvpr.runtime.geometry import rotations
 from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.geometry.rotations import Quaternion
 from pairvpr.runtime.map_refresh import Refresher
-from pairvpr.runtime.outputs.ros_messages import AnswerMessages, Message, header_of_frame, transform
+from pairvpr.runtime.outputs.ros_messages import AnswerMessages, Message, compose_transform, header_of_frame
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.sources.base import Header, Source
 from pairvpr.runtime.sources.transforms import TransformedSource
@@ -112,7 +112,7 @@ class Localizer:
             "num_published_poses": str(self._published),
             "trigger_next_localization": "Yes" if self._is_wanted() else "No",
         }
-        for topic, message in self._messages(header, answer, state):
+        for topic, message in self._messages.compose(header, answer, state):
             self._publish(topic, message)
         if self._parameters.publish_map_to_odom_tf and isinstance(place, Pose):
             self._publish_transform(header, place)
@@ -124,8 +124,8 @@ class Localizer:
         base = self._odometry(header)
         if base is not None:
             position, q = map_to_odom((np.array([place.x, place.y, place.z]), place.q), base)
-            names = self._messages.frame(place.frame), self._parameters.odom_frame
-            self._publish(TF, transform(header.stamp, *names, position, q))
+            names = self._messages.name_frame(place.frame), self._parameters.odom_frame
+            self._publish(TF, compose_transform(header.stamp, *names, position, q))
 
 
 def map_to_odom(base_in_map: Transform, base_in_odom: Transform) -> Transform:

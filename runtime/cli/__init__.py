@@ -1,1 +1,1 @@
-"""The command pairvpr-run, and the parts that both command lines share."""
+"""The commands pairvpr-run and `pairvpr serve`, and the parts that all commands share."""

@@ -1,4 +1,4 @@
-"""What both commands share: one-line errors, exit codes, progress, and what is said of a model."""
+"""Turn errors and signals into exit codes and one line on stderr."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from types import FrameType
@@ -19,13 +19,13 @@ import click
 from pairvpr.errors import PairVPRError
 from pairvpr.runtime.cli.log import JsonLines, log, release_log
 
-INTERRUPTED, TERMINATED = 130, 143  # the shell's own codes for Ctrl-C and SIGTERM
+INTERRUPTED, TERMINATED = 130, 143  # the exit codes of shells for Ctrl-C and SIGTERM
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a service manager sends it: whatever ends in order on Ctrl-C does so on this."""
+    """SIGTERM, which service managers send. It ends a command in the same way as Ctrl-C."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -33,28 +33,54 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def if_interrupted(told: str) -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM in the block say what they leave behind."""
+def if_interrupted(message: str) -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM in the block end the command with `message`."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise type(error)(told) from error
+        raise type(error)(message) from error
 
 
-class _OneLineErrors:
-    """Exit 2 and one line on stderr for whatever the user can mend; a traceback is a bug."""
+@contextmanager
+def _handle_sigterm() -> Iterator[None]:
+    """Raise Terminated on SIGTERM inside the block. Python allows this in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        # None stands for a handler that was not installed from Python, which cannot be put back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        run: Callable[..., Any] = super().main  # type: ignore[misc]
+
+class Command(click.Command):
+    """A command that exits with 2 and one line on stderr for every error a user can mend.
+
+    Any other exception is a bug and shows its traceback.
+    """
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command and exit; return its result if not in standalone mode."""
         if not standalone_mode:
-            return run(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, False, windows_expand_args=windows_expand_args, **extra)
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # Whatever the locale: JSON lines are UTF-8, and a file name need not even be text.
+            # JSON lines are UTF-8 in any locale, and file names need not be text.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _terminate)
         try:
-            code = run(*args, standalone_mode=False, **extra)
+            with _handle_sigterm():
+                code = super().main(
+                    args, prog_name, complete_var, False, windows_expand_args=windows_expand_args, **extra
+                )
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)
@@ -71,10 +97,9 @@ class _OneLineErrors:
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what its output cannot take ends here, before click makes exit code 1 of it."""
-        run: Callable[..., Any] = super().invoke  # type: ignore[misc]
+        """Run the command's function. Handle a closed pipe and a full disk, which click would turn into exit code 1."""
         try:
-            return run(ctx)
+            return super().invoke(ctx)
         except BrokenPipeError:  # the reader (`| head`) has seen enough
             _discard_output()
             sys.exit(0)
@@ -82,24 +107,20 @@ class _OneLineErrors:
             if error.errno not in _FULL:
                 raise
             _discard_output()
-            where = error.filename or "the output"
+            file = error.filename or "the output"
             raise click.ClickException(
-                f"{where} cannot be written ({error.strerror}); make room, run it again"
+                f"{file} cannot be written ({error.strerror}); make room and run the command again"
             ) from error
 
 
-class Command(_OneLineErrors, click.Command):
-    """A command with one-line errors."""
-
-
-class Group(_OneLineErrors, click.Group):
-    """A group of commands with one-line errors."""
+class Group(Command, click.Group):
+    """A group of commands with the errors of `Command`."""
 
 
 def _fail(message: str) -> NoReturn:
     for handler in log.handlers:
         if isinstance(handler, MemoryHandler):
-            handler.buffer.clear()  # else it comes out when Python leaves
+            handler.buffer.clear()  # otherwise Python prints it when it exits
             if handler.target is not None and isinstance(handler.target.formatter, JsonLines):
                 log.error(" ".join(message.split()))
                 sys.exit(2)
@@ -108,6 +129,6 @@ def _fail(message: str) -> NoReturn:
 
 
 def _discard_output() -> None:
-    """What is still buffered has nowhere to go; left there, Python would fail once more on leaving."""
-    with suppress(OSError, ValueError):  # stdout may be no file
+    """Drop the buffer of stdout. Python would fail again when it flushes the buffer at exit."""
+    with suppress(OSError, ValueError):  # stdout need not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,24 +6,29 @@ import json
 import logging
 from datetime import datetime, timezone
 from logging.handlers import MemoryHandler
+from typing import TYPE_CHECKING
 
-from pairvpr.runtime.bundle import Bundle
+if TYPE_CHECKING:
+    from pairvpr.runtime.bundle import Bundle
 
 log = logging.getLogger("pairvpr")
 
 
 class JsonLines(logging.Formatter):
-    """A log line as a JSON object: time (UTC), level, logger, message."""
+    """Format a log record as a JSON object with time (UTC), level, logger and message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line for a record."""
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         line = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         return json.dumps(line, ensure_ascii=False)
 
 
 def log_to_stderr(style: str = "text") -> None:
-    """Send the package's log to stderr, plain or as JSON ("jsonl"), from `release_log` or the first warning on."""
+    """Send the package's log to stderr, as plain lines ("text") or as JSON ("jsonl").
+
+    Lines are held back until `release_log` or the first warning.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if style == "jsonl" else logging.Formatter("%(message)s"))
     log.handlers = [MemoryHandler(1000, logging.WARNING, handler, flushOnClose=False)]
@@ -31,15 +36,20 @@ def log_to_stderr(style: str = "text") -> None:
 
 
 def release_log() -> None:
-    """Show the log from now on. It is held until there is a result, so that a failure says one line: its error."""
+    """Show the log from now on. Commands call it at the first result, so that a failure shows its error alone."""
     for handler in log.handlers:
         if isinstance(handler, MemoryHandler):
             handler.flushLevel = logging.NOTSET
             handler.flush()
 
 
+def say_renamed(old: str, new: str) -> None:
+    """Log that a command line has a new spelling. The old one works for one more version."""
+    log.info("`%s` will go with the next version: use `%s`", old, new)
+
+
 def say_model(bundle: Bundle, engine: str | None = None) -> None:
-    """Say on stderr which weights answer, under which licence, whether they were ever trained, and on what they run."""
+    """Log the model, its weights' origin and licence, and the engine if given."""
     weights = bundle.info.weights
     log.info(
         "model: %s %s, weights: %s, licence: %s%s",
@@ -53,6 +63,6 @@ def say_model(bundle: Bundle, engine: str | None = None) -> None:
 
 
 def say_untrained(bundle: Bundle) -> None:
-    """Say on stderr that weights were never trained, if so."""
+    """Log a note if the weights were never trained."""
     if not bundle.info.weights.trained:
-        log.info("these weights are seeded, never trained: answers show the machinery, not the method")
+        log.info("these weights are seeded and were never trained: the answers test the software, not the method")

@@ -11,24 +11,30 @@ from pairvpr.runtime.cli.log import release_log
 
 
 class Meter:
-    """Progress on stderr: count, rate and time left; a line now and then where stderr is no terminal."""
+    """Progress of one piece of work: count, rate and time left.
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    A terminal shows it on one line. Other outputs get a line every 10 seconds.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.terminal = sys.stderr.isatty()
         self.interval = 0.2 if self.terminal else 10.0
         self.start = self.shown = time.monotonic()
 
-    def __call__(self, done: int, total: int | None) -> None:
-        """Show that `done` of `total` (None: not known) are done, if it was not just shown or it is the end."""
+    def update(self, done: int, total: int | None) -> None:
+        """Show that `done` of `total` (None: unknown) are done, unless the last line is newer than the interval.
+
+        The end is always shown.
+        """
         release_log()
         now = time.monotonic()
         if done != total and now - self.shown < self.interval:
             return
         self.shown = now
         spent = now - self.start
-        line = f"{self.what}: {done}" + ("" if total is None else f" of {total}")
-        if spent > 1:  # before that a rate says nothing
+        line = f"{self.name}: {done}" + ("" if total is None else f" of {total}")
+        if spent > 1:  # a rate means nothing before
             line += f", {done / spent:.1f} a second"
             if total is not None and 0 < done < total:
                 line += f", {(total - done) * spent / done:.0f} s left"
@@ -39,11 +45,11 @@ class Meter:
 
 
 class Meters:
-    """Progress of work in several steps, a meter for each."""
+    """Progress of work in several steps, with a meter for each."""
 
     def __init__(self) -> None:
         self._meters: dict[str, Meter] = {}
 
-    def __call__(self, step: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` are done in `step`; see `Meter`."""
-        self._meters.setdefault(step, Meter(step))(done, total)
+    def update(self, step: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` are done in `step`; see `Meter.update`."""
+        self._meters.setdefault(step, Meter(step)).update(done, total)

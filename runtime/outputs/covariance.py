@@ -1,4 +1,4 @@
-"""How sure an accepted place is, as a covariance: what its calibration promises, and how far candidates lie apart."""
+"""Covariance of an accepted place, from its calibration and the distances between accepted candidates."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from pairvpr.runtime.geometry.poses import Gps, Pose
 Covariance = npt.NDArray[np.float64]
 
 UNKNOWN_ROTATION = math.pi**2 / 3
-"""Variance of an angle that may be any: evenly spread from -pi to pi."""
+"""Variance of an unknown angle, uniform from -pi to pi."""
 METRES_PER_DEGREE = EARTH_RADIUS * math.pi / 180  # of latitude
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Standard deviations that are claimed where all accepted candidates agree; never less.
+    """Least standard deviations, which hold if all accepted candidates agree.
 
-    position: metres; None: as the calibration promises it (`promised`). rotation: radians. No calibration says anything
-    of it: pictures of one place overlap, so it is a part of a camera's field of view.
+    position: metres. None takes the deviation that the calibration promises, see `promised_deviation`.
+    rotation: radians. No calibration covers it. Pictures of one place overlap, so the default is a part of a camera's
+    field of view.
     """
 
     position: float | None = None
     rotation: float = 0.35
 
 
-def promised(acceptance: Acceptance) -> float:
-    """Metres: the standard deviation with which a normal distribution keeps the promise of a calibration.
+def promised_deviation(acceptance: Acceptance) -> float:
+    """Return the standard deviation, in metres, of a normal distribution that keeps a calibration's promise.
 
-    It says that a share `precision` of accepted answers lies within `radius`; of a normal distribution in the plane,
-    1 - exp(-radius^2 / 2 s^2) does.
+    The calibration promises that a share `precision` of accepted answers lies within `radius`. Of a normal distribution
+    in the plane with deviation s, a share of 1 - exp(-radius^2 / (2 s^2)) does (the Rayleigh distribution).
     """
     return acceptance.radius / math.sqrt(-2 * math.log(1 - acceptance.precision))
 
 
 def pose_covariance(answer: Recognition, floor: Floor) -> Covariance:
-    """The covariance (6, 6) of an accepted answer's pose: x, y, z in metres, then turns about these axes in radians.
+    """Return the covariance (6, 6) of an accepted answer's pose: x, y, z in metres, rotation about x, y, z in radians.
 
-    The mean square of how far the accepted candidates in the same frame are from the best, and the floor on top. Turns
-    are as good as unknown where the best match's orientation is. Raises ValueError for an answer that is not accepted
-    or whose best match has no metric pose.
+    It is the mean square of the offsets of accepted candidates, in the frame of the best match, from the best match.
+    The floor is added. The rotation is unknown (UNKNOWN_ROTATION) if the best match has no orientation.
+    Raises ValueError for an answer that is not accepted or whose best match has no metric pose.
     """
     best, variance = answer.best.pose, _variance(answer, floor)
     if not isinstance(best, Pose):
@@ -65,9 +66,10 @@ def pose_covariance(answer: Recognition, floor: Floor) -> Covariance:
 
 
 def gps_covariance(answer: Recognition, floor: Floor) -> Covariance:
-    """The covariance (3, 3) of an accepted answer's GPS position: east, north and up, in square metres.
+    """Return the covariance (3, 3) of an accepted answer's GPS position: east, north and up, in square metres.
 
-    As `pose_covariance`. Raises ValueError for an answer that is not accepted or whose best match has no GPS position.
+    It is computed as in `pose_covariance`.
+    Raises ValueError for an answer that is not accepted or whose best match has no GPS position.
     """
     best, variance = answer.best.pose, _variance(answer, floor)
     if not isinstance(best, Gps):
@@ -84,10 +86,10 @@ def gps_covariance(answer: Recognition, floor: Floor) -> Covariance:
 
 
 def _accepted(answer: Recognition) -> list[Match]:
-    """The candidates that would have been accepted as the best match, it among them."""
+    """Return the candidates whose score would have been accepted, the best match included."""
     acceptance = answer.acceptance
     if acceptance is None or not answer.accepted:
-        raise ValueError(f"{answer.query}: not accepted, so nothing is known of how far it is off")
+        raise ValueError(f"{answer.query}: not accepted, so its error is unknown")
     return [
         match
         for match in answer.matches
@@ -96,14 +98,15 @@ def _accepted(answer: Recognition) -> list[Match]:
 
 
 def _variance(answer: Recognition, floor: Floor) -> float:
-    """Of a position, in square metres, where all agree."""
+    """Return the variance of a position, in square metres, if all candidates agree."""
     if floor.position is not None:
         return floor.position**2
     if answer.acceptance is None:
-        raise ValueError(f"{answer.query}: not accepted, so nothing is known of how far it is off")
-    return promised(answer.acceptance) ** 2
+        raise ValueError(f"{answer.query}: not accepted, so its error is unknown")
+    return promised_deviation(answer.acceptance) ** 2
 
 
 def _mean_square(offsets: Sequence[npt.NDArray[np.float64]]) -> Covariance:
     rows = np.stack(offsets)
-    return rows.T @ rows / len(rows)
+    mean: Covariance = rows.T @ rows / len(rows)
+    return mean

@@ -1,4 +1,4 @@
-"""Answers in an MCAP file, written with rosbags."""
+"""Write answers to an MCAP file with rosbags."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def mcap_file(path: Path, messages: AnswerMessages) -> Iterator[McapFile]:
-    """A file to add answers to. On leaving, however the run ended, it is finished and takes the name `path`.
+def open_mcap(path: Path, messages: AnswerMessages) -> Iterator[McapFile]:
+    """Open a file for answers. It is finished and takes the name `path` at the end of the block, even on an exception.
 
-    Until then it is beside it, under another name; nothing is left of a run that fails before its first answer. Raises
-    SourceError where rosbags is missing or the file cannot be written, at once if that can be known; after a failure
-    of the run itself that is only logged.
+    Until then it lies in a folder beside `path`. A run that fails before its first answer leaves nothing.
+    Raises SourceError if rosbags is missing or the file cannot be written. If the block itself fails, that error is
+    only logged and the block's exception goes on.
     """
     file = McapFile(path, messages)
     try:
@@ -37,17 +37,16 @@ def mcap_file(path: Path, messages: AnswerMessages) -> Iterator[McapFile]:
     except BaseException:
         try:
             file.close(or_empty=False)
-        except PairVPRError as fault:  # the run's own failure is what is reported
+        except PairVPRError as fault:  # the block's own exception goes on
             log.warning("%s", fault)
         raise
     file.close(or_empty=True)
 
 
 class McapFile:
-    """An MCAP file under way; see `mcap_file`.
+    """An unfinished MCAP file; see `open_mcap`.
 
-    A single thread of its own writes it: Ctrl-C and SIGTERM interrupt the main thread alone, so they cannot leave half
-    of a record.
+    A separate thread writes it. Ctrl-C and SIGTERM interrupt the main thread only, so they cannot leave half a record.
     """
 
     def __init__(self, path: Path, messages: AnswerMessages) -> None:
@@ -55,17 +54,17 @@ class McapFile:
             from rosbags import rosbag2
             from rosbags.typesys import Stores, get_typestore
         except ImportError as error:
-            raise SourceError(f'writing {path} needs rosbags ({error}): pip install "pairvpr[bags]"') from error
+            raise SourceError(f'{path}: needs rosbags ({error}); run pip install "pairvpr[bags]"') from error
         self._answers = self._accepted = 0  # written
         self._path = path
         self._messages = messages
-        self._store = get_typestore(Stores.ROS2_HUMBLE)  # the oldest in use: its definitions are those of later ones
+        self._store = get_typestore(Stores.ROS2_HUMBLE)  # the oldest in use, with the same definitions as later ones
         self._connections: dict[str, Any] = {}
         try:
             self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         except OSError as error:
             raise SourceError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
-        # rosbags writes a bag, which is a folder. It gets the file's own name there, for that stands inside, too.
+        # rosbags writes a bag, which is a folder. The bag has the final name, because the file repeats it inside.
         bag = self._folder / path.stem
         self._unfinished = bag / f"{path.stem}{EXTENSION}"
         self._writer = rosbag2.Writer(bag, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP)
@@ -74,19 +73,19 @@ class McapFile:
         self._run(self._writer.open)
 
     def add(self, frame: Frame, answer: Recognition) -> None:
-        """Write the answer for a frame, at the frame's time, or at that of now if it has none; SourceError."""
+        """Write the answer for a frame, logged at the frame's time, or now if it has none. Raises SourceError."""
         header = header_of_frame(frame)
         logged = time.time_ns() if frame.header is None and frame.timestamp is None else header.stamp
-        messages = list(self._messages(header, answer))
+        messages = list(self._messages.compose(header, answer))
         self._run(lambda: self._write(messages, logged, answer.accepted is True))
 
     def close(self, or_empty: bool) -> None:
-        """Finish the file and give it its name; SourceError. One without answers is left only if `or_empty`."""
+        """Finish the file and give it its name. Without answers, keep it only if `or_empty`. Raises SourceError."""
         if not self._failed:
             self._run(lambda: self._finish(or_empty))
         if self._accepted < self._answers:
             log.info(
-                "%s: %d of %d answers were accepted; the places of the others stand among the candidates alone",
+                "%s: %d of %d answers were accepted; the file has the others' places among the candidates only",
                 self._path,
                 self._accepted,
                 self._answers,
@@ -94,14 +93,14 @@ class McapFile:
         self._thread.shutdown()
 
     def _run(self, step: Callable[[], None]) -> None:
-        """Run a step in the thread that writes. One that fails is the last: what was written stays where it is."""
+        """Run a step in the writing thread. After a failure, close the file and keep it in its folder."""
         try:
             self._thread.submit(step).result()
         except OSError as error:
             self._failed = True
-            with suppress(OSError):  # it has a buffer that it cannot write either
+            with suppress(OSError):  # its buffer cannot be written either
                 self._writer.abort()
-            left = f"; `mcap recover` mends {self._unfinished}, all but its last MiB" if self._answers else ""
+            left = f"; `mcap recover` restores {self._unfinished} except its last MiB" if self._answers else ""
             if not left:
                 shutil.rmtree(self._folder)
             raise SourceError(

@@ -1,6 +1,6 @@
-"""Answers as standard ROS messages, for MCAP files and the ROS 2 node alike. It needs neither ROS nor rosbags.
+"""Compose standard ROS messages from answers, for MCAP files and the ROS 2 node. Needs neither ROS nor rosbags.
 
-Names follow NVIDIA's isaac_ros_visual_global_localization.
+Topic names follow NVIDIA's isaac_ros_visual_global_localization.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TOPICS = {
 }
 """Topics and the types of their messages."""
 
-STATUS = "visual_localization: place recognition"  # as diagnostics are called: node, colon, what of it
+STATUS = "visual_localization: place recognition"  # the form of diagnostics' names: node, colon, part
 LAST_STAMP = 2**31 * 10**9  # nanoseconds; a ROS stamp has int32 seconds
 AS_MEASURED = Floor()
 SAME_FRAMES: Mapping[str, str] = MappingProxyType({})
@@ -41,41 +41,43 @@ SAME_FRAMES: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Message:
-    """A message of a ROS type: all its fields, themselves Messages, lists of these, Constants or plain values."""
+    """A message of a ROS type. A field holds a Message, a list of them, a Constant or a plain value."""
 
     type: str
     fields: Mapping[str, Any]
 
 
 class Constant(str):
-    """The name of a constant of the message's type: Python classes differ in how they hold one (int, or a byte)."""
+    """Name of a constant of the message's type. Message classes hold constants differently (int or byte)."""
 
 
 def build(message: Message, class_of: Callable[[str], type]) -> Any:
-    """The message as an instance of the class that `class_of` gives for its type; classes of rclpy and rosbags do."""
+    """Build the message with the classes that `class_of` returns for type names, such as those of rclpy or rosbags."""
     kind = class_of(message.type)
     return kind(**{name: _built(value, kind, class_of) for name, value in message.fields.items()})
 
 
 def header_of_frame(frame: Frame) -> Header:
-    """The header of the message that a frame came in, else one of its time stamp; of 0 where it has none."""
+    """Return the header of the frame's message. Without one, make it from the frame's timestamp, or 0 without that."""
     if frame.header is not None:
         return frame.header
     return Header(0 if frame.timestamp is None else round(frame.timestamp * 1e9), "")
 
 
 class AnswerMessages:
-    """What is published of an answer, with the stamp of its picture.
+    """Compose the messages of an answer, with the stamp of its picture.
 
-    - /diagnostics: of every answer. Level OK if it was accepted, ERROR if there was no picture, else WARN; its header
-      has the picture's frame id, its values candidates, scores and times.
-    - visual_localization/candidates: the poses of the listed matches that are in the best one's frame, best first; one
-      of unknown orientation is not turned.
-    - visual_localization/pose or, in maps of GPS positions, visual_localization/fix: the best match's place, of
-      accepted answers alone, so that nothing acts on others.
+    - /diagnostics: for every answer. Its level is OK if the answer was accepted, ERROR if there was no picture, else
+      WARN. Its header has the picture's frame id. Its values are candidates, scores and times.
+    - visual_localization/candidates: poses of the listed matches in the frame of the best one, best first. A pose of
+      unknown orientation has the identity rotation.
+    - visual_localization/pose, or visual_localization/fix in maps of GPS positions: the place of the best match. It is
+      published for accepted answers only, so that no robot acts on others.
 
-    source: what is localised, the diagnostics' hardware_id. matches: how many are listed. floor: of covariances.
-    frames: other names of the frames that the map's poses are in.
+    source: name of the localised source, the diagnostics' hardware_id.
+    matches: number of matches listed.
+    floor: least deviations of covariances.
+    frames: names in messages of the frames of the map's poses.
     """
 
     def __init__(
@@ -86,17 +88,18 @@ class AnswerMessages:
         self._floor = floor
         self._frames = frames
 
-    def __call__(
+    def compose(
         self, header: Header, answer: Recognition, more: Mapping[str, str] = SAME_FRAMES
     ) -> Iterator[tuple[str, Message]]:
-        """Topics and messages; more: further values for the diagnostics.
+        """Yield topics and messages of an answer.
 
-        Raises SourceError for a stamp that messages cannot hold.
+        more: further values for the diagnostics.
+        Raises SourceError for a stamp that ROS messages cannot hold.
         """
         if not 0 <= header.stamp < LAST_STAMP:
             raise SourceError(
-                f"{answer.query}: its time stamp, {header.stamp / 1e9:.3f} s, is none that ROS messages hold: they "
-                "count from 1970 to 2038; correct the recording's clock"
+                f"{answer.query}: ROS messages cannot hold its time stamp, {header.stamp / 1e9:.3f} s. They count from "
+                "1970 to 2038; correct the recording's clock"
             )
         yield DIAGNOSTICS, self._diagnostics(header, answer, more)
         poses = [match.pose for match in answer.matches[: self._matches] if isinstance(match.pose, Pose)]
@@ -112,18 +115,18 @@ class AnswerMessages:
         elif isinstance(place, Gps):
             yield FIX, self._fix(header, answer, place)
 
-    def frame(self, stored: str) -> str:
-        """What a frame of the map's poses is called in messages."""
+    def name_frame(self, stored: str) -> str:
+        """Return the name in messages of a frame of the map's poses."""
         return self._frames.get(stored, stored)
 
     def _in(self, frame: str, header: Header) -> Message:
-        return _header(Header(header.stamp, self.frame(frame)))
+        return _header(Header(header.stamp, self.name_frame(frame)))
 
     def _fix(self, header: Header, answer: Recognition, place: Gps) -> Message:
         return _new(
             TOPICS[FIX],
             header=_header(header),
-            status=_new("sensor_msgs/msg/NavSatStatus", status=Constant("STATUS_FIX"), service=0),  # by no satellite
+            status=_new("sensor_msgs/msg/NavSatStatus", status=Constant("STATUS_FIX"), service=0),  # of no satellite
             latitude=float(place.latitude),
             longitude=float(place.longitude),
             altitude=math.nan if place.altitude is None else float(place.altitude),
@@ -145,8 +148,8 @@ class AnswerMessages:
         return _new(TOPICS[DIAGNOSTICS], header=_header(header), status=[status])
 
 
-def transform(stamp: int, parent: str, child: str, position: npt.NDArray[np.float64], q: Quaternion) -> Message:
-    """Where the frame `child` lies in `parent`: position (3,) in metres, at a stamp in nanoseconds."""
+def compose_transform(stamp: int, parent: str, child: str, position: npt.NDArray[np.float64], q: Quaternion) -> Message:
+    """Compose the transform of the frame `child` in `parent`: position (3,) in metres, stamp in nanoseconds."""
     x, y, z = map(float, position)
     return _new(
         "geometry_msgs/msg/TransformStamped",
@@ -161,7 +164,7 @@ def transform(stamp: int, parent: str, child: str, position: npt.NDArray[np.floa
 
 
 def _values(answer: Recognition, matches: int) -> dict[str, str]:
-    """What is said of an answer in its diagnostics; times are seconds for the whole, milliseconds for steps."""
+    """Return the diagnostics' values of an answer. The whole time is in seconds, times of steps in milliseconds."""
     values = {"query": answer.query, "accepted": {True: "true", False: "false", None: "unknown"}[answer.accepted]}
     if answer.confidence is not None:
         values["confidence"] = f"{answer.confidence:.6f}"
@@ -205,7 +208,7 @@ def _new(kind: str, **fields: Any) -> Message:
 
 
 def _text(text: str) -> str:
-    """Strings of messages are UTF-8, which file names need not be."""
+    """Return text that UTF-8 can encode, as messages need. File names may have other bytes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

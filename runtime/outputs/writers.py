@@ -1,4 +1,4 @@
-"""Where answers go: lines on stdout or in a file, or ROS messages in an MCAP file."""
+"""Write answers as lines on stdout or in a file, or as ROS messages in an MCAP file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from pairvpr.errors import SourceError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.poses import Gps, Pose
-from pairvpr.runtime.outputs.mcap import EXTENSION, mcap_file
+from pairvpr.runtime.outputs.mcap import EXTENSION, open_mcap
 from pairvpr.runtime.outputs.ros_messages import AnswerMessages
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.sources.bags import is_bag
@@ -22,28 +22,31 @@ Put = Callable[[Frame, Recognition], None]
 
 
 @contextmanager
-def output(out: Path | None, style: str, matches: int, query: str) -> Iterator[Put]:
-    """What puts the answer for a frame where it belongs: stdout, or `out`; an .mcap file whatever the style.
+def open_output(out: Path | None, style: str, matches: int, query: str) -> Iterator[Put]:
+    """Yield a function that writes the answer for a frame to `out`, or to stdout if `out` is None.
 
-    style: "text" or "jsonl". matches: how many are listed. query: what is asked; it is never written over.
-    Raises SourceError where `out` cannot be written.
+    out: a name ending in .mcap gets ROS messages, whatever the style.
+    style: "text" or "jsonl".
+    matches: number of matches listed.
+    query: the source of the run, which is never overwritten.
+    Raises SourceError if `out` cannot be written.
     """
     if out is not None and _is_read(out, Path(query)):
-        raise SourceError(f"{out}: is what --query reads; choose another --out")
+        raise SourceError(f"{out}: --query reads it; choose another --out")
     if out is not None and out.suffix.lower() == EXTENSION:
-        with mcap_file(out, AnswerMessages(query, matches)) as file:
+        with open_mcap(out, AnswerMessages(query, matches)) as file:
             yield file.add
         return
     with _opened(out) as stream:
 
         def put(frame: Frame, answer: Recognition) -> None:
-            click.echo(answer.to_json(matches) if style == "jsonl" else as_text(answer, matches), file=stream)
+            click.echo(answer.to_json(matches) if style == "jsonl" else format_text(answer, matches), file=stream)
 
         yield put
 
 
-def as_text(answer: Recognition, matches: int) -> str:
-    """An answer for people: the best match on one line, the others below it."""
+def format_text(answer: Recognition, matches: int) -> str:
+    """Format an answer as text: the best match on one line, the others below it."""
     if answer.error is not None:
         return f"{answer.query}: {answer.error}"
     lines = []
@@ -67,12 +70,12 @@ def _at(pose: Pose | Gps | None) -> str:
 
 
 def _is_read(out: Path, query: Path) -> bool:
-    """Whether `out` is the file that is asked, or one of the files of a bag that is a folder."""
+    """Return whether `out` is the source itself, or a file of a bag that is a folder."""
     try:
         if not out.exists() or not query.exists():
             return False
         return out.samefile(query) or (query.is_dir() and is_bag(query) and out.parent.samefile(query))
-    except OSError:  # no path, but a camera or an address
+    except OSError:  # a camera or an address
         return False
 
 

@@ -1,4 +1,4 @@
-"""Where a map's pictures lie to each other, as far as driving from one to another goes."""
+"""Neighbour graph of a map's pictures, with driving distances."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from pairvpr.runtime.geometry.geodesy import EARTH_RADIUS
 from pairvpr.runtime.map import Record
 
 REACH = 16.0
-"""Spacings within which pictures are neighbours: who was unseen for longer may be anywhere."""
+"""Distance within which pictures are neighbours, in spacings. A robot that went further may be anywhere."""
 MOST = 64
-"""Neighbours that a picture has at most, the nearest; what bounds memory and time."""
+"""Most neighbours of a picture, the nearest ones. It bounds memory and time."""
 CHUNK = 1_000_000
-"""Distances that are computed at once."""
+"""Distances computed at once."""
 APART = 1e6
-"""Records between two drives whose order in time is all that is known."""
+"""Distance between two drives in pictures, if only the order of the pictures is known."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """n pictures and which of them are near each other.
+class Topology:
+    """The neighbours of each of n pictures.
 
-    metric: whether distances are metres (poses or GPS positions), else pictures along the order of the drive.
-    spacing: the usual distance between one and the next of a drive, above 0; seconds: the usual time, None where it is
-    not known. neighbours (n, K) int64, distances (n, K) float64: the nearest within REACH spacings, the picture itself
-    among them, K at most MOST; where there are fewer than K, the rest is itself at infinity.
+    metric: True if distances are metres (from poses or GPS positions), False if they are pictures along the drive.
+    spacing: median distance from one picture of a drive to the next, above 0.
+    seconds: median time from one picture of a drive to the next, None if unknown.
+    neighbours: (n, K) int64, rows of the nearest pictures within REACH spacings, itself included. K is at most MOST.
+    distances: (n, K) float64, in the unit of `metric`. A picture with fewer than K neighbours has itself at infinity.
     """
 
     metric: bool
@@ -42,14 +43,16 @@ class Layout:
 
     @property
     def reach(self) -> float:
-        """The distance within which there are neighbours."""
+        """Distance within which pictures are neighbours."""
         return REACH * self.spacing
 
     @staticmethod
-    def of(records: Sequence[Record]) -> Layout:
-        """That of a map's records: by their places if all have one, in one frame of reference; else by their order.
+    def from_records(records: Sequence[Record]) -> Topology:
+        """Make the topology of a map's records.
 
-        A drive is what came from one source, of a folder one subfolder, in the order in which it was added.
+        Distances come from positions if all records have one, in one frame of reference. Otherwise they come from the
+        order of the records. A drive is the records of one source and one subfolder, in the order in which they were
+        added.
         """
         drives: dict[tuple[str, str], list[int]] = {}
         for row, record in enumerate(records):
@@ -61,35 +64,35 @@ class Layout:
         seconds = float(np.median(forward)) if forward else None
         positions = _positions(records)
         if positions is not None:
-            return Layout._of(positions, order, seconds, metric=True)
-        return Layout.along(order, len(records), seconds)
+            return Topology._from_positions(positions, order, seconds, metric=True)
+        return Topology.from_order(order, len(records), seconds)
 
     @staticmethod
-    def along(drives: Sequence[Sequence[int]], count: int, seconds: float | None = None) -> Layout:
-        """That of `count` pictures of which only the order is known: rows of each drive, in its order."""
+    def from_order(drives: Sequence[Sequence[int]], count: int, seconds: float | None = None) -> Topology:
+        """Make the topology of `count` pictures from the rows of each drive, in their order."""
         positions = np.zeros((count, 2))
         for number, rows in enumerate(drives):
             positions[list(rows)] = np.stack([np.arange(len(rows)), np.full(len(rows), number * APART)], axis=1)
-        return Layout._of(positions, drives, seconds, metric=False)
+        return Topology._from_positions(positions, drives, seconds, metric=False)
 
     @staticmethod
-    def _of(
+    def _from_positions(
         positions: npt.NDArray[np.float64], drives: Sequence[Sequence[int]], seconds: float | None, metric: bool
-    ) -> Layout:
+    ) -> Topology:
         steps = [np.linalg.norm(np.diff(positions[list(rows)], axis=0), axis=1) for rows in drives]
         moved = np.concatenate([np.zeros(0), *steps])
         moved = moved[moved > 0]
         spacing = float(np.median(moved)) if len(moved) else 1.0
-        return Layout(metric, spacing, seconds, *_nearest(positions, REACH * spacing))
+        return Topology(metric, spacing, seconds, *_nearest(positions, REACH * spacing))
 
     def __str__(self) -> str:
         if self.metric:
-            return f"by places, {self.spacing:.1f} m apart"
+            return f"by positions, {self.spacing:.1f} m apart"
         return "by the order of the map's pictures"
 
 
 def _positions(records: Sequence[Record]) -> npt.NDArray[np.float64] | None:
-    """Metres (n, 3), None where a picture has no place, or places are in several frames of reference."""
+    """Return positions (n, 3) in metres; None if a picture has none or they are in several frames of reference."""
     poses = [record.pose for record in records if record.pose is not None]
     if len(poses) == len(records) and len({pose.frame for pose in poses}) == 1:
         return np.array([(pose.x, pose.y, pose.z) for pose in poses], np.float64)
@@ -106,7 +109,7 @@ def _positions(records: Sequence[Record]) -> npt.NDArray[np.float64] | None:
 def _nearest(
     positions: npt.NDArray[np.float64], radius: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """For each of n positions (n, 2 or 3) the nearest within `radius`, and their distances; see `Layout`."""
+    """Return the nearest of n positions (n, 2 or 3) within `radius` for each, and their distances; see `Topology`."""
     count = len(positions)
     cells = np.floor((positions[:, :2] - positions[:, :2].min(axis=0, initial=np.inf)) / radius).astype(np.int64) + 1
     stride = cells[:, 1].max(initial=0) + 2

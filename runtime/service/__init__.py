@@ -1,1 +1,1 @@
-"""Answer other programs over HTTP."""
+"""Answer other programs over HTTP: the server, its connections and its socket."""

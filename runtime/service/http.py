@@ -1,4 +1,4 @@
-"""One client of the service: HTTP/1.1 requests in, JSON out, through h11; the only module that imports it."""
+"""One connection of the service: HTTP/1.1 requests in, JSON out. The only module that imports h11."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ except ImportError as error:
 T = TypeVar("T")
 
 CHUNK = 1 << 16
-LINGER = 2.0  # seconds in which a client that is refused may still send, so that it comes to read why
+LINGER = 2.0  # seconds in which a refused client may go on sending, so that it can read the reason
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a client may ask of the service.
+    """Limits of the service.
 
-    clients: connections at once. waiting: requests that wait while one is answered. body: bytes of a request's body.
-    memory: bytes of all bodies at once. pixels: of a picture. idle: seconds without a request after which a
-    connection is closed. patience: seconds for a whole request to arrive, and for an answer to be taken.
+    clients: connections at once.
+    waiting: requests that wait while another is answered.
+    body: bytes of a request's body.
+    memory: bytes of all bodies at once.
+    pixels: pixels of a picture.
+    idle: seconds without a request after which a connection is closed.
+    patience: seconds for a whole request to arrive, and for the client to read an answer.
     """
 
     clients: int = 64
@@ -41,7 +45,7 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """A request that is not answered: an HTTP status, and why."""
+    """A request is refused, with an HTTP status and a reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -50,7 +54,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks, without the body. length: the body's bytes as announced, 0 where they are not."""
+    """The head of a request. length: bytes of the body as announced, 0 if not announced."""
 
     method: str
     path: str
@@ -69,13 +73,13 @@ class HttpConnection:
 
     @property
     def abandoned(self) -> bool:
-        """Whether the client has closed its side."""
+        """True if the client has closed its side."""
         return self._reader.at_eof()
 
     async def request(self) -> Request | None:
-        """The next request's head; None where the client says nothing more.
+        """Read the head of the next request. Return None if the client sends no more.
 
-        Raises RefusedError for what is no HTTP, and for a head that does not arrive in time.
+        Raises RefusedError if it is not HTTP or does not arrive in time.
         """
         event = self._next_event()
         if event is h11.NEED_DATA:
@@ -87,27 +91,31 @@ class HttpConnection:
         return _request(event) if isinstance(event, h11.Request) else None
 
     async def body(self, take: Callable[[int], None]) -> bytearray:
-        """The body of the request; `take` is asked before each part, with its bytes, and may raise RefusedError.
+        """Read the body of the request.
 
-        Raises RefusedError where it is damaged or not here in time, too.
+        take: called with the number of bytes of each part before the part is kept; it may raise RefusedError.
+        Raises RefusedError if the body is damaged or does not arrive in time.
         """
         return await self._in_time(self._body(take))
 
     async def send(self, status: int, content: bytes, *, last: bool = False) -> bool:
-        """Answer the request with JSON; whether the client may ask again, which it may not if this is the `last`."""
+        """Answer the request with JSON. Return whether the client may send another; it may not after the `last`."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return False
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
         if last:
             headers.append(("Connection", "close"))
         await self._write(h11.Response(status_code=status, headers=headers), h11.Data(content), h11.EndOfMessage())
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
-            self._http.start_next_cycle()
-            return True
-        return False
+        if not self._is_complete():
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    def _is_complete(self) -> bool:
+        return self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
 
     async def linger(self) -> None:
-        """Take what the client still sends: closed at once, the connection would drop the answer it has not read."""
+        """Read and drop the rest of the request. Closing at once would lose the answer that the client has not read."""
         if self._writer.can_write_eof():
             self._writer.write_eof()
         with suppress(asyncio.TimeoutError):
@@ -121,7 +129,7 @@ class HttpConnection:
         content = bytearray()
         while not isinstance(event := await self._event(), h11.EndOfMessage):
             if not isinstance(event, h11.Data):
-                raise ConnectionError("the client went in the middle of a request")
+                raise ConnectionError("the client left in the middle of a request")
             take(len(event.data))
             content += event.data
         return content
@@ -137,7 +145,7 @@ class HttpConnection:
         try:
             return self._http.next_event()
         except h11.RemoteProtocolError as error:
-            raise RefusedError(error.error_status_hint, f"not understood: {error}") from error
+            raise RefusedError(error.error_status_hint, f"not HTTP/1.1: {error}") from error
 
     async def _read(self) -> None:
         self._http.receive_data(await self._reader.read(CHUNK))
@@ -149,7 +157,7 @@ class HttpConnection:
             await asyncio.wait_for(self._writer.drain(), self._limits.patience)
         except asyncio.TimeoutError:
             self._writer.transport.abort()
-            raise ConnectionError("the client does not take its answer") from None
+            raise ConnectionError("the client does not read its answer") from None
 
     async def _in_time(self, arriving: Coroutine[Any, Any, T]) -> T:
         try:
@@ -159,7 +167,7 @@ class HttpConnection:
 
 
 def _request(head: h11.Request) -> Request:
-    """The parts of a request's head; raises RefusedError where its target is none."""
+    """Parse the head of a request. Raises RefusedError for an invalid target."""
     try:
         target = urlsplit(head.target.decode("ascii"))
         pairs = parse_qsl(target.query, keep_blank_values=True, strict_parsing=bool(target.query), errors="strict")

@@ -1,4 +1,4 @@
-"""Where the service listens: a Unix socket, or a port of this computer."""
+"""Listen at a Unix socket or a port of this computer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from types import TracebackType
 
 from pairvpr.errors import ServiceError
 
-FORMS = "unix:PATH or HOST:PORT, as unix:/run/places.sock or 127.0.0.1:7411"
-BACKLOG = 100  # connections that wait to be taken, while a map is opened say
-CONNECT_TIMEOUT = 1.0  # seconds in which a service that lives takes a connection
+FORMS = "unix:PATH or HOST:PORT, such as unix:/run/places.sock or 127.0.0.1:7411"
+BACKLOG = 100  # connections waiting to be accepted, such as while the map is opened
+CONNECT_TIMEOUT = 1.0  # seconds in which a running service accepts a connection
 
 
 class Listener:
-    """A socket that listens, and the address where it can be reached; use it as a context manager.
+    """A listening socket and its address. Use it as a context manager.
 
-    The file of a Unix socket goes when it is closed.
+    Closing it removes the file of a Unix socket.
     """
 
     def __init__(self, address: str, *, remote: bool = False) -> None:
-        """Listen at `address`, one of FORMS; port 0 takes any that is free.
+        """Listen at `address`, in one of the FORMS. Port 0 takes any free port.
 
-        remote: also where other computers can connect.
-        Raises ServiceError where the address is none, is in use, or may not be had.
+        remote: allow an address that other computers can reach.
+        Raises ServiceError if the address is invalid, in use or not permitted.
         """
         kind, _, rest = address.partition(":")
         self._file: Path | None = None
@@ -42,7 +42,7 @@ class Listener:
         self.address = address if self._file else f"{address.rpartition(':')[0]}:{bound[1]}"
 
     def close(self) -> None:
-        """Stop listening, and remove the socket's file if it is still this one's; may be called again."""
+        """Stop listening, and remove the socket's file if it still belongs to this listener. May be called again."""
         self.socket.close()
         if self._file is not None and _inode(self._file) == self._inode:
             self._file.unlink()
@@ -59,7 +59,7 @@ class Listener:
 
 def _bind_file(path: Path, address: str) -> socket.socket:
     if path == Path():
-        raise ServiceError(f"{address!r} names no file: give {FORMS}")
+        raise ServiceError(f"{address!r} names no file: give --listen {FORMS}")
     listening = socket.socket(socket.AF_UNIX)
     try:
         _remove_stale(path)
@@ -67,8 +67,8 @@ def _bind_file(path: Path, address: str) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ServiceError(
-            f"{path} cannot be listened at ({error.strerror or error}): choose a path of at most 100 letters in a "
-            "folder that exists and that you may write, such as $XDG_RUNTIME_DIR"
+            f"{path}: cannot listen there ({error.strerror or error}); give --listen a path of at most 100 letters "
+            "in an existing folder that you may write, such as $XDG_RUNTIME_DIR"
         ) from error
     except BaseException:
         listening.close()
@@ -77,25 +77,25 @@ def _bind_file(path: Path, address: str) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of a service that is gone; raises ServiceError for anything else that is there."""
+    """Remove the socket of a service that has ended. Raises ServiceError if anything else is at the path."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ServiceError(f"{path} is there and is no socket: choose another path")
+        raise ServiceError(f"{path} exists and is not a socket: give --listen another path")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(CONNECT_TIMEOUT)
         try:
             probe.connect(str(path))
-        except ConnectionRefusedError:  # nobody listens any more
+        except ConnectionRefusedError:  # its service has ended
             path.unlink()
             return
-        except FileNotFoundError:  # it went just now
+        except FileNotFoundError:  # it was removed just now
             return
-        except TimeoutError:  # somebody listens and is busy
+        except TimeoutError:  # its service is busy
             pass
-    raise ServiceError(f"another service listens at {path}: stop it, or choose another path")
+    raise ServiceError(f"another service listens at {path}: stop it, or give --listen another path")
 
 
 def _bind_port(address: str, remote: bool) -> socket.socket:
@@ -104,13 +104,15 @@ def _bind_port(address: str, remote: bool) -> socket.socket:
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
-        raise ServiceError(f"{address!r} is no address: give {FORMS}; a host is localhost or an IP address") from None
+        raise ServiceError(
+            f"{address!r} is not an address: give --listen {FORMS}; a host is localhost or an IP address"
+        ) from None
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise ServiceError(f"{address!r} has no port from 0 to 65535: give {FORMS}")
+        raise ServiceError(f"{address!r} has no port from 0 to 65535: give --listen {FORMS}")
     if not (ip.is_loopback or remote):
         raise ServiceError(
-            f"{address}: other computers could connect there, and there is neither password nor encryption; give "
-            "127.0.0.1, or --allow-remote if that is meant"
+            f"{address}: other computers could connect, without password or encryption; give --listen 127.0.0.1:PORT, "
+            "or add --allow-remote"
         )
     listening = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6)
     try:
@@ -118,7 +120,7 @@ def _bind_port(address: str, remote: bool) -> socket.socket:
         listening.bind((host, int(port)))
     except OSError as error:
         listening.close()
-        raise ServiceError(f"{address} cannot be listened at ({error.strerror}): choose another port") from error
+        raise ServiceError(f"{address}: cannot listen there ({error.strerror}); give --listen another port") from error
     return listening
 
 

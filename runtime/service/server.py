@@ -1,4 +1,4 @@
-"""Recognition for programs in other languages: pictures in and answers out over HTTP, in the order they come."""
+"""Recognize pictures for other programs over HTTP, in the order of the requests."""
 
 from __future__ import annotations
 
@@ -34,30 +34,33 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Answers the clients of one listener with one recogniser.
+    """Answer the clients of one listener with one recognizer.
 
-    A single thread recognises, one picture after the other in the order in which the requests were complete.
+    One thread recognizes one picture after the other, in the order in which the requests were complete.
     """
 
     def __init__(
         self, recognizer: PlaceRecognizer, listener: Listener, matches: int, limits: Limits | None = None
     ) -> None:
-        """matches: how many an answer lists where the request does not say."""
+        """Serve at `listener`.
+
+        matches: number of matches that an answer lists if its request does not say.
+        """
         self._recognizer = recognizer
         self._refresher = Refresher(recognizer)
         self._listener = listener
         self._matches = matches
         self._limits = limits or Limits()
-        self._thread = ThreadPoolExecutor(1, "pairvpr recognises")
-        self._turn = asyncio.Lock()  # who waits for it gets it in order
+        self._thread = ThreadPoolExecutor(1, "pairvpr recognizer")
+        self._turn = asyncio.Lock()  # it is granted in the order of waiting
         self._stopping = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
-        self._receiving: set[asyncio.Task[None]] = set()  # those without a request in hand
-        self._unanswered = 0  # requests that wait or are being answered
-        self._memory = 0  # bytes of all their pictures, and of those that are arriving
+        self._receiving: set[asyncio.Task[None]] = set()  # those without a complete request
+        self._unanswered = 0  # requests waiting or being answered
+        self._memory = 0  # bytes of all pictures held or arriving
 
     async def run(self) -> None:
-        """Serve until `stop`; then the picture in hand is answered, and those that wait are refused."""
+        """Serve until `stop`. The picture in hand is then answered, and those waiting are refused."""
         server = await asyncio.start_server(self._welcome, sock=self._listener.socket)
         try:
             await self._stopping.wait()
@@ -71,7 +74,7 @@ class Service:
             self._thread.shutdown()
 
     def stop(self) -> None:
-        """End `run`; to be called in its thread."""
+        """End `run`. Call it in the thread of `run`."""
         self._stopping.set()
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,13 +83,13 @@ class Service:
         try:
             await self._converse(HttpConnection(reader, writer, self._limits))
         except OSError as error:
-            log.debug("a client is lost: %s", error)
+            log.debug("a connection broke: %s", error)
         finally:
             writer.close()
             self._connections.discard(task)
 
     async def _converse(self, connection: HttpConnection) -> None:
-        """Answer a client's requests until it or the service has enough."""
+        """Answer a client's requests until the client or the service ends."""
         try:
             if len(self._connections) > self._limits.clients:
                 raise RefusedError(503, f"busy: {self._limits.clients} clients are connected already")
@@ -97,7 +100,7 @@ class Service:
             await self._interruptible(connection.linger())
 
     async def _exchange(self, connection: HttpConnection) -> bool:
-        """Take a request and answer it; whether there may be another."""
+        """Answer one request. Return whether another may follow."""
         request = await self._interruptible(connection.request())
         if request is None:
             return False
@@ -123,7 +126,7 @@ class Service:
         return await connection.send(status, answer, last=self._stopping.is_set())
 
     async def _answer(self, connection: HttpConnection, question: Question, content: bytearray) -> tuple[int, bytes]:
-        """Status and answer, when it is this request's turn."""
+        """Wait for this request's turn. Return the status and the answer."""
         if self._unanswered > self._limits.waiting:
             return 503, _error(f"busy: {self._limits.waiting} pictures wait already")
         self._unanswered += 1
@@ -132,14 +135,14 @@ class Service:
                 if self._stopping.is_set():
                     return 503, _error("the service is stopping")
                 if connection.abandoned:
-                    raise ConnectionError("it did not wait for its answer")
+                    raise ConnectionError("the client did not wait for its answer")
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(self._thread, self._recognize, question, content)
         finally:
             self._unanswered -= 1
 
     def _recognize(self, question: Question, content: bytearray) -> tuple[int, bytes]:
-        """Status and answer; a fault of one picture, whatever it is, must not be the end of the others."""
+        """Return the status and the answer. No fault of one picture may end the service for the others."""
         started = perf_counter()
         picture, error = None, None
         try:
@@ -151,25 +154,25 @@ class Service:
             self._refresher.poll()
             answer = self._recognizer.recognize_frame(frame)
         except PairVPRError as fault:
-            log.error("a picture could not be recognised: %s", fault)
+            log.error("a picture could not be recognized: %s", fault)
             return 500, _error(str(fault))
         except Exception as fault:
-            log.exception("a picture could not be recognised: this is a bug")
+            log.exception("a picture could not be recognized: this is a bug")
             return 500, _error(f"{type(fault).__name__}: see the service's log")
         line = answer.to_json(question.matches) + "\n"
         return 200 if error is None else 422, line.encode("utf-8", "backslashreplace")
 
     def _question(self, request: Request) -> Question | None:
-        """What to recognise, None where information is asked for. Raises RefusedError."""
+        """Return the question of a request, None for a request of information. Raises RefusedError."""
         method = METHODS.get(request.path)
         if method is None:
-            raise RefusedError(404, f"there is no {request.path}, but {' and '.join(METHODS)}")
+            raise RefusedError(404, f"there is no {request.path}: ask for {' or '.join(METHODS)}")
         if request.method != method:
             raise RefusedError(405, f"{request.path} takes {method}, not {request.method}")
         self._check_size(request.length)
         if request.path == INFO:
             return None
-        return Question.of(request.parameters, self._matches)
+        return Question.from_parameters(request.parameters, self._matches)
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.body:
@@ -195,7 +198,7 @@ class Service:
         return (json.dumps(told) + "\n").encode()
 
     async def _interruptible(self, receiving: Coroutine[Any, Any, T]) -> T:
-        """What a client sends, which is not waited for when the service stops."""
+        """Await data from a client. The wait is cancelled when the service stops."""
         task = _this_task()
         self._receiving.add(task)
         try:
@@ -206,30 +209,41 @@ class Service:
 
 @dataclass(frozen=True)
 class Question:
-    """What comes with a picture: the name and time that its answer carries, and how many matches to list."""
+    """The parameters of a request.
+
+    name: name of the picture in the answer. timestamp: its time in seconds. matches: number of matches to list.
+    """
 
     name: str
     timestamp: float | None
     matches: int
 
     @classmethod
-    def of(cls, parameters: Mapping[str, str], matches: int) -> Question:
-        """From a request's parameters; `matches` where they do not say. Raises RefusedError for others and bad ones."""
+    def from_parameters(cls, parameters: Mapping[str, str], matches: int) -> Question:
+        """Parse a request's parameters. Raises RefusedError for unknown and invalid ones.
+
+        matches: the default.
+        """
         unknown = parameters.keys() - {"name", "timestamp", "matches"}
         if unknown:
-            raise RefusedError(400, f"unknown parameters {', '.join(sorted(unknown))}: name, timestamp, matches")
+            raise RefusedError(
+                400, f"unknown parameters {', '.join(sorted(unknown))}: there are name, timestamp and matches"
+            )
         try:
             timestamp = float(parameters["timestamp"]) if "timestamp" in parameters else None
             matches = int(parameters.get("matches", matches))
         except ValueError as error:
-            raise RefusedError(400, f"a parameter is no number ({error})") from error
+            raise RefusedError(400, f"a parameter is not a number ({error})") from error
         if matches < 1 or not math.isfinite(timestamp or 0):
             raise RefusedError(400, "matches must be at least 1, timestamp a finite number of seconds")
         return cls(parameters.get("name", ""), timestamp, matches)
 
 
 def serve(recognizer: PlaceRecognizer, listener: Listener, matches: int, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C, in the main thread; `ready` is called when it is about to begin."""
+    """Serve until SIGTERM or Ctrl-C. Call it in the main thread.
+
+    ready: called just before the first client is accepted.
+    """
 
     async def until_told() -> None:
         service = Service(recognizer, listener, matches)

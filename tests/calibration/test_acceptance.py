@@ -26,7 +26,7 @@ from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import default_bundle
-from pairvpr.runtime.outputs.writers import as_text
+from pairvpr.runtime.outputs.writers import format_text
 from pairvpr.runtime.sources import Frame
 
 SIZE, APART, COUNT = (64, 64), 100, 60
@@ -301,7 +301,7 @@ def test_the_judge(acceptance: Acceptance) -> None:
     assert Judge().judge(answer(1.0)).reason == "not calibrated"
     line = json.loads(no.to_json())
     assert (line["accepted"], line["confidence"], line["reason"]) == (False, 0.268941, TOO_LOW)
-    assert as_text(yes, 1).endswith("  accepted, confidence 0.500  (3 compared in 5 ms)")
+    assert format_text(yes, 1).endswith("  accepted, confidence 0.500  (3 compared in 5 ms)")
 
 
 def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Path) -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt import BuildProgress, build_engines
 from pairvpr.files import lock_file
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.cli.progress import Meter
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file
 from pairvpr.runtime.model import default_bundle
@@ -99,18 +97,6 @@ def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.Monke
     given.clear()
     assert run("engines", "build", "--model", bundle.path, "--batches", "2,1").exit_code == 0
     assert given == [(2, tensorrt_api.BuildSettings(None, None, False, False))] * 3
-
-
-def test_the_time_left_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    clock = iter([0.0, 30.0, 35.0, 120.0])
-    monkeypatch.setattr("pairvpr.runtime.cli.errors.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    meter = Meter("building encoder, percent")
-    for percent in (25, 30, 100):
-        meter(percent, 100)
-    assert capsys.readouterr().err.splitlines() == [
-        "building encoder, percent: 25 of 100, 0.8 a second, 90 s left",
-        "building encoder, percent: 100 of 100, 0.8 a second",
-    ]
 
 
 @pytest.mark.parametrize("wrong", ["descriptors", "tokens", "scores", "order"])

@@ -24,7 +24,7 @@ from pairvpr_ros.parameters import Parameters
 from pairvpr.errors import PairVPRError
 from pairvpr.runtime import Pose
 from pairvpr.runtime.geometry import rotations
-from pairvpr.runtime.outputs.covariance import promised
+from pairvpr.runtime.outputs.covariance import promised_deviation
 from tests.ros2.fake_ros import Ros
 from tests.runtime.outputs.ros_contract import DISTRIBUTIONS, acceptance, write_accepting_map
 from tests.runtime.sources.bag_writer import scene
@@ -115,7 +115,7 @@ def test_accepted_places_are_published(start: Callable[..., Running]) -> None:
         pose = ros.published[POSE][-1]
         assert (pose.header.stamp.sec, pose.header.stamp.nanosec, pose.header.frame_id) == (*STAMP, "site")
         assert (pose.pose.pose.position.x, pose.pose.pose.position.y) == (place, 2.0)
-        assert pose.pose.covariance[0] >= promised(acceptance()) ** 2
+        assert pose.pose.covariance[0] >= promised_deviation(acceptance()) ** 2
     candidates = ros.published["visual_localization/candidates"][-1]
     assert (len(candidates.poses), candidates.header.frame_id) == (COUNT, "site")
     diagnostics = ros.published[DIAGNOSTICS][-1]
@@ -193,7 +193,7 @@ def test_the_transform_to_odometry(start: Callable[..., Running]) -> None:
     shift = sent.transform.translation
     turned_base = rotations.rotate(q, np.array([5.0, -1.0, 0.5]))
     assert np.allclose(turned_base + np.array([shift.x, shift.y, shift.z]), [1, 2, 0])
-    assert np.allclose(rotations.vector(rotations.multiply(q, turned)), 0)
+    assert np.allclose(rotations.rotation_vector(rotations.multiply(q, turned)), 0)
 
 
 def test_what_ends_the_thread_ends_the_node(start: Callable[..., Running]) -> None:

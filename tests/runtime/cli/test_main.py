@@ -1,4 +1,4 @@
-"""`pairvpr-run`: answers on stdout in the shapes that are promised, failures in one line and exit code 2."""
+"""`pairvpr-run`: answers on stdout in the documented formats, failures in one line with exit code 2."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_folder_without_a_readable_picture_is_an_error(home: Path, tmp_path: P
     assert result.stderr.splitlines()[-1].startswith(f"Error: {tmp_path}: none of its 2 pictures could be read")
 
 
-def test_text_for_people(home: Path) -> None:
+def test_the_text_format(home: Path) -> None:
     result = run(home, str(home / "queries"), "--matches", "2")
     assert result.exit_code == 0, result.stderr
     broken, *lines = result.stdout.splitlines()
@@ -176,21 +176,24 @@ def test_a_sequence_says_where_the_robot_is(home: Path) -> None:
         assert place["pose"]["x"] == float(place["name"][1])
     text = run(home, str(home / "queries"), "--sequence")
     assert len(re.findall(r"\n  sequence: p\d\.png  probability 0\.\d+, off the map 0\.\d+  at ", text.stdout)) == 2
-    assert "sequence: by places, 1.0 m apart" in text.stderr
+    assert "sequence: by positions, 1.0 m apart" in text.stderr
 
 
-def test_a_sequence_goes_by_pair_scores(home: Path) -> None:
-    assert_one_line(run(home, str(home / "queries"), "--sequence", "--no-rerank"), "--sequence goes by pair scores")
+def test_a_sequence_needs_pair_scores(home: Path) -> None:
+    assert_one_line(
+        run(home, str(home / "queries"), "--sequence", "--no-rerank"),
+        "--sequence needs pair scores: leave out --no-rerank",
+    )
 
 
-def test_options_reach_the_recogniser(home: Path, model: Model) -> None:
+def test_options_reach_the_recognizer(home: Path, model: Model) -> None:
     query = str(home / "queries" / "p1.png")
     options = ["--top-k", "2", "--model", str(model.bundle.path), "--device", "cpu", "--precision", "fp16"]
     (line,) = answers(run(home, query, "--format", "jsonl", "--batch-size", "1", *options))
     assert line["compared"] == len(line["matches"]) == 2
 
 
-def test_a_budget_that_is_spent_is_said(home: Path) -> None:
+def test_an_answer_says_that_its_budget_is_spent(home: Path) -> None:
     query = str(home / "queries" / "p1.png")
     (line,) = answers(run(home, query, "--format", "jsonl", "--budget-ms", "0.001"))
     assert (line["compared"], line["complete"], len(line["matches"])) == (0, False, COUNT)
@@ -201,7 +204,7 @@ def test_a_budget_that_is_spent_is_said(home: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", ["0", "-3", "nan", "inf"])
-def test_a_budget_that_is_none(home: Path, budget: str) -> None:
+def test_budgets_that_are_refused(home: Path, budget: str) -> None:
     result = run(home, str(home / "queries" / "p1.png"), "--budget-ms", budget)
     assert_one_line(result, f"budget of {budget} ms", "give more than 0")
 
@@ -281,7 +284,7 @@ def test_a_map_damaged_where_it_is_read_only_when_needed(home: Path, model: Mode
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_is_full(home: Path) -> None:
+def test_a_full_output(home: Path) -> None:
     command = [*RUN, "--db", str(home / "map"), "--query", str(home / "queries"), "--no-rerank"]
     with Path("/dev/full").open("w") as full:
         to_stdout = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -292,7 +295,7 @@ def test_output_that_is_full(home: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_has_seen_enough(home: Path) -> None:
+def test_a_reader_that_closes_the_pipe(home: Path) -> None:
     command = [*RUN, "--db", str(home / "map"), "--query", str(home / "db"), "--format", "jsonl", "--no-rerank"]
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -302,7 +305,7 @@ def test_a_reader_that_has_seen_enough(home: Path) -> None:
     assert not re.search("Traceback|BrokenPipe", done.stderr)
 
 
-def test_names_that_are_no_text(home: Path, tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8(home: Path, tmp_path: Path) -> None:
     query = os.fsencode(tmp_path) + b"/bad\xff.png"
     Path(os.fsdecode(query)).write_bytes((home / "queries" / "p0.png").read_bytes())
     command = [*RUN, "--db", str(home / "map"), "--format", "jsonl", "--no-rerank", "--query", query]
@@ -314,7 +317,7 @@ def test_names_that_are_no_text(home: Path, tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def live_camera() -> Iterator[tuple[str, threading.Semaphore]]:
-    """The address of a camera that sends the same picture again and again, and what is released when one looks."""
+    """The address of a camera that repeats one picture, and a semaphore released by each client that connects."""
     stream = io.BytesIO()
     Image.fromarray(draw_scene(0, 1, SIZE)).save(stream, "JPEG")
     closing, looked = threading.Event(), threading.Semaphore(0)
@@ -343,12 +346,12 @@ def live_camera() -> Iterator[tuple[str, threading.Semaphore]]:
 
 
 def heed_ctrl_c() -> None:
-    """As in a terminal; what a shell starts in the background ignores it, and so do its children."""
+    """Reset Ctrl-C as in a terminal. Processes in a shell's background ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_ends_building_from_a_live_camera_well(model: Model, tmp_path: Path) -> None:
-    """And what a camera showed before is not taken for what it shows today: it counts from 0 each time."""
+    """Pictures of an earlier run are not taken for those of this one: a camera counts from 0 each time."""
     pytest.importorskip("av")
     db, counted = tmp_path / "map", 0
     with live_camera() as (address, looked):
@@ -367,9 +370,9 @@ def test_ctrl_c_ends_building_from_a_live_camera_well(model: Model, tmp_path: Pa
             added = re.search(r"(\d+) pictures added, 0 with a place, 0 already there", output)
             assert added, output
             counted += int(added[1])
-    with Map.open(db) as places:
-        assert len(places) == counted > 2
-        assert all(re.fullmatch(r"http://.*/live#\d{6}@\d+\.\d{3}", record.name) for record in places.records)
+    with Map.open(db) as map_:
+        assert len(map_) == counted > 2
+        assert all(re.fullmatch(r"http://.*/live#\d{6}@\d+\.\d{3}", record.name) for record in map_.records)
 
 
 def test_a_run_has_its_page(home: Path, tmp_path: Path) -> None:
@@ -431,11 +434,33 @@ def test_a_signal_ends_a_live_camera_well(home: Path, tmp_path: Path, number: si
     assert "Frames dropped" in page.read_text()
 
 
-def test_a_live_run_takes_in_what_the_map_becomes(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["--db", "nowhere", "--query", "a.jpg"]], ids=["success", "failure"])
+def test_sigterm_has_its_handler_again_after_a_command(arguments: list[str]) -> None:
+    def handle(*_: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        CliRunner().invoke(main, arguments)
+        assert signal.getsignal(signal.SIGTERM) is handle
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_ends_a_command_with_143(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminate(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("pairvpr.runtime.sources.open_source", terminate)
+    done = run(home, str(home / "queries"))
+    assert (done.exit_code, done.stderr) == (143, "\ninterrupted; nothing that was committed is lost\n")
+
+
+def test_a_live_run_follows_changes_of_its_map(home: Path, tmp_path: Path) -> None:
     pytest.importorskip("av")
     db = shutil.copytree(home / "map", tmp_path / "map")
-    with Map.open(db) as places:
-        gone, *left = [record.name for record in places.records]
+    with Map.open(db) as map_:
+        gone, *left = [record.name for record in map_.records]
     with live_camera() as (address, _):
         command = [*RUN, "--db", str(db), "--query", address, "--format", "jsonl", "--no-rerank"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

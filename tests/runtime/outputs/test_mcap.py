@@ -25,8 +25,8 @@ from mcap_ros2.decoder import DecoderFactory
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Match, Recognition
 from pairvpr.runtime.cli.main import main
-from pairvpr.runtime.outputs.covariance import promised
-from pairvpr.runtime.outputs.mcap import mcap_file
+from pairvpr.runtime.outputs.covariance import promised_deviation
+from pairvpr.runtime.outputs.mcap import open_mcap
 from pairvpr.runtime.outputs.ros_messages import AnswerMessages
 from pairvpr.runtime.sources.base import Frame
 from tests.runtime.outputs.ros_contract import acceptance, write_accepting_map
@@ -76,7 +76,7 @@ def run(home: Path, query: str, out: Path, *options: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def test_a_bags_answers_with_its_stamps_and_frames(home: Path, tmp_path: Path) -> None:
+def test_answers_for_a_bag_have_its_stamps_and_frames(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mcap"
     out.write_bytes(b"of yesterday")
     done = run(home, "drive.mcap", out)
@@ -93,7 +93,7 @@ def test_a_bags_answers_with_its_stamps_and_frames(home: Path, tmp_path: Path) -
     for place, (_, pose) in enumerate(found["/visual_localization/pose"]):
         position = pose.pose.pose.position
         assert (position.x, position.y, pose.pose.pose.orientation.w) == (place, 2, 1)
-        assert pose.pose.covariance[0] >= promised(acceptance()) ** 2
+        assert pose.pose.covariance[0] >= promised_deviation(acceptance()) ** 2
         assert len(found["/visual_localization/candidates"][place][1].poses) == COUNT
     (status,) = found["/diagnostics"][1][1].status
     values = {each.key: each.value for each in status.values}
@@ -101,7 +101,7 @@ def test_a_bags_answers_with_its_stamps_and_frames(home: Path, tmp_path: Path) -
     assert (values["query"], values["candidate_1.name"]) == ("drive.mcap/image#000001", "p1.png")
 
 
-def test_our_own_reader_takes_it(home: Path, tmp_path: Path) -> None:
+def test_the_bag_source_reads_the_file(home: Path, tmp_path: Path) -> None:
     from rosbags.highlevel import AnyReader
 
     out = tmp_path / "out.mcap"
@@ -112,11 +112,11 @@ def test_our_own_reader_takes_it(home: Path, tmp_path: Path) -> None:
         }
 
 
-def test_pictures_have_no_time(home: Path, tmp_path: Path) -> None:
+def test_pictures_without_time_have_stamp_zero(home: Path, tmp_path: Path) -> None:
     out, before = tmp_path / "out.mcap", time.time_ns()
     done = run(home, "queries", out, "--no-rerank", "--matches", "2")
     assert done.exit_code == 0, done.stderr
-    assert f"{out}: 0 of {COUNT + 1} answers were accepted; the places of the others" in done.stderr
+    assert f"{out}: 0 of {COUNT + 1} answers were accepted; the file has the others' places among" in done.stderr
     found = read(out)
     assert {topic: len(messages) for topic, messages in found.items()} == {
         "/diagnostics": COUNT + 1,
@@ -132,7 +132,7 @@ def test_pictures_have_no_time(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_leaves_what_was_answered(home: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_keeps_earlier_answers(home: Path, tmp_path: Path, number: signal.Signals) -> None:
     pixels = scene(0)
     with BagWriter(tmp_path, "long.mcap") as bag:
         for i in range(2000):
@@ -163,7 +163,7 @@ def test_a_signal_leaves_what_was_answered(home: Path, tmp_path: Path, number: s
     assert {path.name for path in tmp_path.iterdir()} == {"out.mcap", "long"}
 
 
-def test_nothing_is_left_where_nothing_was_answered(home: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_at_once_leaves_nothing(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mcap"
     out.write_bytes(b"of yesterday")
     done = run(home, "queries/a.jpg", out)
@@ -191,9 +191,9 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path) -> None:
             (),
             "cannot be written (No such file or directory); choose another --out",
         ),
-        (tmp_path / "out.mcap", query, ("--format", "jsonl"), "--format goes with lines of text"),
-        (query, query, (), "is what --query reads; choose another --out"),
-        (folder / "drive.mcap", folder, (), "is what --query reads; choose another --out"),
+        (tmp_path / "out.mcap", query, ("--format", "jsonl"), "--format is for text"),
+        (query, query, (), "--query reads it; choose another --out"),
+        (folder / "drive.mcap", folder, (), "--query reads it; choose another --out"),
     ):
         done = run(home, str(asked), out, *options)
         assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.stderr
@@ -202,8 +202,8 @@ def test_mistakes_are_told_in_one_line(home: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "drive.mcap"]
 
 
-def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was written stays, for a tool that mends it; and one error is raised, not another of closing."""
+def test_a_full_disk_keeps_earlier_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written stays for `mcap recover`, and closing raises no second error."""
     from rosbags.rosbag2.storage_mcap import McapWriter
 
     answer = Recognition("q", matches=(Match("m", 1.0, 0.5, "full"),), timings={"total": 1.0}, reason="r" * 2**18)
@@ -213,14 +213,14 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     def write() -> None:
-        with mcap_file(tmp_path / "out.mcap", AnswerMessages("s", 1)) as file:
+        with open_mcap(tmp_path / "out.mcap", AnswerMessages("s", 1)) as file:
             for _ in range(6):  # four fill a chunk
                 file.add(frame, answer)
             monkeypatch.setattr(McapWriter, "write", full)
             file.add(frame, answer)
 
     with pytest.raises(
-        SourceError, match=r"No space left .*; `mcap recover` mends .*, all but its last MiB; make room"
+        SourceError, match=r"No space left .*; `mcap recover` restores .* except its last MiB; make room"
     ):
         write()
     assert not (tmp_path / "out.mcap").exists()

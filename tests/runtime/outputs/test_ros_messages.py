@@ -45,7 +45,7 @@ def recognition(places: list[Any], accepted: bool | None = True, **more: Any) ->
 
 
 def said(answer: Recognition, header: Header = HEADER, matches: int = 10, **how: Any) -> dict[str, Message]:
-    return dict(AnswerMessages("drive.mcap", matches, **how)(header, answer))
+    return dict(AnswerMessages("drive.mcap", matches, **how).compose(header, answer))
 
 
 UNREAD = Recognition("bad\udcff.png", reason="no picture", error="bad\udcff.png is damaged")
@@ -63,7 +63,9 @@ ANSWERS = {
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize(("answer", "topics"), ANSWERS.values(), ids=ANSWERS)
-def test_messages_are_what_the_distribution_defines(distribution: str, answer: Recognition, topics: set[str]) -> None:
+def test_messages_match_the_definitions_of_each_distribution(
+    distribution: str, answer: Recognition, topics: set[str]
+) -> None:
     store = DISTRIBUTIONS[distribution]
     messages = said(answer)
     assert set(messages) == topics
@@ -76,14 +78,14 @@ def test_messages_are_what_the_distribution_defines(distribution: str, answer: R
         assert (stamp.sec * 10**9 + stamp.nanosec, again.__msgtype__) == (STAMP, TOPICS[topic])
 
 
-def test_what_a_contract_breach_looks_like() -> None:
+def test_the_check_of_definitions_finds_faults() -> None:
     store, good = DISTRIBUTIONS["humble"], said(recognition(PLACES))[POSE]
     for wrong in ({**good.fields, "extra": 1}, {"header": good.fields["header"]}, {**good.fields, "pose": 1.0}):
         with pytest.raises((AssertionError, AttributeError)):
             check(Message(good.type, wrong), store)
 
 
-def test_an_accepted_answer() -> None:
+def test_an_accepted_answer_has_a_pose() -> None:
     messages = said(recognition(PLACES), floor=Floor(0.5, 0.1))
     pose = messages[POSE].fields
     assert pose["header"].fields["frame_id"] == "map"
@@ -107,7 +109,7 @@ def test_an_accepted_answer() -> None:
     assert (values["localization_execution_time"], values["encode_ms"]) == ("0.012500", "4.00")
 
 
-def test_levels_and_reasons() -> None:
+def test_diagnostics_have_level_and_reason() -> None:
     for answer, level, text in (
         (recognition(PLACES, False), "WARN", "why"),
         (recognition(PLACES, None), "WARN", "why"),
@@ -117,14 +119,14 @@ def test_levels_and_reasons() -> None:
         assert (status.fields["level"], status.fields["message"]) == (level, text)
 
 
-def test_a_gps_position() -> None:
+def test_a_gps_position_becomes_a_fix() -> None:
     fix = said(recognition([Gps(47, 8)]), floor=Floor(3.0))[FIX].fields
     assert (fix["latitude"], fix["longitude"], math.isnan(fix["altitude"])) == (47.0, 8.0, True)
     assert np.array_equal(fix["position_covariance"], 9 * np.eye(3).ravel())
     assert fix["header"].fields["frame_id"] == "camera"
 
 
-def test_as_many_matches_as_are_asked_for_and_frames_by_other_names() -> None:
+def test_matches_are_limited_and_frames_renamed() -> None:
     messages = said(recognition(PLACES), matches=1, frames={"map": "site", "odom": "never"})
     assert len(messages[CANDIDATES].fields["poses"]) == 1
     assert {messages[topic].fields["header"].fields["frame_id"] for topic in (POSE, CANDIDATES)} == {"site"}
@@ -133,8 +135,8 @@ def test_as_many_matches_as_are_asked_for_and_frames_by_other_names() -> None:
 
 
 @pytest.mark.parametrize("stamp", [-1, 2**31 * 10**9])
-def test_stamps_that_no_message_holds(stamp: int) -> None:
-    with pytest.raises(SourceError, match=r"^q: its time stamp, .* 1970 to 2038; correct"):
+def test_stamps_out_of_range_are_refused(stamp: int) -> None:
+    with pytest.raises(SourceError, match=r"^q: ROS messages cannot hold its time stamp, .* 1970 to 2038; correct"):
         said(recognition(PLACES), Header(stamp, ""))
     said(recognition(PLACES), Header(2**31 * 10**9 - 1, ""))
 

@@ -1,4 +1,4 @@
-"""`pairvpr-run --serve`: whatever a client does, the next one gets its answer."""
+"""`pairvpr serve`: whatever a client does, the next one gets its answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +25,14 @@ from PIL import Image
 
 pytest.importorskip("h11")
 
+from pairvpr.cli.main import main as pairvpr
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import ServiceError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.cli.main import main
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import load_model
+from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.service.listener import Listener
 from pairvpr.runtime.service.server import Service
 from pairvpr.runtime.sources import Frame
@@ -49,10 +51,11 @@ class Running:
         command = [
             sys.executable,
             "-m",
-            "pairvpr.runtime.cli.main",
+            "pairvpr",
+            "serve",
             "--db",
             home / "map",
-            "--serve",
+            "--listen",
             f"unix:{self.path}",
         ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -127,7 +130,7 @@ def answers_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     if "service" in request.fixturenames:
         until = time.monotonic() + 60
         while (got := request.getfixturevalue("service").ask(post(PICTURE)))[0] == 503 and time.monotonic() < until:
-            time.sleep(0.1)  # what it was flooded with is still being thrown away
+            time.sleep(0.1)  # the rest of the flood is still being dropped
         status, answer = got
         assert (status, answer["error"], answer["compared"]) == (200, None, COUNT)
 
@@ -152,7 +155,7 @@ def test_raw_pixels_as_ppm(service: Running) -> None:
     assert comparable(service.ask(post(raw))[1]) == comparable(service.ask(post(PICTURE))[1])
 
 
-def test_info(service: Running) -> None:
+def test_information(service: Running) -> None:
     status, info = service.ask(b"GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert (status, info["protocol"], info["format"], info["map"]["pictures"]) == (200, 1, 1, COUNT)
     assert info["limits"]["body"] == 16 << 20
@@ -171,8 +174,8 @@ def test_info(service: Running) -> None:
         (post(PICTURE, "?timestamp=nan"), 400, "finite"),
         (post(PICTURE, path="/v2/recognize"), 404, "there is no /v2/recognize"),
         (post(PICTURE, path="/v1/info"), 405, "takes GET"),
-        (b"\x00\x01 garbage\r\n\r\n", 400, "not understood"),
-        (b"GET /" + b"x" * 70_000, 431, "not understood"),
+        (b"\x00\x01 garbage\r\n\r\n", 400, "not HTTP/1.1"),
+        (b"GET /" + b"x" * 70_000, 431, "not HTTP/1.1"),
     ],
     ids=[
         "text",
@@ -189,14 +192,14 @@ def test_info(service: Running) -> None:
         "long",
     ],
 )
-def test_what_is_refused_says_why(service: Running, raw: bytes, status: int, told: str) -> None:
+def test_refusals_give_the_reason(service: Running, raw: bytes, status: int, told: str) -> None:
     got, answer = service.ask(raw)
     assert got == status
     assert told in answer["error"]
 
 
-def test_garbage(service: Running) -> None:
-    """Requests with bytes changed, cut out and put in, and clients that go without waiting for what comes of it."""
+def test_garbage_does_not_stop_the_service(service: Running) -> None:
+    """Requests with bytes changed, cut out and inserted, from clients that leave without reading the answer."""
     rng = random.Random(7)
     good = post(PICTURE[:400], "?name=a&matches=2")
     for _ in range(GARBAGE):
@@ -210,12 +213,12 @@ def test_garbage(service: Running) -> None:
                 client.sendall(raw[: rng.randint(1, len(raw))])
     deadline = time.monotonic() + 60
     while (answered := service.ask(post(PICTURE)))[0] == 503 and time.monotonic() < deadline:
-        time.sleep(0.1)  # those of the last clients are still in its queue
+        time.sleep(0.1)  # requests of the last clients are still in its queue
     assert answered[0] == 200
     assert answered[1]["error"] is None
 
 
-def test_clients_killed_in_the_middle(service: Running) -> None:
+def test_clients_killed_during_a_request(service: Running) -> None:
     script = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
     script += "s.sendall(sys.stdin.buffer.read()); print(flush=True); time.sleep(600)"
     for raw in (post(PICTURE)[:500], post(PICTURE)):
@@ -239,12 +242,12 @@ def test_fifty_clients_at_once(service: Running) -> None:
     statuses = Counter(status for status, _ in got)
     assert sum(statuses.values()) == 50
     assert statuses.keys() <= {200, 503}
-    assert statuses[200] >= 17, "one that is answered and those that may wait"
+    assert statuses[200] >= 17, "one that is answered and 16 that may wait"
     for status, answer in got:
         assert (answer["error"] or "").startswith("busy") == (status == 503)
 
 
-def test_a_slow_client_is_sent_away(service: Running) -> None:
+def test_a_slow_client_is_refused(service: Running) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(120)
         client.connect(str(service.path))
@@ -295,7 +298,7 @@ def test_a_live_socket_is_refused_and_a_stale_one_replaced(service: Running, tmp
         stale.write_text("another's")
         listener.close()
     assert stale.read_text() == "another's"
-    with pytest.raises(ServiceError, match="is no socket"):
+    with pytest.raises(ServiceError, match="is not a socket"):
         Listener(f"unix:{stale}")
 
 
@@ -305,7 +308,7 @@ def test_a_port_of_this_computer() -> None:
             host, _, port = listener.address.rpartition(":")
             with socket.create_connection((host, int(port)), 10):
                 pass
-            with pytest.raises(ServiceError, match="choose another port"):
+            with pytest.raises(ServiceError, match="give --listen another port"):
                 Listener(f"127.0.0.1:{port}")
     with Listener("0.0.0.0:0", remote=True) as listener:
         assert listener.address.startswith("0.0.0.0:")
@@ -314,20 +317,17 @@ def test_a_port_of_this_computer() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--serve", "0.0.0.0:0"], "--allow-remote"),
-        (["--serve", "[::]:0"], "--allow-remote"),
-        (["--serve", "example.org:80"], "a host is localhost or an IP address"),
-        (["--serve", "127.0.0.1:70000"], "no port from 0 to 65535"),
-        (["--serve", "7411"], "is no address"),
-        (["--serve", "unix:"], "names no file"),
-        (["--serve", "unix:nowhere/x.sock"], "a folder that exists"),
-        (["--serve", "unix:" + "x" * 200], "at most 100 letters"),
-        (["--serve", "unix:x.sock"], "holds no map"),
-        (["--serve", "unix:x.sock", "--query", "a.jpg"], "either --query"),
-        (["--serve", "unix:x.sock", "--rotate", "90"], "--rotate goes with --query"),
-        (["--serve", "unix:x.sock", "--out", "x"], "--out goes with --query"),
-        (["--query", "a.jpg", "--allow-remote"], "--allow-remote goes with --serve"),
-        ([], "either --query"),
+        (["--listen", "0.0.0.0:0"], "--allow-remote"),
+        (["--listen", "[::]:0"], "--allow-remote"),
+        (["--listen", "example.org:80"], "a host is localhost or an IP address"),
+        (["--listen", "127.0.0.1:70000"], "no port from 0 to 65535"),
+        (["--listen", "7411"], "is not an address"),
+        (["--listen", "unix:"], "names no file"),
+        (["--listen", "unix:nowhere/x.sock"], "in an existing folder"),
+        (["--listen", "unix:" + "x" * 200], "at most 100 letters"),
+        (["--listen", "unix:x.sock"], "holds no map"),
+        (["--listen", "unix:x.sock", "--rotate", "90"], "No such option '--rotate'"),
+        ([], "Missing option '--listen'"),
     ],
     ids=" ".join,
 )
@@ -335,14 +335,50 @@ def test_mistakes_are_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["--db", "nowhere", *options])
+    result = CliRunner().invoke(pairvpr, ["serve", "--db", "nowhere", *options])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert told in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--serve", "0.0.0.0:0"], "--allow-remote"),
+        (["--serve", "unix:x.sock", "--query", "a.jpg"], "--query and --serve exclude each other"),
+        (["--serve", "unix:x.sock", "--rotate", "90"], "--rotate needs --query"),
+        (["--serve", "unix:x.sock", "--out", "x"], "--out needs --query"),
+        (["--query", "a.jpg", "--allow-remote"], "--allow-remote needs --serve"),
+        ([], "give --query; to answer other programs, run `pairvpr serve`"),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_in_the_old_spelling_are_told_in_one_line(options: list[str], told: str) -> None:
+    result = CliRunner().invoke(main, ["--db", "nowhere", *options])
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert told in result.stderr
+
+
+def test_the_old_spelling_serves_and_names_the_new_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options reach the service, and stderr has one line about the spelling."""
+    served = []
+
+    def serve(recognizer: PlaceRecognizer, listener: Listener, matches: int, ready: Callable[[], None]) -> None:
+        served.append((listener.address, matches, recognizer.top_k))
+        ready()
+
+    monkeypatch.setattr("pairvpr.runtime.service.server.serve", serve)
+    options = ["--db", str(home / "map"), "--matches", "3", "--top-k", "2"]
+    old = CliRunner().invoke(main, [*options, "--serve", f"unix:{home}/old.sock"])
+    new = CliRunner().invoke(pairvpr, ["serve", *options, "--listen", f"unix:{home}/new.sock"])
+    assert (old.exit_code, new.exit_code) == (0, 0), old.stderr + new.stderr
+    assert served == [(f"unix:{home}/old.sock", 3, 2), (f"unix:{home}/new.sock", 3, 2)]
+    assert [line for line in old.stderr.splitlines() if "pairvpr serve --listen" in line] == old.stderr.splitlines()[:1]
+    assert "pairvpr serve" not in new.stderr
+
+
 class Slow:
-    """In a recogniser's place: answers when it is told to."""
+    """A recognizer that answers on a signal of the test."""
 
     def __init__(self) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
@@ -354,7 +390,7 @@ class Slow:
 
 
 def test_the_request_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
-    """The one that waits is refused, a client that has asked nothing is left, and the socket goes."""
+    """The waiting request is refused, a client without a request gets nothing, and the socket is removed."""
     path, slow = tmp_path / "slow.sock", Slow()
 
     async def scene() -> tuple[bytes, bytes, bytes]:
