@@ -1,6 +1,6 @@
-"""Errors a user can cause. Each message says what was wrong, with which file, and what to do.
+"""Errors that a user can cause. Each message names the file, the fault and the remedy.
 
-The commands print the message on one line and exit with 2; anything else that is raised is a bug.
+Commands print the message on one line and exit with 2. Any other exception is a bug.
 """
 
 
@@ -9,7 +9,7 @@ class PairVPRError(Exception):
 
 
 class CheckpointError(PairVPRError):
-    """A checkpoint file is missing, damaged, unsafe, or does not describe a Pair-VPR network."""
+    """A checkpoint is missing, damaged, unsafe, or not one of a Pair-VPR network."""
 
 
 class ExportError(PairVPRError):
@@ -17,7 +17,7 @@ class ExportError(PairVPRError):
 
 
 class BundleError(PairVPRError):
-    """A model bundle is missing, damaged, of a newer format, or not the one that is needed."""
+    """A model bundle is missing, damaged, of a newer format, or of another model than required."""
 
 
 class MapError(PairVPRError):
@@ -29,22 +29,22 @@ class SourceError(PairVPRError):
 
 
 class EngineError(PairVPRError):
-    """An inference engine or device was asked for and cannot be had."""
+    """An inference engine or device is not available, or its options are invalid."""
 
 
 class ServiceError(PairVPRError):
-    """The service cannot listen at the address that it was given."""
+    """The service cannot listen at its address, or its library is missing."""
 
 
 class TrainingError(PairVPRError):
-    """A training run cannot start, go on, or be resumed: its configuration, its machine, or its numbers."""
+    """A training run cannot start, go on or be resumed."""
 
 
-def one_line(what: object, limit: int = 300) -> str:
-    """What an exception of other code says, on one line of at most so many characters, all of them printable.
+def one_line(message: object, limit: int = 300) -> str:
+    """Return the message of an exception from other code on one line of at most `limit` printable characters.
 
-    Such messages quote files; what is in a damaged one must not reach a terminal as it is.
+    Such messages quote files. The bytes of a damaged file must not reach a terminal.
     """
-    text = " ".join(str(what).split()) or type(what).__name__
+    text = " ".join(str(message).split()) or type(message).__name__
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -37,9 +37,11 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def find_partials(folder: Path, name: str = "*") -> list[Path]:
-    """Return what killed writers of the files `name`, a pattern, left in a folder; [] without the folder.
+    """Return the files and folders that killed writers left in a folder; [] if the folder does not exist.
 
-    Delete it only under a lock that keeps other writers away.
+    Delete them only under a lock that keeps other writers away.
+
+    name: a pattern for the names of the finished files.
     """
     return sorted(folder.glob(_PARTIAL.format(name=name, token="*") + "*"))  # SQLite's journal has a longer name
 

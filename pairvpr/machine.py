@@ -1,4 +1,4 @@
-"""What this computer is: processor, memory, graphics and cameras, as far as it tells without any library."""
+"""Describe this computer: processor, memory, graphics and cameras. Needs no library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-# Instructions that decide how fast a network runs, by the names Linux has for them.
+# Instructions that decide how fast a network runs, by their names in Linux.
 X86_FLAGS = {
     "avx2": "AVX2",
     "fma": "FMA",
@@ -21,16 +21,18 @@ X86_FLAGS = {
     "amx_tile": "AMX",
 }
 ARM_FLAGS = {"asimd": "NEON", "asimdhp": "FP16", "asimddp": "DOT", "i8mm": "I8MM", "bf16": "BF16", "sve": "SVE"}
-TIMEOUT = 10  # seconds that nvidia-smi may take: a hung driver must not hang the caller
+TIMEOUT = 10  # seconds for a command to answer: a hung driver must not hang the caller
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Processor:
-    """The CPU's model, its instructions that matter, cores this process may use and cores there are.
+    """The CPU.
 
-    quota: cores' worth of time a container grants, None without a limit.
+    model: its name. flags: its instructions that decide a network's speed.
+    cores: number of cores that this process may use. all_cores: number of cores of the computer.
+    quota: processor time that a container grants, in cores; None without a limit.
     """
 
     model: str
@@ -41,7 +43,7 @@ class Processor:
 
 
 def system() -> str:
-    """The operating system, its kernel and the machine type."""
+    """Return the operating system, its kernel and the machine type."""
     name = platform.system()
     if name == "Linux":
         match = re.search(r'^PRETTY_NAME="?([^"\n]*)', read(Path("/etc/os-release")), re.MULTILINE)
@@ -50,13 +52,13 @@ def system() -> str:
 
 
 def name() -> str:
-    """What tells this computer from others where speed counts: its board or processor, and the cores to be used."""
+    """Return a name that stands for this computer's speed: its board or processor, and its usable cores."""
     cores = usable_cores()
     return f"{board() or processor().model} with {cores} core{'s' if cores > 1 else ''}"
 
 
 def processor() -> Processor:
-    """The CPU."""
+    """Return the CPU."""
     text = read(Path("/proc/cpuinfo"))
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     model = match[1].strip() if match else platform.processor() or platform.machine()
@@ -64,30 +66,30 @@ def processor() -> Processor:
 
 
 def cpu_flags(cpuinfo: str) -> tuple[str, ...]:
-    """The flags of /proc/cpuinfo that matter here, by their usual names."""
+    """Return the flags of /proc/cpuinfo that decide a network's speed, by their usual names."""
     match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     present = set(match[1].split()) if match else set()
     return tuple(name for flag, name in {**X86_FLAGS, **ARM_FLAGS}.items() if flag in present)
 
 
 def cache_folder() -> Path:
-    """Where what can be worked out again is kept for the user."""
+    """Return the user's folder for results that can be computed again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairvpr"
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
-    """Cores' worth of time that a container (control group, version 2) grants; None without a limit."""
+    """Return the processor time that a container (control group, version 2) grants, in cores; None without a limit."""
     match = re.fullmatch(r"(\d+) (\d+)", read(file).strip())
     return int(match[1]) / int(match[2]) if match and int(match[2]) else None
 
 
 def memory() -> tuple[int, int] | None:
-    """Bytes of memory available now and in all; None where the system does not say."""
+    """Return the bytes of memory available and in total; None if unknown."""
     sizes = dict(re.findall(r"^(Mem\w+):\s*(\d+) kB$", read(Path("/proc/meminfo")), re.MULTILINE))
     if "MemAvailable" not in sizes or "MemTotal" not in sizes:
         return None
@@ -95,25 +97,23 @@ def memory() -> tuple[int, int] | None:
 
 
 def board() -> str | None:
-    """The name of a board with a device tree, such as a Jetson or a Raspberry Pi; None on other machines."""
+    """Return the name of a board with a device tree, such as a Jetson or a Raspberry Pi; None for other computers."""
     return read(Path("/proc/device-tree/model")).strip("\0 \n") or None
 
 
 def jetson_release() -> str | None:
-    """The L4T release of a Jetson, such as R36.4.3; None on other machines."""
+    """Return the L4T release of a Jetson, such as R36.4.3; None for other computers."""
     match = re.search(r"R(\d+) .*REVISION: ([\d.]+)", read(Path("/etc/nv_tegra_release")))
     return f"R{match[1]}.{match[2]}" if match else None
 
 
 def power_mode() -> str | None:
-    """The power mode of a Jetson, such as MAXN or 15W, which decides its clocks; None where nvpmodel does not say."""
+    """Return the power mode of a Jetson, such as MAXN or 15W, which sets its clocks; None if unknown."""
     command = shutil.which("nvpmodel")
     if command is None:
         return None
     try:
-        done = subprocess.run(
-            [command, "-q"], capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False
-        )
+        done = _run(command, "-q")
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r"NV Power Mode: *(\S+)", done.stdout)
@@ -121,19 +121,12 @@ def power_mode() -> str | None:
 
 
 def nvidia_gpus() -> list[str] | str:
-    """Name, driver and memory of each NVIDIA GPU, or why they cannot be listed; [] without nvidia-smi."""
+    """Return name, driver and memory of each NVIDIA GPU; [] without nvidia-smi; a text if it fails."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
     try:
-        done = subprocess.run(
-            [command, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT,
-            check=False,
-        )
+        done = _run(command, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     except subprocess.TimeoutExpired:
         return f"nvidia-smi gave no answer in {TIMEOUT} s"
     except OSError as error:
@@ -146,17 +139,22 @@ def nvidia_gpus() -> list[str] | str:
 
 
 def cameras(folder: Path = Path("/dev")) -> list[str]:
-    """Video devices, in order of their numbers."""
+    """Return the video devices in the order of their numbers."""
     numbers = [int(path.name[5:]) for path in folder.glob("video*") if path.name[5:].isdecimal()]
     return [str(folder / f"video{number}") for number in sorted(numbers)]
 
 
 def read(file: Path) -> str:
-    """The text of one of the system's files; empty where there is none to be read."""
+    """Return the text of one of the system's files; empty if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""  # other systems and containers lack them, which is an answer too
+        return ""  # other systems and containers lack such files
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command. Raises OSError or subprocess.TimeoutExpired."""
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False)
 
 
 def _gpu_fields(line: str) -> list[str]:

@@ -154,7 +154,7 @@ class PlaceRecognizer:
         """
         with self._refreshing:
             old = self._view
-            map_ = old.map.newer()
+            map_ = old.map.open_newer()
             if map_ is None:
                 return False
             try:

@@ -1,4 +1,4 @@
-"""The map on disk: every database picture's descriptor, tokens and place, and the bundle that made them."""
+"""The map on disk: descriptor, tokens and place of every database picture, and the bundle that made them."""
 
 from pairvpr.runtime.map.merging import MergeReport, merge_maps
 from pairvpr.runtime.map.reader import Map, MapInfo

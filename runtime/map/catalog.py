@@ -1,4 +1,4 @@
-"""The catalog `map.sqlite`: what the map holds; its transactions are the map's only commit points."""
+"""The catalog `map.sqlite`, which lists the map's content. Its transactions are the map's only commit points."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pairvpr.errors import MapError
 from pairvpr.files import find_partials, write_atomically
 from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map import segments as segments_table
-from pairvpr.runtime.map.errors import RESTORE, missing, reading
+from pairvpr.runtime.map.errors import RESTORE, missing_error, reading
 from pairvpr.runtime.map.records import Record, checksum
 from pairvpr.runtime.map.segments import SegmentEntry
 from pairvpr.runtime.map.tokens import TokenFormat
 
 FILE = "map.sqlite"
 FORMATS = {"float16": 1, "int8": 2}
-"""A map's format by its type of tokens: versions that know no int8 go on reading the others."""
+"""The map's format number by its token type. Versions without int8 can thus read all other maps."""
 
 _PATIENCE = 30.0  # seconds to wait for another process's transaction
-_IN_VAIN = 100_000  # keys tried one after the other before the rest of a damaged table is taken for lost
+_IN_VAIN = 100_000  # consecutive keys tried before the rest of a damaged table counts as lost
 _META_COLUMNS = {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"}
 
 
@@ -34,11 +34,14 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True)
 class Meta:
-    """What holds for the whole map.
+    """Properties of the whole map.
 
-    identity: of the bundle that made the features. settings: JSON values, the map's own.
-    token_shape: (M, D), as stored. created_by: version of pairvpr. segments, records: how many rows their tables
-    have, deleted records too, so that a lost row is seen.
+    identity: identity of the bundle that made the features.
+    settings: the map's JSON values.
+    descriptor_dim: G.
+    token_shape: (M, D), as stored.
+    created_by: version of pairvpr.
+    segments, records: number of rows in their tables, including deleted records, so that a lost row is noticed.
     """
 
     identity: str
@@ -51,18 +54,18 @@ class Meta:
 
     @property
     def token_format(self) -> TokenFormat:
-        """How tokens are stored."""
-        return TokenFormat.of(self.settings)
+        """The format of stored tokens."""
+        return TokenFormat.from_settings(self.settings)
 
     def encode(self) -> list[tuple[str, str]]:
-        """The rows of the `meta` table: JSON values, and a checksum over them all."""
+        """Encode as rows of the `meta` table: JSON values and a checksum over all of them."""
         values = {"format": FORMATS[self.token_format.type], **asdict(self)}
         rows = sorted((key, json.dumps(value, sort_keys=True)) for key, value in values.items())
         return [*rows, ("crc", str(checksum(rows)))]
 
     @staticmethod
     def decode(rows: Sequence[tuple[str, str]], file: Path) -> Meta:
-        """The Meta of the rows; raises ValueError where they are damaged, MapError for a newer format."""
+        """Decode the rows. Raises ValueError if they are damaged, MapError for a newer format."""
         values = sorted((key, value) for key, value in rows if key != "crc")
         if [value for key, value in rows if key == "crc"] != [str(checksum(values))]:
             raise ValueError("its settings fail their checksum")
@@ -80,7 +83,7 @@ class Meta:
 
 @dataclass(frozen=True)
 class Catalog:
-    """A consistent state of the map: `records` in the order of their ids, deleted ones too."""
+    """A consistent state of the map. `records` are in the order of their ids and include deleted ones."""
 
     meta: Meta
     segments: list[SegmentEntry]
@@ -95,14 +98,16 @@ def check_is_map(path: Path) -> None:
         segments = path / segments_table.FOLDER
         if segments.is_dir() and any(segments.iterdir()):
             raise MapError(f"{path / FILE} is missing: {RESTORE}")
-    raise missing(path)
+    raise missing_error(path)
 
 
 def load(path: Path, *, thorough: bool = False) -> Catalog:
     """Read the catalog of the map `path` in one short transaction.
 
-    `thorough` also has SQLite check its own structures. A transaction cut short by a killed writer is
-    rolled back, which needs write access. Raises MapError where there is no map, it is damaged or newer.
+    A transaction that a killed writer left is rolled back, which needs write access.
+
+    thorough: let SQLite check its own structures too.
+    Raises MapError if there is no map, or it is damaged or of a newer format.
     """
     check_is_map(path)
     file = path / FILE
@@ -115,17 +120,17 @@ def load(path: Path, *, thorough: bool = False) -> Catalog:
             if writable or "locked" in str(error) or not journal.exists():
                 raise
             raise MapError(
-                f"{file} was left in the middle of a commit and needs write access to be put right: "
-                "open the map once where it can be written, for example with `pairvpr map info`"
+                f"{file} was left in the middle of a commit and must be written to restore it: "
+                "open the map once with write access, for example with `pairvpr map info`"
             ) from error
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the catalog of the map `path` for writing; raises sqlite3.Error."""
+    """Open the catalog of the map `path` for writing. Raises sqlite3.Error."""
     connection = _connect(path / FILE, "rw")
     try:
         _make_durable(connection)
-        # SQLite opens a file that may not be written for reading only, and would say so at the first commit.
+        # SQLite opens a write-protected file for reading and would complain only at the first commit.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
     except BaseException:
@@ -135,7 +140,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def read(connection: sqlite3.Connection, file: Path, *, thorough: bool = False) -> Catalog:
-    """The checked content of an open catalog; raises sqlite3.Error, ValueError, TypeError or MapError."""
+    """Read and check an open catalog. Raises sqlite3.Error, ValueError, TypeError or MapError."""
     connection.execute("BEGIN")
     try:
         if thorough:
@@ -152,19 +157,19 @@ def read(connection: sqlite3.Connection, file: Path, *, thorough: bool = False) 
         ]
     finally:
         if connection.in_transaction:
-            connection.execute("ROLLBACK")  # nothing was changed
+            connection.execute("ROLLBACK")  # nothing was written
     _check_whole(meta, segments, records)
     return Catalog(meta, segments, records)
 
 
-def salvage(path: Path) -> Catalog:
-    """What is intact in the catalog of the map `path`: rows whose checksums hold; `meta` counts all there were.
+def read_intact(path: Path) -> Catalog:
+    """Read the rows of the catalog of the map `path` whose checksums hold. `meta` has the original counts.
 
-    Raises MapError where it cannot be opened or its settings are damaged.
+    Raises MapError if the catalog cannot be opened or its settings are damaged.
     """
     file = path / FILE
     with reading(file), closing(_connect(file, "rw")) as connection:
-        connection.text_factory = lambda text: text.decode("utf-8", "replace")  # the checksum sees what was replaced
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")  # the checksum tells
         meta = Meta.decode(_select(connection, "meta", _META_COLUMNS), file)
         segments = list(_intact(connection, "segments", "number", segments_table.COLUMNS, SegmentEntry.decode))
         records = list(_intact(connection, "records", "id", records_table.COLUMNS, records_table.decode))
@@ -172,9 +177,9 @@ def salvage(path: Path) -> Catalog:
 
 
 def create(path: Path, meta: Meta, segments: Sequence[SegmentEntry] = (), records: Sequence[Record] = ()) -> None:
-    """Make the folder `path` a map of these segments and records, which `meta` counts, in one rename.
+    """Write a catalog of these segments and records, which `meta` counts, to the map `path` in one rename.
 
-    Takes the place of another catalog, which is not read. Raises sqlite3.Error or OSError.
+    An existing catalog is replaced without being read. Raises sqlite3.Error or OSError.
     """
     for leftover in find_partials(path, FILE):
         leftover.unlink()
@@ -197,7 +202,7 @@ def create(path: Path, meta: Meta, segments: Sequence[SegmentEntry] = (), record
 def append(connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, records: Sequence[Record]) -> None:
     """Commit one segment and its records, and `meta` that counts them.
 
-    Raises sqlite3.Error; the connection is then to be closed, which rolls back what was not committed.
+    Raises sqlite3.Error. Close the connection then, which rolls the transaction back.
     """
     connection.execute("BEGIN IMMEDIATE")
     _insert(connection, "segments", [segment.encode()])
@@ -209,7 +214,7 @@ def append(connection: sqlite3.Connection, meta: Meta, segment: SegmentEntry, re
 def replace(
     connection: sqlite3.Connection, meta: Meta, segments: Sequence[SegmentEntry], records: Sequence[Record]
 ) -> None:
-    """Commit that the map consists of these segments and records alone; raises as `append`."""
+    """Commit these segments and records in place of all others. Raises as `append` does."""
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("DELETE FROM segments")
     connection.execute("DELETE FROM records")
@@ -220,7 +225,7 @@ def replace(
 
 
 def delete(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
-    """Commit that these records, marked as deleted, take the place of those of the same ids; raises as `append`."""
+    """Commit these records, marked as deleted, in place of those with the same ids. Raises as `append` does."""
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany("DELETE FROM records WHERE id = ?", [(record.id,) for record in records])
     _insert(connection, "records", [records_table.encode(record) for record in records])
@@ -228,7 +233,7 @@ def delete(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
 
 
 def _connect(file: Path, mode: str) -> sqlite3.Connection:
-    # isolation_level None: transactions begin and end where this module says so.
+    # isolation_level None: this module begins and ends transactions itself.
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
 
 
@@ -242,7 +247,7 @@ def _make_durable(connection: sqlite3.Connection) -> None:
 def _select(
     connection: sqlite3.Connection, table: str, columns: Mapping[str, str], order: str = ""
 ) -> list[tuple[Any, ...]]:
-    # A name in double quotes that is no column would be read as a text by SQLite: quote with the table.
+    # SQLite reads a quoted name that is not a column as a text, unless the table stands before it.
     names = ", ".join(f'{table}."{name}"' for name in columns)
     return connection.execute(f"SELECT {names} FROM {table} {order}").fetchall()
 
@@ -254,15 +259,15 @@ def _intact(
     columns: Mapping[str, str],
     decode: Callable[[tuple[Any, ...]], _Row],
 ) -> Iterator[_Row]:
-    """The rows of a damaged table that can be read and whose checksums hold, in the order of their keys."""
+    """Yield the readable rows of a damaged table whose checksums hold, in the order of their keys."""
     last, in_vain = -1, 0
     while in_vain < _IN_VAIN:
         try:
-            # Where a page is damaged every key that would lie there is tried: the next page is behind them.
+            # If a page is damaged, all keys that may lie on it are tried, up to the next page.
             rows = _select(connection, table, columns, f"WHERE {key} > {last + in_vain} ORDER BY {key} LIMIT 1")
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise  # of the disk, another process or the table itself, not of a page
+                raise  # a fault of the disk, another process or the table itself, not of a page
             in_vain += 1
             continue
         if not rows:
@@ -282,12 +287,12 @@ def _intact(
 def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
     if not rows:
         return
-    places = ", ".join("?" * len(rows[0]))
-    connection.executemany(f"INSERT INTO {table} VALUES ({places})", rows)
+    marks = ", ".join("?" * len(rows[0]))
+    connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
 
 def _check_whole(meta: Meta, segments: list[SegmentEntry], records: list[Record]) -> None:
-    """Raise ValueError where rows were lost or came twice: each is sound, so only their number tells."""
+    """Raise ValueError if rows are missing or repeated. Each row is sound, so only their numbers show it."""
     if (len(segments), len(records)) != (meta.segments, meta.records):
         raise ValueError(
             f"it has {len(segments)} segments and {len(records)} records in place of {meta.segments} and {meta.records}"

@@ -1,4 +1,4 @@
-"""Pictures of a map rewritten in new, large segments, without those that were removed."""
+"""Rewrite pictures of a map in new, large segments, without removed ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, Segment, Segme
 from pairvpr.runtime.map.tokens import StoredTokens
 
 SEGMENT_BYTES = 256 * 2**20
-"""Of a compacted segment: it is made in memory."""
+"""Size of a compacted segment, which is made in memory."""
 
 
-def batches(meta: Meta, segments: Sequence[SegmentEntry], live: Sequence[Record]) -> list[Sequence[Record]]:
-    """The records as they will share segments, in their order."""
+def plan_batches(meta: Meta, segments: Sequence[SegmentEntry], live: Sequence[Record]) -> list[Sequence[Record]]:
+    """Group the records into future segments, in their order."""
     per_picture = sum(entry.bytes for entry in segments) / max(1, meta.records)
     step = max(1, int(SEGMENT_BYTES / max(1.0, per_picture)))
     return [live[start : start + step] for start in range(0, len(live), step)]
@@ -30,9 +30,9 @@ def batches(meta: Meta, segments: Sequence[SegmentEntry], live: Sequence[Record]
 def rewrite(
     path: Path, meta: Meta, segments: Sequence[SegmentEntry], batches: Sequence[Sequence[Record]], first: int
 ) -> tuple[list[SegmentEntry], list[Record]]:
-    """Write a segment of each batch, numbered from `first`: the new segments, and the records as they lie there.
+    """Write a segment for each batch, numbered from `first`. Return the new segments and records.
 
-    Nothing is committed. Raises MapError where a picture is damaged or a file cannot be written.
+    Nothing is committed. Raises MapError if a picture is damaged or a file cannot be written.
     """
     written: list[SegmentEntry] = []
     moved: list[Record] = []
@@ -45,15 +45,15 @@ def rewrite(
 def _rewrite(
     folder: Path, meta: Meta, segments: Sequence[SegmentEntry], wanted: Sequence[Record], number: int
 ) -> SegmentEntry:
-    """A new segment of pictures that lie in others, each checked as it is read."""
+    """Write a new segment of pictures from other segments. Each picture is checked when it is read."""
     descriptors = np.empty((len(wanted), meta.descriptor_dim), DESCRIPTOR_TYPE)
     tokens: dict[int, StoredTokens] = {}
-    places = sorted(range(len(wanted)), key=lambda place: (wanted[place].segment, wanted[place].row))
-    for source, some in groupby(places, key=lambda place: wanted[place].segment):
+    order = sorted(range(len(wanted)), key=lambda i: (wanted[i].segment, wanted[i].row))
+    for source, some in groupby(order, key=lambda i: wanted[i].segment):
         entry = next(entry for entry in segments if entry.number == source)
         segment = Segment(folder, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
         with closing(segment):
-            for place in some:
-                descriptors[place], tokens[place] = segment.read_picture(wanted[place])
+            for i in some:
+                descriptors[i], tokens[i] = segment.read_picture(wanted[i])
     with writing(folder):
         return write_segment(folder, number, descriptors, [tokens[i] for i in range(len(wanted))])

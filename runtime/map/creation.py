@@ -1,4 +1,4 @@
-"""Making a folder a map: which folders may become one, and in which order its parts come to the disk."""
+"""Create a map: check its folder, and bring its parts to the disk in a safe order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PARTS = {lock.FILE, MODEL, segments.FOLDER}
 
 
 def prepare_folder(path: Path) -> None:
-    """Make the folder if it is not there; raises MapError unless a map is, or may come to be, in it."""
+    """Make the folder if it is missing. Raises MapError unless it holds a map or may become one."""
     with reading(path):
         if path.exists() and not path.is_dir():
             raise MapError(f"{path} is a file, not a folder: choose another path for the map")
@@ -28,10 +28,10 @@ def prepare_folder(path: Path) -> None:
 
 
 def create_map(path: Path, meta: Meta, install_model: Callable[[Path], None]) -> None:
-    """Fill the folder, which the caller has prepared and locked: first the model, last the catalog.
+    """Fill a folder that the caller has prepared and locked: first the model, last the catalog.
 
-    What a creation that was cut short left behind is done again. Raises MapError where the folder
-    cannot be written, and what `install_model` raises.
+    The parts that an interrupted creation left are made again.
+    Raises MapError if the folder cannot be written, and the exceptions of `install_model`.
     """
     with writing(path):
         for leftover in (path / MODEL, *find_partials(path)):
@@ -49,7 +49,7 @@ def _may_become_map(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
     if not names or catalog.FILE in names:
         return True
-    # A creation that was cut short leaves a signed lock, some of the parts and no segment yet.
+    # An interrupted creation leaves a signed lock, some of the parts and no segment.
     unfinished = {entry.name for entry in find_partials(path)}
     if not names <= _PARTS | unfinished or not lock.is_lock(path / lock.FILE):
         return False

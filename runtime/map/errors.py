@@ -1,4 +1,4 @@
-"""How failures of the disk and of SQLite become map errors of one line."""
+"""Turn failures of the disk and of SQLite into map errors of one line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FILES = {errno.EMFILE, errno.ENFILE}
 
 
-def damaged(path: Path, what: object) -> MapError:
-    """The error for a file whose content is not what was written."""
-    return MapError(f"{path} is damaged ({one_line(what)}): {RESTORE}")
+def damage_error(path: Path, fault: object) -> MapError:
+    """Return the error for a file whose content is not as it was written."""
+    return MapError(f"{path} is damaged ({one_line(fault)}): {RESTORE}")
 
 
-def missing(path: Path) -> MapError:
-    """The error for a folder that holds no map."""
+def missing_error(path: Path) -> MapError:
+    """Return the error for a folder that holds no map."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return MapError(f"{path} holds no map: give a map's folder, or build one elsewhere with `pairvpr map build`")
     return MapError(f"{path} holds no map: build it with `pairvpr map build IMAGES --db {path}`")
@@ -32,27 +32,27 @@ def missing(path: Path) -> MapError:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what reading and decoding `path` can raise into MapError; keep the body to that."""
+    """Turn exceptions of reading and decoding `path` into MapError. The block should do nothing else."""
     try:
         yield
     except sqlite3.ProgrammingError:
-        raise  # wrong use of the interface, never the file's fault
+        raise  # wrong use of the interface, not a fault of the file
     except sqlite3.Error as error:
         remedy = _remedy_of_reading_sqlite(str(error))
         if remedy is None:
-            raise damaged(path, error) from error
+            raise damage_error(path, error) from error
         raise MapError(f"{path} cannot be read ({one_line(error)}): {remedy}") from error
     except FileNotFoundError as error:
         raise MapError(f"{path} is missing: {RESTORE}") from error
     except OSError as error:
         raise MapError(f"{path} cannot be read ({_reason(error, path)}): {_remedy_of_reading(error)}") from error
-    except (ValueError, TypeError, KeyError) as error:  # ValueError: also JSON and Unicode errors
-        raise damaged(path, error) from error
+    except (ValueError, TypeError, KeyError) as error:  # ValueError includes JSON and Unicode errors
+        raise damage_error(path, error) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what writing to `path` can raise into MapError; what was committed before is not touched."""
+    """Turn exceptions of writing to `path` into MapError. Earlier commits stay as they are."""
     try:
         yield
     except sqlite3.ProgrammingError:
@@ -60,7 +60,7 @@ def writing(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         remedy = _remedy_of_writing_sqlite(str(error))
         if remedy is None:
-            raise damaged(path, error) from error
+            raise damage_error(path, error) from error
         raise MapError(f"{path} cannot be written ({one_line(error)}): {remedy}") from error
     except OSError as error:
         remedy = _remedy_of_writing(error.errno)
@@ -69,18 +69,18 @@ def writing(path: Path) -> Iterator[None]:
 
 def _remedy_of_writing(number: int | None) -> str:
     if number in _FULL:
-        return "make room and run the command again, what was committed is kept"
+        return "make room and run the command again; committed pictures are kept"
     if number in _REFUSED:
         return "allow writing there or choose another folder"
     if number in _FILES:
         return "allow more open files with `ulimit -n`"
-    return "check the disk and run the command again, what was committed is kept"
+    return "check the disk and run the command again; committed pictures are kept"
 
 
 def _remedy_of_reading_sqlite(message: str) -> str | None:
-    """None where the content is at fault."""
+    """Return None if the content is at fault."""
     if "locked" in message:
-        return "another process is writing to it, try again in a moment"
+        return "another process is writing to it; try again in a moment"
     if "unable to open" in message or "readonly" in message:
         return f"allow reading and writing it, or {RESTORE}"
     if "I/O" in message or "full" in message:
@@ -89,15 +89,15 @@ def _remedy_of_reading_sqlite(message: str) -> str | None:
 
 
 def _remedy_of_writing_sqlite(message: str) -> str | None:
-    """None where the content is at fault."""
+    """Return None if the content is at fault."""
     if "locked" in message:
-        return "another process keeps reading it, try again in a moment"
+        return "another process keeps reading it; try again in a moment"
     if "full" in message:
         return _remedy_of_writing(errno.ENOSPC)
     if "readonly" in message or "unable to open" in message:
         return _remedy_of_writing(errno.EACCES)
-    if "I/O" in message:  # also where the file may not grow
-        return "check the disk and its free space and run the command again, what was committed is kept"
+    if "I/O" in message:  # also if the file may not grow
+        return "check the disk and its free space, then run the command again; committed pictures are kept"
     return None
 
 

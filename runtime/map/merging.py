@@ -1,4 +1,4 @@
-"""Merging maps: the pictures of others, as they are stored there, become pictures of one."""
+"""Merge maps: copy the pictures of other maps, as they are stored there, into one map."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from pairvpr.runtime.map.writer import MapWriter
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What became of the others' pictures.
+    """The outcome of a merge.
 
-    already: those that the map held as they are, such as from a merge that was interrupted. damaged: a line for each
-    that is damaged where it lies, and was left out.
+    merged: number of pictures copied.
+    already: number of pictures that the map held already, for example from an interrupted merge.
+    damaged: a line for each picture that is damaged in its map and was left out.
     """
 
     merged: int
@@ -33,12 +34,14 @@ class MergeReport:
 def merge_maps(
     others: Sequence[str | Path], db: str | Path, progress: Callable[[int, int], None] | None = None
 ) -> MergeReport:
-    """Add the pictures of the maps `others`, all that are intact, to the map `db`: copied, with their places.
+    """Copy all intact pictures of the maps `others`, with their places, into the map `db`.
 
-    Commits as adding does, so that a merge that was interrupted goes on when it is repeated. progress: told pictures
-    done and their number in all. Raises MapError before anything is written where a map is none, has a damaged catalog,
-    is of another model or stores tokens otherwise, and where two pictures share a name and are not the same; later
-    where the map cannot be written.
+    Commits at the same intervals as adding. An interrupted merge goes on when it is repeated.
+
+    progress: called with the number of pictures done and the number of all.
+    Raises MapError before anything is written if a folder holds no map, a catalog is damaged, a map is of another model
+    or stores tokens in another format, or two different pictures share a name. Raises MapError later if the map cannot
+    be written.
     """
     with ExitStack() as stack:
         sources: list[tuple[Catalog, Salvage]] = []
@@ -71,7 +74,7 @@ def merge_maps(
 
 
 def _open(path: Path, open_files: int) -> tuple[Catalog, Salvage]:
-    """The map's catalog and its segment files as they were at one moment, though a writer may be at work."""
+    """Open a consistent state of the map's catalog and segment files, even if a writer is at work."""
     state = catalog.load(path)
     while True:
         allow_open_files(path, open_files + len(state.segments))
@@ -85,16 +88,16 @@ def _open(path: Path, open_files: int) -> tuple[Catalog, Salvage]:
             raise
         if now.segments == state.segments:
             return state, salvage
-        salvage.close()  # it has been compacted meanwhile
+        salvage.close()  # a writer has compacted the map in the meantime
         state = now
 
 
 def _check_fits(other: Path, theirs: Meta, path: Path, ours: Meta) -> None:
-    """Raise MapError unless the features of one map mean the same in the other."""
+    """Raise MapError unless the features of the two maps can be compared."""
     if theirs.identity != ours.identity:
         raise MapError(
             f"{other} was made with model {theirs.identity[:12]}, {path} with {ours.identity[:12]}: "
-            "build one of them again with the other's model, for their features cannot be compared"
+            "build one of them again with the other's model, because their features cannot be compared"
         )
     if theirs.token_format != ours.token_format:
         raise MapError(
@@ -106,11 +109,11 @@ def _check_fits(other: Path, theirs: Meta, path: Path, ours: Meta) -> None:
 
 
 def _holds(held: dict[str, tuple[Path, Record]], other: Path, record: Record) -> bool:
-    """Whether the record is among `held`, else it is put there; raises MapError where a different one has its name."""
+    """Return whether `held` has the record; add it if not. Raises MapError if a different record has its name."""
     path, same = held.setdefault(record.name, (other, record))
     if same is record:
         return False
-    if _essence(same) != _essence(record):
+    if _identity(same) != _identity(record):
         raise MapError(
             f"{other} and {path} each hold a picture {record.name!r}, and they differ: remove one of them with "
             "`pairvpr map remove`; nothing was merged"
@@ -118,6 +121,6 @@ def _holds(held: dict[str, tuple[Path, Record]], other: Path, record: Record) ->
     return True
 
 
-def _essence(record: Record) -> Record:
-    """What makes two pictures of one name the same: their features and place, wherever they lie and came from."""
+def _identity(record: Record) -> Record:
+    """Return the record without its storage and source: equal for the same picture in two maps."""
     return dataclasses.replace(record, id=0, segment=0, row=0, source="")

@@ -1,4 +1,4 @@
-"""A map as the runtime reads it: descriptors and places in memory, tokens on demand."""
+"""Read a map: descriptors and places in memory, tokens on demand."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment
 from pairvpr.runtime.map.tokens import KEY, TokenFormat
 
-_SETTLED = 2 * 10**9  # nanoseconds: the coarsest time stamps of file systems
-_SPARE_FILES = 256  # open files left to the rest of the process
+_SETTLED = 2 * 10**9  # nanoseconds: the coarsest timestamps of file systems
+_SPARE_FILES = 256  # open files left for the rest of the process
 
 
 @dataclass(frozen=True)
 class MapInfo:
-    """What a map holds and takes.
+    """Counts and sizes of a map.
 
-    pictures: not deleted, of which `with_pose` and `with_gps` have a place. bytes: of catalog and segments.
-    model_bytes: of the bundle. tokens: how they are stored, and what that was measured to change.
+    pictures: pictures that are not deleted; `with_pose` and `with_gps` of them have a place.
+    tokens: the token format, and its measured effect on scores.
+    bytes: size of catalog and segments. model_bytes: size of the bundle.
     bytes_per_picture: bytes / (pictures + deleted), 0 for an empty map.
     """
 
@@ -57,33 +58,37 @@ _Stamp = tuple[int, int, int]
 
 
 class Map:
-    """A consistent, read-only snapshot of a map; a writer may go on beside it.
+    """A consistent, read-only snapshot of a map. A writer may change the map at the same time.
 
-    path: the folder. identity: of the bundle that made it. settings: the map's JSON values.
-    records: n pictures that are not deleted, in the order of their ids.
-    descriptors: (n, G) float32, aligned with `records`. token_shape: (M, D), as stored. token_format: how.
-    model_path: the bundle.
+    path: the map's folder.
+    model_path: the folder of the map's bundle.
+    identity: identity of the bundle that made the map.
+    settings: the map's JSON values.
+    records: the n pictures that are not deleted, in the order of their ids.
+    descriptors: (n, G) float32, in the order of `records`.
+    token_shape: (M, D), as stored.
+    token_format: the format of stored tokens.
     """
 
     @classmethod
     def open(cls, path: str | Path) -> Map:
         """Read the catalog and all descriptors, and keep the segment files open.
 
-        Raises MapError: no map, damage, a newer format, a file that cannot be read.
+        Raises MapError if there is no map, it is damaged or of a newer format, or a file cannot be read.
         """
         path = Path(path)
         while True:
-            stamp = _stamp(path)
+            stamp = _read_stamp(path)
             state = catalog.load(path)
             try:
-                return cls._of(path, state, stamp)
+                return cls._open_state(path, state, stamp)
             except MapError:
                 if catalog.load(path).segments == state.segments:
                     raise
-                # else a writer has compacted the map meanwhile: its old files are gone, the new ones are there
+                # a writer has compacted the map in the meantime: read the new files
 
     @classmethod
-    def _of(cls, path: Path, state: Catalog, stamp: _Stamp | None) -> Map:
+    def _open_state(cls, path: Path, state: Catalog, stamp: _Stamp | None) -> Map:
         allow_open_files(path, len(state.segments))
         with ExitStack() as stack:
             segments: dict[int, Segment] = {}
@@ -97,7 +102,7 @@ class Map:
         return opened
 
     def __init__(self, path: Path, state: Catalog, segments: dict[int, Segment], stamp: _Stamp | None = None):
-        """Take over a catalog and its open segments; see `open`."""
+        """Take over a catalog and its open segments. Call `open` instead."""
         self.path = path
         self.model_path = path / MODEL
         self.identity: str = state.meta.identity
@@ -115,24 +120,26 @@ class Map:
         return len(self.records)
 
     def read_tokens(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.floating]:
-        """Tokens of the records at `rows`, (len(rows), M, D), in that order: float16, or float32 where int8 is stored.
+        """Return tokens of the records at `rows`, (len(rows), M, D): float16, or float32 if the map stores int8.
 
-        rows: indices into `records`. Safe to call from several threads. Raises MapError where a picture's
-        tokens cannot be read or are not as they were written, IndexError for a row that is not there,
-        ValueError once the map is closed.
+        Safe to call from several threads.
+
+        rows: indices into `records`.
+        Raises MapError if tokens cannot be read or fail their checksum, IndexError for an invalid row, ValueError after
+        the map is closed.
         """
         wanted = [self.records[_checked_row(row, len(self.records))] for row in rows]
         tokens = np.empty(
             (len(wanted), *self.token_shape), np.float32 if self.token_format.type == "int8" else np.float16
         )
-        # In the order of the files and offsets: a disk reads forward several times as fast.
-        for place in sorted(range(len(wanted)), key=lambda place: (wanted[place].segment, wanted[place].row)):
-            record = wanted[place]
-            tokens[place] = self._segments[record.segment].read_tokens(record).load()
+        # In the order of files and offsets, because a disk reads forward several times as fast.
+        for i in sorted(range(len(wanted)), key=lambda i: (wanted[i].segment, wanted[i].row)):
+            record = wanted[i]
+            tokens[i] = self._segments[record.segment].read_tokens(record).load()
         return tokens
 
     def info(self) -> MapInfo:
-        """Counts and sizes of this snapshot."""
+        """Return counts and sizes of this snapshot. Raises MapError if a file cannot be read."""
         stored = self._state.meta.records
         with reading(self.path):
             size = (self.path / catalog.FILE).stat().st_size
@@ -155,13 +162,13 @@ class Map:
             bytes_per_picture=size / stored if stored else 0.0,
         )
 
-    def newer(self) -> Map | None:
-        """The map as it is now, opened beside this one; None where nothing was committed since.
+    def open_newer(self) -> Map | None:
+        """Open the map's present state, or return None if nothing was committed since this snapshot.
 
-        None costs a look at the catalog's file, and for two seconds after a commit its content. Raises MapError as
-        `open`. Not for two threads at once.
+        Returning None takes one `stat` of the catalog. In the two seconds after a commit it reads the catalog.
+        Not safe to call from two threads at once. Raises MapError as `open` does.
         """
-        stamp = _stamp(self.path)
+        stamp = _read_stamp(self.path)
         if stamp is not None and stamp == self._stamp:
             return None
         if catalog.load(self.path) == self._state:
@@ -170,7 +177,7 @@ class Map:
         return Map.open(self.path)
 
     def close(self) -> None:
-        """Close the segment files; tokens can then no longer be read."""
+        """Close the segment files. Tokens can no longer be read then."""
         for segment in self._segments.values():
             segment.close()
 
@@ -184,16 +191,16 @@ class Map:
 
 
 def _gather_descriptors(records: list[Record], segments: dict[int, Segment], dim: int) -> npt.NDArray[np.float32]:
-    """The records' descriptors, (len(records), G), checked; a segment at a time."""
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, record in enumerate(records):
-        places[record.segment].append(place)
+    """Read and check the records' descriptors, (len(records), G), one segment at a time."""
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, record in enumerate(records):
+        rows[record.segment].append(row)
     descriptors = np.empty((len(records), dim), np.float32)
     for number, segment in segments.items():
         stored = segment.read_descriptors()
-        for place in places[number]:
-            segment.check_descriptor(stored, records[place])
-            descriptors[place] = stored[records[place].row]
+        for row in rows[number]:
+            segment.check_descriptor(stored, records[row])
+            descriptors[row] = stored[records[row].row]
     return descriptors
 
 
@@ -204,7 +211,7 @@ def _checked_row(row: int | np.integer, count: int) -> int:
 
 
 def allow_open_files(path: Path, segments: int) -> None:
-    """Raise the process's soft limit of open files where the map's segments come near it."""
+    """Raise the process's soft limit of open files if the map's segments need it. Raises MapError."""
     needed = segments + _SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or needed <= soft:
@@ -213,15 +220,16 @@ def allow_open_files(path: Path, segments: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (ValueError, OSError) as error:
         raise MapError(
-            f"{path} has {segments} segments and this process may open {soft} files: "
+            f"{path} has {segments} segments, but this process may open only {soft} files: "
             f"allow more with `ulimit -n {needed}`, or merge them with `pairvpr map compact --db {path}`"
         ) from error
 
 
-def _stamp(path: Path) -> _Stamp | None:
-    """What tells one state of the catalog's file from any later one; None while a commit could leave it as it is.
+def _read_stamp(path: Path) -> _Stamp | None:
+    """Return inode, time and size of the catalog. Return None shortly after a commit.
 
-    The file is not opened: closing it would drop the locks of an SQLite connection to it in the same process.
+    Another commit within the resolution of the file system's time would leave them the same. The file is not opened,
+    because closing it would drop the locks of an SQLite connection to it in the same process.
     """
     with reading(path / catalog.FILE):
         catalog.check_is_map(path)

@@ -1,4 +1,4 @@
-"""One picture's entry in a map, and how it becomes a row of the `records` table and back."""
+"""Records of pictures, and their rows in the `records` table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pairvpr.runtime.geometry.poses import Gps, Pose
 
 Value = str | int | float | None
-"""What a column may hold."""
+"""Type of a column's value."""
 
 COLUMNS: dict[str, str] = {
     "id": "INTEGER PRIMARY KEY",
@@ -37,19 +37,19 @@ COLUMNS: dict[str, str] = {
     "tokens_crc": "INTEGER NOT NULL",
     "crc": "INTEGER NOT NULL",
 }
-"""The columns of the `records` table, in order, with their types; `crc` covers all before it."""
+"""The columns of the `records` table, in order, with their types. `crc` covers all before it."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One picture of a map: what it is called, where it was taken, where its features lie.
+    """One picture of a map: its name, its place, and the position of its features.
 
     id: counts up from 1 and is never used twice.
-    name: path relative to the folder that was given; unique among records that are not deleted.
-    source: where the picture came from, such as the resolved path of that folder.
+    name: path relative to the source's folder, unique among records that are not deleted.
+    source: origin of the picture, such as the resolved path of a folder.
     timestamp: seconds, or None.
-    segment, row: the segment's number and the row in its tensors.
-    descriptor_crc, tokens_crc: crc32 of the row's bytes in either tensor, the scales of int8 tokens included.
+    segment, row: number of the segment, and row in its tensors.
+    descriptor_crc, tokens_crc: crc32 of the row's bytes in each tensor. The scales of int8 tokens are included.
     """
 
     id: int
@@ -66,10 +66,10 @@ class Record:
 
 
 def encode(record: Record) -> tuple[Value, ...]:
-    """The record as a row, in the order of COLUMNS.
+    """Encode a record as a row in the order of COLUMNS.
 
-    Raises ValueError where a text is not Unicode or a number is not finite: SQLite would refuse the
-    one and turn the other into NULL.
+    Raises ValueError if a text is not Unicode, which SQLite would refuse, or a number is not finite, which SQLite would
+    store as NULL.
     """
     for text in (record.name, record.source, record.pose.frame if record.pose else ""):
         if any("\ud800" <= character <= "\udfff" for character in text):
@@ -91,7 +91,7 @@ def encode(record: Record) -> tuple[Value, ...]:
 
 
 def decode(row: Sequence[Any]) -> Record:
-    """The record of a row of COLUMNS; raises ValueError or TypeError where it is not as it was written."""
+    """Decode a row of COLUMNS. Raises ValueError or TypeError if it is not as it was written."""
     fields, crc = row[:-1], row[-1]
     if checksum(fields) != crc:
         raise ValueError(f"record {row[0]} fails its checksum")
@@ -104,7 +104,7 @@ def decode(row: Sequence[Any]) -> Record:
 
 
 def checksum(fields: Sequence[object]) -> int:
-    """crc32 of the fields' values and types, the same on every platform."""
+    """Return the crc32 of the fields' values and types. It is the same on every platform."""
     return zlib.crc32(json.dumps(fields).encode("ascii"))
 
 

@@ -1,4 +1,4 @@
-"""Repairing a map: every intact picture is kept, the others are named, and damaged files are moved aside."""
+"""Repair a map: keep every intact picture, report the others, and put damaged files aside."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from pairvpr.runtime.map.salvage import Salvage, salvage_catalog
 from pairvpr.runtime.map.segments import (
     FOLDER,
     SegmentEntry,
+    list_segments,
     remove_leftovers,
-    segment_file,
-    segment_files,
+    segment_name,
     write_segment,
 )
 
 ASIDE = "damaged"
-"""The folder in the map to which damaged files go."""
+"""The folder in the map for damaged files."""
 
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What a repair found.
+    """The outcome of a repair.
 
-    kept: pictures in the map now. dropped: a line for each that is damaged and no longer there, its name first.
-    nameless: pictures, removed ones among them, whose names were lost too. aside: files moved there; none where
-    nothing was damaged, and the map is as it was.
+    kept: number of pictures in the repaired map.
+    dropped: a line for each damaged picture that was left out, beginning with its name.
+    nameless: number of pictures whose names were lost too, including removed ones.
+    aside: files put aside. Empty if nothing was damaged; the map is then unchanged.
     """
 
     kept: int
@@ -51,14 +52,16 @@ class RepairReport:
 
 
 def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = None) -> RepairReport:
-    """Make the map in the folder `path` one of its intact pictures alone.
+    """Reduce the map in the folder `path` to its intact pictures.
 
-    What is intact in damaged segments is written to new ones; one rename of the catalog makes that the map. Before it,
-    the damaged files get a second name in `damaged/`, and so does the catalog. So a repair that is cut short leaves the
-    map as it was, or repaired, and can be repeated. Readers that have the map open go on. progress: told pictures
-    looked at and their number in all. The bundle in `model/` is not looked at. Raises MapError where there is no map,
-    another process writes to it, it is of a newer format, its catalog does not even give the map's settings, or the
-    disk cannot be written.
+    Intact pictures of damaged segments are written to new segments. The catalog and the damaged files get a second name
+    in `damaged/`. Then one rename of the catalog makes the repaired map. An interrupted repair therefore leaves the old
+    map or the repaired one, and can be repeated. Readers that have the map open go on. The bundle in `model/` is not
+    checked.
+
+    progress: called with the number of pictures checked and the number of all.
+    Raises MapError if there is no map, another process writes to it, it is of a newer format, the map's settings are
+    damaged, or the disk cannot be written.
     """
     path = Path(path)
     catalog.check_is_map(path)
@@ -73,8 +76,8 @@ def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = N
         if whole and repaired == state:
             return RepairReport(kept, (), 0, ())
         committed = {entry.file for entry in repaired.segments}
-        # Where the catalog lost entries, files that it does not speak of may be theirs.
-        known = {entry.file for entry in state.segments} if whole else set(segment_files(path / FOLDER))
+        # If the catalog lost entries, files without an entry may be theirs.
+        known = {entry.file for entry in state.segments} if whole else set(list_segments(path / FOLDER))
         damaged = [path / FOLDER / file for file in sorted(known - committed) if (path / FOLDER / file).exists()]
         with writing(path):
             aside = _set_aside(path / ASIDE, [path / catalog.FILE, *damaged])
@@ -84,7 +87,7 @@ def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = N
 
 
 def _load(path: Path) -> tuple[Catalog, bool]:
-    """The catalog, or what is intact of it; and whether that is all."""
+    """Load the catalog, or its intact part. Return it, and True if it is whole."""
     try:
         return catalog.load(path, thorough=True), True
     except MapError:
@@ -94,11 +97,11 @@ def _load(path: Path) -> tuple[Catalog, bool]:
 def _rewrite(
     path: Path, state: Catalog, salvage: Salvage, progress: Callable[[int, int], None] | None
 ) -> tuple[Catalog, list[str]]:
-    """The map as it will be, its new segments written, and a line for each picture that it no longer holds."""
+    """Write the new segments. Return the repaired catalog and a line for each picture left out."""
     records: dict[int, list[Record]] = defaultdict(list)
     for record in state.records:
         records[record.segment].append(record)
-    numbers = [*(entry.number for entry in state.segments), *segment_files(path / FOLDER).values()]
+    numbers = [*(entry.number for entry in state.segments), *list_segments(path / FOLDER).values()]
     number = max(numbers, default=0) + 1
     segments: list[SegmentEntry] = []
     kept: list[Record] = []
@@ -126,8 +129,10 @@ def _rewrite(
         if progress is not None:
             progress(done, len(state.records))
     for lost in set(records) - {entry.number for entry in state.segments}:
-        file = path / FOLDER / segment_file(lost)
-        dropped += [f"{record.name}: {file} is missing or no segment" for record in records[lost] if not record.deleted]
+        file = path / FOLDER / segment_name(lost)
+        dropped += [
+            f"{record.name}: {file} is missing or not a segment" for record in records[lost] if not record.deleted
+        ]
     segments.sort(key=lambda entry: entry.number)
     kept.sort(key=lambda record: record.id)
     meta = dataclasses.replace(state.meta, segments=len(segments), records=len(kept))
@@ -135,7 +140,7 @@ def _rewrite(
 
 
 def _set_aside(folder: Path, files: Iterable[Path]) -> tuple[Path, ...]:
-    """Give the files another name in the folder, one that is free or already theirs; raises OSError."""
+    """Give the files a second name in the folder, unless they have one there. Return the names. Raises OSError."""
     folder.mkdir(exist_ok=True)
     aside = []
     for file in files:

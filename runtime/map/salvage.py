@@ -1,4 +1,4 @@
-"""What is intact in a map, whatever became of the rest."""
+"""Read the intact parts of a damaged map."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog, Meta
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry, find_segment, segment_file
+from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry, find_segment, segment_name
 from pairvpr.runtime.map.tokens import StoredTokens
 
 
 def salvage_catalog(path: Path) -> Catalog:
-    """What is intact in the catalog of a damaged map, its segments found again where their entries were lost.
+    """Read the intact part of a damaged map's catalog. Lost entries of segments are restored from their files.
 
-    `meta` counts what was written. Raises MapError where it cannot be opened or does not give the map's settings.
+    The result's `meta` has the original counts.
+    Raises MapError if the catalog cannot be opened or the map's settings are damaged.
     """
-    found = catalog.salvage(path)
-    segments = {entry.number: entry for entry in found.segments if entry.file == segment_file(entry.number)}
+    found = catalog.read_intact(path)
+    segments = {entry.number: entry for entry in found.segments if entry.file == segment_name(entry.number)}
     for number in {record.segment for record in found.records} - set(segments):
-        with suppress(MapError):  # it is gone or no segment: so are its pictures, and each is named
+        with suppress(MapError):  # the segment is lost, and the caller reports each of its pictures
             segments[number] = find_segment(path / FOLDER, number)
     records: dict[tuple[int, int], Record] = {}
     names: set[str] = set()
@@ -37,9 +38,9 @@ def salvage_catalog(path: Path) -> Catalog:
 
 
 class Salvage:
-    """The open segment files of a map, damaged ones too.
+    """The open segment files of a map, including damaged ones.
 
-    sound: the numbers of those whose size and header are as they were written; their rows may be damaged all the same.
+    sound: numbers of the segments with the size and header that were written. Their rows may be damaged.
     """
 
     def __init__(self, path: Path, meta: Meta, entries: Iterable[SegmentEntry]):
@@ -58,16 +59,16 @@ class Salvage:
             self._stack = stack.pop_all()
 
     def _open(self, folder: Path, meta: Meta, entry: SegmentEntry) -> Segment:
-        how = (folder, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
+        shape = (meta.descriptor_dim, meta.token_shape, meta.token_format.type)
         try:
-            segment = Segment(*how)
+            segment = Segment(folder, entry, *shape)
         except MapError:
-            return Segment(*how, salvage=True)
+            return Segment(folder, entry, *shape, salvage=True)
         self.sound.add(entry.number)
         return segment
 
     def read(self, record: Record) -> tuple[npt.NDArray[np.float32], StoredTokens]:
-        """The record's descriptor (G,) and tokens (M, D); raises MapError unless they are as they were written."""
+        """Read the record's descriptor (G,) and tokens (M, D). Raises MapError unless they are as they were written."""
         if record.segment in self._lost:
             raise self._lost[record.segment]
         return self._segments[record.segment].read_picture(record)

@@ -1,4 +1,4 @@
-"""A segment: one immutable safetensors file with the descriptors and tokens of some hundred pictures."""
+"""Segments: immutable safetensors files, each with the descriptors and tokens of some hundred pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from pairvpr.files import find_partials, write_atomically
-from pairvpr.runtime.map.errors import damaged, reading, writing
+from pairvpr.runtime.map.errors import damage_error, reading, writing
 from pairvpr.runtime.map.records import Record, Value, checksum
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
 
@@ -37,14 +37,17 @@ COLUMNS: dict[str, str] = {
     "header_crc": "INTEGER NOT NULL",
     "crc": "INTEGER NOT NULL",
 }
-"""The columns of the `segments` table, in order, with their types; `crc` covers all before it."""
+"""The columns of the `segments` table, in order, with their types. `crc` covers all before it."""
 
 
 @dataclass(frozen=True)
 class SegmentEntry:
-    """What the map's tables say of a segment file.
+    """The catalog's entry of a segment file.
 
-    file: its name within the segments folder. count: pictures in it. bytes: its size.
+    number: number of the segment.
+    file: name in the segments folder.
+    count: number of pictures.
+    bytes: size of the file.
     header_crc: crc32 of the safetensors header with its length.
     """
 
@@ -55,24 +58,24 @@ class SegmentEntry:
     header_crc: int
 
     def encode(self) -> tuple[Value, ...]:
-        """The entry as a row, in the order of COLUMNS."""
+        """Encode the entry as a row in the order of COLUMNS."""
         fields = (self.number, self.file, self.count, self.bytes, self.header_crc)
         return (*fields, checksum(fields))
 
     @staticmethod
     def decode(row: tuple[Any, ...]) -> SegmentEntry:
-        """The entry of a row of COLUMNS; raises ValueError where it is not as it was written."""
+        """Decode a row of COLUMNS. Raises ValueError if it is not as it was written."""
         if checksum(row[:-1]) != row[-1]:
             raise ValueError(f"segment {row[0]} fails its checksum")
         return SegmentEntry(*row[:-1])
 
 
 def find_segment(folder: Path, number: int) -> SegmentEntry:
-    """The entry of a segment file by its own header, for where the tables lost it; its rows are yet to be checked.
+    """Restore the lost entry of a segment from its file's header. Its rows are not checked.
 
-    Raises MapError where there is no such file or it has no header of a segment.
+    Raises MapError if there is no such file or its header is not one of a segment.
     """
-    path = folder / segment_file(number)
+    path = folder / segment_name(number)
     with reading(path):
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -82,17 +85,17 @@ def find_segment(folder: Path, number: int) -> SegmentEntry:
         return SegmentEntry(number, path.name, int(count), size, zlib.crc32(header, zlib.crc32(start)))
 
 
-def segment_file(number: int) -> str:
-    """The name of a segment's file within the segments folder."""
+def segment_name(number: int) -> str:
+    """Return the name of a segment's file in the segments folder."""
     return f"{number:06d}.safetensors"
 
 
 def write_segment(
     folder: Path, number: int, descriptors: npt.NDArray[np.float32], tokens: Sequence[StoredTokens]
 ) -> SegmentEntry:
-    """Write descriptors (n, G) and the tokens of n pictures so that the file is on the disk, whole, or not there.
+    """Write descriptors (n, G) and the tokens of n pictures to a new segment file, in one step.
 
-    Raises OSError where it cannot be written; the temporary file is then removed.
+    Raises OSError if it cannot be written. Nothing is left of it then.
     """
     tensors = {
         "descriptors": np.ascontiguousarray(descriptors, DESCRIPTOR_TYPE),
@@ -103,17 +106,14 @@ def write_segment(
         tensors["token_scales"] = np.stack(scales)
     content = safetensors.numpy.save(tensors)
     header = content[: 8 + int.from_bytes(content[:8], "little")]
-    file = segment_file(number)
+    file = segment_name(number)
     with write_atomically(folder / file) as partial:
         partial.write_bytes(content)
     return SegmentEntry(number, file, len(descriptors), len(content), zlib.crc32(header))
 
 
 class Segment:
-    """An open segment file, read with positioned reads; safe to use from several threads.
-
-    Raises MapError where the file is missing, of another size, or its header is not as it was written.
-    """
+    """An open segment file, read with positioned reads. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -125,10 +125,13 @@ class Segment:
         *,
         salvage: bool = False,
     ):
-        """token_shape: (M, D) as stored. token_type: one of `tokens.STORED`.
+        """Open the file of `entry`.
 
-        salvage: take the file as it is, header and size unseen: where its rows begin follows from what was written.
-        Only what is checked against a record may then be read: `read_picture`.
+        token_shape: (M, D) as stored.
+        token_type: one of `tokens.STORED`.
+        salvage: do not check size and header. The position of the rows then follows from the entry. Use only
+        `read_picture` then, which checks each row against its record.
+        Raises MapError if the file is missing, has another size, or its header is not as it was written.
         """
         self.entry = entry
         self.path = folder / entry.file
@@ -141,7 +144,7 @@ class Segment:
         try:
             with reading(self.path):
                 self._descriptors_at, self._tokens_at, self._scales_at = (
-                    self._layout() if salvage else self._read_header()
+                    self._derive_offsets() if salvage else self._read_header()
                 )
         except BaseException:
             self._stream.close()
@@ -152,7 +155,7 @@ class Segment:
         self._stream.close()
 
     def read_descriptors(self) -> npt.NDArray[np.float32]:
-        """All descriptors, (count, G) float32, not checked yet: see `check_descriptor`."""
+        """Read all descriptors, (count, G) float32, without checking them; see `check_descriptor`."""
         count, dim = self.entry.count, self._descriptor_dim
         content = self._read(self._descriptors_at, count * dim * DESCRIPTOR_TYPE.itemsize)
         return np.frombuffer(content, DESCRIPTOR_TYPE).reshape(count, dim)
@@ -160,35 +163,35 @@ class Segment:
     def check_descriptor(self, descriptors: npt.NDArray[np.float32], record: Record) -> None:
         """Raise MapError unless the record's row of `descriptors` is as it was written."""
         if zlib.crc32(descriptors[record.row]) != record.descriptor_crc:
-            raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
+            raise damage_error(self.path, f"the descriptor of {record.name!r} fails its checksum")
 
     def read_picture(self, record: Record) -> tuple[npt.NDArray[np.float32], StoredTokens]:
-        """The record's descriptor (G,) and tokens; raises MapError unless they are as they were written."""
+        """Read the record's descriptor (G,) and tokens. Raises MapError unless they are as they were written."""
         descriptor = self._read_row(self._descriptors_at, record.row, self._descriptor_dim, DESCRIPTOR_TYPE)
         if zlib.crc32(descriptor.data) != record.descriptor_crc:
-            raise damaged(self.path, f"the descriptor of {record.name!r} fails its checksum")
+            raise damage_error(self.path, f"the descriptor of {record.name!r} fails its checksum")
         return descriptor, self.read_tokens(record)
 
     def read_tokens(self, record: Record) -> StoredTokens:
-        """The record's tokens; raises MapError unless they are as they were written."""
+        """Read the record's tokens. Raises MapError unless they are as they were written."""
         count, width = self._token_shape
         values = self._read_row(self._tokens_at, record.row, count * width, self._token_type)
         scales = self._read_row(self._scales_at, record.row, count, SCALE_TYPE) if self._scaled else None
         tokens = StoredTokens(values.reshape(count, width), scales)
         if tokens.crc() != record.tokens_crc:
-            raise damaged(self.path, f"the tokens of {record.name!r} fail their checksum")
+            raise damage_error(self.path, f"the tokens of {record.name!r} fail their checksum")
         return tokens
 
     def _read_row(self, start: int, row: int, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """A row of a tensor that begins at `start` and has `count` numbers in each."""
+        """Read a row of `count` numbers from the tensor that begins at `start`."""
         size = count * dtype.itemsize
         return np.frombuffer(self._read(start + row * size, size), dtype)
 
     def _read(self, offset: int, size: int) -> bytes:
-        descriptor = self._stream.fileno()  # raises ValueError once closed, which is no damage
+        descriptor = self._stream.fileno()  # raises ValueError after `close`, which is not damage
         with reading(self.path):
             content = os.pread(descriptor, size, offset)
-            while len(content) < size:  # a read above 2 GiB, or on some network file systems, comes in parts
+            while len(content) < size:  # reads above 2 GiB, or on some network file systems, return parts
                 part = os.pread(descriptor, size - len(content), offset + len(content))
                 if not part:
                     raise ValueError("it is cut short")
@@ -196,7 +199,7 @@ class Segment:
         return content
 
     def _read_header(self) -> tuple[int, int, int]:
-        """Offsets in the file at which descriptors, tokens and the tokens' scales begin; 0 where there are none."""
+        """Return the file offsets of descriptors, tokens and the tokens' scales (0 without scales)."""
         size = os.fstat(self._stream.fileno()).st_size
         if size != self.entry.bytes:
             raise ValueError(f"it has {size} bytes in place of {self.entry.bytes}")
@@ -216,8 +219,8 @@ class Segment:
         scales = _offset(tensors, "token_scales", SCALE_TYPE, (count, self._token_shape[0]))
         return base + descriptors, base + tokens, base + scales
 
-    def _layout(self) -> tuple[int, int, int]:
-        """What `_read_header` gives, by the entry alone: safetensors puts wide numbers first, then goes by name."""
+    def _derive_offsets(self) -> tuple[int, int, int]:
+        """Return the offsets of `_read_header` from the entry. safetensors sorts tensors by width, then by name."""
         count = self.entry.count
         descriptors = count * self._descriptor_dim * DESCRIPTOR_TYPE.itemsize
         scales = count * self._token_shape[0] * SCALE_TYPE.itemsize if self._scaled else 0
@@ -236,16 +239,16 @@ def _offset(tensors: dict[str, Any], name: str, dtype: np.dtype[Any], shape: tup
 
 
 def check_present(folder: Path, entry: SegmentEntry) -> None:
-    """Raise MapError unless the segment's file is there with its size; its content is not read."""
+    """Raise MapError unless the segment's file exists with its size. Its content is not read."""
     path = folder / entry.file
     with reading(path):
         size = path.stat().st_size
     if size != entry.bytes:
-        raise damaged(path, f"it has {size} bytes in place of {entry.bytes}")
+        raise damage_error(path, f"it has {size} bytes in place of {entry.bytes}")
 
 
-def segment_files(folder: Path) -> dict[str, int]:
-    """The names of the segment files that lie in the folder, committed or not, and their numbers."""
+def list_segments(folder: Path) -> dict[str, int]:
+    """Return names and numbers of the segment files in the folder, committed or not."""
     with reading(folder):
         files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     found = filter(None, map(_SEGMENT_FILE.fullmatch, files))
@@ -253,7 +256,7 @@ def segment_files(folder: Path) -> dict[str, int]:
 
 
 def remove_leftovers(folder: Path, committed: set[str]) -> None:
-    """Make sure of the segments folder and remove the files of commits that were cut short."""
+    """Create the segments folder if it is missing, and delete the files of interrupted commits."""
     with writing(folder):
         folder.mkdir(exist_ok=True)
         uncommitted = [

@@ -1,4 +1,4 @@
-"""How a map stores tokens: as float16 or as int8 with a scale per token, all of them or merged to a share."""
+"""Formats of stored tokens: float16 or int8 with a scale per token, all of them or merged to a share."""
 
 from __future__ import annotations
 
@@ -12,94 +12,101 @@ import numpy as np
 import numpy.typing as npt
 
 KEY = "tokens"
-"""Their name among a map's settings."""
+"""The key of the token format in a map's settings."""
 STORED: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("i1")}
-"""The types there are, and what lies in the segment."""
+"""Types of stored tokens, and their numbers in a segment."""
 SCALE_TYPE = np.dtype("<f4")
 LARGEST = 127
-"""Of int8, both ways."""
+"""Largest magnitude in int8."""
 
 
 @dataclass(frozen=True)
 class TokenFormat:
-    """type: one of STORED. keep: the share of a picture's tokens to store, above 0 to 1; the others are merged."""
+    """A format of stored tokens.
+
+    type: one of STORED.
+    keep: share of a picture's tokens to store, above 0 and at most 1. The others are merged into them.
+    """
 
     type: str = "float16"
     keep: float = 1.0
 
     def __post_init__(self) -> None:
         if self.type not in STORED or not 0 < self.keep <= 1:
-            raise ValueError(f"no map stores tokens as {self.type!r}, a share of {self.keep}")
+            raise ValueError(f"invalid token format: type {self.type!r}, share {self.keep}")
 
     def __str__(self) -> str:
         return f"{self.keep:.0%} of the tokens as {self.type}"
 
     @staticmethod
-    def of(settings: Mapping[str, Any]) -> TokenFormat:
-        """That of a map's settings; raises ValueError where it is none. Maps without one hold float16."""
+    def from_settings(settings: Mapping[str, Any]) -> TokenFormat:
+        """Read the format from a map's settings. Without one it is float16. Raises ValueError for an invalid one."""
         stored = settings.get(KEY, {})
         return TokenFormat(stored.get("type", "float16"), stored.get("keep", 1.0))
 
-    def shape(self, tokens: tuple[int, int]) -> tuple[int, int]:
-        """(M, D) of what is stored of tokens (T, D)."""
+    def stored_shape(self, tokens: tuple[int, int]) -> tuple[int, int]:
+        """Return the shape (M, D) of stored tokens for tokens of shape (T, D)."""
         return math.ceil(self.keep * tokens[0]), tokens[1]
 
     def store(self, tokens: npt.NDArray[np.floating]) -> StoredTokens:
-        """Tokens (T, D) of one picture as they are stored, in arrays of their own."""
-        merged = merge(tokens, self.shape((tokens.shape[0], tokens.shape[1]))[0])
+        """Convert tokens (T, D) of one picture to the format, in new arrays."""
+        merged = merge(tokens, self.stored_shape((tokens.shape[0], tokens.shape[1]))[0])
         if self.type == "int8":
             return quantize(merged)
-        with np.errstate(over="ignore"):  # too large for float16: not finite, which the writer refuses
+        with np.errstate(over="ignore"):  # values too large for float16 become infinite, which the writer refuses
             return StoredTokens(merged.astype(STORED["float16"], order="C"), None)
 
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """One picture's tokens in the map: values (M, D) float16 or int8, and for int8 scales (M,) float32."""
+    """Stored tokens of one picture: values (M, D) float16 or int8, and scales (M,) float32 for int8."""
 
     values: npt.NDArray[Any]
     scales: npt.NDArray[np.float32] | None
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the segment."""
+        """Number of bytes in the segment."""
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def crc(self) -> int:
-        """crc32 of the values' bytes, and of the scales' after them."""
+        """Return the crc32 of the bytes of the values, followed by those of the scales."""
         crc = zlib.crc32(self.values.data)
         return crc if self.scales is None else zlib.crc32(self.scales.data, crc)
 
-    def finite(self) -> bool:
-        """Whether all of them are numbers."""
+    def is_finite(self) -> bool:
+        """Return whether all values are finite."""
         return bool(np.isfinite(self.values if self.scales is None else self.scales).all())
 
     def load(self) -> npt.NDArray[np.floating]:
-        """The tokens (M, D): float16 as they are, float32 from int8."""
+        """Return the tokens (M, D): float16 as stored, float32 from int8."""
         return self.values if self.scales is None else self.values * self.scales[:, None]
 
 
 def quantize(tokens: npt.NDArray[np.floating]) -> StoredTokens:
-    """Tokens (M, D) as int8, symmetric: a token's largest magnitude is 127 of its scale, the rest rounds to nearest.
+    """Quantize tokens (M, D) to int8, symmetrically, with a scale per token.
 
-    A token of zeros has scale 0; one with a value that is no number has such a scale.
+    A token's largest magnitude becomes 127. The rest is rounded to nearest. A token of zeros has scale 0. A token
+    with a NaN or infinite value has a scale that is not finite.
     """
     tokens = tokens.astype(np.float32)
     scales = np.abs(tokens).max(axis=1) / np.float32(LARGEST)
     usable = np.isfinite(scales) & (scales > 0)
     ratios = np.divide(tokens, scales[:, None], out=np.zeros_like(tokens), where=usable[:, None])
-    # The least scales there are, are inexact: 127 of them may fall short of the value.
+    # The smallest scales are inexact, so that 127 of them may be less than the value.
     values = np.clip(np.rint(ratios), -LARGEST, LARGEST).astype(STORED["int8"])
     return StoredTokens(values, scales.astype(SCALE_TYPE))
 
 
 def merge(tokens: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.floating]:
-    """Tokens (T, D) merged to (count, D), the most similar ones first; `count` is 1 to T.
+    """Merge tokens (T, D) to (count, D), the most similar ones first.
 
-    Bipartite soft matching (Bolya et al., Token Merging, ICLR 2023): every second token looks for the most similar of
-    the others (cosine), the best matches are merged into their mean, weighted by how many tokens each stands for, and
-    so on until few enough are left; a round can halve them. Here the tokens themselves are compared, with their
-    positions: neighbours are preferred.
+    Bipartite soft matching (Bolya et al., "Token Merging", ICLR 2023): for every second token the most similar one of
+    the others (by cosine) is found. The best matches are merged into their mean, weighted by the number of tokens that
+    each one stands for. This is repeated until `count` tokens are left; one round can halve them. Unlike in the paper,
+    the tokens themselves are compared. They contain their positions, so that neighbours are preferred.
+
+    count: 1 to T.
     """
     sizes = np.ones(len(tokens))
     while len(tokens) > count:

@@ -1,4 +1,4 @@
-"""The full check of a map: every byte that matters, and all damages, not the first alone."""
+"""Check a map in full: every byte that matters. All damages are found, not only the first."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pairvpr.runtime.map.segments import FOLDER, Segment
 
 
 def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Check the catalog and every picture's descriptor and tokens, deleted ones too; a line per damage.
+    """Check the catalog and every picture's descriptor and tokens, including deleted ones. Return a line per damage.
 
-    progress: called after every segment with the pictures done and their number in all. The bundle in
-    `model/` has checksums of its own, checked where it is opened; here it must only be there. Raises
-    MapError where there is no map, it is of a newer format, or its catalog is damaged, without which
-    nothing more can be checked.
+    The bundle in `model/` must exist. It is not checked, because opening it checks its own checksums.
+
+    progress: called after every segment with the number of pictures done and the number of all.
+    Raises MapError if there is no map, it is of a newer format, or its catalog is damaged.
     """
     path = Path(path)
     state = catalog.load(path, thorough=True)
@@ -47,7 +47,7 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
 
 
 def _damages(segment: Segment, records: list[Record]) -> Iterator[str]:
-    """The damages of a segment's records; raises MapError where the descriptors cannot be read at all."""
+    """Yield the damages of a segment's records. Raises MapError if the descriptors cannot be read at all."""
     descriptors = segment.read_descriptors()
     for record in records:
         try:

@@ -1,4 +1,4 @@
-"""Changing a map, so that a crash at any moment leaves it as before or after a commit."""
+"""Write to a map. A crash at any moment leaves it as before or after a commit."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, remove_leftovers, write_segment
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
 
-# A commit at the latest after so many pictures, or bytes of tokens: what a crash can cost.
+# A commit follows after this number of pictures or bytes of tokens: the most that a crash can cost.
 COMMIT_PICTURES = 256
 COMMIT_BYTES = 64 * 2**20
 
 
 class MapWriter:
-    """The one writer of a map; use it as a context manager, in one thread.
+    """The only writer of a map. Use it as a context manager in one thread.
 
-    Leaving the context commits, also by an exception or Ctrl-C: the pictures added so far are complete.
-    A commit that fails leaves the map as the commit before made it, and the writer of no further use.
+    Leaving the context commits, even after an exception or Ctrl-C, because the pictures added so far are complete. A
+    failed commit leaves the map as the commit before it. The writer cannot be used any more then.
     """
 
     @classmethod
@@ -54,14 +54,13 @@ class MapWriter:
     ) -> MapWriter:
         """Open the map in the folder `path` for adding, or create it there.
 
-        identity, descriptor_dim G and token_shape (T, D): of the bundle that makes the features; those of
-        an existing map must be the same. settings: JSON values, see `TokenFormat` for how tokens are stored;
-        None leaves those of an existing map (a new one has none), others must be equal to them.
-        install_model: writes the bundle into the empty folder it is given; called only to create a map;
-        None to refuse where there is none.
-
-        Raises MapError: no map and no `install_model`, a folder with other things in it, another writer,
-        another identity, damage, a newer format, a folder that cannot be written.
+        identity, descriptor_dim (G), token_shape (T, D): properties of the bundle that makes the features. An existing
+        map must have the same.
+        settings: JSON values; see `TokenFormat` for the format of tokens. None takes those of an existing map, or none
+        for a new one. Others must equal those of an existing map.
+        install_model: writes the bundle into an empty folder; called only to create a map. None refuses to create one.
+        Raises MapError if there is no map and no `install_model`, the folder holds other things or cannot be written,
+        another process writes to the map, or the map is of another identity, damaged or of a newer format.
         """
         path, given = Path(path), (token_shape[0], token_shape[1])
         asked = json.loads(json.dumps(dict(settings or {}), allow_nan=False))
@@ -69,7 +68,7 @@ class MapWriter:
             identity=identity,
             settings=asked,
             descriptor_dim=descriptor_dim,
-            token_shape=TokenFormat.of(asked).shape(given),
+            token_shape=TokenFormat.from_settings(asked).stored_shape(given),
             created_by=__version__,
         )
         if install_model is None:
@@ -80,7 +79,7 @@ class MapWriter:
             lock = lock_map(path)
             stack.callback(lock.close)
             if install_model is not None:
-                prepare_folder(path)  # again: another writer may have been at work until the lock was had
+                prepare_folder(path)  # again, because another writer may have worked until the lock was free
                 if not (path / catalog.FILE).exists():
                     create_map(path, wanted, install_model)
             writer = cls(path, lock, given)
@@ -88,7 +87,9 @@ class MapWriter:
         try:
             if settings is None:
                 held = writer._meta
-                wanted = dataclasses.replace(wanted, settings=held.settings, token_shape=held.token_format.shape(given))
+                wanted = dataclasses.replace(
+                    wanted, settings=held.settings, token_shape=held.token_format.stored_shape(given)
+                )
             _check_same(path, writer._meta, wanted)
         except BaseException:
             writer.close()
@@ -97,9 +98,10 @@ class MapWriter:
 
     @classmethod
     def edit(cls, path: str | Path) -> MapWriter:
-        """Open the map in the folder `path`, whatever model made it, for all but the adding of new pictures.
+        """Open the map in the folder `path` for changes other than adding pictures. It may be of any model.
 
-        Raises MapError: no map, another writer, damage, a newer format, a folder that cannot be written.
+        Raises MapError if there is no map, another process writes to it, it is damaged or of a newer format, or it
+        cannot be written.
         """
         path = Path(path)
         catalog.check_is_map(path)
@@ -111,7 +113,7 @@ class MapWriter:
         return writer
 
     def __init__(self, path: Path, lock: FileIO, token_shape: tuple[int, int] | None):
-        """Take over the folder of a map and its lock, remove what a crash left; see `open`."""
+        """Take over the folder of a map and its lock, and delete files left by a crash. Call `open` instead."""
         self.path = path
         self._token_shape = token_shape
         self._lock = lock
@@ -140,15 +142,15 @@ class MapWriter:
 
     @property
     def meta(self) -> Meta:
-        """What holds for the whole map, as of the last commit."""
+        """The map's properties, as of the last commit."""
         return self._meta
 
     def records(self) -> dict[str, Record]:
-        """The committed pictures that are not deleted, by name."""
+        """Return the committed pictures that are not deleted, by name."""
         return dict(self._records)
 
     def names(self) -> dict[str, str]:
-        """Name and source of every picture that is not deleted, those not yet committed too."""
+        """Return name and source of every picture that is not deleted, including those not committed yet."""
         return dict(self._names)
 
     def add(
@@ -161,10 +163,11 @@ class MapWriter:
         pose: Pose | None = None,
         gps: Gps | None = None,
     ) -> None:
-        """Add one picture; `features` are those of one picture, (1, G) and (1, T, D).
+        """Add one picture.
 
-        Raises MapError where the name is taken, the features are not finite as they are stored or not of
-        the bundle's shapes, a text or number cannot be stored, or a commit that is due fails.
+        features: descriptor (1, G) and tokens (1, T, D) of the picture.
+        Raises MapError if the name is taken, the features have other shapes or are not finite in the stored format, a
+        text or number cannot be stored, or a commit fails.
         """
         self._check_usable()
         if name in self._names:
@@ -172,10 +175,10 @@ class MapWriter:
         self._append(self._checked(name, source, timestamp, pose, gps, features))
 
     def adopt(self, record: Record, descriptor: npt.NDArray[np.float32], tokens: StoredTokens) -> None:
-        """Add a picture as another map stores it: its record there, descriptor (G,) and tokens (M, D).
+        """Add a picture as another map stores it: its record, descriptor (G,) and tokens (M, D).
 
-        The caller has made sure that the other map's `Meta` fits this one's, and that the name is free. Raises MapError
-        where a commit that is due fails.
+        The caller has checked that the other map's `Meta` fits this one's and that the name is free.
+        Raises MapError if a commit fails.
         """
         self._check_usable()
         self._append(_Pending(record, descriptor, tokens))
@@ -188,7 +191,7 @@ class MapWriter:
             self.commit()
 
     def commit(self) -> None:
-        """Bring all pictures added so far to the disk, for good; raises MapError where that fails."""
+        """Bring all pictures added so far to the disk for good. Raises MapError."""
         self._check_usable()
         if not self._pending:
             return
@@ -216,10 +219,10 @@ class MapWriter:
         self._pending.clear()
 
     def remove(self, names: Iterable[str]) -> int:
-        """Remove pictures by name, in one commit, after committing those added so far; returns how many.
+        """Remove pictures by name, in one commit, after committing those added so far. Return their number.
 
-        Their bytes stay in the segments. Readers that have the map open keep them. Raises MapError for a name that the
-        map does not hold, and then removes none.
+        Their bytes stay in the segments. Readers that have the map open keep them.
+        Raises MapError for a name that the map does not hold. Nothing is removed then.
         """
         self._check_usable()
         wanted = dict.fromkeys(names)
@@ -237,15 +240,16 @@ class MapWriter:
         return len(gone)
 
     def compact(self) -> int:
-        """Rewrite the map in large segments without what was removed; returns the bytes that this frees.
+        """Rewrite the map in large segments without removed pictures. Return the number of bytes freed.
 
-        In one commit, after committing the pictures added so far. Needs room for both until then; readers that have the
-        map open go on with the old files. Raises MapError where a picture is damaged, which leaves the map as it is.
+        This is one commit, after committing the pictures added so far. It needs room for the old and the new segments.
+        Readers that have the map open go on with the old files.
+        Raises MapError if a picture is damaged. The map is unchanged then.
         """
         self._check_usable()
         self.commit()
         live = sorted(self._records.values(), key=lambda record: record.id)
-        batches = compaction.batches(self._meta, self._segments, live)
+        batches = compaction.plan_batches(self._meta, self._segments, live)
         if len(live) == self._meta.records and len(self._segments) <= len(batches):
             return 0
         old = self._segments
@@ -260,11 +264,11 @@ class MapWriter:
         return sum(entry.bytes for entry in old) - sum(entry.bytes for entry in segments)
 
     def _next_segment(self) -> int:
-        """A number that no segment has; files of a number are never replaced, as a reader may have them open."""
+        """Return an unused segment number. Segments are never replaced, because a reader may have them open."""
         return max((entry.number for entry in self._segments), default=0) + 1
 
     def close(self) -> None:
-        """Let go of the map; pictures that were not committed are dropped."""
+        """Release the map. Pictures that were not committed are dropped."""
         self._usable = False
         self._connection.close()
         self._lock.close()
@@ -283,7 +287,7 @@ class MapWriter:
 
     @contextmanager
     def _committing(self) -> Iterator[None]:
-        """A commit: where it raises, only the next opening can tell how far it came, and this writer is of no use."""
+        """Make the writer unusable if a commit fails, because only opening the map again can tell how far it came."""
         self._usable = False
         try:
             yield
@@ -305,9 +309,9 @@ class MapWriter:
         gps: Gps | None,
         features: Features,
     ) -> _Pending:
-        """The picture as it will be stored, its arrays copied; raises MapError where it cannot be."""
+        """Copy the picture in its stored form. Raises MapError if it cannot be stored."""
         if self._token_shape is None:
-            raise ValueError("a map that was opened with `edit` takes no pictures")
+            raise ValueError("a map opened with `edit` takes no new pictures")
         expected = ((1, self._meta.descriptor_dim), (1, *self._token_shape))
         if (features.descriptors.shape, features.tokens.shape) != expected:
             raise MapError(
@@ -317,7 +321,7 @@ class MapWriter:
             )
         descriptor = features.descriptors[0].astype(DESCRIPTOR_TYPE)
         tokens = self._meta.token_format.store(features.tokens[0])
-        if not (np.isfinite(descriptor).all() and tokens.finite()):
+        if not (np.isfinite(descriptor).all() and tokens.is_finite()):
             raise MapError(f"the features of {name!r} are not finite: check the picture, and the model's precision")
         crcs = (zlib.crc32(descriptor), tokens.crc())
         record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
@@ -330,7 +334,7 @@ class MapWriter:
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A picture waiting for the next commit, which gives its record id, segment and row."""
+    """A picture that waits for the next commit, which sets its record's id, segment and row."""
 
     record: Record
     descriptor: npt.NDArray[np.float32]
@@ -351,5 +355,5 @@ def _check_same(path: Path, held: Meta, wanted: Meta) -> None:
     if held.settings != wanted.settings:
         raise MapError(
             f"{path} was made with settings {json.dumps(held.settings)}, not {json.dumps(wanted.settings)}: "
-            "use the same or build another map"
+            "use the same settings or build another map"
         )

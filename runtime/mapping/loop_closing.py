@@ -229,7 +229,7 @@ class LoopCloser:
             stamped = [(stamp, name) for stamp, name in before if stamp is not None]
             self._recent.extend(sorted(each for each in stamped if abs(timestamp - each[0]) <= self.exclude))
             self._snapshot = self._take(map_)
-        elif self._waiting is None and (newer := self._snapshot.map_.newer()) is not None:
+        elif self._waiting is None and (newer := self._snapshot.map_.open_newer()) is not None:
             self._snapshot.map_.close()
             self._snapshot = self._take(newer)
         return self._snapshot  # while a picture waits, all newly committed ones are too recent

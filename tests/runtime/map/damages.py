@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what may become of files: bits that flip, pieces that go, come twice or change places."""
+"""Hypothesis strategies for damaged files: flipped bits, and parts that are lost, repeated or exchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMBERS = [
 
 
 class Damaged:
-    """A file's content, and what was done to it."""
+    """A file's content, and a description of its damage."""
 
     def __init__(self, content: bytes, what: str) -> None:
         self.content = bytearray(content)
@@ -29,7 +29,7 @@ class Damaged:
 
 
 def _places(size: int) -> st.SearchStrategy[int]:
-    """Anywhere in so many bytes, but more often near an end."""
+    """Draw an offset into `size` bytes, more often near an end."""
     return st.one_of(
         st.integers(0, size - 1),
         st.integers(0, min(size, ENDS) - 1),
@@ -39,7 +39,7 @@ def _places(size: int) -> st.SearchStrategy[int]:
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: Sequence[bytes]) -> Damaged:
-    """One of the files, less or more or other than it was in one to four places."""
+    """Draw one of the files with damage in one to four places."""
     which = draw(st.integers(0, len(whole) - 1))
     result = Damaged(whole[which], f"file {which}")
     for _ in range(draw(st.integers(1, 4))):
@@ -49,7 +49,7 @@ def damaged(draw: st.DrawFn, whole: Sequence[bytes]) -> Damaged:
 
 
 def _change(draw: st.DrawFn, content: bytearray, whole: Sequence[bytes]) -> str:
-    """Change the content in one place, and say how."""
+    """Change the content in one place and describe the change."""
     kind = draw(st.sampled_from(["flip", "number", "cut", "drop", "blank", "noise", "again", "foreign"]))
     place, length = draw(_places(len(content))), 1
     if kind in ("drop", "blank", "again", "foreign"):

@@ -1,4 +1,4 @@
-"""A process that reads what it is told to: a crash, a hang or a hunger for memory is the end of it alone.
+"""A process that reads files on request. A crash, a hang or too much memory ends this process only.
 
 Run as a script it takes lines of JSON, [kind, path], and answers each with a line: what came of reading that.
 """
@@ -31,13 +31,13 @@ MEMORY = 2 << 30  # bytes beyond what the process has before it reads anything
 
 
 class Reader:
-    """Such a process, begun when it is first needed and again after it has died."""
+    """Start the process when it is first needed, and again after it has died."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
     def read(self, kind: str, path: Path) -> dict[str, Any]:
-        """What came of reading a "source", "map" or "bundle"; raises AssertionError where it did not end in order."""
+        """Return the result of reading a "source", "map" or "bundle". Raises AssertionError if the process crashed."""
         if self._process is None:
             command = [sys.executable, __file__]
             pipe = subprocess.PIPE
@@ -65,7 +65,7 @@ class Reader:
 
 
 def read_source(path: Path) -> dict[str, Any]:
-    """All of a picture, folder or bag: frames promised and given, what was wrong with some, and what was said."""
+    """Read a picture, folder or bag. Return numbers of frames announced and read, errors, and warnings."""
     errors, timestamps, places = [], [], []
     with open_source(str(path), SourceOptions()) as source:
         promised = source.length
@@ -81,7 +81,7 @@ def read_source(path: Path) -> dict[str, Any]:
 
 
 def read_map(path: Path) -> dict[str, Any]:
-    """A digest of each picture of a map; of one that cannot be read, the refusal and what a repair kept."""
+    """Return a digest of each picture of a map. For a refused map, return the error and the result of a repair."""
     try:
         damages = verify_map(path)
     except MapError as error:
@@ -99,7 +99,7 @@ def read_map(path: Path) -> dict[str, Any]:
 
 
 def read_bundle(path: Path) -> dict[str, Any]:
-    """The description of a bundle whose files are all as it says."""
+    """Return the description of a bundle after checking all its files."""
     bundle = Bundle.open(path)
     bundle.verify()
     return {"info": bundle.info.to_json()}

@@ -1,4 +1,4 @@
-"""A map is as before or after a commit, whenever its writer dies, and readers never see half of one.
+"""A map is as before or after a commit whenever its writer dies, and readers never see half a commit.
 
 Run as a script this file is the writer that the tests start and kill.
 """
@@ -41,7 +41,7 @@ def open_writer(path):
 
 
 def write(path, total):
-    """Go on with the map until it has `total` pictures, saying how many are committed."""
+    """Add pictures until the map has `total`, printing the number of committed ones."""
     with open_writer(path) as store:
         for number in range(len(store.names()), total):
             store.add(name=f"{number}.jpg", source="/pictures", features=features_of(number))
@@ -52,7 +52,7 @@ def write(path, total):
 
 
 def check(path):
-    """The number of pictures; they must be the first ones, whole, in a map without damage."""
+    """Return the number of pictures after checking that they are the first ones, whole and undamaged."""
     with Map.open(path) as opened:
         count = len(opened)
         assert [record.name for record in opened.records] == [f"{number}.jpg" for number in range(count)]
@@ -65,7 +65,7 @@ def check(path):
 
 
 def start(*arguments):
-    """This file as a script, at the point where its imports are done."""
+    """Start this file as a script and wait until its imports are done."""
     command = [sys.executable, __file__, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
@@ -73,7 +73,7 @@ def start(*arguments):
 
 
 def dies(step, job):
-    """Whether a forked process dies at its n-th use of a file before it has done the job."""
+    """Return whether a forked process dies at its n-th use of a file before the end of its job."""
     child = os.fork()
     if child == 0:
         left = step
@@ -101,7 +101,7 @@ def edit(path):
 
 
 def die_at_every_step(path):
-    """Write 2 commits in a process that dies at its n-th use of a file, for every n.
+    """Write 2 commits in a process killed at its n-th use of a file, for every n.
 
     After each death the map must be whole, and must be completed by another writer.
     """
@@ -207,7 +207,7 @@ def test_one_writer_at_a_time(tmp_path):
         assert store.names() == {"0.jpg": "/pictures"}
 
 
-def test_left_over_files_are_removed(tmp_path):
+def test_files_of_interrupted_commits_are_removed(tmp_path):
     path = tmp_path / "map"
     write(path, PER_COMMIT)
     folder = path / FOLDER
@@ -252,7 +252,7 @@ def test_a_segment_is_on_the_disk_before_it_is_committed(tmp_path, monkeypatch):
     assert events == [("sync", file), ("rename", file), ("sync", folder), ("commit", None)]
 
 
-def test_a_creation_that_failed_is_done_again(tmp_path):
+def test_a_failed_creation_can_be_repeated(tmp_path):
     path = tmp_path / "map"
 
     def fail(folder):
@@ -268,7 +268,7 @@ def test_a_creation_that_failed_is_done_again(tmp_path):
     assert not (path / "model" / "half").exists()
 
 
-def test_a_commit_that_failed_can_be_done_again_by_another_writer(tmp_path, monkeypatch):
+def test_a_failed_commit_can_be_repeated_by_another_writer(tmp_path, monkeypatch):
     path = tmp_path / "map"
     write(path, PER_COMMIT)
 

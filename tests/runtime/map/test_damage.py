@@ -1,4 +1,4 @@
-"""A damaged map is an error of one line, never a wrong answer."""
+"""A damaged map raises an error of one line and never gives a wrong answer."""
 
 import dataclasses
 import random
@@ -47,7 +47,7 @@ def path(tmp_path):
 
 
 def content(path):
-    """All that a reader gives."""
+    """Return everything that a reader can read."""
     with Map.open(path) as opened:
         tokens = opened.read_tokens(range(len(opened)))
         return (
@@ -57,7 +57,7 @@ def content(path):
 
 
 def damaged_or_the_same(path, sound):
-    """Whether reading raises a MapError of one line that says what to do; otherwise it must give `sound`."""
+    """Return whether reading raises a MapError of one line with a remedy. Otherwise it must read `sound`."""
     try:
         found = content(path)
     except MapError as error:
@@ -104,7 +104,7 @@ def test_every_byte_of_a_header_counts(path):
             Map.open(path)
 
 
-def test_a_damaged_record_is_seen_by_every_opening(path):
+def test_every_opening_notices_a_damaged_record(path):
     file = path / "map.sqlite"
     file.write_bytes(file.read_bytes().replace(b"7.jpg", b"8.jpg", 1))
     for call in (
@@ -137,7 +137,7 @@ def test_a_damaged_record_is_seen_by_every_opening(path):
         "ALTER TABLE records RENAME COLUMN name TO title",
     ],
 )
-def test_a_catalog_that_was_changed(path, statement):
+def test_a_changed_catalog_is_refused(path, statement):
     connection = sqlite3.connect(path / "map.sqlite")
     with connection:
         assert connection.execute(statement).rowcount
@@ -155,7 +155,7 @@ def test_a_catalog_that_was_changed(path, statement):
         {"id": 41, "row": 8},
     ],
 )
-def test_records_that_do_not_match_their_segments(path, change):
+def test_records_without_their_segment_rows_are_refused(path, change):
     with Map.open(path) as opened:
         changed = dataclasses.replace(opened.records[39], **change)
     connection = sqlite3.connect(path / "map.sqlite")
@@ -167,7 +167,7 @@ def test_records_that_do_not_match_their_segments(path, change):
         Map.open(path)
 
 
-def test_whole_commits_cannot_get_lost(path):
+def test_a_lost_commit_is_noticed(path):
     connection = sqlite3.connect(path / "map.sqlite")
     with connection:
         connection.execute("DELETE FROM records WHERE segment = 4")
@@ -179,7 +179,7 @@ def test_whole_commits_cannot_get_lost(path):
 
 @pytest.mark.parametrize("size", [0, 5, 100, -1])
 @pytest.mark.parametrize("file", ["map.sqlite", "segments/000002.safetensors"])
-def test_a_file_that_is_cut_short(path, file, size):
+def test_a_truncated_file_is_refused(path, file, size):
     with (path / file).open("r+b") as stream:
         stream.truncate(size if size >= 0 else stream.seek(0, 2) - 1)
     for call in (Map.open, lambda path: MapWriter.open(path, **SHAPE)):
@@ -187,7 +187,7 @@ def test_a_file_that_is_cut_short(path, file, size):
             call(path)
 
 
-def test_a_file_that_is_missing(path):
+def test_a_missing_file_is_refused(path):
     (path / "segments" / "000002.safetensors").unlink()
     for call in (Map.open, lambda path: MapWriter.open(path, **SHAPE)):
         with pytest.raises(MapError, match=r"000002\.safetensors is missing: restore the map"):
@@ -239,7 +239,7 @@ def test_verify_finds_all_damages(path):
         assert "\n" not in message
 
 
-def test_a_newer_format(tmp_path, monkeypatch):
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "map"
     with monkeypatch.context() as patched:
         patched.setattr(catalog, "FORMATS", {"float16": 7})

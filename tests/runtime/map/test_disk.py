@@ -1,4 +1,4 @@
-"""Folders that may not be written, disks that are full, and processes short of open files.
+"""Write-protected folders, full disks, and processes with too few open files.
 
 Run as a script this file does one of its `scene_` functions, which change their process's rights or limits.
 """
@@ -44,7 +44,7 @@ def write(path, numbers, *, per_commit=2, name="{}.jpg"):
 
 
 def message_of(call):
-    """The message of the MapError that the call raises."""
+    """Return the message of the MapError that the call raises."""
     with pytest.raises(MapError) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -57,7 +57,7 @@ def count(path):
 
 
 def scene_read_only(path):
-    """Read and try to write without the right to write: root has it everywhere, so be nobody."""
+    """Read and try to write as the user nobody, because root may write everywhere."""
     if os.geteuid() == 0:
         os.setuid(NOBODY)
     return count(path), message_of(lambda: write(path, [9])), message_of(lambda: write(path / "new", [9]))
@@ -98,7 +98,7 @@ def scene_few_files(path):
 
 
 def run(scene, path):
-    """The result of the scene, done in a process of its own; None if it died by a signal."""
+    """Return the result of the scene in a separate process, or None if a signal killed it."""
     command = [sys.executable, __file__, scene.__name__, str(path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if result.returncode < 0:
@@ -119,7 +119,7 @@ def path():
 
 @pytest.fixture
 def read_only(path):
-    """The same map without the right to write."""
+    """The same map, write-protected."""
     parts = [path, *path.rglob("*")]
 
     def allow(mode):
@@ -130,7 +130,7 @@ def read_only(path):
     allow(0o644)
 
 
-def test_a_map_that_may_only_be_read(path, read_only):
+def test_a_read_only_map_can_be_read(path, read_only):
     read_only()
     found, existing, new = run(scene_read_only, path)
     assert found == 4
@@ -139,7 +139,7 @@ def test_a_map_that_may_only_be_read(path, read_only):
     assert new.endswith("allow writing there or choose another folder")
 
 
-def test_a_transaction_cut_short(path, read_only):
+def test_a_transaction_of_a_killed_writer_is_rolled_back(path, read_only):
     assert run(scene_die_in_a_transaction, path) is None
     journal = path / "map.sqlite-journal"
     assert journal.stat().st_size > 512
@@ -149,7 +149,7 @@ def test_a_transaction_cut_short(path, read_only):
     assert journal in parts
     journal.chmod(0o444)
     message = run(scene_hot_journal_read_only, path)
-    assert "was left in the middle of a commit and needs write access" in message
+    assert "was left in the middle of a commit and must be written to restore it" in message
 
     for part in parts:
         part.chmod(0o755 if part.is_dir() else 0o644)
@@ -161,10 +161,10 @@ def test_a_transaction_cut_short(path, read_only):
 @pytest.mark.parametrize(
     ("scene", "file"), [(scene_segment_too_large, "segments"), (scene_catalog_too_large, "map.sqlite")]
 )
-def test_a_file_that_cannot_grow(path, scene, file):
+def test_a_file_size_limit_keeps_committed_pictures(path, scene, file):
     message = run(scene, path)
     assert message.startswith(f"{path / file} cannot be written")
-    assert message.endswith("run the command again, what was committed is kept")
+    assert message.endswith("run the command again; committed pictures are kept")
     kept = count(path)
     assert kept == 4 if file == "segments" else 4 < kept < 300
     assert verify_map(path) == []
@@ -173,7 +173,7 @@ def test_a_file_that_cannot_grow(path, scene, file):
     assert count(path) == kept + 4
 
 
-def test_a_full_disk(path):
+def test_a_full_disk_keeps_committed_pictures(path):
     disk = path.parent / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
@@ -181,7 +181,7 @@ def test_a_full_disk(path):
         pytest.skip("mounting a small file system takes root's rights")
     try:
         message = message_of(lambda: write(disk / "map", range(1000)))
-        assert message.endswith("make room and run the command again, what was committed is kept")
+        assert message.endswith("make room and run the command again; committed pictures are kept")
         kept = count(disk / "map")
         assert 10 < kept < 1000
         assert kept % 2 == 0
@@ -196,7 +196,7 @@ def test_a_full_disk(path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_disk_that_fills_up_in_a_merge_and_in_a_repair(path):
+def test_a_full_disk_interrupts_merge_and_repair_safely(path):
     disk = path.parent / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up_in_a_merge_and_in_a_repair(path):
     try:
         write(disk / "map", [5000])
         message = message_of(lambda: merge_maps([path], disk / "map"))
-        assert message.endswith("make room and run the command again, what was committed is kept")
+        assert message.endswith("make room and run the command again; committed pictures are kept")
         kept = count(disk / "map")
         assert verify_map(disk / "map") == []
         subprocess.run(["mount", "-o", "remount,size=2m", str(disk)], check=True)
@@ -220,7 +220,7 @@ def test_a_disk_that_fills_up_in_a_merge_and_in_a_repair(path):
         used = sum(file.stat().st_size for file in disk.rglob("*") if file.is_file())
         subprocess.run(["mount", "-o", f"remount,size={(used >> 10) + 40}k", str(disk)], check=True)
         message = message_of(lambda: repair_map(disk / "map"))
-        assert message.endswith("make room and run the command again, what was committed is kept")
+        assert message.endswith("make room and run the command again; committed pictures are kept")
         assert len(verify_map(disk / "map")) == 1
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         assert repair_map(disk / "map").kept == 1004
@@ -230,11 +230,11 @@ def test_a_disk_that_fills_up_in_a_merge_and_in_a_repair(path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_more_segments_than_files_may_be_open(path):
+def test_more_segments_than_open_files_are_allowed(path):
     write(path, range(4, 60), per_commit=1)
     found, message = run(scene_few_files, path)
     assert found == 60
-    assert "has 58 segments and this process may open 40 files" in message
+    assert "has 58 segments, but this process may open only 40 files" in message
     assert "ulimit -n" in message
 
 

@@ -1,4 +1,4 @@
-"""A thousand malformed pictures, bags, maps and bundles of each: one line says what is wrong, or nothing is."""
+"""A thousand malformed pictures, bags, maps and bundles each: every one is read correctly or refused in one line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reader() -> Iterator[Reader]:
 
 
 def of(examples: int) -> settings:
-    """The same in every run of the short form; others in every run of the long one."""
+    """Use the same examples in every short run, and new ones in every long run."""
     return settings(
         max_examples=examples,
         deadline=None,  # the reader has one
@@ -53,7 +53,7 @@ def of(examples: int) -> settings:
 
 
 def assert_said(message: str, path: Path) -> None:
-    """One line that names the file and has something to do after what was wrong."""
+    """Check that a message is one line with the file, the fault and a remedy."""
     assert message.isprintable()
     assert str(path) in message
     assert re.search(r"[:;,] \S", message.partition(str(path))[2])
@@ -93,7 +93,7 @@ PICTURES = [
 
 
 @EXAMPLES
-def test_pictures(reader: Reader, tmp_path: Path, examples: int) -> None:
+def test_malformed_pictures(reader: Reader, tmp_path: Path, examples: int) -> None:
     path = tmp_path / "picture.jpg"
 
     @of(examples)
@@ -110,7 +110,7 @@ def test_pictures(reader: Reader, tmp_path: Path, examples: int) -> None:
 
 
 def write_bag(folder: Path, kind: str) -> Path:
-    """Images of little, so that most bytes are the bag's own, one of them compressed, and poses."""
+    """A bag with tiny images, one of them compressed, and poses, so that most bytes belong to its format."""
     from tests.runtime.sources.bag_writer import BagWriter, scene, stamp
 
     folder.mkdir()
@@ -126,7 +126,7 @@ def write_bag(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["drive.bag", "lz4.bag", "sqlite", "mcap", "lone.mcap"])
 @EXAMPLES
-def test_bags(reader: Reader, tmp_path: Path, kind: str, examples: int) -> None:
+def test_malformed_bags(reader: Reader, tmp_path: Path, kind: str, examples: int) -> None:
     pytest.importorskip("rosbags", reason="bags need the extra pairvpr[bags]")
     whole = write_bag(tmp_path / "whole", kind)
     path = tmp_path / whole.name
@@ -179,7 +179,7 @@ def write_map(path: Path, tokens: str) -> Path:
 
 
 def interrupt_commit(path: Path) -> None:
-    """Leave the journal of a commit that a power cut ended, as it is while one goes on."""
+    """Leave the journal of a commit that a power cut interrupted."""
     with closing(sqlite3.connect(path / catalog.FILE, isolation_level=None)) as connection:
         connection.execute("PRAGMA cache_size=1")
         connection.execute("BEGIN IMMEDIATE")
@@ -192,7 +192,7 @@ def interrupt_commit(path: Path) -> None:
 
 
 def update_cell(path: Path, table: str, row: int, column: int, value: Any) -> None:
-    """Put a value into the catalog, as far as SQLite takes it there."""
+    """Put a value into the catalog, if SQLite accepts it."""
     with closing(sqlite3.connect(path / catalog.FILE)) as connection:
         names = [each[1] for each in connection.execute(f"PRAGMA table_info({table})")]
         rows = [each[0] for each in connection.execute(f"SELECT rowid FROM {table}")]
@@ -206,7 +206,7 @@ def update_cell(path: Path, table: str, row: int, column: int, value: Any) -> No
 
 
 def changes(whole: Path) -> st.SearchStrategy[tuple[Any, ...]]:
-    """What may become of the map: a file damaged, gone or another's, or a cell of its tables changed."""
+    """Draw a damage of the map: a file damaged, missing or replaced, or a cell of its tables changed."""
     files = sorted(
         file.relative_to(whole) for file in whole.rglob("*") if file.is_file() and file.parent.name != "model"
     )
@@ -239,7 +239,7 @@ def apply(change: tuple[Any, ...], path: Path) -> None:
 @pytest.mark.parametrize("tokens", ["float16", "int8"])
 @pytest.mark.parametrize("interrupted", [False, True])
 @EXAMPLES
-def test_maps(reader: Reader, tmp_path: Path, tokens: str, interrupted: bool, examples: int) -> None:
+def test_malformed_maps(reader: Reader, tmp_path: Path, tokens: str, interrupted: bool, examples: int) -> None:
     whole, path = write_map(tmp_path / "whole", tokens), tmp_path / "map"
     shutil.copytree(whole, path)
     sound = reader.read("map", path)
@@ -271,7 +271,7 @@ def test_maps(reader: Reader, tmp_path: Path, tokens: str, interrupted: bool, ex
 
 
 @EXAMPLES
-def test_bundles(reader: Reader, tmp_path: Path, examples: int) -> None:
+def test_malformed_bundles(reader: Reader, tmp_path: Path, examples: int) -> None:
     whole, path = Bundle.open(default_bundle()), tmp_path / "bundle"
     whole.install(path)
     sound = {"info": whole.info.to_json()}

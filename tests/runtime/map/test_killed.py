@@ -1,4 +1,4 @@
-"""Changes to a map killed at random moments: what was committed is there, and the rest can be done again.
+"""Changes to a map killed at random moments keep committed pictures, and can be repeated.
 
 Run as a script this file kills processes that do so: its own arguments are the job, a folder and how many moments.
 """
@@ -38,7 +38,7 @@ def install_model(folder):
 
 
 def build(path, names):
-    """A map that holds the pictures, 3 in a segment; those that it lacks are added."""
+    """Add the missing pictures to a map, 3 to a segment."""
     with MapWriter.open(path, **SHAPE, install_model=install_model) as store:
         for name in sorted(names - set(store.names()), key=lambda name: int(name.partition(".")[0])):
             store.add(name=name, source="/pictures", features=features_of(name))
@@ -53,7 +53,7 @@ def damage(path):
 
 
 def names_in(path):
-    """The names in a map, each with its own features."""
+    """Return the names in a map after checking each picture's features."""
     with Map.open(path) as opened:
         names = [record.name for record in opened.records]
         expected = [features_of(name) for name in names]
@@ -72,7 +72,7 @@ def change(path, other):
 
 
 def say_commits(pipe):
-    """Have every commit say, once it is done, what it added (+) and removed (-)."""
+    """Make every commit print the names that it added (+) and removed (-)."""
     append, delete, replace = catalog.append, catalog.delete, catalog.replace
 
     def say(what):
@@ -94,7 +94,7 @@ def say_commits(pipe):
 
 
 def run_and_kill(job, seconds):
-    """Whether a process that does the job was killed at it after so long (None: never), and what it said."""
+    """Run the job in a process killed after a time in seconds (None: never). Return whether it died, and its output."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -113,7 +113,7 @@ def run_and_kill(job, seconds):
 
 
 def check_change(path, other, said):
-    """What a process that was killed while it made the changes has left, and that they can be made."""
+    """Check the map of a process killed during changes, and that the changes can be repeated."""
     assert verify_map(path) == []
     names = names_in(path)
     assert OWN - GONE <= names <= OWN | ADDED | OTHERS
@@ -132,7 +132,7 @@ def check_change(path, other, said):
 
 
 def check_repair(path):
-    """What a process that was killed while it repaired has left, and that it can be repaired."""
+    """Check the map of a process killed during a repair, and that the repair can be repeated."""
     assert len(verify_map(path)) <= 1
     with Map.open(path) as opened:
         assert OWN - DAMAGED <= {record.name for record in opened.records} <= OWN
@@ -145,7 +145,7 @@ def check_repair(path):
 
 
 def kill(kind, folder, moments):
-    """Do the job once to see how long it takes, then kill it at so many random moments."""
+    """Run the job once to measure its time, then kill it at `moments` random moments."""
     writer.COMMIT_PICTURES = 3
     build(folder / "sound", OWN)
     build(folder / "other", OTHERS)

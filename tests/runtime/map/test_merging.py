@@ -1,4 +1,4 @@
-"""A merge brings the pictures of other maps into one as they are stored there, and nothing that differs."""
+"""A merge copies the pictures of other maps unchanged, and refuses conflicts."""
 
 import dataclasses
 import sqlite3
@@ -46,7 +46,7 @@ def build(path, numbers, *, per_commit=4, settings=None, shape=SHAPE, source="/p
 
 
 def content(path):
-    """All that a reader gives of each picture, by name, but for where it lies."""
+    """Return everything readable of each picture, by name, except its position in the map."""
     with Map.open(path) as opened:
         tokens = opened.read_tokens(range(len(opened)))
         return {
@@ -74,7 +74,7 @@ def other(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [None, INT8])
-def test_pictures_come_as_they_are(tmp_path, settings):
+def test_pictures_are_copied_unchanged(tmp_path, settings):
     path = build(tmp_path / "map", range(3), settings=settings)
     others = [
         build(tmp_path / "b", range(10, 30), settings=settings, source="/b"),
@@ -96,7 +96,7 @@ def test_pictures_come_as_they_are(tmp_path, settings):
         assert [record.id for record in opened.records] == list(range(1, 24))
 
 
-def test_what_is_there_already_is_left_alone(path, other):
+def test_pictures_already_in_the_map_are_skipped(path, other):
     build(other, range(3), source="/elsewhere")
     assert merge_maps([other], path).merged == 20
     before = bytes_of(path)
@@ -106,7 +106,7 @@ def test_what_is_there_already_is_left_alone(path, other):
     assert bytes_of(path) == before
 
 
-def test_a_merge_that_was_cut_short_goes_on(path, other, monkeypatch):
+def test_an_interrupted_merge_goes_on(path, other, monkeypatch):
     expected = content(path) | content(other)
     append, calls = catalog.append, []
 
@@ -128,7 +128,7 @@ def test_a_merge_that_was_cut_short_goes_on(path, other, monkeypatch):
     assert content(path) == expected
 
 
-def test_names_of_different_pictures(tmp_path, path, other):
+def test_different_pictures_of_one_name_are_refused(tmp_path, path, other):
     third = build(tmp_path / "third", [40, 12], offset=1)
     before = bytes_of(path)
     message = r"third and .*/other each hold a picture '12\.jpg', and they differ: remove one .*; nothing was merged"
@@ -150,7 +150,7 @@ def test_names_of_different_pictures(tmp_path, path, other):
         ({"shape": {**SHAPE, "descriptor_dim": 9}}, "of other sizes"),
     ],
 )
-def test_maps_that_do_not_fit(tmp_path, path, changes, message):
+def test_incompatible_maps_are_refused(tmp_path, path, changes, message):
     shape = changes.get("shape", SHAPE)
     with MapWriter.open(
         tmp_path / "other", **shape, settings=changes.get("settings"), install_model=install_model
@@ -163,7 +163,7 @@ def test_maps_that_do_not_fit(tmp_path, path, changes, message):
     assert bytes_of(path) == before
 
 
-def test_there_is_no_map(tmp_path, path, other):
+def test_a_missing_map_is_refused(tmp_path, path, other):
     for others, db in (([tmp_path / "none"], path), ([other], tmp_path / "none")):
         with pytest.raises(MapError, match="holds no map"):
             merge_maps(others, db)
@@ -172,7 +172,7 @@ def test_there_is_no_map(tmp_path, path, other):
         merge_maps([other], path)
 
 
-def test_intact_pictures_of_a_damaged_map(path, other):
+def test_intact_pictures_of_a_damaged_map_are_merged(path, other):
     segments = other / "segments"
     files = sorted(segments.iterdir())
     assert [file.name for file in files] == [f"00000{i}.safetensors" for i in range(1, 7)]  # 2, 4, 4, 4, 4, 2 pictures
@@ -194,7 +194,7 @@ def test_intact_pictures_of_a_damaged_map(path, other):
     assert verify_map(path) == []
 
 
-def test_a_map_that_is_compacted_while_it_is_merged(path, other, monkeypatch):
+def test_a_map_may_be_compacted_during_a_merge(path, other, monkeypatch):
     expected = content(path) | content(other)
     load, compacted = catalog.load, []
 
@@ -211,15 +211,15 @@ def test_a_map_that_is_compacted_while_it_is_merged(path, other, monkeypatch):
 
 
 @pytest.mark.parametrize("settings", [None, INT8, {"tokens": {"type": "int8"}}])
-def test_rows_lie_where_they_are_salvaged(tmp_path, settings):
+def test_salvage_finds_rows_at_the_offsets_of_the_header(tmp_path, settings):
     path = build(tmp_path / "map", range(3), settings=settings)
     state = catalog.load(path)
     how = (path / "segments", state.segments[0], 8, state.meta.token_shape, state.meta.token_format.type)
     with closing(Segment(*how)) as segment:
-        assert segment._read_header() == segment._layout()
+        assert segment._read_header() == segment._derive_offsets()
 
 
-def test_the_command(path, other):
+def test_the_merge_command(path, other):
     result = CliRunner().invoke(main, ["map", "merge", str(other), "--db", str(path)])
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{path}: 20 pictures merged, 0 already there, 0 damaged\n"

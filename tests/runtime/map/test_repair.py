@@ -1,4 +1,4 @@
-"""A repaired map has every picture that was intact, and verifies; what was damaged is named and moved aside."""
+"""A repaired map has every intact picture and verifies. Damaged pictures are named, damaged files put aside."""
 
 import random
 import shutil
@@ -45,7 +45,7 @@ def path(built, tmp_path):
 
 
 def check(path):
-    """The names of a map that must be sound: each with its own features."""
+    """Return the names in a sound map after checking each picture's features."""
     assert verify_map(path) == []
     with Map.open(path) as opened:
         names = [record.name for record in opened.records]
@@ -79,14 +79,14 @@ def dropped(report):
     return [line.partition(":")[0] for line in report.dropped]
 
 
-def test_a_sound_map_stays_as_it_is(path):
+def test_a_sound_map_is_unchanged(path):
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "lock"}
     report = repair_map(path)
     assert (report.kept, report.dropped, report.nameless, report.aside) == (200, (), 0, ())
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "lock"} == before
 
 
-def test_damaged_segments(path):
+def test_intact_pictures_of_damaged_segments_are_kept(path):
     segments = path / "segments"
     with MapWriter.edit(path) as store:
         store.remove(["60.jpg"])
@@ -126,7 +126,7 @@ def test_damaged_segments(path):
         ("UPDATE segments SET count = 9 WHERE number = 2", []),
     ],
 )
-def test_rows_of_the_catalog(path, statement, gone):
+def test_damaged_rows_of_the_catalog_are_dropped(path, statement, gone):
     execute(path, statement)
     report = repair_map(path)
     assert (report.dropped, report.nameless, report.kept) == ((), len(gone), 200 - len(gone))
@@ -135,7 +135,7 @@ def test_rows_of_the_catalog(path, statement, gone):
 
 
 @pytest.mark.parametrize("which", [0, 1, -1])
-def test_pages_of_the_catalog(path, which):
+def test_damaged_pages_of_the_catalog_are_dropped(path, which):
     file = path / "map.sqlite"
     content = bytearray(file.read_bytes())
     size = int.from_bytes(content[16:18], "big")
@@ -152,7 +152,7 @@ def test_pages_of_the_catalog(path, which):
     assert len(check(path)) == report.kept == 200 - report.nameless
 
 
-def test_a_catalog_without_its_settings(path):
+def test_a_catalog_without_settings_cannot_be_repaired(path):
     execute(path, "UPDATE meta SET value = '[4, 5]' WHERE key = 'token_shape'")
     before = (path / "map.sqlite").read_bytes()
     with pytest.raises(MapError, match=r"map\.sqlite is damaged \(its settings fail their checksum\): restore the map"):
@@ -163,13 +163,13 @@ def test_a_catalog_without_its_settings(path):
         repair_map(path)
 
 
-def test_a_map_that_is_being_written(path):
+def test_a_locked_map_is_not_repaired(path):
     flip(path / "segments" / "000001.safetensors", -1)
     with MapWriter.edit(path), pytest.raises(MapError, match="being written by process"):
         repair_map(path)
 
 
-def test_a_repair_that_was_cut_short(path, monkeypatch):
+def test_an_interrupted_repair_can_be_repeated(path, monkeypatch):
     flip(path / "segments" / "000001.safetensors", -1)
     flip(path / "segments" / "000002.safetensors", -1)
     for name, room, pictures in (
@@ -205,7 +205,7 @@ def test_a_repair_that_was_cut_short(path, monkeypatch):
     assert len(list((path / "segments").iterdir())) == 4
 
 
-def test_the_command(path):
+def test_the_repair_command(path):
     flip(path / "segments" / "000001.safetensors", -1)
     result = CliRunner().invoke(main, ["map", "verify", "--repair", "--db", str(path)])
     assert result.exit_code == 2  # this map has no model worth the name, which no repair brings back

@@ -1,4 +1,4 @@
-"""What is written to a map comes back, in the order asked for, and nothing else is let in."""
+"""Pictures written to a map are read back in the requested order, and invalid ones are refused."""
 
 import dataclasses
 import sqlite3
@@ -54,7 +54,7 @@ def built(path):
     return path
 
 
-def test_everything_comes_back(path):
+def test_stored_pictures_are_read_back(path):
     places = [
         {},
         {"timestamp": 1.5, "pose": Pose(1, -0.0, 2.5)},
@@ -90,7 +90,7 @@ def test_everything_comes_back(path):
     assert verify_map(path) == []
 
 
-def test_an_empty_map_is_a_map(path):
+def test_an_empty_map_can_be_opened(path):
     with open_writer(path):
         pass
     with Map.open(path) as opened:
@@ -101,7 +101,7 @@ def test_an_empty_map_is_a_map(path):
     assert verify_map(path) == []
 
 
-def test_tokens_come_in_the_order_asked_for_and_are_read_in_that_of_the_file(built, monkeypatch):
+def test_tokens_are_read_in_file_order_and_returned_in_the_order_of_rows(built, monkeypatch):
     read = []
     plain = Segment.read_tokens
     monkeypatch.setattr(
@@ -119,7 +119,7 @@ def test_tokens_come_in_the_order_asked_for_and_are_read_in_that_of_the_file(bui
 
 
 @pytest.mark.parametrize("row", [10, -1])
-def test_a_row_that_is_not_there(built, row):
+def test_an_invalid_row_is_an_index_error(built, row):
     with Map.open(built) as opened, pytest.raises(IndexError, match="10 pictures"):
         opened.read_tokens([0, row])
 
@@ -143,7 +143,7 @@ def test_info(built):
     assert (info.descriptor_dim, info.token_shape, info.model_bytes) == (8, (5, 4), 2)
 
 
-def test_removed_pictures_are_left_out(built):
+def test_removed_pictures_are_not_read(built):
     with Map.open(built) as before, MapWriter.edit(built) as store:
         assert store.remove(["4.jpg", "0.jpg", "4.jpg"]) == 2
         assert "4.jpg" not in store.names()
@@ -166,7 +166,7 @@ def test_pictures_are_removed_all_or_none(built):
         with pytest.raises(MapError, match=r"holds no picture 'x\.jpg': see `pairvpr map list`; nothing was removed"):
             store.remove(["4.jpg", "x.jpg"])
         assert store.remove([]) == 0
-        with pytest.raises(ValueError, match="takes no pictures"):
+        with pytest.raises(ValueError, match="takes no new pictures"):
             add(store, 20)
     with open_writer(built) as store:
         add(store, 20)
@@ -177,7 +177,7 @@ def test_pictures_are_removed_all_or_none(built):
         assert opened.info().deleted == 1
 
 
-def test_a_removal_that_is_cut_short_removes_nothing(built, monkeypatch):
+def test_an_interrupted_removal_removes_nothing(built, monkeypatch):
     def fail(*_):
         raise sqlite3.OperationalError("disk I/O error")
 
@@ -191,7 +191,7 @@ def test_a_removal_that_is_cut_short_removes_nothing(built, monkeypatch):
     assert verify_map(built) == []
 
 
-def test_there_is_nothing_to_edit(tmp_path, built):
+def test_editing_needs_a_free_map(tmp_path, built):
     with pytest.raises(MapError, match="no map"):
         MapWriter.edit(tmp_path / "nothing")
     with MapWriter.edit(built), pytest.raises(MapError, match="process"):
@@ -225,7 +225,7 @@ def test_a_compacted_map_is_the_same_map(built):
         assert opened.records[-1].id == 12
 
 
-def test_compacted_segments_are_of_a_size_to_hold_in_memory(built, monkeypatch):
+def test_compacted_segments_have_a_limited_size(built, monkeypatch):
     size = sum(file.stat().st_size for file in (built / "segments").iterdir())
     monkeypatch.setattr(compaction, "SEGMENT_BYTES", 0.4 * size + 1)  # four pictures
     with MapWriter.edit(built) as store:
@@ -236,7 +236,7 @@ def test_compacted_segments_are_of_a_size_to_hold_in_memory(built, monkeypatch):
         np.testing.assert_array_equal(opened.read_tokens([8]), features_of(8).tokens.astype(np.float16))
 
 
-def test_a_map_of_nothing_is_compacted_too(built):
+def test_a_map_without_pictures_can_be_compacted(built):
     with MapWriter.edit(built) as store:
         store.remove([f"{i}.jpg" for i in range(10)])
         assert store.compact() > 0
@@ -263,7 +263,7 @@ def test_damage_is_not_compacted_away(built):
         assert len(opened.records) == 9
 
 
-def test_a_map_that_is_compacted_while_it_is_opened(built, monkeypatch):
+def test_a_map_may_be_compacted_while_it_is_opened(built, monkeypatch):
     load, compacted = catalog.load, []
 
     def load_and_compact(path):
@@ -279,7 +279,7 @@ def test_a_map_that_is_compacted_while_it_is_opened(built, monkeypatch):
         assert opened.info().segments == 1
 
 
-def test_commits_come_by_themselves(path, monkeypatch):
+def test_commits_happen_at_intervals(path, monkeypatch):
     monkeypatch.setattr(writer, "COMMIT_PICTURES", 3)
     with open_writer(path) as store:
         add(store, 0, 1, 2, 3)
@@ -302,7 +302,7 @@ def test_complete_pictures_are_kept_when_the_build_is_interrupted(path, reason):
         assert len(opened) == 2
 
 
-def test_features_may_be_overwritten_after_they_were_added(path):
+def test_the_writer_copies_features(path):
     features = features_of(0)
     with open_writer(path) as store:
         store.add(name="a", source="", features=features)
@@ -322,7 +322,7 @@ def test_features_may_be_overwritten_after_they_were_added(path):
         ("tokens", 1e5),  # infinite in float16
     ],
 )
-def test_features_that_are_not_finite(path, which, value):
+def test_features_that_are_not_finite_are_refused(path, which, value):
     features = features_of(0)
     getattr(features, which).flat[3] = value
     with open_writer(path) as store:
@@ -344,7 +344,7 @@ def test_features_that_are_not_finite(path, which, value):
         ({"features": Features(np.zeros((2, 8), np.float32), np.zeros((2, 5, 4), np.float32))}, "shapes"),
     ],
 )
-def test_what_cannot_be_added(built, changes, message):
+def test_invalid_records_are_refused(built, changes, message):
     with open_writer(built) as store:
         with pytest.raises(MapError, match=message):
             store.add(**{"name": "new.jpg", "source": "", "features": features_of(0), **changes})
@@ -379,7 +379,7 @@ def test_the_model_is_installed_once(built):
     assert find_partials(built) == []
 
 
-def test_there_is_no_map(path):
+def test_a_missing_map_is_refused(path):
     for call in (
         lambda: Map.open(path),
         lambda: verify_map(path),
@@ -420,7 +420,7 @@ def test_a_folder_with_other_things_is_left_untouched(path, fill):
     assert {file: file.read_bytes() if file.is_file() else None for file in path.rglob("*")} == before
 
 
-def test_a_file_is_no_folder(path):
+def test_a_file_in_place_of_the_folder_is_refused(path):
     path.write_text("")
     with pytest.raises(MapError, match="is a file"):
         open_writer(path)
