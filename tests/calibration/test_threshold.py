@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pairvpr.calibration.threshold import binomial_tail, certify, fit_confidence, lower_bound, needed, sequence
 
@@ -77,10 +78,18 @@ def test_the_sequence_falls_and_begins_where_most_is_shown() -> None:
     assert sequence(np.zeros(5), np.zeros(5, bool), 0.9).tolist() == [0.0]
 
 
-@pytest.mark.parametrize(("errors", "trials", "rate"), [(0, 30, 0.1), (3, 40, 0.05), (40, 40, 0.2), (7, 9, 0.9)])
-def test_the_tail_is_the_binomial_one(errors: int, trials: int, rate: float) -> None:
-    slow = sum(math.comb(trials, i) * rate**i * (1 - rate) ** (trials - i) for i in range(errors + 1))
-    assert binomial_tail(errors, trials, rate) == pytest.approx(slow, rel=1e-9)
+@pytest.mark.parametrize(
+    ("errors", "trials", "rate"), [(0, 30, 0.1), (3, 40, 0.05), (40, 40, 0.2), (7, 9, 0.9), (12, 5000, 0.01)]
+)
+def test_the_binomial_tail_equals_that_of_scipy(errors: int, trials: int, rate: float) -> None:
+    assert binomial_tail(errors, trials, rate) == pytest.approx(stats.binom.cdf(errors, trials, rate), rel=1e-9)
+
+
+@pytest.mark.parametrize(("right", "trials"), [(45, 45), (56, 63), (1, 10), (4990, 5000)])
+@pytest.mark.parametrize("delta", [0.05, 0.1])
+def test_the_lower_bound_is_the_clopper_pearson_one(right: int, trials: int, delta: float) -> None:
+    exact = stats.binomtest(right, trials, alternative="greater").proportion_ci(1 - delta, method="exact")
+    assert lower_bound(right, trials, delta) == pytest.approx(exact.low, rel=1e-9)
 
 
 def test_how_many_it_takes() -> None:
