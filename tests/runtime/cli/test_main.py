@@ -228,8 +228,8 @@ def test_a_single_query_that_cannot_be_read(home: Path) -> None:
     ("options", "told"),
     [
         (["--query", "cam97"], "there is no camera /dev/video97"),
-        (["--query", "nowhere.jpg"], "no file, folder, camera or stream"),
-        (["--query", ""], "no file, folder, camera or stream"),
+        (["--query", "nowhere.jpg"], "is not a file, folder, camera or stream"),
+        (["--query", ""], "is not a file, folder, camera or stream"),
         (["--db", "nowhere"], "nowhere holds no map: build it with"),
         (["--db", "db"], "holds no map"),
         (["--top-k", "0"], "top-k 0 is outside 1 to 6"),
