@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: what is traced, in which precision, and the proof that nothing changed."""
+"""Export a checkpoint to a bundle: trace graphs, choose their precision, and compare them with the network."""

@@ -1,4 +1,4 @@
-"""Writing a bundle: trace, verify, and only then put it where it belongs."""
+"""Write a bundle: trace and verify graphs, and only then put them into the bundle's folder."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ TOKEN_FORMAT = "decoder_embed applied, positions added"
 
 
 def export_bundle(checkpoint: Checkpoint, precision: Precision, out: Path, progress: Progress) -> Bundle:
-    """Export a network in one precision into the bundle folder `out`, beside what it already has.
+    """Export a network in one precision into the bundle folder `out`, beside the precisions that it already has.
 
-    `progress` is told each step. Raises CheckpointError for a stage-one checkpoint, BundleError for a folder that
-    is not this model's bundle, ExportError where a graph differs from the network; then nothing is left behind.
+    progress: called with a text at each step.
+    Raises CheckpointError for a stage-one checkpoint, BundleError if the folder is not this model's bundle, ExportError
+    if a graph differs from the network. The folder is then left as it was.
     """
     with _export(checkpoint, out, progress) as export:
         export.trace(precision, export.folder)
@@ -59,7 +60,8 @@ def export_bundle(checkpoint: Checkpoint, precision: Precision, out: Path, progr
 def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progress) -> Bundle:
     """Export a network in the three INT8 precisions, calibrated on the pictures of the folder `images`.
 
-    As `export_bundle`; also raises SourceError for too few pictures, ExportError where the gate stays shut.
+    Works as `export_bundle`. Also raises SourceError for too few pictures, and ExportError if INT8 is not accurate
+    enough.
     """
     pictures = Pictures(*split_pictures(images))
     with _export(checkpoint, out, progress) as export, tempfile.TemporaryDirectory(dir=export.folder) as scratch:
@@ -74,7 +76,7 @@ def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progr
 
 @dataclass
 class _Export:
-    """An export at work: the network, the folder its files are made in, and what is known of them so far."""
+    """An export in progress: the network, the folder of its files, and their description so far."""
 
     network: PairVPR
     info: BundleInfo
@@ -85,22 +87,22 @@ class _Export:
 
     @functools.cached_property
     def truth(self) -> Truth:
-        """What the network says of the reference pictures."""
+        """The network's results on the reference pictures."""
         return network_truth(self.network, self.progress)
 
     def trace(self, precision: Precision, folder: Path) -> None:
-        """Write the graphs in a float precision into `folder` and compare them with the network."""
+        """Write the graphs in a float precision into `folder`, and compare them with the network."""
         graphs = {}
         for name, spec in graph_specs(self.network, precision).items():
             self.progress(f"tracing {name} ({precision})")
             graphs[name] = write_graph(name, spec, precision, folder)
         self.precisions[precision] = PrecisionInfo(graphs, {})
-        # Measured on the bundle as the runtime opens it, then written down in it.
+        # The errors are measured on the bundle as the runtime opens it, then stored in it.
         errors = verify_export(Bundle(folder, self.info_of(folder)), precision, self.truth, self.progress)
         self.precisions[precision] = PrecisionInfo(graphs, errors)
 
     def info_of(self, folder: Path) -> BundleInfo:
-        """The description of what `folder` holds now."""
+        """Return the description of the current content of `folder`."""
         files = {file.name: FileInfo(file.stat().st_size, sha256(file)) for file in sorted(folder.iterdir())}
         return dataclasses.replace(
             self.info, files=files, precisions=dict(self.precisions), calibration=dict(self.calibration)
@@ -109,7 +111,7 @@ class _Export:
 
 @contextmanager
 def _export(checkpoint: Checkpoint, out: Path, progress: Progress) -> Iterator[_Export]:
-    """What every export begins and ends with; the body makes the files."""
+    """Prepare an export, let the block make the files, and put them into the bundle."""
     network = checkpoint.network
     if not network.config.pair_classifier:
         raise CheckpointError(
@@ -131,7 +133,7 @@ def _export(checkpoint: Checkpoint, out: Path, progress: Progress) -> Iterator[_
 
 
 def describe(checkpoint: Checkpoint) -> BundleInfo:
-    """What `bundle.json` says of a network before anything is exported."""
+    """Return the content of `bundle.json` for a network before anything is exported."""
     network, config = checkpoint.network, checkpoint.network.config
     picture = PictureFormat(
         config.image_size, config.image_size, "squash, Pillow bilinear", IMAGENET_MEAN, IMAGENET_STD
@@ -160,7 +162,7 @@ def describe(checkpoint: Checkpoint) -> BundleInfo:
 
 
 def identity(network: PairVPR, picture: PictureFormat) -> str:
-    """Hash of weights, preprocessing and token format: what features of two pictures must share to be compared."""
+    """Return the hash of weights, preprocessing and token format. Features can be compared if this hash is the same."""
     digest = hashlib.sha256(json.dumps([dataclasses.asdict(picture), TOKEN_FORMAT]).encode())
     for name, tensor in sorted(network.state_dict().items()):
         array = tensor.numpy()
@@ -170,14 +172,14 @@ def identity(network: PairVPR, picture: PictureFormat) -> str:
 
 
 def _earlier_bundle(out: Path, identity_now: str) -> Bundle | None:
-    """The bundle that `out` already holds; raises BundleError where something else stands there."""
+    """Return the bundle that `out` already holds, or None. Raise BundleError if `out` holds anything else."""
     if not out.exists():
         return None
     if not out.is_dir():
         raise BundleError(f"{out}: not a folder; choose another --out")
     if not (out / FILE).exists():
         if any(out.iterdir()):
-            raise BundleError(f"{out}: holds other files and is no bundle; choose another --out")
+            raise BundleError(f"{out}: holds other files and is not a bundle; choose another --out")
         return None
     bundle = Bundle.open(out)
     if bundle.identity != identity_now:
@@ -190,20 +192,23 @@ def _earlier_bundle(out: Path, identity_now: str) -> Bundle | None:
 
 @contextmanager
 def _workshop(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to work in, gone afterwards, whatever happens."""
+    """Yield an empty folder beside `out` to work in, and remove it afterwards."""
     folder = out.parent / f".{out.name}.partial"
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # left by an export that was killed
+        shutil.rmtree(folder, ignore_errors=True)  # a killed export may have left it
         folder.mkdir(parents=True)
         yield folder
     except OSError as error:
-        raise ExportError(f"{out}: cannot be written ({error.strerror or error}); free or allow the folder") from error
+        raise ExportError(
+            f"{out}: cannot be written ({error.strerror or error}); free space, or allow writing to the folder, or "
+            "choose another --out"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _merge(earlier: BundleInfo, now: BundleInfo) -> BundleInfo:
-    """The earlier bundle with this export's precision added or replaced."""
+    """Return the earlier bundle with this export's precisions added or replaced."""
     return dataclasses.replace(
         now,
         files={**earlier.files, **now.files},

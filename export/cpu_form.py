@@ -1,8 +1,9 @@
-"""Forms of a graph for ONNX Runtime: other graphs over the same weights file, of what its kernels do best.
+"""Write forms of a graph for ONNX Runtime: other graphs over the same weights file that its kernels run faster.
 
-The form for devices is pure ONNX, which every engine reads. The one for CPUs is made of it in three steps, each exact
-to float rounding: fused attention, hidden layers off page boundaries, half-stored weights cast up to float32. The
-one for CUDA takes the first step alone: a GPU computes in the precision that the weights are stored in.
+The form for devices is pure ONNX, which every engine reads. The form for CPUs is made from it in three steps, each
+exact to float rounding: fused attention, hidden layers that avoid page-sized rows, and half-stored weights cast to
+float32. The form for CUDA takes the first step alone, because a GPU computes in the precision that the weights are
+stored in.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 CONTRIB = "com.microsoft"
-# What stands between the projections and the products of an attention: it moves and scales values, no more.
+# Operators between an attention's projections and its products. They only move and scale values.
 LAYOUT = ("Mul", "Reshape", "Transpose")
 PAGE_FLOATS = 1024
 EXTRA_UNITS = 16
 
 
 def write_cpu_form(device_file: Path, cpu_file: Path) -> None:
-    """Write the CPU form of a graph file; both name the same weights file, which is left untouched."""
+    """Write the CPU form of a graph file. Both files name the same weights file, which is not changed."""
     model = onnx.load(str(device_file), load_external_data=False)
     fuse_attention(model)
     widen_hidden_layers(model.graph)
@@ -32,7 +33,7 @@ def write_cpu_form(device_file: Path, cpu_file: Path) -> None:
 
 
 def write_cuda_form(device_file: Path, cuda_file: Path) -> None:
-    """Write the form of a graph file for ONNX Runtime's CUDA, likewise over the same weights file."""
+    """Write the form of a graph file for ONNX Runtime's CUDA provider, over the same weights file."""
     model = onnx.load(str(device_file), load_external_data=False)
     fuse_attention(model)
     drop_unused(model.graph)
@@ -40,9 +41,9 @@ def write_cuda_form(device_file: Path, cuda_file: Path) -> None:
 
 
 def fuse_attention(model: ModelProto) -> None:
-    """Replace each multi-head attention by ONNX Runtime's operator, which never writes the attention matrix down.
+    """Replace each multi-head attention by ONNX Runtime's operator, which never stores the attention matrix.
 
-    It takes queries, keys and values (B, N, D), heads side by side, of equal B.
+    The operator takes queries, keys and values (B, N, D), heads side by side, of equal B.
     """
     graph, wires, shapes = model.graph, _Wires(model.graph), _shapes(model)
     fused: dict[str, list[NodeProto]] = {}
@@ -53,7 +54,7 @@ def fuse_attention(model: ModelProto) -> None:
         product, weighted, out = wires.made[softmax.input[0]], path[0], path[-1].output[0]
         q, k, v = (wires.before(name, LAYOUT) for name in (*product.input, weighted.input[1]))
         if [len(shapes[name]) for name in (softmax.input[0], q, k, v)] != [4, 3, 3, 3]:
-            continue  # another kind of attention: the last block's one question
+            continue  # the single-query attention of the last block has another layout
         heads = int(shapes[v][2]) // int(shapes[weighted.input[1]][3])
         fused[out] = _attention(q, k, v, out, shapes, heads)
     if fused:
@@ -62,10 +63,13 @@ def fuse_attention(model: ModelProto) -> None:
 
 
 def _attention(q: str, k: str, v: str, out: str, shapes: Mapping[str, list[int | str]], heads: int) -> list[NodeProto]:
-    """ONNX Runtime's attention, with what makes the batch of queries and of the memory equal where one is 1."""
+    """Return the nodes of ONNX Runtime's attention.
+
+    If the batch of the queries or of the memory is 1, further nodes make both batches equal.
+    """
     queries, memories, width = shapes[q][0], shapes[k][0], shapes[v][2]
     before, after, asked, seen = [], [], q, out
-    if memories == 1 != queries:  # all queries look at one memory: one query as long as all of them
+    if memories == 1 != queries:  # all queries look at one memory: join them to one long query
         asked, seen = f"{out}.asked", f"{out}.seen"
         before = [
             helper.make_node("Constant", [], [f"{out}.long"], value_ints=[1, -1, width]),
@@ -75,7 +79,7 @@ def _attention(q: str, k: str, v: str, out: str, shapes: Mapping[str, list[int |
             helper.make_node("Shape", [q], [f"{out}.shape"]),
             helper.make_node("Reshape", [seen, f"{out}.shape"], [out]),
         ]
-    elif queries == 1 != memories:  # one query looks at each memory
+    elif queries == 1 != memories:  # one query looks at each memory: repeat it
         asked = f"{out}.asked"
         before = [
             helper.make_node("Shape", [k], [f"{out}.memories"], end=1),
@@ -88,10 +92,10 @@ def _attention(q: str, k: str, v: str, out: str, shapes: Mapping[str, list[int |
 
 
 def widen_hidden_layers(graph: GraphProto) -> None:
-    """Give hidden layers whose rows are whole memory pages 16 more units, which stay zero.
+    """Add 16 units that stay zero to hidden layers whose rows are whole memory pages.
 
-    Rows a multiple of 4096 bytes apart compete for the same lines of a processor's first cache, and the matrix
-    product that reads a dozen of them at a time loses a fifth of its speed. The engine pads the weights once, at load.
+    Rows a multiple of 4096 bytes apart compete for the same lines of a processor's first cache. A matrix product that
+    reads a dozen of them at a time loses a fifth of its speed. The engine pads the weights once, when it loads them.
     """
     wires, sizes = _Wires(graph), {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     padded: dict[str, list[NodeProto]] = {}
@@ -115,10 +119,10 @@ def widen_hidden_layers(graph: GraphProto) -> None:
 
 
 def cast_up(graph: GraphProto) -> None:
-    """Make a float16 graph a float32 graph over the same half-stored weights; a float32 graph stays as it is.
+    """Turn a float16 graph into a float32 graph over the same half-stored weights. A float32 graph stays as it is.
 
-    Every float16 type becomes float32, and every float16 initializer is cast to float32 where it is used; an engine
-    does that once, at load. External data is left untouched, so both graphs read one weights file.
+    Every float16 type becomes float32, and every float16 initializer is cast to float32 where it is used. An engine
+    casts once, when it loads. External data is not changed, so both graphs read the same weights file.
     """
     casts = []
     for tensor in graph.initializer:
@@ -140,7 +144,7 @@ def cast_up(graph: GraphProto) -> None:
 
 
 def drop_unused(graph: GraphProto) -> None:
-    """Drop nodes and weights that no output needs any more, and notes on values: an engine infers them anew."""
+    """Remove nodes and weights that no output needs, and the recorded types of values, which an engine infers again."""
     needed, kept = {value.name for value in graph.output}, []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
@@ -153,7 +157,7 @@ def drop_unused(graph: GraphProto) -> None:
 
 
 class _Wires:
-    """Which node makes a value, and which nodes use it."""
+    """The node that makes each value, and the nodes that use it."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.made = {name: node for node in graph.node for name in node.output}
@@ -163,7 +167,10 @@ class _Wires:
                 self.users.setdefault(name, []).append(node)
 
     def following(self, node: NodeProto, *operators: str) -> list[NodeProto] | None:
-        """The nodes of these operators that follow a node one after the other, each the only user of the last."""
+        """Return the nodes of these operators that follow a node in a chain without branches.
+
+        Return None if there is none.
+        """
         path = [node]
         for operator in operators:
             users = self.users.get(path[-1].output[0], [])
@@ -173,14 +180,14 @@ class _Wires:
         return path[1:]
 
     def before(self, name: str, operators: tuple[str, ...]) -> str:
-        """The value that some nodes of these operators, one after the other, made into `name`."""
+        """Return the value from which a chain of these operators makes the value `name`."""
         while name in self.made and self.made[name].op_type in operators:
             name = self.made[name].input[0]
         return name
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int | str]]:
-    """The shape of every value; axes that vary by name."""
+    """Return the shape of every value. Dynamic axes are given by name."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     return {
         value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
@@ -189,7 +196,7 @@ def _shapes(model: ModelProto) -> dict[str, list[int | str]]:
 
 
 def _replace(graph: GraphProto, replacements: Mapping[str, list[NodeProto]]) -> None:
-    """Put other nodes where the makers of some values stand."""
+    """Replace the nodes that make some values by other nodes."""
     _set_nodes(graph, [new for node in graph.node for new in replacements.get(node.output[0], [node])])
 
 

@@ -1,8 +1,8 @@
-"""Exactly what is exported: three modules, tensors in, tensors out.
+"""Define the exported graphs: three modules that take and return tensors.
 
-Together they compute what `PairVPR.encode` and `PairVPR.score` compute, to float rounding, without what the plain
-form recomputes: the query's keys and values once per batch instead of once per pair, the query's first
-self-attention once, and in the last block all but the class token, whose attention then needs no keys and values.
+Together they compute the same as `PairVPR.encode` and `PairVPR.score`, to float rounding, without repeated work. The
+query's keys and values are computed once per batch instead of once per pair, and the query's first self-attention once.
+The last block computes only its class token, whose attention then needs no keys and values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Attention
+from timm.models.vision_transformer import Attention  # type: ignore[attr-defined,unused-ignore]  # moves between versions
 from torch import Tensor, nn
 
 from pairvpr.errors import ExportError
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class EncoderGraph(nn.Module):
-    """images uint8 (B, H, W, 3), already resized -> descriptors float32 (B, G), tokens (B, T, D)."""
+    """Encoder: images uint8 (B, H, W, 3), already resized -> descriptors float32 (B, G), tokens (B, T, D)."""
 
     def __init__(self, network: PairVPR) -> None:
         super().__init__()
@@ -46,30 +46,33 @@ class EncoderGraph(nn.Module):
 
 
 class EncoderAttention(SelfAttention):
-    """timm's attention with the decoder's way to split queries, keys and values: no five-dimensional transpose."""
+    """timm's attention with queries, keys and values split as in the decoder, without a five-dimensional transpose."""
 
     def __init__(self, attention: Attention) -> None:
         nn.Module.__init__(self)
         self.qkv, self.proj, self.head_dim = attention.qkv, attention.proj, attention.head_dim
 
     def forward(self, x: Tensor, **masks: object) -> Tensor:
-        """Attention of x (B, N, C); timm passes masks by name, none of which a picture needs."""
+        """Return the attention of x (B, N, C). timm passes masks by name, which pictures do not need."""
         return super().forward(x)
 
 
 class PairPrefix(nn.Module):
-    """The first `split` blocks of both orders, all candidates.
+    """The first `split` blocks of both orders, for all candidates.
 
     query_tokens (1, T, D), database_tokens (B, M, D) -> query_state (B, T+1, D), database_state (B, M+1, D),
-    class_tokens and token_means (B, 2, D): the class token and the mean of the others, of the query-first and
-    database-first order. What the cascade predicts scores from: a trained class token may still know nothing here.
+    class_tokens and token_means (B, 2, D).
+
+    class_tokens and token_means are the class token and the mean of the other tokens, in the query-first and the
+    database-first order. The cascade predicts scores from them. It needs the means, because a trained class token may
+    hold no information yet at this depth.
     """
 
     def __init__(self, network: PairVPR) -> None:
         super().__init__()
         self.blocks = Blocks(list(network.decoder.blocks)[: network.config.split])
         decoder = network.decoder
-        assert decoder.class_token is not None, "a stage-one network is refused before it is exported"
+        assert decoder.class_token is not None, "export_bundle refuses stage-one networks"
         self.register_buffer("class_token", decoder.class_token.detach() + decoder.class_positions[:1])
 
     class_token: Tensor
@@ -79,8 +82,8 @@ class PairPrefix(nn.Module):
         first = self.class_token.expand(database_tokens.shape[0], -1, -1)
         database = torch.cat([first, database_tokens], dim=1)
         for block in self.blocks:
-            # In the first block the query's state is still one for all candidates; looking at each
-            # candidate's memory makes it one per pair.
+            # In the first block all candidates share the query's state. Looking at each candidate's memory gives one
+            # state for each pair.
             query = block.look(block.attend(query), block.memory(database_tokens))
             database = block.look(block.attend(database), block.memory(query_tokens))
         class_tokens = torch.cat([query[:, :1], database[:, :1]], dim=1)
@@ -89,10 +92,10 @@ class PairPrefix(nn.Module):
 
 
 class PairSuffix(nn.Module):
-    """The other blocks and the classifier, for the candidates that `keep` int64 (m,) selects.
+    """The remaining blocks and the classifier, for the candidates that `keep` int64 (m,) selects.
 
-    query_tokens, database_tokens, query_state, database_state as in the prefix -> scores float32 (m,),
-    both orders summed.
+    query_tokens, database_tokens, query_state, database_state as in the prefix -> scores float32 (m,), both orders
+    summed.
     """
 
     def __init__(self, network: PairVPR) -> None:
@@ -117,7 +120,7 @@ class PairSuffix(nn.Module):
 
 
 class ClassTokenBlock(nn.Module):
-    """A decoder block for its class token alone: x (B, N, D), memory (B or 1, M, D) -> (B, 1, D)."""
+    """A decoder block that computes only its class token: x (B, N, D), memory (B or 1, M, D) -> (B, 1, D)."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -126,8 +129,8 @@ class ClassTokenBlock(nn.Module):
         cross = block.cross_attn
         self.register_buffer("query_weight", q[0].detach().clone())
         self.register_buffer("query_bias", q[1].detach().clone())
-        self.self_attention = OneQuestion(k[0], v[0], v[1])
-        self.cross_attention = OneQuestion(cross.projk.weight, cross.projv.weight, cross.projv.bias)
+        self.self_attention = SingleQueryAttention(k[0], v[0], v[1])
+        self.cross_attention = SingleQueryAttention(cross.projk.weight, cross.projv.weight, cross.projv.bias)
 
     query_weight: Tensor
     query_bias: Tensor
@@ -141,12 +144,12 @@ class ClassTokenBlock(nn.Module):
         return x + block.mlp(block.norm3(x))
 
 
-class OneQuestion(nn.Module):
+class SingleQueryAttention(nn.Module):
     """Multi-head attention of one query (B, 1, D) over tokens (B or 1, N, D), without keys or values of each token.
 
-    With a single query q it is cheaper to move the projections to its side: q . (K t) = (K' q) . t, and the
-    weighted sum of values V t + b is V applied to the weighted sum of t, plus b. The keys' bias adds the same to every
-    token's weight before the softmax, so it drops out.
+    With a single query q it is cheaper to move the projections to its side. q . (K t) = (K' q) . t, and the weighted
+    sum of values V t + b is V applied to the weighted sum of t, plus b. The keys' bias adds the same to every token's
+    weight before the softmax, so it drops out.
     """
 
     def __init__(self, key_weight: Tensor, value_weight: Tensor, value_bias: Tensor) -> None:
@@ -170,16 +173,16 @@ class OneQuestion(nn.Module):
 
 
 def check_positions(decoder: PairDecoder) -> None:
-    """Raise ExportError unless one position table serves both inputs, which is what lets tokens be shared."""
+    """Raise ExportError unless both decoder inputs use the same position table. Only then can tokens be shared."""
     if not torch.equal(decoder.class_positions[1:], decoder.positions):
         raise ExportError(
             "the checkpoint's two decoder position tables (dec_pos_embed_cls, dec_pos_embed) differ on patch "
-            "rows, so tokens cannot be shared between the two orders; this checkpoint cannot be exported"
+            "rows, so the two orders cannot share tokens; this checkpoint cannot be exported, choose another"
         )
 
 
 def _with_fixed_positions(encoder: Encoder, image_size: int) -> Encoder:
-    """A copy that shares all weights but holds its position table already resized to the picture's grid."""
+    """Return a copy with the same weights, and with its position table already resized to the picture's grid."""
     grid = image_size // encoder.patch_size
     class_position, positions = encoder.positions(grid, grid)
     table = positions if class_position is None else torch.cat([class_position, positions], dim=1)
@@ -189,7 +192,10 @@ def _with_fixed_positions(encoder: Encoder, image_size: int) -> Encoder:
 
 
 def _with_decoder_attention(encoder: Encoder) -> Encoder:
-    """A copy that shares all weights but attends as the decoder does; what attends in another way is left so."""
+    """Return a copy with the same weights that attends as the decoder does.
+
+    Other kinds of attention are not changed.
+    """
     same, same.vit = _shallow(encoder), _shallow(encoder.vit)
     same.vit.blocks = nn.Sequential(*(_shallow(block) for block in encoder.vit.blocks))
     for block in same.vit.blocks:
@@ -201,7 +207,7 @@ def _with_decoder_attention(encoder: Encoder) -> Encoder:
 
 
 def _shallow(module: M) -> M:
-    """A module of its own with the same children and parameters."""
+    """Return a copy of a module with the same children and parameters."""
     twin = copy.copy(module)
     twin._parameters, twin._modules = dict(module._parameters), dict(module._modules)
     return twin

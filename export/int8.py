@@ -1,8 +1,8 @@
-"""INT8 graphs by onnxruntime.quantization: linear layers and nothing else.
+"""Quantize the linear layers of a graph, and nothing else, with onnxruntime.quantization.
 
 Static graphs hold Q/DQ pairs around linear layers: symmetric signed activations with ranges from real pictures,
-symmetric weights with a scale per output channel, biases left alone (Jacob et al. 2018). Dynamic ones let ONNX
-Runtime find the ranges of activations as it runs.
+symmetric weights with a scale per output channel, and unchanged biases (Jacob et al. 2018). In dynamic graphs ONNX
+Runtime finds the ranges of activations at run time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +29,14 @@ from pairvpr.export.cpu_form import drop_unused, fuse_attention
 from pairvpr.export.tracing import INLINE_BYTES
 from pairvpr.runtime.bundle import GraphFiles
 
-Arrays = Mapping[str, npt.NDArray]
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
 
 MIN_WIDTH = 64
-"""Linear layers with fewer outputs, such as the classifier's last, take no time and are left in float."""
+"""Smallest number of outputs of a quantized layer.
+
+Smaller ones, such as the classifier's last, take no time and stay in float.
+"""
 QDQ_OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
@@ -42,7 +47,11 @@ QDQ_OPTIONS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer: its name, weight (in, out), and the nodes that apply it (both orders share one weight)."""
+    """A linear layer.
+
+    weight: name of its weight (in, out).
+    nodes: the nodes that apply it. Both orders share one weight.
+    """
 
     name: str
     weight: str
@@ -50,10 +59,13 @@ class Layer:
 
 
 class FloatGraph:
-    """A float graph with its weights in memory, transposed where the graph would do it, and its linear layers."""
+    """A float graph with its weights in memory and its linear layers. Weights are transposed in advance."""
 
     def __init__(self, file: Path, fused: bool = False) -> None:
-        """fused: with attention as ONNX Runtime's own operator."""
+        """Load a graph file.
+
+        fused: replace attention by ONNX Runtime's operator.
+        """
         self.name = file.name.partition(".")[0]
         self.model = onnx.load(str(file))
         if fused:
@@ -63,12 +75,16 @@ class FloatGraph:
         self.layers = _linear_layers(self.model.graph, self.name)
 
     def static(self, ranges: Mapping[str, float], left_float: Collection[str]) -> ModelProto:
-        """The graph with Q/DQ pairs. ranges: largest absolute input of each layer by name; left_float: names."""
+        """Return the graph with Q/DQ pairs.
+
+        ranges: largest absolute input of each layer, by name.
+        left_float: names of the layers that stay in float.
+        """
         dtype = numpy_helper.to_array(_initializers(self.model.graph)[self.layers[0].weight]).dtype
         limits: dict[str, TensorData] = {}
         for layer in self.layers:
             for node in layer.nodes:
-                # Nodes may read one value: the wider range serves both.
+                # Several nodes may read the same value. The wider range serves all of them.
                 most = max(ranges[layer.name], float(limits[node.input[0]].highest) if node.input[0] in limits else 0.0)
                 limits[node.input[0]] = TensorData(lowest=np.array(-most, dtype), highest=np.array(most, dtype))
         with _quiet():
@@ -87,10 +103,14 @@ class FloatGraph:
             quantizer.quantize_model()
         quantizer.model.topological_sort()
         _keep_float(quantizer.model.model.graph, set(self._others(left_float)))
-        return quantizer.model.model
+        quantized: ModelProto = quantizer.model.model
+        return quantized
 
     def dynamic(self, left_float: Collection[str]) -> ModelProto:
-        """The graph with linear layers that quantize their input as they run."""
+        """Return the graph with linear layers that quantize their input at run time.
+
+        left_float: names of the layers that stay in float.
+        """
         with tempfile.TemporaryDirectory() as scratch, _quiet():
             file = Path(scratch) / "graph.onnx"
             quantize_dynamic(
@@ -105,13 +125,16 @@ class FloatGraph:
             return onnx.load(str(file))
 
     def _others(self, left_float: Collection[str]) -> list[str]:
-        """The matrix products that stay in float: those of such layers and those of no layer, as in attention."""
+        """Return the matrix products that stay in float.
+
+        They are those of the layers `left_float` and those of no linear layer, as in attention.
+        """
         chosen = {node.name for layer in self.layers if layer.name not in left_float for node in layer.nodes}
         return [node.name for node in self.model.graph.node if node.op_type == "MatMul" and node.name not in chosen]
 
 
 def measure_ranges(graph: FloatGraph, feeds: Iterable[Arrays]) -> dict[str, float]:
-    """The largest absolute input of every linear layer of a float32 graph over all `feeds`, by layer name."""
+    """Return the largest absolute input of each linear layer of a float32 graph over all `feeds`, by layer name."""
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         file = Path(scratch) / "graph.onnx"
         _save(graph.model, file)
@@ -127,7 +150,7 @@ def measure_ranges(graph: FloatGraph, feeds: Iterable[Arrays]) -> dict[str, floa
 
 
 def layer_errors(graph: FloatGraph, ranges: Mapping[str, float], feeds: Iterable[Arrays]) -> dict[str, float]:
-    """What quantization does to the output of each linear layer alone: its error relative to the output's size."""
+    """Return the error of each linear layer's output if only this layer is quantized, relative to the output's size."""
     weights = {name: numpy_helper.to_array(tensor) for name, tensor in _initializers(graph.model.graph).items()}
     watched = [node.input[0] for layer in graph.layers for node in layer.nodes]
     noise, signal = dict.fromkeys(ranges, 0.0), dict.fromkeys(ranges, 0.0)
@@ -144,17 +167,17 @@ def layer_errors(graph: FloatGraph, ranges: Mapping[str, float], feeds: Iterable
 
 
 def write_int8(model: ModelProto, name: str, precision: str, folder: Path) -> GraphFiles:
-    """Write a graph and, beside it, its weights; checked by onnx. One form serves CPUs and devices."""
+    """Write a graph and its weights beside it, checked by onnx. CPUs and devices use the same form."""
     file, weights = f"{name}.{precision}.onnx", f"{name}.{precision}.weights"
     model.producer_name, model.producer_version = "pairvpr", ""
-    (folder / weights).unlink(missing_ok=True)  # onnx would append
+    (folder / weights).unlink(missing_ok=True)  # onnx would append to it
     onnx.save(model, str(folder / file), save_as_external_data=True, location=weights, size_threshold=INLINE_BYTES)
     onnx.checker.check_model(str(folder / file))
     return GraphFiles(file, file, weights)
 
 
-class _Reader(CalibrationDataReader):
-    """Feeds, one after the other, as the calibrator asks for them."""
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
+    """Passes feeds to the calibrator, one after the other."""
 
     def __init__(self, feeds: Iterable[Arrays]) -> None:
         self._feeds = iter(feeds)
@@ -163,8 +186,8 @@ class _Reader(CalibrationDataReader):
         return next(self._feeds, None)
 
 
-def _watch(model: ModelProto, names: Sequence[str], feeds: Iterable[Arrays]) -> Iterable[dict[str, npt.NDArray]]:
-    """The values of some names within a graph, for each of `feeds`."""
+def _watch(model: ModelProto, names: Sequence[str], feeds: Iterable[Arrays]) -> Iterable[dict[str, Array]]:
+    """Yield the values of some names within a graph, for each of `feeds`."""
     watched = copy.deepcopy(model)
     known = {value.name for value in (*model.graph.input, *model.graph.output)}
     watched.graph.output.extend(
@@ -182,18 +205,19 @@ def _watch(model: ModelProto, names: Sequence[str], feeds: Iterable[Arrays]) -> 
 
 
 def _save(model: ModelProto, file: Path) -> None:
-    """Write a copy of a model: onnx takes the weights out of the one that it writes."""
+    """Write a copy of a model, because onnx removes the weights from the model that it writes."""
     onnx.save(copy.deepcopy(model), str(file), save_as_external_data=True, location=f"{file.name}.weights")
 
 
-def _rounded(values: npt.NDArray, most: npt.NDArray | float) -> npt.NDArray:
-    """Values as signed 8-bit integers from -`most` to `most` hold them."""
+def _rounded(values: Array, most: Array | float) -> Array:
+    """Round values to signed 8-bit integers that cover -`most` to `most`."""
     scale = np.maximum(most, 1e-30) / 127
-    return np.clip(np.round(values / scale), -128, 127) * scale
+    rounded: Array = np.clip(np.round(values / scale), -128, 127) * scale
+    return rounded
 
 
 def _transpose_weights(graph: GraphProto) -> None:
-    """Transpose weights of matrix products now: only what stands in the graph as a constant is quantized."""
+    """Transpose the weights of matrix products now, because only constants of the graph are quantized."""
     made, initializers = {name: node for node in graph.node for name in node.output}, _initializers(graph)
     for node in graph.node:
         before = made.get(node.input[1]) if node.op_type == "MatMul" else None
@@ -211,7 +235,10 @@ def _transpose_weights(graph: GraphProto) -> None:
 
 
 def _keep_float(graph: GraphProto, others: Collection[str]) -> None:
-    """Give all but linear layers the true values: the library gives rounded ones to all that read a value."""
+    """Give all nodes but linear layers the exact values.
+
+    The library gives rounded ones to all nodes that read a value.
+    """
     made = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type == "DequantizeLinear" or (node.op_type == "MatMul" and node.name not in others):
@@ -223,7 +250,7 @@ def _keep_float(graph: GraphProto, others: Collection[str]) -> None:
 
 
 def _linear_layers(graph: GraphProto, where: str) -> list[Layer]:
-    """The matrix products with constant matrices, by weight, in the graph's order."""
+    """Return the matrix products with constant matrices, by weight, in the graph's order."""
     users: dict[str, list[NodeProto]] = {}
     initializers = _initializers(graph)
     for node in graph.node:
@@ -232,7 +259,7 @@ def _linear_layers(graph: GraphProto, where: str) -> list[Layer]:
             users.setdefault(weight.name, []).append(node)
     layers = []
     for i, (name, nodes) in enumerate(users.items()):
-        # Names that the exporter kept tell more than sizes, but it makes up others.
+        # Names that the exporter kept say more than sizes. Names that it invented hold no dot.
         told = name.removesuffix(".T").removesuffix(".weight")
         told = told if "." in told else "x".join(map(str, initializers[name].dims))
         layers.append(Layer(f"{where} {i + 1} {told}", name, tuple(nodes)))
@@ -247,8 +274,8 @@ def _initializers(graph: GraphProto) -> dict[str, TensorProto]:
 def _quiet() -> Iterator[None]:
     """Keep the library's advice, which it logs by the root logger, from the user.
 
-    `logging.warning` and the like give a root logger without handlers one that prints, for good: from then on every
-    line of our own log would come twice. A handler that prints nothing is there meanwhile.
+    `logging.warning` gives a root logger without handlers one that prints, for good. Every line of our own log would
+    then appear twice. So the root logger has a handler that prints nothing meanwhile.
     """
     level, silent = logging.root.manager.disable, logging.NullHandler()
     logging.disable(logging.WARNING)

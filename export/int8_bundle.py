@@ -1,4 +1,4 @@
-"""INT8 graphs of a network: ranges from the user's pictures, layers left in float where they hurt, and the gate."""
+"""Make the INT8 graphs of a network: measure ranges, keep the worst layers in float, and check the result."""
 
 from __future__ import annotations
 
@@ -23,22 +23,26 @@ from pairvpr.runtime.reference import Reference, measure
 CALIBRATION_CANDIDATES = 4
 GATE_CANDIDATES = 10
 LOOKED_AT = 4
-"""Pictures that the errors of single layers are measured on."""
+"""Number of pictures on which the errors of single layers are measured."""
 FLOAT_SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4)
-"""Shares of the layers, the worst, that are left in float, tried in this order; with more, INT8 is not worth it."""
+"""Shares of the layers, the worst first, that stay in float, tried in this order. With more, INT8 is not worth it."""
 NAMED = 5
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The user's pictures: those to calibrate with, and others to judge the result by."""
+    """The user's pictures.
+
+    calibration: used to calibrate.
+    held_out: used to judge the result.
+    """
 
     calibration: list[Path]
     held_out: list[Path]
 
 
 class Int8Export:
-    """Makes the INT8 graphs of one network in `folder` from its float graphs, a verified fp32 and fp16 bundle."""
+    """Makes the INT8 graphs of a network in `folder` from its float graphs, a verified fp32 and fp16 bundle."""
 
     def __init__(self, floats: Bundle, folder: Path, pictures: Pictures, progress: Progress) -> None:
         self.floats, self.folder, self.pictures, self.progress = floats, folder, pictures, progress
@@ -50,7 +54,10 @@ class Int8Export:
         self.errors = errors
 
     def write(self, truth: Reference) -> tuple[dict[str, PrecisionInfo], dict[str, object]]:
-        """The graphs in all three precisions, and what was measured. Raises ExportError where the gate stays shut."""
+        """Write the graphs in all three precisions. Return their description and the measurements.
+
+        Raises ExportError if INT8 is not accurate enough.
+        """
         left = {kind: self._choose(kind) for kind in ("int8", "int8-dynamic")}
         left["int8-fp16"] = left["int8"]
         self.progress("float32: answers on the held-out pictures")
@@ -66,9 +73,9 @@ class Int8Export:
         }
 
     def _calibrate(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Range of the input and error of the output of every layer, by name, as an earlier export left them if it can.
+        """Return the range of the input and the error of the output of each layer, by name.
 
-        It can where pictures, model, preprocessing and exporter were the same.
+        Measurements of an earlier export are used if pictures, model, preprocessing and exporter were the same.
         """
         ranges: dict[str, float] = {}
         errors: dict[str, float] = {}
@@ -77,7 +84,7 @@ class Int8Export:
             file = cache_file(self.floats.info, name, self.pictures.calibration, CALIBRATION_CANDIDATES, LOOKED_AT)
             found = load(file, [layer.name for layer in graph.layers])
             if found is not None:
-                self.progress(f"{name}: ranges and errors as measured before with these pictures ({file})")
+                self.progress(f"{name}: using ranges and errors measured before with these pictures ({file})")
             else:
                 found = self._measure(name, graph, file)
             ranges |= found.ranges
@@ -85,18 +92,18 @@ class Int8Export:
         return ranges, errors
 
     def _measure(self, name: str, graph: FloatGraph, file: Path) -> Measured:
-        """Ranges and errors of a graph, kept in `file` for another export where that can be."""
-        self.progress(f"{name}: ranges and errors of its linear layers")
+        """Measure ranges and errors of a graph, and try to keep them in `file` for other exports."""
+        self.progress(f"{name}: measuring ranges and errors of its linear layers")
         ranges = measure_ranges(graph, self._feeds(name, len(self.pictures.calibration)))
         found = Measured(ranges, layer_errors(graph, ranges, self._feeds(name, LOOKED_AT)))
         try:
             store(file, found)
         except OSError as error:
-            self.progress(f"{file}: ranges cannot be kept for another export ({error.strerror or error})")
+            self.progress(f"{file}: ranges cannot be kept for other exports ({error.strerror or error})")
         return found
 
     def _feeds(self, name: str, count: int) -> Iterator[Arrays]:
-        """What a graph is fed while the first `count` calibration pictures are recognised."""
+        """Yield a graph's inputs while the first `count` calibration pictures are recognised."""
         for i, path in enumerate(self.pictures.calibration[:count]):
             if name == "encoder":
                 yield {"images": self.model.prepare(path)[None]}
@@ -110,7 +117,7 @@ class Int8Export:
             yield feed
 
     def _choose(self, kind: str) -> list[str]:
-        """As few of the worst layers as the calibration pictures ask for."""
+        """Return the names of the layers to keep in float: as few of the worst as the calibration pictures require."""
         for share in FLOAT_SHARES:
             names = self.ranking[: round(share * len(self.ranking))]
             model = self._model(self._files(self._graphs(kind, names)), kind)
@@ -121,7 +128,7 @@ class Int8Export:
         return names
 
     def _graphs(self, kind: str, left_float: list[str]) -> dict[str, GraphFiles]:
-        """Write the three graphs; int8-dynamic is ONNX Runtime's alone, so it may use its attention."""
+        """Write the three graphs. Only ONNX Runtime runs int8-dynamic, so it may use ONNX Runtime's attention."""
         graphs = {}
         for name in GRAPHS:
             stored = "fp16" if kind == "int8-fp16" else "fp32"
@@ -133,7 +140,10 @@ class Int8Export:
     def _judge(
         self, kind: str, graphs: Mapping[str, GraphFiles], held_out: Answers, truth: Reference
     ) -> dict[str, float]:
-        """The gate on the held-out pictures, and the reference check."""
+        """Check the graphs on the held-out pictures and on the reference. Return the errors.
+
+        Raises ExportError if they are larger than allowed.
+        """
         model = self._model(self._files(graphs), kind)
         found = agreement(model, self.pictures.held_out, held_out, self.progress)
         self.progress(f"{kind}, held-out pictures: {found}")
@@ -142,7 +152,7 @@ class Int8Export:
             raise ExportError(
                 f"the {kind} graphs differ from the float32 ones by more than allowed on {len(held_out.features)} "
                 f"held-out pictures: {found}; allowed are {LIMITS}. Largest errors of single layers: {worst}. "
-                "Use --fp16, or give pictures more like those the robot will see"
+                "Use --fp16, or give --calibration-images that look like what the robot will see"
             )
         features = model.encode_prepared(truth.images)
         errors = measure(features, model.score(features[0], features), truth, kind)

@@ -1,4 +1,4 @@
-"""What earlier INT8 exports measured, kept for the user: pictures need not be run through the same model twice."""
+"""Keep measurements of INT8 exports in the user's cache, so that a second export with the same pictures reuses them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,38 @@ from pairvpr.machine import cache_folder
 from pairvpr.runtime.bundle import BundleInfo, sha256
 
 FORMAT = 1
-"""To be raised with every change of what is measured, and of the layers' names."""
+"""Raise it whenever the measurements or the layers' names change."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Largest absolute input and relative error of the output of a graph's linear layers, by name."""
+    """Measurements of a graph's linear layers, by name.
+
+    ranges: largest absolute input.
+    errors: relative error of the output.
+    """
 
     ranges: dict[str, float]
     errors: dict[str, float]
 
 
 def cache_file(info: BundleInfo, graph: str, pictures: Sequence[Path], *counts: int) -> Path:
-    """Where measurements are kept: a name that only the same graph, preprocessing, exporter and pictures have.
+    """Return the file of measurements, whose name is unique to the graph, preprocessing, exporter and pictures.
 
-    info: of the float bundle. graph: its name. pictures: in the order they are run. counts: what else decides how they
-    are run. Raises OSError for a picture that cannot be read.
+    info: of the float bundle.
+    graph: its name.
+    pictures: in the order in which they are run.
+    counts: other numbers that decide how they are run.
+    Raises OSError for a picture that cannot be read.
     """
-    # The identity hashes weights and preprocessing; exporters name layers, each in its own way.
+    # The identity hashes weights and preprocessing. The names of layers depend on the exporter's version.
     key = [FORMAT, info.identity, graph, dict(info.made_with), counts, [sha256(picture) for picture in pictures]]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_folder() / f"int8-ranges-{digest[:32]}.json"
 
 
 def load(file: Path, layers: Collection[str]) -> Measured | None:
-    """What is kept in a file; None where there is none, or what it holds is not of just these layers."""
+    """Load a file of measurements. Return None if it is missing, damaged, or of other layers."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         found = Measured(content["ranges"], content["errors"])
@@ -46,11 +53,11 @@ def load(file: Path, layers: Collection[str]) -> Measured | None:
         whole = found.ranges.keys() == found.errors.keys() == set(layers)
         return found if whole and all(math.isfinite(size) and size >= 0 for size in sizes) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # it is measured again, and kept in its place
+        return None  # the caller measures again and replaces the file
 
 
 def store(file: Path, measured: Measured) -> None:
-    """Keep measurements, in one rename. Raises OSError where they cannot be."""
+    """Store measurements in one step. Raise OSError if the file cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(file) as partial:
         partial.write_text(json.dumps(vars(measured)) + "\n", encoding="utf-8")

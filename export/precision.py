@@ -1,4 +1,4 @@
-"""Precision, in the graph and nowhere else: what a float16 graph keeps in float32."""
+"""Set the precision of a graph. A float16 graph keeps its LayerNorms in float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 def in_precision(module: nn.Module, precision: Precision) -> nn.Module:
-    """The module to trace: itself in float32, or a copy in half with its LayerNorms in float32."""
+    """Return the module to trace: itself for float32, or a copy in float16 with its LayerNorms in float32."""
     if precision == "fp32":
         return module
     half = copy.deepcopy(module)
@@ -27,7 +27,7 @@ def in_precision(module: nn.Module, precision: Precision) -> nn.Module:
 
 
 class Float32LayerNorm(nn.Module):
-    """A LayerNorm computed in float32 between half tensors: squares of half activations overflow."""
+    """LayerNorm computed in float32 between float16 tensors, because squares of float16 activations overflow."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()

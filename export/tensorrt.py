@@ -1,4 +1,4 @@
-"""TensorRT plans of a bundle, built and checked on the device that will run them. No torch, no onnx."""
+"""Build and check TensorRT plans of a bundle on the device that will run them. Imports neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from pairvpr.runtime.model import Model
 from pairvpr.runtime.reference import TOLERANCES, Errors, Reference, measure
 
 PRODUCTS = {"fp32": "float32", "fp16": "float16", "int8-fp16": "float16"}
-"""Precisions that can be built, and the type that their matrix products have in the network."""
+"""Precisions that can be built, with the type of their matrix products in the network."""
 WRITTEN = {"fp32": "fp32", "fp16": "fp16", "int8-fp16": "int8"}
-"""The type that layers of a plan must be found to write."""
+"""Precisions that can be built, with a type that some layers of the plan must write."""
 
 DEFAULTS = BuildSettings()
 
@@ -50,7 +50,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def require() -> None:
-    """Raise EngineError where no plan can be built here: without TensorRT, cuda-python or a GPU."""
+    """Raise EngineError if no plan can be built here, because TensorRT, cuda-python or a GPU is missing."""
     api.load()
     cuda.gpu()
 
@@ -62,10 +62,11 @@ def build_engines(
     batches: Sequence[int] = BATCHES,
     settings: BuildSettings = DEFAULTS,
 ) -> Path:
-    """Build a plan of each graph, one graph at a time, check them, and put them into the bundle; their folder.
+    """Build a plan of each graph, one graph at a time, check them, and put them into the bundle. Return their folder.
 
-    precision: None for float16, or float32 where the bundle has no other. batches: sizes to tune for; all up to the
-    largest can be run. Raises EngineError, BundleError or KeyboardInterrupt; then the bundle keeps what it had.
+    precision: None for float16, or for float32 if the bundle has no float16.
+    batches: sizes to tune for. All sizes up to the largest can be run.
+    Raises EngineError, BundleError or KeyboardInterrupt. The bundle is then left as it was.
     """
     precision = _choose(bundle, precision)
     with building(bundle, batches) as site:
@@ -77,7 +78,12 @@ def build_engines(
 
 @dataclass(frozen=True)
 class Site:
-    """Where plans of a bundle are built, and where they go; `batches` ascend."""
+    """A place to build plans of a bundle.
+
+    batches: sizes, ascending.
+    workshop: folder in which plans are built.
+    final: folder of the finished plans.
+    """
 
     bundle: Bundle
     batches: list[int]
@@ -85,7 +91,10 @@ class Site:
     final: Path
 
     def build(self, precision: str, settings: BuildSettings, progress: Progress) -> dict[str, Path]:
-        """A plan of each graph in the workshop, one graph at a time, with what is said of it. Raises EngineError."""
+        """Build a plan of each graph in the workshop, one graph at a time, with its description.
+
+        Raise EngineError on failure.
+        """
         plans = {graph: self.workshop / plan_name(graph, precision) for graph in GRAPHS}
         cache = self.final / "timing.cache"
         for graph, plan in plans.items():
@@ -113,10 +122,13 @@ class Site:
 
 @contextmanager
 def building(bundle: Bundle, batches: Sequence[int]) -> Iterator[Site]:
-    """A place to build a bundle's plans in, empty and locked, gone afterwards. Raises EngineError or BundleError."""
+    """Yield a locked, empty place to build a bundle's plans in, and remove it afterwards.
+
+    Raises EngineError or BundleError.
+    """
     sizes = sorted(set(batches))
     if not sizes or sizes[0] < 1:
-        raise EngineError(f"batch sizes {', '.join(map(str, sizes)) or 'none'}: give sizes of at least 1")
+        raise EngineError(f"--batches {', '.join(map(str, sizes)) or 'none'}: give sizes of at least 1")
     require()
     bundle.reference()
     with _writing(bundle.path / ENGINES) as workshop:
@@ -126,7 +138,7 @@ def building(bundle: Bundle, batches: Sequence[int]) -> Iterator[Site]:
 
 
 def describe_plan(plan: Path, info: PlanInfo) -> None:
-    """Write what is said of a plan beside it."""
+    """Write a plan's description beside it."""
     info_file(plan).write_text(info.to_json(), encoding="utf-8")
 
 
@@ -146,7 +158,10 @@ def _build(
     cache: Path,
     progress: Progress,
 ) -> _Built:
-    """The plan of one graph. TensorRT's timings are kept after each, so that a build that was interrupted is faster."""
+    """Build the plan of one graph.
+
+    TensorRT's timings are kept after each, so that a second build after an interruption is faster.
+    """
     start = time.monotonic()
     network = Network(bundle.graph(precision, graph, cpu=False))
     types = network.product_types()
@@ -170,49 +185,60 @@ def _build(
     return _Built(built.plan, profiles, time.monotonic() - start)
 
 
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
 class BuildProgress(Monitor):
-    """The percentage of a build, from its phases: each has steps, and a phase within is a part of a step."""
+    """Percentage of a build, computed from TensorRT's phases. A phase inside another is a part of one of its steps."""
 
     def __init__(self, tell: Callable[[int], None], asked: threading.Event) -> None:
-        """tell: called with every new percentage. asked: set where the build is to be given up."""
+        """Set the receiver.
+
+        tell: called with every new percentage.
+        asked: event that is set when the build is to be stopped.
+        """
         self._tell, self._asked = tell, asked
-        self._lock = threading.Lock()  # the library may report from threads of its own
-        self._phases: dict[str, list[Any]] = {}  # parent, steps, done
+        self._lock = threading.Lock()  # TensorRT may report from its own threads
+        self._phases: dict[str, _Phase] = {}
         self._told = -1
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins."""
+        """Begin a phase of `steps` steps."""
         with self._lock:
-            self._phases[phase] = [parent, max(steps, 1), 0]
+            self._phases[phase] = _Phase(parent, max(steps, 1))
             self._update()
 
     def step(self, phase: str, step: int) -> bool:
-        """A step of a phase is done; whether to go on."""
+        """Record that a step of a phase is done. Return false to stop the build."""
         with self._lock:
             if phase in self._phases:
-                self._phases[phase][2] = step + 1
+                self._phases[phase].done = step + 1
             self._update()
         return not self._asked.is_set()
 
     def finish(self, phase: str) -> None:
-        """A phase is over."""
+        """End a phase."""
         with self._lock:
-            parent, steps, _ = self._phases.pop(phase, (None, 1, 0))
-            if parent is None and steps:
+            ended = self._phases.pop(phase, None)
+            if ended is None or ended.parent is None:
                 self._say(100)
 
     def _update(self) -> None:
-        roots = [name for name, (parent, _, _) in self._phases.items() if parent not in self._phases]
+        roots = [name for name, each in self._phases.items() if each.parent not in self._phases]
         if roots:
             self._say(int(100 * max(self._share(name) for name in roots)))
 
     def _share(self, phase: str) -> float:
-        _, steps, done = self._phases[phase]
-        within = [self._share(name) for name, (parent, _, _) in self._phases.items() if parent == phase]
-        return min(1.0, (done + max(within, default=0.0)) / steps)
+        this = self._phases[phase]
+        within = [self._share(name) for name, each in self._phases.items() if each.parent == phase]
+        return min(1.0, (this.done + max(within, default=0.0)) / this.steps)
 
     def _say(self, percent: int) -> None:
-        if percent > self._told and not self._asked.is_set():  # what is given up ends soon, and is not done
+        if percent > self._told and not self._asked.is_set():  # a stopped build is not finished
             self._told = percent
             self._tell(percent)
 
@@ -220,16 +246,18 @@ class BuildProgress(Monitor):
 def check_engines(
     bundle: Bundle, engines: Mapping[str, Engine], precision: str, batches: Sequence[int], progress: Progress
 ) -> Errors:
-    """The bundle's reference check at each batch size, its few pictures repeated; the errors at the largest.
+    """Check engines against the bundle's reference at each batch size, its few pictures repeated.
 
-    Pair graphs get the stored tokens, so that each graph answers for itself; candidates go on in another order than
-    they came. Raises EngineError where something is off by more than the precision's tolerance.
+    Return the largest batch's errors. Pair graphs get the stored tokens, so that each graph is checked by itself. The
+    suffix gets candidates in another order than the prefix.
+    Raises EngineError if an error is larger than the precision's tolerance.
     """
     truth = Reference.load(bundle.reference())
     opened = Engines(
         **engines, device="tensorrt", precision=precision, description="check", largest_batch=None, stage=in_place
     )
-    by_score = np.argsort(truth.scores)  # the two of a small batch must not score alike: their order is checked too
+    # The two pictures of a small batch must have different scores, because their order is checked too.
+    by_score = np.argsort(truth.scores)
     for done, batch in enumerate(batches):
         progress("batch sizes checked", done, len(batches))
         rows = np.resize(by_score, batch)
@@ -254,7 +282,7 @@ def check_engines(
 
 
 def _cosine_distance(features: Features, expected: Features) -> float:
-    """The largest of any token."""
+    """Return the largest cosine distance of any token."""
     a, b = features.tokens.astype(np.float32), expected.tokens.astype(np.float32)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return float(np.max(1.0 - np.sum(a * b, axis=-1) / norms))
@@ -273,16 +301,16 @@ def _choose(bundle: Bundle, asked: str | None) -> str:
 
 
 def _layer_types(plan: Path, info: PlanInfo) -> dict[str, int]:
-    """The types that a plan's layers write. Raises EngineError where it was built in another precision."""
+    """Return the types that a plan's layers write. Raise EngineError if it was built in another precision."""
     types = api.Execution(read_plan(plan, info), plan.name, info.version_compatible).layer_types()
-    # Where the inspector's words are unknown, the network's types, which were checked before, must do.
+    # If the inspector's words are unknown, rely on the network's types, which were checked before.
     if set(types) - {"other"} and WRITTEN[info.precision] not in types:
         raise EngineError(f"{plan.name}: TensorRT built no {info.precision} plan (layers write: {types}); report it")
     return types
 
 
 def _versions() -> dict[str, str]:
-    """CUDA's versions, the Jetson's release and the display driver, as far as there are."""
+    """Return the versions of CUDA, of the Jetson's release and of the display driver, if present."""
     found = {f"cuda {name}": number for name, number in cuda.versions().items()}
     release, gpus = machine.jetson_release(), machine.nvidia_gpus()
     if release is not None:
@@ -294,7 +322,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets. An exception out of one of its callbacks would take TensorRT down with it."""
+    """Yield an event that Ctrl-C sets. An exception from one of its callbacks would crash TensorRT."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -308,12 +336,15 @@ def _interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
-    """An empty folder to work in, gone afterwards; one builder at a time. Raises EngineError."""
+    """Yield an empty folder to work in, for one builder at a time, and remove it afterwards.
+
+    Raise EngineError on failure.
+    """
     try:
         folder.mkdir(exist_ok=True)
         with lock_file(folder / ".lock", "pairvpr engine builder"):
             workshop = folder / ".building"
-            shutil.rmtree(workshop, ignore_errors=True)  # left by a build that was killed
+            shutil.rmtree(workshop, ignore_errors=True)  # a killed build may have left it
             workshop.mkdir()
             try:
                 yield workshop
@@ -324,11 +355,13 @@ def _writing(folder: Path) -> Iterator[Path]:
             f"{folder}: engines are being built there by {error.strerror}; wait until it is done"
         ) from error
     except OSError as error:
-        raise EngineError(f"{folder}: cannot be written ({error.strerror or error}); free or allow it") from error
+        raise EngineError(
+            f"{folder}: cannot be written ({error.strerror or error}); free space, or allow writing to it"
+        ) from error
 
 
 def put(plans: Mapping[str, Path], folder: Path) -> None:
-    """Plans, then what is said of them: a plan that the file beside it does not fit is refused."""
+    """Move plans into a folder, each before its description. A plan that does not match its description is refused."""
     for plan in plans.values():
         for file in (plan, info_file(plan)):
             sync(file)

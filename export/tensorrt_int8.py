@@ -1,6 +1,6 @@
-"""INT8 plans, kept graph by graph where they are faster on this device than float16 and agree with the reference.
+"""Build INT8 plans, and keep those that are faster on this device than float16 and agree with the reference.
 
-Vision transformers are often no faster in INT8 than in float16, which no other device can tell for this one.
+Vision transformers are often no faster in INT8 than in float16. Only a measurement on the device itself can tell.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from pairvpr.runtime.reference import Reference
 HALF, INT8 = "fp16", "int8-fp16"
 WARM_UP, ROUNDS = 3, 21
 FASTER = 0.97
-"""INT8 must take at most this share of float16's time: what is closer may be noise."""
+"""Largest share of float16's time that INT8 may take to be kept. A smaller gain may be noise."""
 
 
 @dataclass(frozen=True)
-class Decision:
-    """Which precision of a graph was kept, and why: median GPU milliseconds at the batch size of use, in turn.
+class KeptPrecision:
+    """The precision that was kept of a graph, and the reason.
 
-    time_share: INT8's time by float16's, the median of the rounds. problem: what the accuracy gate says, None where
-    it is satisfied.
+    kept: the precision.
+    batch: batch size of the measurement.
+    milliseconds: median GPU time in each precision, measured in turn.
+    time_share: INT8's time divided by float16's, the median of the rounds.
+    problem: message of the accuracy check, or None if it passed.
     """
 
     graph: str
@@ -57,11 +60,12 @@ class Decision:
 
 def build_int8(
     bundle: Bundle, progress: Progress, batches: Sequence[int] = BATCHES, settings: BuildSettings = DEFAULTS
-) -> tuple[Path, list[Decision]]:
-    """Build float16 and INT8 plans of each graph, measure them in turn, and keep the better; folder and decisions.
+) -> tuple[Path, list[KeptPrecision]]:
+    """Build float16 and INT8 plans of each graph, measure them in turn, and keep the better.
 
-    The float16 plans are kept as a set of their own. Where no graph is better in INT8 there are no INT8 plans. Raises
-    EngineError, BundleError or KeyboardInterrupt; then the bundle keeps what it had.
+    Return their folder and the decisions. The float16 plans are kept as a set of their own. If no graph is better in
+    INT8, no INT8 plans are kept.
+    Raises EngineError, BundleError or KeyboardInterrupt. The bundle is then left as it was.
     """
     for precision in (INT8, HALF):
         if precision not in bundle.info.precisions:
@@ -72,7 +76,7 @@ def build_int8(
     with building(bundle, batches) as site:
         half = site.build(HALF, settings, progress)
         check_engines(bundle, open_plans(half), HALF, site.batches, progress)
-        cuda.stream().release()  # memory of engines that are gone, which the next builds can use
+        cuda.stream().release()  # free the memory of deleted engines for the next builds
         small = site.build(INT8, settings, progress)
         decisions = [_decide(site, graph, half, small, progress) for graph in GRAPHS]
         kept = any(decision.kept == INT8 for decision in decisions)
@@ -84,7 +88,7 @@ def build_int8(
         put(half, site.final)
         if kept:
             put(mixed, site.final)
-        else:  # those of an earlier build would still be taken
+        else:  # plans of an earlier build would still be used
             for graph in GRAPHS:
                 for file in (site.final / plan_name(graph, INT8), info_file(site.final / plan_name(graph, INT8))):
                     file.unlink(missing_ok=True)
@@ -93,8 +97,8 @@ def build_int8(
 
 def _decide(
     site: Site, graph: str, half: Mapping[str, Path], small: Mapping[str, Path], progress: Progress
-) -> Decision:
-    """Judge a graph in INT8, and measure it in both precisions."""
+) -> KeptPrecision:
+    """Check a graph in INT8, and measure it in both precisions."""
     batch = 1 if graph == "encoder" else min(pair_batch(site.bundle.info.dims, available_memory()), site.batches[-1])
     problem = _problem(site, graph, half, small, progress)
     inputs = _inputs(site.bundle, graph, batch)
@@ -103,13 +107,13 @@ def _decide(
     cuda.stream().release()
     medians = {precision: round(statistics.median(times), 4) for precision, times in rounds.items()}
     kept = INT8 if problem is None and share <= FASTER else HALF
-    return Decision(graph, kept, batch, medians, round(share, 4), problem)
+    return KeptPrecision(graph, kept, batch, medians, round(share, 4), problem)
 
 
 def _problem(
     site: Site, graph: str, half: Mapping[str, Path], small: Mapping[str, Path], progress: Progress
 ) -> str | None:
-    """What the accuracy gate says of a graph's INT8 plan among float16 ones; None where it is satisfied."""
+    """Return the message of the accuracy check for a graph's INT8 plan among float16 ones, or None if it passes."""
     try:
         errors = check_engines(site.bundle, open_plans({**half, graph: small[graph]}), INT8, site.batches, progress)
     except EngineError as error:
@@ -118,7 +122,7 @@ def _problem(
 
 
 def _in_turn(plans: Mapping[str, Path], inputs: Arrays, progress: Progress, graph: str) -> dict[str, list[float]]:
-    """GPU milliseconds of each plan, round by round, with inputs and outputs in GPU memory."""
+    """Return GPU milliseconds of each plan, round by round, with inputs and outputs in GPU memory."""
     stream = cuda.stream()
     engines = {precision: TensorRtEngine(plan, resident=OUTPUTS[graph]) for precision, plan in plans.items()}
     staged = {precision: engine.stage(inputs) for precision, engine in engines.items()}
@@ -143,7 +147,10 @@ OUTPUTS = {
 
 
 def _inputs(bundle: Bundle, graph: str, batch: int) -> dict[str, np.ndarray]:
-    """What a graph is measured on: the reference's pictures and tokens, repeated; all candidates go on."""
+    """Return the inputs that a graph is measured with: the reference's pictures and tokens, repeated.
+
+    All candidates are kept.
+    """
     truth = Reference.load(bundle.reference())
     rows = np.resize(np.arange(len(truth.images)), batch)
     if graph == "encoder":
@@ -152,13 +159,13 @@ def _inputs(bundle: Bundle, graph: str, batch: int) -> dict[str, np.ndarray]:
     pair = {"query_tokens": truth.features.tokens[:1], "database_tokens": tokens}
     if graph == "pair_prefix":
         return pair
-    # A state is tokens and a class token; what numbers it holds makes no difference to the time.
+    # A state holds the tokens and a class token. Its values do not affect the time.
     state = np.concatenate([tokens[:, :1], tokens], axis=1)
     return {**pair, "query_state": state, "database_state": state, "keep": np.arange(batch)}
 
 
-def _mix(decisions: Sequence[Decision], half: Mapping[str, Path], small: Mapping[str, Path]) -> dict[str, Path]:
-    """The plans kept, under the names of INT8; those that stay in float16 say so."""
+def _mix(decisions: Sequence[KeptPrecision], half: Mapping[str, Path], small: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the kept plans under the names of INT8. A float16 plan among them says so in its description."""
     for decision in decisions:
         plan = small[decision.graph]
         if decision.kept == HALF:
@@ -169,7 +176,7 @@ def _mix(decisions: Sequence[Decision], half: Mapping[str, Path], small: Mapping
     return dict(small)
 
 
-def _note(plan: Path, decision: Decision) -> None:
-    """Put a decision into what is said of a plan."""
+def _note(plan: Path, decision: KeptPrecision) -> None:
+    """Add a decision to a plan's description."""
     info = PlanInfo.load(info_file(plan))
     describe_plan(plan, dataclasses.replace(info, decision=asdict(decision)))

@@ -1,4 +1,4 @@
-"""From torch modules to ONNX files."""
+"""Trace torch modules to ONNX files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ from pairvpr.runtime.model import SUMMARIES
 
 OPSET = 20
 MAX_IR_VERSION = 10
-# Constants smaller than this stay in the graph, where shape inference reads them.
+# Smaller constants stay in the graph, because shape inference reads them there.
 INLINE_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One graph to trace: the module, an example of its inputs, names, and which axes vary."""
+    """A graph to trace.
+
+    module: computes the graph.
+    inputs: example inputs by name.
+    outputs: names of the outputs.
+    dynamic: the inputs' axes of variable size.
+    """
 
     module: nn.Module
     inputs: dict[str, Tensor]
@@ -39,10 +45,10 @@ class GraphSpec:
 
 
 def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
-    """The three graphs of a network by name."""
+    """Return the three graphs of a network by name."""
     config, dtype = network.config, DTYPES[precision]
     tokens, dim, side = len(network.decoder.positions), config.decoder_dim, config.image_size
-    merged = tokens - 1  # an example of fewer database tokens, so that the axis is not tied to the query's
+    merged = tokens - 1  # fewer database tokens, so that tracing does not tie this axis to the query's
     batch, length, kept = (torch.export.Dim(name, min=1, max=1 << 16) for name in ("batch", "length", "kept"))
     pair_inputs = {
         "query_tokens": torch.zeros(1, tokens, dim, dtype=dtype),
@@ -79,7 +85,10 @@ def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
 
 
 def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) -> GraphFiles:
-    """Trace a graph and write its forms into `folder`, their weights in a file of their own; checked by onnx."""
+    """Trace a graph and write its forms into `folder`, with their weights in a file of their own.
+
+    onnx checks each form.
+    """
     stem = f"{name}.{precision}"
     cuda_file = f"{stem}-cuda.onnx"
     files = GraphFiles(f"{stem}.onnx", f"{stem}-cpu.onnx", f"{stem}.weights", cuda_file)
@@ -112,7 +121,7 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     cast_bytes_first(model.graph)
-    # The exporter notes where in the source each node came from; that is of no use to a robot.
+    # The exporter records the source line of each node. A robot does not need it.
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
@@ -122,9 +131,9 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
 
 
 def cast_bytes_first(graph: onnx_ir.Graph) -> None:
-    """Let nothing but its cast read an input of 8-bit integers: TensorRT is documented to take no more than that.
+    """Let only the cast read an input of 8-bit integers, because TensorRT supports no other use of such inputs.
 
-    What asks for the input's shape is given the cast one's.
+    Nodes that ask for the input's shape get the shape of the cast input.
     """
     for value in graph.inputs:
         users = [node for node, _ in value.uses()]
@@ -140,7 +149,7 @@ def cast_bytes_first(graph: onnx_ir.Graph) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks about its own optimisations from the user."""
+    """Hide the exporter's messages about its own optimisations."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

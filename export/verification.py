@@ -1,4 +1,4 @@
-"""The proof that an exported bundle computes what the network computes."""
+"""Check that an exported bundle computes the same as the network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pairvpr.runtime.reference import Reference, measure
 CANDIDATES = 20
 BATCHES = (1, 5)
 REFERENCE_PICTURES = 4
-# Two candidates whose float32 scores differ by less than this share of all scores' spread are a near-tie.
+# Candidates are nearly tied if their float32 scores differ by less than this share of the spread of all scores.
 NEAR_TIE = 0.02
 
 Progress = Callable[[str], None]
@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Truth:
-    """What the network says of the test pictures: a query at index 0, the candidates after it."""
+    """The network's results on the test pictures: a query at index 0, the candidates after it."""
 
     images: npt.NDArray[np.uint8]
     features: Features
@@ -40,13 +40,16 @@ class Truth:
     summaries: npt.NDArray[np.float32]
 
     def reference(self) -> Reference:
-        """The first few pictures, small enough to travel with the bundle."""
+        """Return the results of the first few pictures, small enough to be stored in the bundle."""
         n = REFERENCE_PICTURES
         return Reference(self.images[:n], self.features[:n], self.scores[:n])
 
 
 def network_truth(network: PairVPR, progress: Progress) -> Truth:
-    """Run the network on pictures made by code, in float32, the plain way: nothing shared between pairs."""
+    """Run the network on drawn pictures in float32, computing every pair by itself.
+
+    progress: called with a text at each step.
+    """
     size = (network.config.image_size, network.config.image_size)
     drawn = [draw_scene(0, visit=1), *(draw_scene(place, visit=0) for place in range(CANDIDATES))]
     images = np.stack([resize(load_picture(picture), size) for picture in drawn])
@@ -67,9 +70,10 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
 
 
 def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progress) -> dict[str, float]:
-    """Compare every graph with the network, at batch 1 and 5; the largest errors. Raises ExportError.
+    """Compare every graph with the network, at batch 1 and 5. Return the largest errors.
 
-    All forms are checked: the one for devices and the one for CUDA in their own arithmetic, and the one for CPUs.
+    All forms are checked: those for devices and CUDA in their own arithmetic, and the form for CPUs.
+    Raises ExportError if they differ by more than allowed.
     """
     measured: dict[str, float] = {}
     forms = {
@@ -90,12 +94,12 @@ def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progre
 
 
 def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str, float]:
-    """Errors of one batch size. With batch 1 only the reference's few pictures are compared."""
+    """Return the errors at one batch size. With batch 1 only the reference's few pictures are compared."""
     few = slice(0, REFERENCE_PICTURES) if model.batch_size == 1 else slice(0, len(truth.images))
     features = model.encode(list(truth.images[few]))
     scores = model.score(features[0], features)
     pairs = model.prefix(truth.features.tokens[:1], truth.features.tokens[: model.batch_size])
-    kept = np.arange(model.batch_size)[::-2]  # a part of the candidates, in another order
+    kept = np.arange(model.batch_size)[::-2]  # half of the candidates, in another order
     suffix = model.suffix(pairs, kept)
     expected = Reference(truth.images[few], truth.features[few], truth.scores[few])
     errors = measure(features, scores, expected, precision)
@@ -112,20 +116,23 @@ def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str
         raise ExportError(f"the {precision} graphs differ from the network by more than allowed ({where}: {listed})")
     if model.batch_size > 1 and not same_ranking(scores[1:], expected.scores[1:]):
         raise ExportError(
-            f"the {precision} graphs rank the {CANDIDATES} candidates otherwise than the network ({listed})"
+            f"the {precision} graphs rank the {CANDIDATES} candidates in another order than the network ({listed})"
         )
     return result
 
 
 def same_ranking(scores: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> bool:
-    """Whether ordering by `scores` orders `truth` too, but for near-ties."""
+    """Return true if ordering by `scores` also orders `truth`, except for near-ties."""
     ordered = truth[np.argsort(-scores, kind="stable")]
     best_after = np.maximum.accumulate(ordered[::-1])[::-1]
     return bool(np.all(best_after - ordered <= NEAR_TIE * np.ptp(truth)))
 
 
 def _summaries(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
-    """Class tokens of both orders after the prefix's blocks, then the means of their other tokens, (1, 4 D)."""
+    """Return the class tokens of both orders after the prefix's blocks, then the means of their other tokens.
+
+    The shape is (1, 4 D).
+    """
     tokens, means = [], []
     for first, second in ((query, candidate), (candidate, query)):
         x = network.decoder.with_class_token(first)

@@ -1,4 +1,4 @@
-"""What tests share: places of data, seeded checkpoints, small bundles."""
+"""Fixtures that tests share: data folders, seeded checkpoints, small bundles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ seeded = _load(PARITY / "seeded_checkpoint.py")
 
 
 def shared(path: str) -> Path:
-    """A file or folder beside the project; where it is absent the test is skipped, in CI it fails."""
+    """Return a file or folder beside the project. If it is missing the test is skipped, and in CI it fails."""
     found = SHARED / path
     if not found.exists():
         if os.environ.get("CI") == "true":
@@ -43,14 +43,14 @@ def shared(path: str) -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU where there is none, with the reason."""
+    """Skip tests that need a GPU if there is none, and give the reason."""
     if item.get_closest_marker("gpu") is not None and (reason := _no_gpu()) is not None:
         pytest.skip(f"needs an NVIDIA GPU: {reason}")
 
 
 @functools.lru_cache(maxsize=1)
 def _no_gpu() -> str | None:
-    """Why no GPU can be used here; None where one can."""
+    """Return the reason why no GPU can be used here, or None if one can."""
     from pairvpr.errors import EngineError
     from pairvpr.runtime.engines.tensorrt import cuda
 
@@ -63,7 +63,7 @@ def _no_gpu() -> str | None:
 
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
-    """A command sends the log to a stderr that ends with its test."""
+    """Restore the log's handlers, because a command sends the log to a stderr that ends with its test."""
     logger = logging.getLogger("pairvpr")
     handlers, level = logger.handlers, logger.level
     yield
@@ -73,7 +73,7 @@ def log_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint_of(tmp_path_factory: pytest.TempPathFactory):
-    """A function: name of a layout -> the path of its seeded checkpoint in the published format."""
+    """Return a function that makes a layout's seeded checkpoint in the published format and returns its path."""
     torch = pytest.importorskip("torch")
 
     folder = tmp_path_factory.mktemp("checkpoints")
@@ -93,7 +93,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def tiny_bundle(checkpoint_of, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of `tiny-decoder` in both precisions, exported by the code under test."""
+    """Export a bundle of `tiny-decoder` in both precisions with the code under test."""
     from pairvpr.export.bundle_writer import export_bundle
     from pairvpr.model import load_checkpoint
 

@@ -1,4 +1,4 @@
-"""What is installed is what is on the disk: a package that pyproject.toml forgets would vanish without a word."""
+"""Test that all packages are installed: setuptools silently leaves out a package that pyproject.toml does not list."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 
 
 @pytest.mark.parametrize("package", SETUPTOOLS["packages"])
-def test_every_package_says_what_it_is(package: str) -> None:
+def test_every_package_has_a_docstring(package: str) -> None:
     text = (folder_of(package) / "__init__.py").read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text))
 
@@ -96,7 +96,7 @@ def test_commands_are_there(command: str) -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_what_is_installed_is_this() -> None:
+def test_the_installed_version_is_this_one() -> None:
     installed = importlib.metadata.distribution("pairvpr")
     assert installed.version == importlib.import_module("pairvpr").__version__
     scripts = {entry.name: entry.value for entry in installed.entry_points if entry.group == "console_scripts"}

@@ -1,4 +1,4 @@
-"""What of `pairvpr` has to do with learning: `pairvpr train` and `pairvpr town`. Bodies import what they need."""
+"""The commands `pairvpr train` and `pairvpr town`. Function bodies import what they need."""
 
 from __future__ import annotations
 
@@ -23,18 +23,26 @@ FILE = click.Path(path_type=Path)
 
 @click.group("train", cls=Group)
 def train_group() -> None:
-    """Train the network; run the same command again to go on after an interruption."""
+    """Train the network, or resume an interrupted run.
+
+    The same command resumes: it continues from the last checkpoint of the folder `out`.
+    """
 
 
-config_option = click.option("--config", required=True, type=FILE, help="A TOML configuration.")
-set_option = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting.")
+config_option = click.option("--config", required=True, type=FILE, help="TOML file of the run's settings.")
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting, as train.lr=1e-4."
+)
 
 
 @train_group.command("stage-one")
 @config_option
 @set_option
 def train_stage_one(config: Path, overrides: tuple[str, ...]) -> None:
-    """Place-aware siamese masked image modelling."""
+    """Teach the decoder to rebuild masked pictures.
+
+    Stage one of the paper: siamese masked image modelling on pairs of pictures of the same place.
+    """
     training = _training()
     settings = training.stage_one_config(config, overrides)
     _say_run(training.train_stage_one(settings, lambda told: click.echo(told, err=True)))
@@ -43,9 +51,12 @@ def train_stage_one(config: Path, overrides: tuple[str, ...]) -> None:
 @train_group.command("stage-two")
 @config_option
 @set_option
-@click.option("--teacher", help="Learn from this checkpoint of stage two as well; --set teacher.checkpoint=FILE.")
+@click.option("--teacher", help="Stage-two checkpoint to learn from. Same as --set teacher.checkpoint=FILE.")
 def train_stage_two(config: Path, overrides: tuple[str, ...], teacher: str | None) -> None:
-    """Descriptor and pair classifier together; with a teacher, distillation."""
+    """Train descriptor and pair classifier together.
+
+    With --teacher, the network also learns from a trained one (distillation).
+    """
     training = _training()
     taught = () if teacher is None else (f"teacher.checkpoint={json.dumps(teacher, ensure_ascii=False)}",)
     settings = training.stage_two_config(config, (*overrides, *taught))
@@ -56,25 +67,49 @@ def _training() -> ModuleType:
     try:
         from pairvpr import training
     except ImportError as error:
-        raise TrainingError(f'training needs more packages ({error}); run pip install "pairvpr[train]"') from error
+        raise TrainingError(
+            f'training needs packages that are missing ({error}); run pip install "pairvpr[train]"'
+        ) from error
     release_log()
     return training
 
 
 def _say_run(result: RunResult) -> None:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
-        done = "finished" if result.finished else "stopped; the same command goes on"
+        done = "finished" if result.finished else "stopped; the same command resumes"
         click.echo(f"{result.checkpoint / 'network.safetensors'}: step {result.step}, {done}")
 
 
 @click.command("town", cls=Command)
 @click.argument("out", type=FILE)
-@click.option("--streets", default=200, show_default=True, type=click.IntRange(1), help="Three places each.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Another town for each number.")
-@click.option("--visits", default=6, show_default=True, type=click.IntRange(2), help="Pictures of each place.")
-@click.option("--evaluation", is_flag=True, help="Write OUT/database and OUT/queries for `pairvpr eval` instead.")
+@click.option(
+    "--streets", default=200, show_default=True, type=click.IntRange(1), help="Streets to draw, with three places each."
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Number of the town. Towns of different numbers share no street.",
+)
+@click.option(
+    "--visits",
+    default=6,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Pictures of each place. Not used by --evaluation.",
+)
+@click.option(
+    "--evaluation",
+    is_flag=True,
+    help="Write OUT/database and OUT/queries for `pairvpr eval`, in place of training data.",
+)
 def town(out: Path, streets: int, seed: int, visits: int, evaluation: bool) -> None:
-    """Draw the pictures of a made-up town into OUT; run again to go on after an interruption, or for more streets."""
+    """Draw the pictures of a made-up town.
+
+    The pictures are written into the folder OUT. The same command resumes after an interruption, and more --streets
+    extend the town.
+    """
     _training()
     from pairvpr.data.town import write_evaluation, write_town
 

@@ -1,4 +1,4 @@
-"""Places from plain folders of pictures, one's own or anybody's."""
+"""Data sets read from plain folders of pictures."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-from pairvpr.data.places import Picture, Place
+from pairvpr.data.places import TrainingPicture, TrainingPlace
 from pairvpr.errors import SourceError
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.sources import list_pictures
 
 
 class FolderPlaces:
-    """Each folder that directly holds pictures is a place; folders side by side form a group.
+    """Data set in which each folder that directly holds pictures is a place.
 
-    root/CITY/PLACE/*.jpg gives places in groups by city, root/PLACE/*.jpg one group.
+    Folders with the same parent form a group.
+    root/CITY/PLACE/*.jpg gives places grouped by city, root/PLACE/*.jpg gives one group.
     """
 
     def __init__(self, root: str, min_pictures: int = 2, match: str = "*") -> None:
-        """`root`: the folder of folders. `match`: a pattern (`*@night@*`) that the pictures' names must fit.
+        """List the pictures of the folder.
 
-        Places of fewer than `min_pictures` such pictures are left out.
+        root: the folder of place folders.
+        min_pictures: places with fewer fitting pictures are left out.
+        match: a pattern (`*@night@*`) that a picture's name must fit.
+        Raises SourceError if no place is left.
         """
         self.root = Path(root)
         folders: dict[str, list[str]] = {}
@@ -38,8 +42,8 @@ class FolderPlaces:
         self._places = [(place, names) for place, names in found if len(names) >= min_pictures]
         if not self._places:
             raise SourceError(
-                f"{root}: no folder in it holds {min_pictures} pictures that fit {match!r}; "
-                "give a folder of place folders"
+                f"{root}: none of its folders holds {min_pictures} pictures that fit {match!r}; "
+                "give a folder of place folders, or another match or min_pictures"
             )
 
     def __len__(self) -> int:
@@ -47,27 +51,33 @@ class FolderPlaces:
 
     @property
     def groups(self) -> Sequence[int]:
-        """Sizes of the runs of places with the same parent folder."""
+        """Sizes of the runs of places that share a parent folder."""
         parents = (Path(place).parent for place, _ in self._places)
         return [sum(1 for _ in run) for _, run in groupby(parents)]
 
-    def place(self, index: int, rng: np.random.Generator) -> Place:
-        """The pictures of one folder; nothing is left to chance."""
+    def place(self, index: int, rng: np.random.Generator) -> TrainingPlace:
+        """Return the pictures of one folder. Nothing is random."""
         name, pictures = self._places[index]
-        return Place(name, [_picture(self.root, picture) for picture in pictures])
+        return TrainingPlace(name, [_picture(self.root, picture) for picture in pictures])
 
 
 class ClipPlaces:
-    """Frames of clips, one file each, numbered at the end of their names: those next to each other show one place.
+    """Data set of clips stored as numbered frames, in which neighbouring frames show one place.
 
-    Every clip is cut into places of `window` frames with `gap` frames between them that are left out, so that no two
-    places share a view. Clips of one folder form a group.
+    Each clip is cut into places of `window` frames. `gap` frames between two places are left out, so that no two places
+    share a view. Clips of one folder form a group.
     """
 
     def __init__(self, root: str, window: int = 3, gap: int = 3) -> None:
-        """`root`: a folder of frames `CLIP<number>.jpg`, in any sub-folders. A clip ends where a number is missing."""
+        """List the frames and cut them into places.
+
+        root: a folder of frames `CLIP<number>.jpg`, in any sub-folders. A clip ends at a missing number.
+        window: frames of a place, at least 2.
+        gap: frames left out between two places.
+        Raises SourceError for other values, or if no clip has `window` frames.
+        """
         if window < 2 or gap < 0:
-            raise SourceError(f"{root}: window {window}, gap {gap}: a place needs 2 frames, a gap 0 or more")
+            raise SourceError(f"{root}: window must be at least 2 and gap at least 0, they are {window} and {gap}")
         self.root = Path(root)
         frames = []
         for name, _ in list_pictures(self.root):
@@ -86,7 +96,9 @@ class ClipPlaces:
             if frame:
                 run.append(frame[3])
         if not self._places:
-            raise SourceError(f"{root}: no clip of {window} frames in it; give a folder of numbered frames")
+            raise SourceError(
+                f"{root}: holds no clip of {window} frames; give a folder of numbered frames, or a smaller window"
+            )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -96,17 +108,17 @@ class ClipPlaces:
         """Sizes of the runs of places whose frames lie in the same folder."""
         return [sum(1 for _ in run) for _, run in groupby(folder for folder, _ in self._places)]
 
-    def place(self, index: int, rng: np.random.Generator) -> Place:
-        """A few frames of a clip; nothing is left to chance."""
+    def place(self, index: int, rng: np.random.Generator) -> TrainingPlace:
+        """Return a few frames of a clip. Nothing is random."""
         frames = self._places[index][1]
-        return Place(frames[0], [_picture(self.root, frame) for frame in frames])
+        return TrainingPlace(frames[0], [_picture(self.root, frame) for frame in frames])
 
 
 class LoosePictures:
-    """Every picture below a folder is a place of its own: for distillation, which needs no labels."""
+    """Data set in which every picture below a folder is a place of its own: for distillation, which needs no labels."""
 
     def __init__(self, root: str) -> None:
-        """`root`: a folder of pictures, in any layout."""
+        """List the pictures. `root` is a folder of pictures in any layout."""
         self.root = Path(root)
         self._names = [name for name, _ in list_pictures(self.root)]
 
@@ -118,11 +130,11 @@ class LoosePictures:
         """Sizes of the runs of pictures in the same folder."""
         return [sum(1 for _ in run) for _, run in groupby(Path(name).parent for name in self._names)]
 
-    def place(self, index: int, rng: np.random.Generator) -> Place:
-        """One picture; nothing is left to chance."""
+    def place(self, index: int, rng: np.random.Generator) -> TrainingPlace:
+        """Return one picture. Nothing is random."""
         name = self._names[index]
-        return Place(name, [_picture(self.root, name)])
+        return TrainingPlace(name, [_picture(self.root, name)])
 
 
-def _picture(root: Path, name: str) -> Picture:
-    return Picture(name, partial(load_picture, root / name))
+def _picture(root: Path, name: str) -> TrainingPicture:
+    return TrainingPicture(name, partial(load_picture, root / name))

@@ -1,8 +1,8 @@
-"""An index of pictures in an SQLite file, for data sets of millions: which picture shows which place, and where.
+"""Keep an index of a data set's pictures in an SQLite file, for data sets of millions of pictures.
 
-Rows are read and written as a stream, so that memory does not grow with the data set. The file is written under
-another name and renamed when it is complete: an interruption leaves no half index, and of several processes that
-index at once each writes a whole one. It is kept until arguments or sources (by size and time of change) differ.
+Rows are read and written as a stream, so memory does not grow with the data set. The file is written under a temporary
+name and renamed when it is complete. So an interruption leaves no half-written index, and processes that index at the
+same time each write a whole one. The index is used until the arguments or the sources (size, modification time) change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pairvpr.data.places import Picture, Place
+from pairvpr.data.places import TrainingPicture, TrainingPlace
 from pairvpr.errors import SourceError
 from pairvpr.files import write_atomically
 from pairvpr.machine import cache_folder
@@ -34,8 +34,11 @@ log = logging.getLogger(__name__)
 class Row(NamedTuple):
     """A picture of the index.
 
-    area, place: what it shows; places of an area (a city) form a group. path: of the file below the data set's
-    root, posix. east, north: metres. heading: degrees clockwise from north. time: seconds since 1970.
+    area, place: the place that the picture shows. The places of an area (a city) form a group.
+    path: posix path of the file, relative to the data set's root.
+    east, north: metres.
+    heading: degrees clockwise from north.
+    time: seconds since 1970.
     """
 
     area: str
@@ -49,9 +52,13 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class PictureIndex:
-    """An index that is ready to be asked. `key` tells it from others, `groups` are the numbers of places by area.
+    """An index that can be queried.
 
-    It holds no connection: opening one takes less than a millisecond, and none can be carried into a worker.
+    file: the SQLite file.
+    key: identifies the data set's state that was indexed.
+    groups: number of places of each area.
+
+    The object holds no connection. Opening one takes less than a millisecond, and a worker process cannot inherit one.
     """
 
     file: Path
@@ -59,13 +66,17 @@ class PictureIndex:
     groups: tuple[int, ...]
 
     def place(self, number: int) -> tuple[str, list[Row]]:
-        """Name and pictures of a place, in the order of their paths.
+        """Return the name of a place and its pictures, ordered by path.
 
-        Raises SourceError where the file is gone or another than was opened, IndexError where there is no such place.
+        Raises SourceError if the file is gone or was replaced since it was opened, IndexError if there is no such
+        place.
         """
         with _reading(self.file) as connection:
             if _key_in(connection) != self.key:
-                raise SourceError(f"{self.file}: was made anew for other data; start again, or keep an index for each")
+                raise SourceError(
+                    f"{self.file}: another run rebuilt this index for other data; "
+                    "run again, or give each run its own argument index"
+                )
             found = connection.execute("SELECT area, place FROM places WHERE rowid = ?", (number + 1,)).fetchone()
             if found is None:
                 raise IndexError(f"place {number} of {sum(self.groups)}")
@@ -76,10 +87,10 @@ class PictureIndex:
 
 
 class IndexedPlaces:
-    """A data set whose pictures stand in an index."""
+    """Data set whose pictures are listed in an index."""
 
     def __init__(self, root: Path, index: PictureIndex) -> None:
-        """`root`: the folder that the index' paths are below."""
+        """Use an opened index. `root` is the folder that the paths of the index are relative to."""
         self.root, self.index = root, index
 
     def __len__(self) -> int:
@@ -87,17 +98,17 @@ class IndexedPlaces:
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Numbers of places by area."""
+        """Number of places of each area."""
         return self.index.groups
 
-    def place(self, index: int, rng: np.random.Generator) -> Place:
-        """All pictures of a place; nothing is left to chance."""
+    def place(self, index: int, rng: np.random.Generator) -> TrainingPlace:
+        """Return all pictures of a place. Nothing is random."""
         name, rows = self.index.place(index)
-        return Place(name, [self._picture(row) for row in rows])
+        return TrainingPlace(name, [self._picture(row) for row in rows])
 
-    def _picture(self, row: Row) -> Picture:
+    def _picture(self, row: Row) -> TrainingPicture:
         position = None if row.east is None or row.north is None else (row.east, row.north)
-        return Picture(row.path, partial(load_picture, self.root / row.path), position, row.heading, row.time)
+        return TrainingPicture(row.path, partial(load_picture, self.root / row.path), position, row.heading, row.time)
 
 
 def open_index(
@@ -110,11 +121,16 @@ def open_index(
     min_extent: float = 0.0,
     file: str = "",
 ) -> PictureIndex:
-    """The index of a data set; `rows` are only read where there is none yet, or one of other data.
+    """Open the index of a data set, and build it first if it is missing or out of date.
 
-    sources: the files or folders below `root` that the rows come from. Places of fewer than `min_pictures` pictures,
-    or with less than `min_extent` metres between them along both axes, are left out. file: where the index is kept,
-    "" for the user's cache folder. Raises SourceError where it cannot be written, or `file` is something else.
+    name: of the data set, part of the file name in the cache folder.
+    root: folder that the paths of the rows are relative to.
+    sources: files or folders below `root` that the rows are read from.
+    rows: the pictures, read only if the index is built.
+    min_pictures: places with fewer pictures are left out.
+    min_extent: places that extend less than this many metres along both axes are left out.
+    file: of the index, "" for a file in the user's cache folder.
+    Raises SourceError if the index cannot be written, or if `file` is something else.
     """
     key = _key([FORMAT, name, str(root.resolve()), min_pictures, min_extent], root, sources)
     path = Path(file) if file else cache_folder() / f"{name}-{key}.sqlite"
@@ -127,19 +143,24 @@ def open_index(
 
 
 def _key(arguments: list[object], root: Path, sources: Iterable[Path]) -> str:
-    """A hash of the arguments and of name, size and time of change of the sources, in whatever order they come."""
+    """Return a hash of the arguments and of the sources' names, sizes and modification times.
+
+    The order of the sources does not matter.
+    """
     seen = []
     for source in sources:
         try:
             state = source.stat()
         except OSError as error:
-            raise SourceError(f"{source}: cannot be looked at ({error.strerror}); check path and rights") from error
+            raise SourceError(
+                f"{source}: cannot be read ({error.strerror}); check the path and its permissions"
+            ) from error
         seen.append([source.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns])
     return hashlib.sha256(json.dumps([*arguments, sorted(seen)]).encode()).hexdigest()[:16]
 
 
 def _key_of(file: Path) -> str | None:
-    """The key in an index, None where there is no file."""
+    """Return the key stored in an index, or None if the file does not exist."""
     if not file.exists():
         return None
     with _reading(file) as connection:
@@ -152,36 +173,37 @@ def _key_in(connection: sqlite3.Connection) -> str:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[sqlite3.Connection]:
-    # Immutable: the file never changes under its name, so that no locks are needed, which network folders often lack.
+    # Immutable: a file is replaced, never changed, so no locks are needed. Network folders often lack them.
     address = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(address, uri=True)) as connection:
             yield connection
     except sqlite3.Error as error:
         raise SourceError(
-            f"{file}: is missing, damaged or no index of pictures ({error}); remove it or name another"
+            f"{file}: missing, damaged or not an index of pictures ({error}); "
+            "remove it, or name another with the argument index"
         ) from error
 
 
 def _write(file: Path, key: str, rows: Iterable[Row], min_pictures: int, min_extent: float) -> None:
-    """Index `rows` into `file`, which appears at once and complete."""
+    """Index `rows` into `file`, which appears only when it is complete."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(file) as partial, closing(sqlite3.connect(partial)) as connection:
+        with write_atomically(file) as partial_file, closing(sqlite3.connect(partial_file)) as connection:
             _fill(connection, key, rows, min_pictures, min_extent)
     except (OSError, sqlite3.Error) as error:
         raise SourceError(f"{file}: cannot be written ({error}); name another file with the argument index") from error
 
 
 def _fill(connection: sqlite3.Connection, key: str, rows: Iterable[Row], min_pictures: int, min_extent: float) -> None:
-    # Nobody reads the file before it is complete, so that there is nothing to roll back to.
+    # Nobody reads the file before it is complete, so no rollback is needed.
     connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
-    # No types: an area's places may be numbers or texts, and compare as such.
+    # Columns have no types: the places of an area may be numbers or texts, and are compared as such.
     connection.execute(f"CREATE TABLE pictures ({', '.join(Row._fields)})")
     connection.executemany(f"INSERT INTO pictures VALUES ({', '.join('?' * len(Row._fields))})", rows)
     connection.execute("CREATE INDEX by_place ON pictures (area, place)")
-    # SQLite numbers the rows of a table made this way from 1 on, in the order of the query.
+    # SQLite numbers the rows of such a table from 1, in the order of the query.
     connection.execute(
         """CREATE TABLE places AS SELECT area, place FROM pictures GROUP BY area, place
         HAVING count(*) >= ? AND coalesce(max(max(east) - min(east), max(north) - min(north)), 0) >= ?

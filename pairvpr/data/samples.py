@@ -1,4 +1,4 @@
-"""From a draw to tensors: pictures read, replaced where broken, transformed, collated."""
+"""Turn a draw into tensors: read pictures, replace broken ones, transform and collate."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.image import load_picture
 
 MOST_PLACES = 100
-"""Places tried before a draw is given up: this many without a readable picture is no accident."""
+"""Number of places tried before a draw fails. As many places without readable pictures are no accident."""
 
 
 class Found(NamedTuple):
-    """Readable pictures of one place; `broken` has a line for each picture that could not be read on the way."""
+    """Readable pictures of one place.
+
+    place: its number.
+    broken: a line for each picture that could not be read.
+    """
 
     place: int
     pictures: list[Image.Image]
@@ -30,7 +34,12 @@ class Found(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """Stage one: pictures uint8 (B, S, S, 3), `mask` (B, T) true where the first is hidden."""
+    """A batch of stage one.
+
+    masked, reference: pictures uint8 (B, S, S, 3).
+    mask: bool (B, T), true for the hidden patches of the first picture.
+    broken: a line for each picture that could not be read.
+    """
 
     masked: Tensor
     reference: Tensor
@@ -38,29 +47,34 @@ class PairBatch(NamedTuple):
     broken: list[str]
 
     def to(self, device: torch.device) -> PairBatch:
-        """The batch on a device."""
+        """Return the batch on a device."""
         masked, reference, mask = (x.to(device, non_blocking=True) for x in (self.masked, self.reference, self.mask))
         return PairBatch(masked, reference, mask, self.broken)
 
 
 class PlaceBatch(NamedTuple):
-    """Stage two: pictures uint8 (P * K, S, S, 3), place by place, and their places' numbers (P * K,)."""
+    """A batch of stage two.
+
+    images: pictures uint8 (P * K, S, S, 3), place by place.
+    labels: numbers of their places (P * K,).
+    broken: a line for each picture that could not be read.
+    """
 
     images: Tensor
     labels: Tensor
     broken: list[str]
 
     def to(self, device: torch.device) -> PlaceBatch:
-        """The batch on a device."""
+        """Return the batch on a device."""
         images, labels = (x.to(device, non_blocking=True) for x in (self.images, self.labels))
         return PlaceBatch(images, labels, self.broken)
 
 
 def read_pictures(places: PlaceDataset, index: int, count: int, rng: np.random.Generator) -> Found:
-    """`count` different readable pictures of a place, in random order.
+    """Read `count` different pictures of a place, in random order.
 
-    A broken picture is replaced by another of the same place; a place with too few readable ones by another
-    place. Raises SourceError after MOST_PLACES places in vain.
+    A broken picture is replaced by another of the same place. A place with too few readable pictures is replaced by
+    another place. Raises SourceError after MOST_PLACES places without success.
     """
     broken: list[str] = []
     for _ in range(MOST_PLACES):
@@ -74,18 +88,23 @@ def read_pictures(places: PlaceDataset, index: int, count: int, rng: np.random.G
                 broken.append(f"{picture.name}: {error}")
             if len(pictures) == count:
                 return Found(index, pictures, broken)
-        broken.append(f"place {place.name}: {len(pictures)} readable pictures, {count} needed; another one taken")
+        broken.append(f"place {place.name}: {len(pictures)} readable pictures, {count} needed; another place was taken")
         index = int(rng.integers(len(places)))
     raise SourceError(
-        f"{MOST_PLACES} places in a row lack {count} readable pictures; check the data, first {broken[0]}"
+        f"{MOST_PLACES} places in a row lack {count} readable pictures; check the data, beginning with {broken[0]}"
     )
 
 
 class PairSamples(Dataset[PairBatch]):
-    """Stage one: two pictures of a place and a mask of the first, indexed by `Draw`."""
+    """Samples of stage one, indexed by `Draw`: two pictures of a place and a mask of the first."""
 
     def __init__(self, places: PlaceDataset, transform: Transform, tokens: int, mask_ratio: float) -> None:
-        """`tokens`: patches of a picture, of which the share `mask_ratio` is hidden (rounded down)."""
+        """Set the data set and the content of a sample.
+
+        transform: applied to each picture.
+        tokens: patches of a picture.
+        mask_ratio: share of the patches that is hidden, rounded down.
+        """
         self.places, self.transform, self.tokens = places, transform, tokens
         self.hidden = int(mask_ratio * tokens)
 
@@ -99,7 +118,7 @@ class PairSamples(Dataset[PairBatch]):
 
     @staticmethod
     def collate(items: Sequence[PairBatch]) -> PairBatch:
-        """Items -> a batch."""
+        """Join samples into a batch."""
         return PairBatch(
             masked=torch.stack([item.masked for item in items]),
             reference=torch.stack([item.reference for item in items]),
@@ -109,7 +128,7 @@ class PairSamples(Dataset[PairBatch]):
 
 
 class PlaceSamples(Dataset[PlaceBatch]):
-    """Stage two: `count` pictures of a place, indexed by `Draw`."""
+    """Samples of stage two, indexed by `Draw`: `count` pictures of a place."""
 
     def __init__(self, places: PlaceDataset, transform: Transform, count: int) -> None:
         self.places, self.transform, self.count = places, transform, count
@@ -123,6 +142,6 @@ class PlaceSamples(Dataset[PlaceBatch]):
 
     @staticmethod
     def collate(items: Sequence[PlaceBatch]) -> PlaceBatch:
-        """Items -> a batch."""
+        """Join samples into a batch."""
         images, labels = torch.cat([item.images for item in items]), torch.cat([item.labels for item in items])
         return PlaceBatch(images, labels, [line for item in items for line in item.broken])

@@ -1,8 +1,8 @@
-"""Which places are seen in which order, and the seed of everything random about them.
+"""Order of the places in training, and the seeds of their random choices.
 
-All of it is a function of the run's seed and the position in the stream of places: there is no state to
-save. A run resumes from a step number, and neither the number of workers nor that of processes changes a
-picture. The stream is cut into batches across all processes: process r of n takes the r-th n-th of each batch.
+Everything is a function of the run's seed and the position in the stream of places, so there is no state to save. A run
+resumes from a step number, and neither the number of workers nor the number of processes changes a picture. The stream
+is cut into batches across all processes: process r of n takes the r-th n-th of each batch.
 """
 
 from __future__ import annotations
@@ -15,33 +15,36 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 ORDER, TRAINING, VALIDATION, SHOW = range(4)
-"""What a seed is for, so that none serves twice."""
+"""Purposes of a seed, so that no seed is used twice."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A place to look at, and the seed of all that is random about it."""
+    """A place to read, and the seed of every random choice about it."""
 
     place: int
     seed: tuple[int, ...]
 
     def rng(self) -> np.random.Generator:
-        """A fresh generator of this draw."""
+        """Return a fresh generator of this draw."""
         return np.random.default_rng(self.seed)
 
 
 class EpochOrder:
-    """An endless stream of places: every place once an epoch, groups in random order, shuffled inside."""
+    """An endless stream of places: each place once an epoch, groups in random order, shuffled inside."""
 
     def __init__(self, groups: Sequence[int], seed: int) -> None:
-        """`groups`: sizes of runs of consecutive places; a single one shuffles everything."""
+        """Set the groups and the seed.
+
+        groups: sizes of the runs of consecutive places. A single run shuffles all places.
+        """
         self.sizes = tuple(groups)
         self.places = sum(self.sizes)
         self.seed = seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def place(self, position: int) -> int:
-        """The place at a position of the stream, from 0 on."""
+        """Return the place at a position of the stream, counted from 0."""
         epoch, offset = divmod(position, self.places)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffled(epoch)
@@ -55,7 +58,7 @@ class EpochOrder:
 
 
 class StepBatches(Sampler[list[Draw]]):
-    """The draws of this process, step by step."""
+    """Draws of this process, one list for each step."""
 
     def __init__(
         self,
@@ -67,7 +70,14 @@ class StepBatches(Sampler[list[Draw]]):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        """`batch`: places of a step over all `processes`, which must divide it; `steps`: those to yield."""
+        """Set the steps and this process's share of each.
+
+        batch: places of a step over all `processes`, which must divide it.
+        steps: the steps to yield.
+        purpose: part of the seeds, see TRAINING.
+        rank: number of this process.
+        Raises ValueError if the batch cannot be divided.
+        """
         if batch % processes:
             raise ValueError(f"a batch of {batch} cannot be shared among {processes} processes")
         self.order, self.batch, self.steps, self.purpose = order, batch, steps, purpose
@@ -83,5 +93,5 @@ class StepBatches(Sampler[list[Draw]]):
             yield [self.draw(position) for position in range(start, start + self.share)]
 
     def draw(self, position: int) -> Draw:
-        """The draw at a position of the stream."""
+        """Return the draw at a position of the stream."""
         return Draw(self.order.place(position), (self.order.seed, self.purpose, position))

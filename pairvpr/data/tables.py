@@ -1,4 +1,4 @@
-"""CSV files of data sets, row by row: they may be larger than memory."""
+"""Read CSV files of data sets row by row, because they may be larger than memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 from pairvpr.errors import SourceError
 
 LONGEST_FIELD = 1 << 24
-"""Characters of a field. Python's own limit of 131,072 is a landmark of 7,710 pictures."""
+"""Characters that a field may have. Python's own limit of 131,072 is reached by a landmark of 7,710 pictures."""
 
 
 def read_table(file: Path, columns: Sequence[str], remedy: str) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a CSV file with a header: file and line for messages, and the text of each of `columns`.
+    """Yield the rows of a CSV file with a header: file and line for messages, and the text of each of `columns`.
 
-    remedy: what to do about a bad file. Raises SourceError where it cannot be read, lacks a column, or a row has
-    more or fewer fields than the header.
+    remedy: what to do about a bad file, for messages.
+    Raises SourceError if the file cannot be read, lacks a column, or has a row with more or fewer fields than the
+    header.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -25,21 +26,24 @@ def read_table(file: Path, columns: Sequence[str], remedy: str) -> Iterator[tupl
             header = _next_row(reader) or []
             for name in columns:
                 if name not in header:
-                    raise SourceError(f"{file}: has no column {name!r}; {remedy}")
+                    raise SourceError(f"{file}: lacks the column {name!r}; {remedy}")
             places = [header.index(name) for name in columns]
             while (fields := _next_row(reader)) is not None:
                 where = f"{file}, line {reader.line_num}"
                 if len(fields) != len(header):
-                    raise SourceError(f"{where}: {len(fields)} fields where the header has {len(header)}; {remedy}")
+                    raise SourceError(f"{where}: has {len(fields)} fields, the header has {len(header)}; {remedy}")
                 yield where, [fields[place] for place in places]
     except FileNotFoundError:
-        raise SourceError(f"{file}: is missing; {remedy}") from None
+        raise SourceError(f"{file}: missing; {remedy}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file}: cannot be read as CSV ({error}); {remedy}") from error
 
 
 def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
-    """The next row, None at the end. Python's limit is the whole process's: it is raised for this row alone."""
+    """Return the next row, or None at the end.
+
+    Python's limit of a field's length holds for the whole process, so it is raised for this row alone.
+    """
     limit = csv.field_size_limit(LONGEST_FIELD)
     try:
         return next(reader, None)
@@ -48,5 +52,5 @@ def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
 
 
 def start_of_month(year: int, month: int) -> float:
-    """Seconds since 1970 at the start of a month, UTC. Raises ValueError where there is no such month."""
+    """Return seconds since 1970 at the start of a month, UTC. Raise ValueError if there is no such month."""
     return datetime(year, month, 1, tzinfo=timezone.utc).timestamp()

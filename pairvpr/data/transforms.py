@@ -1,7 +1,7 @@
-"""Pictures as training sees them: cropped, re-lit, squashed; uint8 (side, side, 3).
+"""Transform pictures for training: crop, change the light, squash. The results are uint8 (side, side, 3).
 
-torchvision draws from torch's own generator: callers seed it with `seeded_torch` so that a picture depends
-on its draw alone, not on the worker that happens to make it.
+torchvision draws from torch's global generator. Callers seed it with `seeded_torch`, so that a picture depends on its
+draw alone, and not on the worker that makes it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Transform = Callable[[Image.Image], Tensor]
 
 CROP = (0.7, 1.0)  # share of the picture's area that a stage-one crop keeps (recipe)
 JITTER = (0.6, 1.4)  # factors of brightness, contrast and saturation in stage one (recipe)
-LOST, STRETCH = 0.5, 4 / 3  # largest share of the area that relighting's crop leaves out, and its change of aspect
+LOST, STRETCH = 0.5, 4 / 3  # of the relighting's crop: largest share of the area lost, largest change of aspect
 NIGHT = 1 / 3  # share of relit pictures seen at night
-REVERSED = 1 / 2  # of those, the share with tones of another order, along a curve of so many points
-TONES = 4
-OPERATIONS = 3  # of RandAugment in stage two (recipe), at torchvision's own strength
+REVERSED = 1 / 2  # share of the night pictures whose tones are reordered
+TONES = 4  # points of the curve that reorders tones
+OPERATIONS = 3  # of RandAugment in stage two (recipe), at torchvision's default strength
 
 
 class CropAndJitter:
-    """Stage one: a random-resized crop, and a colour jitter of its own for every picture."""
+    """Stage one: a random-resized crop, then colour jitter, drawn anew for each picture."""
 
     def __init__(self, side: int) -> None:
         crop = v2.RandomResizedCrop(side, scale=CROP, interpolation=InterpolationMode.BILINEAR)
@@ -39,35 +39,39 @@ class CropAndJitter:
         self.steps = v2.Compose([crop, jitter])
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """An RGB picture of any size -> uint8 (side, side, 3)."""
+        """Transform an RGB picture of any size into uint8 (side, side, 3)."""
         return to_tensor(self.steps(picture))
 
 
 class SquashAndAugment:
-    """Stage two: the runtime's own squashing, then RandAugment."""
+    """Stage two: the runtime's resizing, then RandAugment."""
 
     def __init__(self, side: int) -> None:
         self.side = side
         self.augment = v2.RandAugment(num_ops=OPERATIONS, interpolation=InterpolationMode.BILINEAR)
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """An RGB picture of any size -> uint8 (side, side, 3)."""
+        """Transform an RGB picture of any size into uint8 (side, side, 3)."""
         return to_tensor(self.augment(Image.fromarray(resize(picture, (self.side, self.side)))))
 
 
 class CropAndRelight:
     """Stage two from scratch: a crop, the light of another hour, and another camera (our choice).
 
-    Light comes from all round, or at night, at most one time in three, from a few lamps; in every other night what
-    was bright by day (sky) may be dark and what was dark (a window) may shine; the camera is the made-up town's.
+    By day, light comes from all directions. At most one picture in three is taken at night, lit by a few lamps. In half
+    of the night pictures the tones are reordered: a bright sky may become dark, and a dark window may shine. The
+    made-up town's camera takes the picture.
     """
 
     def __init__(self, side: int, strength: float) -> None:
-        """`strength`: from 0, the whole picture in its own light by a good camera, to 1."""
+        """Set the size and the strength.
+
+        strength: from 0 (the whole picture in its own light, by a good camera) to 1.
+        """
         self.side, self.strength = side, strength
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """An RGB picture of any size -> uint8 (side, side, 3)."""
+        """Transform an RGB picture of any size into uint8 (side, side, 3)."""
         hard = self.strength
         light = (to_tensor(self._crop(picture)).permute(2, 0, 1)[None] / 255.0) ** GAMMA
         night = float(torch.rand(())) < NIGHT * hard
@@ -78,7 +82,7 @@ class CropAndRelight:
         return sensor.expose(sensor.blurred(light))[0].permute(1, 2, 0)
 
     def _crop(self, picture: Image.Image) -> Image.Image:
-        """A part of the picture, of nearly its own aspect, squashed as the runtime squashes a whole one."""
+        """Crop a part of nearly the picture's aspect, and squash it as the runtime squashes a whole picture."""
         across, down, share, shape = torch.rand(4).tolist()
         area, stretch = 1 - self.strength * LOST * share, STRETCH ** (self.strength * (2 * shape - 1))
         width, height = (
@@ -91,12 +95,12 @@ class CropAndRelight:
 
 
 def smooth_field(side: int) -> Tensor:
-    """(side, side) numbers of 0 to 1 that change slowly."""
+    """Return (side, side) random numbers from 0 to 1 that change slowly."""
     return F.interpolate(torch.rand(1, 1, 3, 3), (side, side), mode="bilinear", align_corners=True)[0, 0]
 
 
 def reversed_tones(light: Tensor) -> Tensor:
-    """`light` (1, 3, H, W) of 0 to 1 with brightness along a random curve that may rise and fall; colours stay."""
+    """Map the brightness of `light` (1, 3, H, W), 0 to 1, along a random curve that may rise and fall. Colours stay."""
     bright = light.mean(1, keepdim=True)
     place = bright.clamp(0, 1) ** (1 / GAMMA) * (TONES - 1)
     before = place.floor().clamp(max=TONES - 2).long()
@@ -106,7 +110,7 @@ def reversed_tones(light: Tensor) -> Tensor:
 
 
 def lamplight(side: int) -> Tensor:
-    """(side, side): how much light falls where, from 1 to 4 lamps and a little from all round."""
+    """Return the light (side, side) of 1 to 4 lamps at random places, with a little light from all directions."""
     steps = torch.linspace(0, 1, side)
     total = torch.full((side, side), 0.02 + 0.1 * float(torch.rand(())))
     for _ in range(1 + int(torch.randint(4, ()))):
@@ -116,26 +120,26 @@ def lamplight(side: int) -> Tensor:
 
 
 class Squash:
-    """Validation: the runtime's own squashing, nothing else."""
+    """Validation: the runtime's resizing alone."""
 
     def __init__(self, side: int) -> None:
         self.side = side
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """An RGB picture of any size -> uint8 (side, side, 3)."""
+        """Transform an RGB picture of any size into uint8 (side, side, 3)."""
         return torch.from_numpy(resize(picture, (self.side, self.side)))
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
-    """An RGB picture -> uint8 (H, W, 3)."""
+    """Convert an RGB picture to uint8 (H, W, 3)."""
     return torch.from_numpy(np.array(picture))
 
 
 @contextmanager
 def seeded_torch(seed: int) -> Iterator[None]:
-    """Within, torch's CPU generator starts from `seed`; afterwards it goes on as if nothing had been drawn.
+    """Seed torch's CPU generator inside the block, and restore its state afterwards.
 
-    Not `torch.manual_seed`: that would reseed the accelerator as well.
+    `torch.manual_seed` is not used, because it would reseed the accelerator as well.
     """
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)

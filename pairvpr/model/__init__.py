@@ -1,13 +1,13 @@
-"""The network (needs torch and timm): presets, encoder, pair decoder, checkpoints."""
+"""The network: presets, encoder, pair decoder and checkpoints (needs torch and timm)."""
 
 from pairvpr.model.checkpoint import (
     Checkpoint,
-    WeightsInfo,
     default_checkpoint,
     load_checkpoint,
     save_checkpoint,
     seeded_checkpoint,
 )
+from pairvpr.model.checkpoint_files import WeightsInfo
 from pairvpr.model.network import PairVPR
 from pairvpr.model.presets import PRESETS, NetworkConfig
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 
@@ -26,7 +27,7 @@ REPOSITORY = "https://github.com/pair-vpr-edge/pair-vpr-edge"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network in evaluation mode and what is known of its weights."""
+    """A network in evaluation mode, and the origin and licence of its weights."""
 
     network: PairVPR
     weights: WeightsInfo
@@ -58,7 +59,7 @@ def default_checkpoint() -> Path:
 def save_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write `path` (.safetensors), weights in `dtype`, and the JSON beside it, each replaced in one step."""
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: our checkpoints end in .safetensors; choose such a name")
+        raise CheckpointError(f"{path}: a checkpoint's name must end in .safetensors; choose such a name")
     description = {
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.network.config),
@@ -72,7 +73,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = tor
 
 
 def seeded_checkpoint(preset: str, seed: int = 0) -> Checkpoint:
-    """A preset's network with seeded, untrained weights: the same everywhere, numpy's generator alone."""
+    """Return a preset's network with untrained weights drawn from a seed.
+
+    numpy's generator alone draws them, so they are the same on every machine. Raises CheckpointError for an unknown
+    preset.
+    """
     config = PRESETS.get(preset)
     if config is None:
         raise CheckpointError(f"preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
@@ -80,7 +85,7 @@ def seeded_checkpoint(preset: str, seed: int = 0) -> Checkpoint:
 
 
 def seeded(config: NetworkConfig, seed: int = 0) -> Checkpoint:
-    """A network of any size with seeded, untrained weights, as `seeded_checkpoint` makes a preset's."""
+    """Return a network of any configuration with untrained weights drawn from a seed, as `seeded_checkpoint`."""
     with torch.device("meta"):
         network = PairVPR(config)
     state = {
@@ -95,10 +100,10 @@ def seeded(config: NetworkConfig, seed: int = 0) -> Checkpoint:
     return Checkpoint(network.eval(), weights)
 
 
-def _seeded_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """One tensor, float32, drawn from a generator of its own that its name and the seed decide."""
+def _seeded_tensor(name: str, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.float32]:
+    """Return one tensor, float32, drawn from a generator that its name and the seed determine."""
     rng = np.random.Generator(np.random.Philox(key=(zlib.crc32(name.encode()) << 16) + seed))
-    noise = rng.standard_normal(shape, dtype=np.float32)
+    noise: npt.NDArray[np.float32] = rng.standard_normal(shape, dtype=np.float32)
     leaf = name.rpartition(".")[2]
     if leaf == "weight" and len(shape) == 1:  # norms
         return np.ones(shape, np.float32)
@@ -107,5 +112,7 @@ def _seeded_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if leaf == "bias":
         return np.zeros(shape, np.float32)
     if leaf == "weight":
-        return noise / np.float32(np.prod(shape[1:]) ** 0.5)
-    return noise * np.float32(0.02)  # tokens and learned position tables, timm's own scale
+        noise /= np.float32(np.prod(shape[1:]) ** 0.5)
+    else:
+        noise *= np.float32(0.02)  # tokens and learned position tables, timm's own scale
+    return noise

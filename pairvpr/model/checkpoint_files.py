@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pairvpr.errors import CheckpointError
+from pairvpr.errors import CheckpointError, one_line
 from pairvpr.model import published
 from pairvpr.model.presets import NetworkConfig
 
@@ -94,10 +94,10 @@ def read_checkpoint(path: str | Path) -> CheckpointContent:
 
 
 def _fetch(name: str) -> Path:
-    """The local file of `hf:OWNER/REPO/FILE`, fetched and cached by huggingface_hub."""
+    """Return the local file of `hf:OWNER/REPO/FILE`, fetched and cached by huggingface_hub."""
     parts = name.removeprefix("hf:").split("/", 2)
     if len(parts) != 3 or not all(parts):
-        raise CheckpointError(f"{name}: not of the form hf:OWNER/REPO/FILE")
+        raise CheckpointError(f"{name}: not of the form hf:OWNER/REPO/FILE; correct it")
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -106,9 +106,8 @@ def _fetch(name: str) -> Path:
     try:
         return Path(hf_hub_download(repo_id=f"{parts[0]}/{parts[1]}", filename=parts[2]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{name}: could not be fetched ({reason}); download the file elsewhere and give its path"
+            f"{name}: could not be fetched ({one_line(error)}); download the file elsewhere and give its path"
         ) from error
 
 
@@ -126,12 +125,12 @@ def _read_own(file: Path) -> CheckpointContent:
         raise CheckpointError(f"{sidecar}: missing; copy it along with {file.name}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(
-            f"{sidecar}: not a checkpoint description ({error}); copy the checkpoint again"
+            f"{sidecar}: not a checkpoint description ({one_line(error)}); copy the checkpoint again"
         ) from error
     try:
         tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: damaged or truncated ({error}); copy the checkpoint again") from error
+        raise CheckpointError(f"{file}: damaged or truncated ({one_line(error)}); copy the checkpoint again") from error
     return CheckpointContent(file, config, weights, tensors, {name: name for name in tensors})
 
 
@@ -150,19 +149,19 @@ def _read_published(file: Path, origin: str) -> CheckpointContent:
 
 
 def _fold_class_position(tensors: dict[str, Tensor]) -> None:
-    """Add the class token's position to the class token: timm's register models keep only the sum."""
+    """Add the class token's position to the class token, because timm's register models keep only the sum."""
     table, class_token = tensors["encoder.vit.pos_embed"], tensors["encoder.vit.cls_token"]
     tensors["encoder.vit.cls_token"] = class_token + table[:, :1]
     tensors["encoder.vit.pos_embed"] = table[:, 1:]
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file: a bare state dict (stage two), or one under "model" (stage one)."""
+    """Read the tensors of a `.pth` file: a bare state dict (stage two), or a state dict under "model" (stage one)."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: not a file of plain tensors (it may hold code, and was not run); "
+            f"{file}: not a file of plain tensors (it may hold code, which was not run); "
             "give a checkpoint saved as a state dict"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""The pair decoder: looks at one picture's tokens in the light of another's.
+"""The pair decoder, which reads one picture's tokens with another picture's tokens as memory.
 
 Architecture: CroCo's cross-attention decoder (Weinzaepfel et al., NeurIPS 2022) as Pair-VPR uses it.
 """
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from pairvpr.model.presets import HEAD_DIM, NetworkConfig
 
 NORM_EPS = 1e-6
-PIXELS = 3  # colour channels a reconstructed pixel has
+PIXELS = 3  # colour channels of a reconstructed pixel
 
 
 def split_heads(x: Tensor, width: int = HEAD_DIM) -> Tensor:
-    """(B, N, D) -> (B, heads, N, width)."""
-    return x.unflatten(-1, (-1, width)).transpose(1, 2)
+    """Split (B, N, D) into heads (B, heads, N, width)."""
+    return torch.unflatten(x, -1, (-1, width)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(B, heads, N, width) -> (B, N, D)."""
+    """Join heads (B, heads, N, width) to (B, N, D)."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -43,7 +43,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention to keys and values that were projected from the other picture's tokens."""
+    """Multi-head attention to keys and values projected from the other picture's tokens."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention, cross-attention to the memory, MLP. The memory never changes."""
+    """Pre-norm self-attention, cross-attention to the memory, and MLP. The memory never changes."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Block(nn.Module):
         self.norm_y = nn.LayerNorm(dim, eps=NORM_EPS)
 
     def memory(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, N, 64) of the other picture's tokens (B, N, D)."""
+        """Return keys and values (B, heads, N, 64) of the other picture's tokens (B, N, D)."""
         y = self.norm_y(tokens)
         return split_heads(self.cross_attn.projk(y)), split_heads(self.cross_attn.projv(y))
 
@@ -91,11 +91,11 @@ class Block(nn.Module):
         return self.look(self.attend(x), memory)
 
     def attend(self, x: Tensor) -> Tensor:
-        """The first step, which does not depend on the memory."""
+        """Apply the first step, self-attention, which does not depend on the memory."""
         return x + self.attn(self.norm1(x))
 
     def look(self, x: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
-        """The second and third step: cross-attention and MLP, token by token."""
+        """Apply the second and third step to each token: cross-attention and MLP."""
         x = x + self.cross_attn(self.norm2(x), *memory)
         return x + self.mlp(self.norm3(x))
 
@@ -108,7 +108,7 @@ class Blocks(nn.ModuleList):
 
 
 class PairDecoder(nn.Module):
-    """Embeds encoder tokens and decodes the first picture's with the second picture's as memory."""
+    """Embeds encoder tokens, and decodes the first picture's tokens with the second picture's as memory."""
 
     class_token: nn.Parameter | None
 
@@ -135,28 +135,28 @@ class PairDecoder(nn.Module):
     class_positions: Tensor
 
     def tokens(self, dense: Tensor) -> Tensor:
-        """Encoder patch tokens (B, T, C) -> decoder-ready tokens (B, T, D): embedded, positions added."""
+        """Embed encoder patch tokens (B, T, C) and add positions: decoder-ready tokens (B, T, D)."""
         return self.embed(dense) + self.positions
 
     def with_class_token(self, tokens: Tensor) -> Tensor:
-        """Decoder-ready tokens (B, T, D) with the class token in front: (B, T + 1, D)."""
+        """Put the class token in front of decoder-ready tokens (B, T, D): (B, T + 1, D)."""
         assert self.class_token is not None, "a stage-one network has no class token"
         first = self.class_token + self.class_positions[:1]
         return torch.cat([first.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def decode(self, x: Tensor, memory: Tensor) -> Tensor:
-        """All blocks: x (B, N, D) attends to itself and to `memory` (B, M, D)."""
+        """Apply all blocks: x (B, N, D) attends to itself and to `memory` (B, M, D)."""
         for block in self.blocks:
             x = block(x, block.memory(memory))
         return self.norm(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Class tokens after the last norm (..., D) -> pair logits (...): higher = same place."""
+        """Return pair logits (...) of class tokens after the last norm (..., D). Higher means the same place."""
         return self.classifier(x).squeeze(-1)
 
 
 def sincos_positions(dim: int, tokens: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions (tokens, dim) of a square grid, x first (MAE, He et al. 2022)."""
+    """Return fixed 2-D sine-cosine positions (tokens, dim) of a square grid, x first (MAE, He et al. 2022)."""
     grid = round(tokens**0.5)
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     ys, xs = torch.meshgrid(*2 * [torch.arange(grid, dtype=torch.float64)], indexing="ij")

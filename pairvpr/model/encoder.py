@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -21,10 +21,10 @@ UNFIT = "not a timm vision transformer with a class token and a position table; 
 
 
 class ConvolutionalStem(PatchEmbed):
-    """A patch embedding made of 3 x 3 convolutions of stride 2 (Xiao et al., NeurIPS 2021), without norms.
+    """A patch embedding of 3 x 3 convolutions with stride 2 (Xiao et al., NeurIPS 2021), without norms.
 
-    Small transformers learn faster from scratch with it. No norms, so that a picture's tokens depend on nothing
-    but the picture, in training too.
+    Small transformers learn faster from scratch with it. It has no norms, so that a picture's tokens depend only on
+    this picture, in training too.
     """
 
     proj: nn.Module  # type: ignore[assignment]  # a single convolution in timm
@@ -45,11 +45,11 @@ class ConvolutionalStem(PatchEmbed):
 
 
 class Encoder(nn.Module):
-    """Normalised pictures (B, 3, H, W) -> class token (B, C) and patch tokens (B, N, C)."""
+    """Encode normalised pictures (B, 3, H, W) into class tokens (B, C) and patch tokens (B, N, C)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.vit: Any = create_vit(config)  # timm's annotations allow for models without class token or table
+        self.vit: Any = create_vit(config)  # timm's annotations include models without class token or table
         self.mask_token = nn.Parameter(torch.zeros(1, self.width))
         self.position_resize: PositionResize = config.position_resize
 
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         return int(self.vit.patch_embed.patch_size[0])
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encode pictures; where `mask` (B, N) is true the patch embedding is the mask token (stage one)."""
+        """Encode pictures. Where `mask` (B, N) is true, the mask token replaces the patch embedding (stage one)."""
         vit = self.vit
         x = vit.patch_embed(images)  # (B, rows, columns, C)
         rows, columns = x.shape[1], x.shape[2]
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
 
-        # Class token and registers; only the class token has a position, and not in every model.
+        # Class token and registers. Only the class token has a position, and not in every model.
         class_position, positions = self.positions(rows, columns)
         prefix = vit.cls_token if class_position is None else vit.cls_token + class_position
         if vit.reg_token is not None:
@@ -83,7 +83,10 @@ class Encoder(nn.Module):
         return x[:, 0], x[:, vit.num_prefix_tokens :]
 
     def positions(self, rows: int, columns: int) -> tuple[Tensor | None, Tensor]:
-        """The class token's position (1, 1, C), if the model has one, and the patches' (1, N, C)."""
+        """Return the positions of the class token (1, 1, C) and of the patches (1, N, C).
+
+        The class token's is None if the model has none.
+        """
         table = self.vit.pos_embed
         class_position = None
         if not self.vit.no_embed_class:
@@ -92,12 +95,15 @@ class Encoder(nn.Module):
 
 
 def create_vit(config: NetworkConfig, pretrained: bool = False) -> VisionTransformer:
-    """The timm model of a configuration, its position table `position_grid` patches a side.
+    """Create the timm model of a configuration, with a position table of `position_grid` patches a side.
 
-    With `pretrained` it holds timm's weights, which are fetched. Raises CheckpointError for a model that does not fit.
+    pretrained: fetch timm's weights.
+    Raises CheckpointError if timm has no such model or the model does not fit.
     """
     if not timm.is_model(config.encoder):
-        raise CheckpointError(f"encoder {config.encoder}: timm {timm.__version__} has no such model")
+        raise CheckpointError(
+            f"encoder {config.encoder}: timm {timm.__version__} has no such model; choose another timm model"
+        )
     patch = dict(config.encoder_args).get("patch_size")
     side = config.position_grid * (patch or _patch_size(config.encoder))
     args = {"num_classes": 0, "img_size": side, "dynamic_img_size": True, **config.encoder_args}
@@ -108,7 +114,7 @@ def create_vit(config: NetworkConfig, pretrained: bool = False) -> VisionTransfo
     except (TypeError, AssertionError) as error:
         given = dict(config.encoder_args)
         raise CheckpointError(
-            f"encoder {config.encoder}: timm takes no such encoder_args {given} ({one_line(error)}); correct them"
+            f"encoder {config.encoder}: timm does not take encoder_args {given} ({one_line(error)}); correct them"
         ) from error
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None or vit.pos_embed is None:
         raise CheckpointError(f"encoder {config.encoder}: {UNFIT}")
@@ -116,10 +122,11 @@ def create_vit(config: NetworkConfig, pretrained: bool = False) -> VisionTransfo
 
 
 def resize_positions(table: Tensor, rows: int, columns: int, how: PositionResize) -> Tensor:
-    """A square position table (1, g * g, C) resized bicubically to (1, rows * columns, C).
+    """Resize a square position table (1, g * g, C) bicubically to (1, rows * columns, C).
 
-    "antialias" resizes to the exact size with antialiasing; "offset" scales by (size + 0.1) / g without
-    it, which samples slightly other places (the two conventions of the published DINOv2 encoders).
+    how: "antialias" resizes to the exact size with antialiasing. "offset" scales by (size + 0.1) / g without
+        antialiasing, which samples slightly other positions. These are the two conventions of the published DINOv2
+        encoders.
     """
     grid = round(table.shape[1] ** 0.5)
     if (rows, columns) == (grid, grid):
@@ -134,7 +141,7 @@ def resize_positions(table: Tensor, rows: int, columns: int, how: PositionResize
 
 
 def _patch_size(name: str) -> int:
-    """The patch size of a timm vision transformer, from its registered configuration."""
+    """Return the patch size of a timm vision transformer, from its registered configuration."""
     with torch.device("meta"):
         model: Any = timm.create_model(name, pretrained=False)
     if not isinstance(model, VisionTransformer):

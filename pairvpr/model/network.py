@@ -1,4 +1,4 @@
-"""The Pair-VPR network: one encoder, a global descriptor to search with, a pair decoder to re-rank with."""
+"""The Pair-VPR network: an encoder, a global descriptor for search, and a pair decoder for re-ranking."""
 
 from __future__ import annotations
 
@@ -51,28 +51,37 @@ class PairVPR(nn.Module):
         return (images.float().permute(0, 3, 1, 2) / 255.0 - mean) / std
 
     def describe(self, class_tokens: Tensor) -> Tensor:
-        """Class tokens (B, C) -> L2-normalised global descriptors (B, G), float32."""
+        """Turn class tokens (B, C) into L2-normalised global descriptors (B, G), float32."""
         return F.normalize(self.descriptor(class_tokens).float(), dim=-1)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures uint8 (B, H, W, 3) -> descriptors (B, G) and decoder-ready tokens (B, T, D)."""
+        """Turn pictures uint8 (B, H, W, 3) into descriptors (B, G) and decoder-ready tokens (B, T, D)."""
         class_tokens, dense = self.encoder(self.normalise(images))
         return self.describe(class_tokens), self.decoder.tokens(dense)
 
     def pair_logits(self, first: Tensor, second: Tensor) -> Tensor:
-        """Pair logits (B,) in one order: tokens of the first picture (B, T, D) look at the second's."""
+        """Return pair logits (B,) in one order.
+
+        first, second: decoder-ready tokens (B, T, D). The second picture's are the memory.
+        """
         x = self.decoder.decode(self.decoder.with_class_token(first), second)
         return self.decoder.logits(x[:, 0])
 
     def score(self, query: Tensor, database: Tensor) -> Tensor:
-        """Pair scores (B,): logits of both orders summed. `query` (1 or B, T, D), `database` (B, T, D)."""
+        """Return pair scores (B,), the sum of the logits of both orders.
+
+        query: tokens (1 or B, T, D).
+        database: tokens (B, T, D).
+        """
         query = query.expand(len(database), -1, -1)
         return self.pair_logits(query, database) + self.pair_logits(database, query)
 
     def reconstruct(self, masked: Tensor, mask: Tensor, reference: Tensor) -> Tensor:
-        """Stage one: per-patch pixels (B, T, P) of `masked` pictures seen beside `reference` pictures.
+        """Reconstruct pictures in stage one. Return normalised pixels (B, T, P) of each patch.
 
-        Both pictures uint8 (B, H, W, 3); `mask` (B, T) is true where the first picture is hidden.
+        masked: pictures uint8 (B, H, W, 3).
+        mask: (B, T), true where `masked` is hidden.
+        reference: pictures uint8 (B, H, W, 3) of the same places.
         """
         _, hidden = self.encoder(self.normalise(masked), mask)
         _, seen = self.encoder(self.normalise(reference))

@@ -1,4 +1,4 @@
-"""The shapes of the networks: one dataclass, and the presets by name. Importable without torch."""
+"""Configurations of the networks: a dataclass, and the presets by name. Can be imported without torch."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class NetworkConfig:
     top_k: int = 100
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stem", tuple(self.stem))  # JSON knows lists alone
+        object.__setattr__(self, "stem", tuple(self.stem))  # JSON has lists only
 
     @property
     def split(self) -> int:
-        """Decoder blocks in the pair prefix: a sixth of the depth, at least 1."""
+        """Number of decoder blocks in the pair prefix: a sixth of the depth, at least 1."""
         return max(1, self.decoder_depth // 6)
 
 

@@ -1,4 +1,4 @@
-"""The published checkpoint format: its tensor names, and what network its shapes describe."""
+"""The published checkpoint format: its tensor names, and the network that its tensors' shapes describe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pairvpr.model.presets import PRESETS, NetworkConfig
 
 Shapes = Mapping[str, Sequence[int]]
 
-# Published name -> ours, by prefix. The first that fits counts.
+# Published name -> ours, by prefix. The first match is used.
 PREFIXES = (
     ("encoder.model.register_tokens", "encoder.vit.reg_token"),
     ("encoder.model.mask_token", "encoder.mask_token"),
@@ -45,7 +45,7 @@ LICENCE = "as its publisher states; the weights published with Pair-VPR are for 
 
 
 def our_name(name: str) -> str:
-    """Our name of a tensor of a published checkpoint; an unknown name comes back as it is."""
+    """Return our name of a tensor of a published checkpoint. An unknown name is returned unchanged."""
     for theirs, ours in PREFIXES:
         if name.startswith(theirs):
             name = ours + name[len(theirs) :]
@@ -56,7 +56,10 @@ def our_name(name: str) -> str:
 
 
 def published_name(name: str, swiglu: bool) -> str:
-    """The published name of one of our tensors: `our_name` backwards."""
+    """Return the published name of one of our tensors, the inverse of `our_name`.
+
+    swiglu: whether the encoder's MLPs are SwiGLU (ViT-G).
+    """
     if swiglu and name.startswith("encoder."):
         for theirs, ours in INFIXES:
             name = name.replace(ours, theirs)
@@ -66,16 +69,11 @@ def published_name(name: str, swiglu: bool) -> str:
     return name
 
 
-def is_swiglu(shapes: Shapes) -> bool:
-    """Whether the encoder's MLPs are SwiGLU (ViT-G)."""
-    return any(".mlp.w12." in name for name in shapes)
-
-
 def infer_config(shapes: Shapes, source: str) -> NetworkConfig:
-    """The network that a published checkpoint's tensors describe.
+    """Return the configuration of the network that a published checkpoint's tensors describe.
 
-    `source` is the file's name, for messages. Raises CheckpointError where a tensor that decides the
-    architecture is missing or no known encoder fits.
+    source: the file's name, for messages.
+    Raises CheckpointError if a tensor that decides the architecture is missing, or if no known encoder fits.
     """
     width = _dim(shapes, "encoder.model.cls_token", -1, source)
     registers = "encoder.model.register_tokens" in shapes
@@ -83,12 +81,12 @@ def infer_config(shapes: Shapes, source: str) -> NetworkConfig:
     if encoder is None:
         known = ", ".join(sorted({str(w) for w, _ in ENCODERS}))
         raise CheckpointError(
-            f"{source}: no DINOv2 encoder is {width} wide (known: {known}); is this a Pair-VPR checkpoint?"
+            f"{source}: no DINOv2 encoder is {width} wide (known: {known}); give a Pair-VPR checkpoint"
         )
     tokens = _dim(shapes, "dec_pos_embed", 0, source)
     depth = 1 + max((int(n.split(".")[1]) for n in shapes if n.startswith("dec_blocks.")), default=-1)
     if depth == 0:
-        raise CheckpointError(f"{source}: no decoder blocks (dec_blocks.*); is this a Pair-VPR checkpoint?")
+        raise CheckpointError(f"{source}: has no decoder blocks (dec_blocks.*); give a Pair-VPR checkpoint")
     config = NetworkConfig(
         preset="custom",
         encoder=encoder,
@@ -107,12 +105,12 @@ def infer_config(shapes: Shapes, source: str) -> NetworkConfig:
 def _dim(shapes: Shapes, name: str, axis: int, source: str) -> int:
     shape = shapes.get(name)
     if not shape:
-        raise CheckpointError(f"{source}: tensor {name} is missing; is this a Pair-VPR checkpoint?")
+        raise CheckpointError(f"{source}: tensor {name} is missing; give a Pair-VPR checkpoint")
     return shape[axis]
 
 
 def _named(config: NetworkConfig) -> NetworkConfig:
-    """The preset that the architecture is, or the configuration itself."""
+    """Return the preset of the architecture, or the configuration itself if no preset fits."""
     for preset in PRESETS.values():
         if replace(config, preset=preset.preset, top_k=preset.top_k) == preset:
             return preset

@@ -1,7 +1,8 @@
-"""How the network learns (needs torch, timm, torchvision and pytorch-metric-learning): both stages of the paper."""
+"""Train the network in the two stages of the paper (needs torch, timm, torchvision and pytorch-metric-learning)."""
 
 from pairvpr.training.config import StageOneConfig, StageTwoConfig, stage_one_config, stage_two_config
-from pairvpr.training.loop import Progress, RunResult
+from pairvpr.training.log import Progress
+from pairvpr.training.loop import RunResult
 from pairvpr.training.stage_one import train_stage_one
 from pairvpr.training.stage_two import train_stage_two
 

@@ -1,4 +1,4 @@
-"""Batches of either stage: data sets opened, read by workers, in an order that resumes from any step."""
+"""Open data sets and read them as batches in worker processes, in an order that can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ Samples = PairSamples | PlaceSamples
 
 
 @dataclass(frozen=True)
-class Feed:
-    """A data set as batches.
+class BatchFeed:
+    """A data set read as batches.
 
-    samples: draws to tensors. order: of the places. batch: places of a step over all processes. workers: processes
-    that read, at most as many as there are cores.
+    samples: turns draws into tensors.
+    order: of the places.
+    batch: places of a step over all processes.
+    workers: number of reading processes, limited to the number of cores.
     """
 
     samples: Samples
@@ -38,7 +40,7 @@ class Feed:
     workers: int
 
     def steps(self, steps: range, purpose: int) -> Stream:
-        """Batches of some steps, as far as they are this process' own."""
+        """Yield this process's share of the batches of some steps."""
         draws = StepBatches(
             self.order, self.batch, steps, purpose=purpose, rank=self.world.rank, processes=self.world.size
         )
@@ -55,56 +57,63 @@ class Feed:
         try:
             yield from iterator
         finally:
-            # Now, not when the last reference goes, which a traceback may hold until Python exits: Python then
-            # asks workers to stop with a SIGTERM, which they ignore.
+            # Stop them now. A traceback may hold the last reference until Python exits, and Python then sends the
+            # workers a SIGTERM, which they ignore.
             if workers:
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class StageBatches:
-    """Training and validation batches of a run of `total` steps; `validate_steps` batches are a validation."""
+    """Training and validation batches of a run.
 
-    feed: Feed
-    validation_feed: Feed | None
+    total: steps of the run.
+    validate_steps: batches of one validation.
+    """
+
+    feed: BatchFeed
+    validation_feed: BatchFeed | None
     total: int
     validate_steps: int
 
     def training(self, first: int) -> Stream:
-        """Batches from step `first` to the end of the run, this process' share of each."""
+        """Yield this process's share of the batches from step `first` to the end of the run."""
         return self.feed.steps(range(first, self.total), TRAINING)
 
     def validation(self) -> Stream:
-        """The same batches each time; none without validation data."""
+        """Yield the validation batches, the same each time. Without validation data there are none."""
         if self.validation_feed:
             yield from self.validation_feed.steps(range(self.validate_steps), VALIDATION)
 
     def shown(self) -> Batch:
-        """One batch, always the same: of the validation data if there are some."""
+        """Return one batch, always the same: of the validation data if there is any."""
         with closing((self.validation_feed or self.feed).steps(range(1), SHOW)) as batches:
             return next(batches)
 
 
 def open_all(sources: Sequence[SourceConfig]) -> JoinedPlaces:
-    """The data sets of a configuration as one."""
+    """Open the data sets of a configuration as one data set."""
     return JoinedPlaces([open_places(source.places, source.arguments) for source in sources])
 
 
 def total_steps(train: OptimizerConfig, places: int, batch: int) -> int:
-    """The length of a run: its own setting, or as many batches as its epochs have."""
+    """Return the length of a run in steps: the setting `steps`, or the number of batches in its epochs."""
     return train.steps or max(1, math.ceil(train.epochs * places / batch))
 
 
 def require_places(places: int, batch: int, what: str) -> None:
-    """Raises TrainingError where a batch would hold a place twice."""
+    """Raise TrainingError if a batch would hold a place twice.
+
+    what: name of the setting, for messages.
+    """
     if places < batch:
         raise TrainingError(
-            f"setting {what}: holds {places} places, a batch takes {batch}; add pictures or lower train.places"
+            f"setting {what}: has {places} places, but a batch takes {batch}; add pictures or lower train.places"
         )
 
 
 def _leave_signals_to_the_loop(worker: int) -> None:
-    """Workers live until the loop has saved: a signal to the whole process group is the loop's to answer."""
+    """Ignore signals in a worker, because the loop answers them and needs its workers until it has saved."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

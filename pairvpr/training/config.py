@@ -1,6 +1,6 @@
-"""What a run is told: one dataclass per stage. Defaults are the published recipe's for ViT-B.
+"""Configuration of a run: one dataclass for each stage. Defaults are the published recipe's for ViT-B.
 
-Where the recipe is silent the docstring says so.
+Docstrings say where the recipe is silent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ ALL_BLOCKS = -1
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A data set: `places` names it (see `pairvpr.data.open_places`), `arguments` go to it."""
+    """A data set.
+
+    places: name of the data set, see `pairvpr.data.open_places`.
+    arguments: passed to the data set.
+    """
 
     places: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -28,11 +32,11 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where weights start. Without either they are drawn from the seed.
+    """Initial weights. Without `pretrained` and `checkpoint` they are drawn from the seed.
 
-    pretrained: timm's weights for the encoder (DINOv2's for DINOv2 encoders).
-    checkpoint: a checkpoint of either stage, ours or published; stage two takes encoder and decoder over from it.
-    decoder: another checkpoint, which the decoder is taken from instead.
+    pretrained: start the encoder from timm's weights (DINOv2's for DINOv2 encoders).
+    checkpoint: start from a checkpoint of either stage, ours or published. Stage two takes encoder and decoder from it.
+    decoder: take the decoder from this checkpoint instead.
     """
 
     pretrained: bool = False
@@ -42,12 +46,14 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is carried out: nothing here changes what is learnt, so all of it may differ on resuming.
+    """How a run is carried out. These settings do not change the result, so they may differ when a run is resumed.
 
-    device: "auto" takes CUDA where there is some. workers: processes that read pictures, for each process that learns,
-    at most one for each core.
-    *_every: in steps, 0 for never. keep_every: checkpoints that stay beside last and best.
-    deterministic: the same bits on a GPU too, at some cost in speed; a CPU needs no asking.
+    device: "auto" uses CUDA if it is available.
+    workers: processes that read pictures, for each training process, limited to the number of cores.
+    log_every, save_every, pictures_every: in steps, 0 for never (pictures only).
+    keep_every: in steps. Checkpoints of these steps are kept beside last and best. 0 keeps none.
+    tensorboard: also write TensorBoard events.
+    deterministic: give the same bits on a GPU too, at some cost in speed. A CPU always does.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -69,12 +75,18 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """What both stages share.
+    """Settings that both stages share.
 
-    steps: length of the run; 0 for `epochs` times the places. trained_blocks: how many of the encoder's last
-    blocks learn (12 for ViT-L, 20 for ViT-G); what lies before them is frozen; -1 for all of the encoder.
-    clip: largest norm of the gradient, 0 for any (3.0 for ViT-L and G). precision: of activations; weights are float32.
-    validate_every: steps between validations, of `validate_steps` batches each.
+    epochs: length of the run, if `steps` is 0.
+    lr: learning rate.
+    weight_decay: of AdamW.
+    steps: length of the run, 0 for `epochs` times the places.
+    trained_blocks: number of the encoder's last blocks that learn (recipe: 12 for ViT-L, 20 for ViT-G). Blocks
+        before them are frozen. -1 trains the whole encoder.
+    clip: largest norm of the gradient, 0 for no limit (recipe: 3.0 for ViT-L and ViT-G).
+    precision: of activations. Weights are float32.
+    validate_every: steps between validations.
+    validate_steps: batches of one validation.
     """
 
     epochs: float
@@ -100,9 +112,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class StageOneTrain(OptimizerConfig):
-    """Stage one. batch: pairs of a step over all processes (the recipe states none).
+    """Settings of stage one.
 
-    lr: for a batch of 1024, scaled by sqrt(batch / 1024). layer_decay: 0.95 for ViT-L and G, with epochs = 1000.
+    lr: for a batch of 1024. It is scaled by sqrt(batch / 1024).
+    batch: pairs of a step over all processes (the recipe states none).
+    final_weight_decay: weight decay at the end of the run.
+    min_lr: learning rate at the end of the run.
+    warmup_epochs: epochs over which the learning rate rises.
+    layer_decay: factor of the learning rate from each layer to the one before (recipe: 0.95 for ViT-L and ViT-G, with
+        epochs = 1000).
+    patch_embed_lr: factor of the patch embedding's learning rate.
+    mask_ratio: share of the patches that is hidden.
     """
 
     epochs: float = 500.0
@@ -126,18 +146,22 @@ class StageOneTrain(OptimizerConfig):
 
 @dataclass(frozen=True)
 class StageTwoTrain(OptimizerConfig):
-    """Stage two. places: of a step over all processes; each gives `pictures_per_place` pictures.
+    """Settings of stage two.
 
-    decay_steps, decay_to: the learning rate falls linearly to `decay_to` of itself over so many steps.
-    warmup_steps: over which it first rises. The recipe, whose encoder has learned before, has none.
-    pair_weight: of the pair loss beside the descriptor loss; with 0 the descriptor learns alone, several times as fast.
-    pairs: "hardest" (recipe: batch-hard); "easy": any other picture of the place and of another one, from which a
-    decoder learns that cannot compare yet; "ranked": any of the place and others of all ranks of similarity, the
-    first ones more often, as re-ranking meets them.
-    augmentation: "randaugment" (recipe), or "relight" (ours): crops and changes of light and of the camera, for
-    learning from scratch, as strong as `strength` says: 0 to 1.
-    order: of places. "groups" (recipe): one group (city, street) after the other, so that a step's places are alike;
-    "mixed": from everywhere, which a network needs that cannot tell places apart yet.
+    places: places of a step over all processes.
+    pictures_per_place: pictures of each of them.
+    decay_steps, decay_to: the learning rate falls linearly to the factor `decay_to` over `decay_steps` steps.
+    warmup_steps: steps over which the learning rate first rises. The recipe, whose encoder is pretrained, has none.
+    pair_weight: weight of the pair loss beside the descriptor loss. With 0 only the descriptor learns, several times as
+        fast.
+    pairs: choice of the pairs. "hardest" (recipe) is batch-hard. "easy" takes any other picture of the place and any
+        picture of another place, for a decoder that cannot compare yet. "ranked" takes any picture of the place, and
+        negatives of all ranks of similarity, the first ranks more often, as in re-ranking.
+    augmentation: "randaugment" (recipe), or "relight" (ours) for training from scratch: crops and changes of light and
+        camera.
+    strength: of "relight", 0 to 1.
+    order: of places. "groups" (recipe) takes one group (city, street) after the other, so that the places of a step
+        look alike. "mixed" takes places from everywhere, for a network that cannot tell places apart yet.
     """
 
     epochs: float = 10.0
@@ -168,7 +192,11 @@ class StageTwoTrain(OptimizerConfig):
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Distillation: a checkpoint to learn from, and the weight of what it teaches beside the labels' losses."""
+    """Distillation.
+
+    checkpoint: the teacher. "" for none.
+    weight: weight of the distillation losses beside the losses of the labels.
+    """
 
     checkpoint: str = ""
     weight: float = 1.0
@@ -176,7 +204,11 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class _Common:
-    """What both stages are told. out: the run's folder. licence: of the weights; "" takes over the initial weights'."""
+    """Settings of a run that both stages share.
+
+    out: the run's folder.
+    licence: of the weights. "" takes the licence of the initial weights.
+    """
 
     out: Path
     network: NetworkConfig
@@ -189,22 +221,22 @@ class _Common:
 
     def __post_init__(self) -> None:
         if not self.data:
-            raise TrainingError("setting data: names no data set; add a [[data]] table")
+            raise TrainingError("setting data: no data set is given; add a [[data]] table")
         at_least("seed", self.seed, 0)
         if self.init.pretrained and self.init.checkpoint:
-            raise TrainingError("settings init.pretrained and init.checkpoint exclude each other")
+            raise TrainingError("settings init.pretrained and init.checkpoint exclude each other; remove one of them")
 
 
 @dataclass(frozen=True)
 class StageOneConfig(_Common):
-    """Stage one: masked image modelling of pairs."""
+    """Configuration of stage one: masked image modelling of pairs."""
 
     train: StageOneTrain = StageOneTrain()
 
 
 @dataclass(frozen=True)
 class StageTwoConfig(_Common):
-    """Stage two: descriptor and pair classifier."""
+    """Configuration of stage two: descriptor and pair classifier."""
 
     train: StageTwoTrain = StageTwoTrain()
     teacher: TeacherConfig = TeacherConfig()
@@ -212,16 +244,19 @@ class StageTwoConfig(_Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.train.pictures_per_place == 1 and not self.teacher.checkpoint:
-            raise TrainingError("setting train.pictures_per_place: 1 gives no pairs to learn from without a teacher")
+            raise TrainingError(
+                "setting train.pictures_per_place: 1 gives no pairs to learn from; set it to 2 or more, or set "
+                "teacher.checkpoint"
+            )
 
 
 def stage_one_config(file: Path, overrides: Sequence[str] = ()) -> StageOneConfig:
-    """A stage-one configuration from a TOML file and `a.b=c` overrides; raises TrainingError."""
+    """Read a stage-one configuration from a TOML file and `a.b=c` overrides. Raise TrainingError if invalid."""
     return _read(StageOneConfig, file, overrides, pair_classifier=False)
 
 
 def stage_two_config(file: Path, overrides: Sequence[str] = ()) -> StageTwoConfig:
-    """A stage-two configuration from a TOML file and `a.b=c` overrides; raises TrainingError."""
+    """Read a stage-two configuration from a TOML file and `a.b=c` overrides. Raise TrainingError if invalid."""
     return _read(StageTwoConfig, file, overrides, pair_classifier=True)
 
 
@@ -242,7 +277,10 @@ def _read(kind: type[Config], file: Path, overrides: Sequence[str], pair_classif
 
 
 def _check_sizes(network: NetworkConfig) -> None:
-    """Raises TrainingError for sizes that make no network; whether patches fit the picture, its encoder knows."""
+    """Raise TrainingError for sizes that no network can have.
+
+    The encoder checks whether its patches fit the picture.
+    """
     for name in (
         "image_size",
         "position_grid",
@@ -263,9 +301,9 @@ def _check_sizes(network: NetworkConfig) -> None:
 
 
 def _network_table(table: Table, pair_classifier: bool) -> Table:
-    """A preset's settings under those that are given, for the stage's own kind of network."""
+    """Fill unset settings of the network from its preset, and set the kind of network that the stage trains."""
     name = table.get("preset", "custom")
     if name not in (*PRESETS, "custom"):
-        raise TrainingError(f"setting network.preset: {name!r} is none of {', '.join(PRESETS)}, custom")
+        raise TrainingError(f"setting network.preset: {name!r} is unknown; set one of {', '.join(PRESETS)}, custom")
     defaults = asdict(PRESETS[name]) if name in PRESETS else {}
     return {"preset": name, **defaults, **table, "pair_classifier": pair_classifier}

@@ -1,4 +1,4 @@
-"""One process or many: the same code. `torchrun` sets the environment, without it there is one process."""
+"""Run the same code in one process or in several. `torchrun` sets the environment. Without it there is one process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World:
-    """The processes that learn together: this one's number, how many there are, and its device."""
+    """The processes that train together.
+
+    rank: number of this process.
+    size: number of processes.
+    device: of this process.
+    """
 
     rank: int = 0
     size: int = 1
@@ -28,32 +33,40 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files."""
+        """True for the process that writes the files."""
         return self.rank == 0
 
     def share(self, batch: int, setting: str) -> int:
-        """How much of a batch is this process' own; raises TrainingError where the processes do not divide it."""
+        """Return this process's share of a batch.
+
+        setting: name of the setting, for messages.
+        Raises TrainingError if the number of processes does not divide the batch.
+        """
         if batch % self.size:
-            raise TrainingError(f"setting {setting}: {batch} cannot be shared among {self.size} processes")
+            raise TrainingError(
+                f"setting {setting}: {batch} cannot be shared among {self.size} processes; "
+                f"set a multiple of {self.size}"
+            )
         return batch // self.size
 
     def gather(self, x: Tensor) -> Tensor:
-        """Tensors (B, ...) of all processes in order: (size * B, ...), with gradients to where they came from.
+        """Join the tensors (B, ...) of all processes in order, (size * B, ...).
 
-        A gradient arrives summed over the processes that used it. With losses that add up to the whole batch's, each
-        multiplied by `size` because DDP averages, parameters get the whole batch's gradient.
+        Gradients return to the tensor's process. A gradient arrives summed over the processes that used the tensor. DDP
+        averages gradients over the processes. So losses whose sum over the processes is the whole batch's loss must be
+        multiplied by `size`. Parameters then get the gradient of the whole batch.
         """
         return x if self.size == 1 else _Gather.apply(x, self.size)
 
     def mean(self, measures: Mapping[str, Tensor]) -> dict[str, float]:
-        """Scalars by name, averaged over the processes."""
+        """Return scalars by name, averaged over the processes."""
         values = torch.stack([value.detach().double() for value in measures.values()])
         if self.size > 1:
             dist.all_reduce(values)
         return dict(zip(measures, (values / self.size).tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process."""
+        """Return true if the flag is true in any process."""
         if self.size == 1:
             return flag
         raised = torch.tensor(float(flag), device=self.device)
@@ -61,7 +74,7 @@ class World:
         return bool(raised > 0)
 
     def collect(self, lines: list[str]) -> list[str]:
-        """The lines of all processes, in order."""
+        """Return the lines of all processes, in order."""
         if self.size == 1:
             return lines
         all_lines: list[list[str]] = [[] for _ in range(self.size)]
@@ -69,7 +82,10 @@ class World:
         return [line for part in all_lines for line in part]
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, its gradients averaged over the processes; it must be held as long as it learns."""
+        """Wrap a module so that its gradients are averaged over the processes.
+
+        Keep the result as long as the module learns.
+        """
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
@@ -77,7 +93,7 @@ class World:
 
 
 class _Gather(torch.autograd.Function):
-    """All processes' tensors in order; backward sums the gradients and hands each process its own."""
+    """Join the tensors of all processes in order. Backward sums the gradients and returns each process its own part."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, size: int) -> Tensor:
@@ -96,9 +112,10 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
-    """The world that the environment describes; its process group is left at the end.
+    """Join the processes that the environment describes, and leave their process group at the end.
 
-    `device`: "auto", "cpu" or "cuda". Raises TrainingError where CUDA is asked for and not there.
+    device: "auto", "cpu" or "cuda".
+    Raises TrainingError if CUDA is asked for but not available.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("setting run.device: cuda, but torch finds no CUDA device; install a CUDA build or use cpu")

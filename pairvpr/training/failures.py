@@ -1,4 +1,4 @@
-"""What a machine can fail in, told in one line: memory, disks, processes that read pictures."""
+"""Turn failures of the machine into errors of one line: memory, disks, reading processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Batch = TypeVar("Batch")
 
 @contextmanager
 def memory_named(settings: str) -> Iterator[None]:
-    """Turns running out of memory into a TrainingError that names the settings to lower."""
+    """Turn running out of memory into a TrainingError that names the settings to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -29,7 +29,7 @@ def memory_named(settings: str) -> Iterator[None]:
 
 
 def source_errors(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-    """The batches; a worker's SourceError comes back as its message alone, without the worker's traceback."""
+    """Yield the batches. Turn a worker's SourceError into a TrainingError without the worker's traceback."""
     try:
         yield from batches
     except SourceError as error:
@@ -39,9 +39,9 @@ def source_errors(batches: Generator[Batch, None, None]) -> Generator[Batch, Non
 
 @contextmanager
 def deaths_told() -> Iterator[None]:
-    """Turns the death of a worker, as by the kernel's hand where memory runs out, into a TrainingError.
+    """Turn the death of a worker process into a TrainingError. The kernel kills workers when memory runs out.
 
-    torch raises it in a signal handler: wherever the run is at the time.
+    torch raises the error in a signal handler, so it may come from any line of the run.
     """
     try:
         yield
@@ -49,17 +49,17 @@ def deaths_told() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise TrainingError(
-            f"a process that reads pictures died ({one_line(error)}): lower run.workers (0 needs none), or allow more "
-            "memory, shared memory (/dev/shm) too"
+            f"a process that reads pictures died ({one_line(error)}): lower run.workers (0 uses none), or give the run "
+            "more memory and shared memory (/dev/shm)"
         ) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write `path`, a file or folder of a run, into a TrainingError."""
+    """Turn a failure to write `path`, a file or folder of a run, into a TrainingError."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: torch.save's
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save raises RuntimeError
         raise TrainingError(
-            f"{path}: cannot be written ({one_line(error)}); allow the folder or free some space, then run again"
+            f"{path}: cannot be written ({one_line(error)}); free space, or allow writing to the folder, then run again"
         ) from error

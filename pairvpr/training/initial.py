@@ -1,4 +1,4 @@
-"""Where a run's weights start: the seed, timm's encoder weights, or a checkpoint of either stage."""
+"""Make the initial weights of a run: from the seed, timm's encoder weights, or a checkpoint of either stage."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pairvpr.errors import CheckpointError, TrainingError
+from pairvpr.errors import CheckpointError, TrainingError, one_line
 from pairvpr.model import Checkpoint, NetworkConfig, PairVPR, WeightsInfo, load_checkpoint
 from pairvpr.model.decoder import PairDecoder
 from pairvpr.model.encoder import create_vit
 from pairvpr.training.config import ALL_BLOCKS, StageOneConfig, StageTwoConfig
 
-UNSTATED = "not stated by whoever trained it"
+UNSTATED = "not stated by the run that trained it"
 SHARPNESS = 2.5
-"""Factor of a fresh cross-attention's queries and keys: a head's logits are 8 * 2.5**2 = 50 times the cosine of two
-tokens, so that a token looks at the few that resemble it. Of 1.3, 1.8, 2.5 and 3.5, tried for 20,000 pairs of pictures
-each, 2.5 re-ranked best."""
+"""Factor of a fresh cross-attention's queries and keys.
+
+A head's logits are 8 * 2.5**2 = 50 times the cosine of two tokens, so a token looks at the few tokens that resemble it.
+Of 1.3, 1.8, 2.5 and 3.5, each tried for 20,000 pairs of pictures, 2.5 re-ranked best.
+"""
 
 
 def initial_checkpoint(config: StageOneConfig | StageTwoConfig, teacher: WeightsInfo | None = None) -> Checkpoint:
-    """The network that a run starts from, and origin and licence of what it will learn.
+    """Return the network that a run starts from, with the origin and licence of the weights to come.
 
-    The licence is the configuration's, else that of the weights it starts from, else the `teacher`'s.
+    The licence is the configuration's, else the initial weights', else the `teacher`'s.
     Raises TrainingError and CheckpointError.
     """
     network, init = seeded_network(config.network, config.seed), config.init
@@ -34,7 +36,7 @@ def initial_checkpoint(config: StageOneConfig | StageTwoConfig, teacher: Weights
     elif init.pretrained:
         load_pretrained_encoder(network)
         known = f"timm's weights of {config.network.encoder}"
-        origin, licence = f"{origin}, encoder from {known}", f"that of {known}"
+        origin, licence = f"{origin}, encoder from {known}", f"the licence of {known}"
     elif config.train.trained_blocks != ALL_BLOCKS:
         raise TrainingError(
             "setting train.trained_blocks: would freeze encoder blocks that never learned; set it to -1, "
@@ -50,11 +52,12 @@ def initial_checkpoint(config: StageOneConfig | StageTwoConfig, teacher: Weights
 
 
 def seeded_network(config: NetworkConfig, seed: int) -> PairVPR:
-    """Fresh weights: timm's own for the encoder, MAE's and CroCo's for the rest, but for `start_matching`.
+    """Return a network with fresh weights: timm's initialization for the encoder, MAE's and CroCo's for the rest.
 
-    That is Xavier-uniform matrices, zero biases, tokens from a normal distribution of deviation 0.02.
-    Raises TrainingError for pictures that the encoder's patches do not fill, CheckpointError for an encoder that timm
-    cannot make.
+    That is Xavier-uniform matrices, zero biases, and tokens from a normal distribution of deviation 0.02. The decoder
+    then starts with `start_matching`.
+    Raises TrainingError if the encoder's patches do not fill the picture, CheckpointError if timm cannot make the
+    encoder.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -77,11 +80,11 @@ def seeded_network(config: NetworkConfig, seed: int) -> PairVPR:
 
 
 def start_matching(decoder: PairDecoder) -> None:
-    """Let a fresh decoder compare from its first step on: every token with those of the other picture like it.
+    """Initialize a fresh decoder so that each token finds similar tokens of the other picture from the first step.
 
-    Cross-attention starts with keys that are made as queries are, and adds minus the tokens that it finds, so what
-    has a counterpart cancels (after Trockman & Kolter, ICML 2023, who start self-attention so). From Xavier's start
-    a small decoder needs many times the pairs to learn to match at all.
+    Cross-attention starts with keys equal to its queries, and subtracts the tokens that it finds. So tokens that have a
+    counterpart cancel (after Trockman & Kolter, ICML 2023, who start self-attention in this way). From Xavier's
+    initialization, a small decoder needs many times the pairs to learn to match at all.
     """
     nn.init.orthogonal_(decoder.embed.weight)
     for block in decoder.blocks:
@@ -94,7 +97,7 @@ def start_matching(decoder: PairDecoder) -> None:
 
 
 def load_pretrained_encoder(network: PairVPR) -> None:
-    """Give a network's encoder timm's weights; raises CheckpointError where they cannot be had.
+    """Load timm's weights into a network's encoder. Raise CheckpointError if they cannot be fetched.
 
     timm fits patch embedding and position table to the configuration's sizes.
     """
@@ -103,26 +106,29 @@ def load_pretrained_encoder(network: PairVPR) -> None:
     config = network.config
     if config.stem:
         raise CheckpointError(
-            f"setting init.pretrained: timm has no weights of {config.encoder} with a stem; leave it out"
+            f"setting init.pretrained: timm has no weights of {config.encoder} with a stem; remove init.pretrained or "
+            "network.stem"
         )
     try:
         donor = create_vit(config, pretrained=True)
     except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"setting init.pretrained: timm's weights of {config.encoder} could not be had ({reason}); fetch them on a "
-            "machine that reaches the Hugging Face hub and copy its cache folder (HF_HOME) here, or set init.checkpoint"
+            f"setting init.pretrained: timm's weights of {config.encoder} could not be fetched ({one_line(error)}); "
+            "fetch them on a machine that reaches the Hugging Face hub and copy its cache folder (HF_HOME) here, "
+            "or set init.checkpoint"
         ) from error
     network.encoder.vit.load_state_dict(donor.state_dict())
 
 
 def take_over(network: PairVPR, donor: Checkpoint, source: str, part: str = "") -> None:
-    """Load a checkpoint of either stage, or the `part` of it that names begin with, into a network.
+    """Load a checkpoint of either stage into a network, or the `part` of it whose names begin with this text.
 
-    It may be for pictures of another size: decoder positions are resized bicubically. They get a class row (zeros) in
-    front. What a stage-one checkpoint lacks
-    or never trained (class token, classifier, descriptor) stays as it is; a class token that stage one has no use for
-    is left out. Raises CheckpointError where encoder or decoder are others.
+    The checkpoint may be for pictures of another size. Decoder positions are resized bicubically, and get a class row
+    of zeros in front.
+    Parameters that a stage-one checkpoint lacks or never trained (class token, classifier, descriptor) stay as they
+    are. A class token that stage one does not use is left out.
+    source: the checkpoint's name, for messages.
+    Raises CheckpointError if encoder or decoder differ.
     """
     state = dict(donor.network.state_dict())
     if not donor.network.config.pair_classifier:
@@ -147,7 +153,7 @@ def take_over(network: PairVPR, donor: Checkpoint, source: str, part: str = "") 
 
 
 def resized_positions(table: Tensor, tokens: int) -> Tensor:
-    """A square table (T, D) resized bicubically to (tokens, D), as the published code moves on to stage two."""
+    """Resize a square table (T, D) bicubically to (tokens, D), as the published code does before stage two."""
     if len(table) == tokens:
         return table
     old, new = round(len(table) ** 0.5), round(tokens**0.5)

@@ -1,4 +1,4 @@
-"""What a run tells: a JSON line per logged step, TensorBoard if wanted, and where it stands."""
+"""Report on a run: a JSON line for each logged step, TensorBoard events if wanted, and progress."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from pairvpr.errors import TrainingError
+from pairvpr.files import write_atomically
 from pairvpr.training.failures import writing
 
 LOG = "log.jsonl"
@@ -21,9 +22,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
-    pictures_per_second: of all processes, lately. waiting: share of the time spent on waiting for data.
+    step, steps: steps done, and steps in all.
+    pictures_per_second: of all processes, since the last report.
+    waiting: share of the time spent on waiting for data.
+    seconds_left: estimate of the time to the end.
     """
 
     step: int
@@ -39,19 +43,19 @@ class Progress:
         left = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
         return (
             f"step {self.step} of {self.steps}: loss {self.loss:.4f}, {self.pictures_per_second:.1f} pictures a second "
-            f"({self.waiting:.0%} of the time waiting for them), {left} left"
+            f"({self.waiting:.0%} of the time waiting for data), {left} left"
         )
 
 
-class Stopwatch:
-    """Throughput since the last reading, and the time left."""
+class ThroughputMeter:
+    """Measures throughput since the last reading, and estimates the time left."""
 
     def __init__(self, step: int, steps: int, pictures_per_step: int) -> None:
         self.steps, self.pictures = steps, pictures_per_step
         self.step, self.start, self.waited = step, time.monotonic(), 0.0
 
     def waiting_for(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """The batches, the time spent on waiting for them noted."""
+        """Yield the batches, and record the time spent on waiting for them."""
         while True:
             start = time.monotonic()
             batch = next(batches, None)
@@ -60,8 +64,8 @@ class Stopwatch:
                 return
             yield batch
 
-    def reading(self, step: int, loss: float) -> Progress:
-        """Progress at `step`; the next reading starts from here."""
+    def read(self, step: int, loss: float) -> Progress:
+        """Return the progress at `step`, and start the next measurement."""
         now = time.monotonic()
         seconds, steps = max(now - self.start, 1e-9), max(step - self.step, 1)
         progress = Progress(
@@ -77,10 +81,13 @@ class Stopwatch:
 
 
 class RunLog:
-    """`log.jsonl` of a run's folder, and TensorBoard's events beside it. Only the first process writes."""
+    """`log.jsonl` of a run's folder, with TensorBoard's events beside it. Only the first process writes."""
 
     def __init__(self, folder: Path, resumed_step: int, tensorboard: bool, writes: bool = True) -> None:
-        """What an interrupted run logged after `resumed_step` is dropped: those steps come again."""
+        """Open the log.
+
+        Lines that an interrupted run wrote after `resumed_step` are dropped, because those steps are repeated.
+        """
         self._file = None
         self._board: Any = None
         self._step = resumed_step
@@ -94,7 +101,7 @@ class RunLog:
             self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """A line: event ("step", "validation", "broken picture", ...), step, time and `values`."""
+        """Write a line: event ("step", "validation", "broken picture", ...), step, time and `values`."""
         if self._file is None:
             return
         self._step = step
@@ -114,35 +121,34 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            with contextlib.suppress(TrainingError):  # the first failure is the one to tell
+            with contextlib.suppress(TrainingError):  # report the first failure, not this one
                 self.write("failed", self._step, error=str(error) or type(error).__name__)
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what a full disk did not take, told by then
+            with contextlib.suppress(OSError):  # a full disk has been reported by then
                 self._file.close()
         if self._board is not None:
             self._board.close()
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and infinity: they are logged as texts."""
+    """Replace NaN and infinity by text, because JSON has neither."""
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def _keep_up_to(path: Path, step: int) -> None:
-    """Drop a log's lines beyond `step`, and one that a crash cut short."""
+    """Drop a log's lines beyond `step`, and a last line that a crash cut short."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             reached = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):  # cut short
+        except (ValueError, KeyError, TypeError):  # the line was cut short
             continue
         if reached <= step:
             kept.append(line + "\n")
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    with write_atomically(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

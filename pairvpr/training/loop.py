@@ -1,4 +1,4 @@
-"""The loop that both stages run in: steps, guards, validation, checkpoints, an orderly end."""
+"""Run the training loop of both stages: steps, checks, validation, checkpoints and an orderly end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pairvpr.model import Checkpoint, PairVPR, WeightsInfo
 from pairvpr.training.config import OptimizerConfig, RunConfig
 from pairvpr.training.distributed import World
 from pairvpr.training.failures import deaths_told, memory_named, source_errors
-from pairvpr.training.log import Progress, RunLog, Stopwatch
+from pairvpr.training.log import Progress, RunLog, ThroughputMeter
 from pairvpr.training.schedules import Rates, apply_rates
 from pairvpr.training.state import RunFolder
 
@@ -32,36 +32,45 @@ log = logging.getLogger("pairvpr")
 
 Batch = PairBatch | PlaceBatch
 Stream = Generator[Batch, None, None]
-"""Batches, read by workers that end when it is closed."""
+"""Batches, read by workers that end when the generator is closed."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-class Outcome(NamedTuple):
-    """What a batch gives: the loss to differentiate, and measures to log, whose mean over the processes counts."""
+class StepOutcome(NamedTuple):
+    """Result of a batch.
+
+    loss: to differentiate.
+    measures: scalars to log. Their mean over the processes is logged.
+    """
 
     loss: Tensor
     measures: dict[str, Tensor]
 
 
 class Batches(Protocol):
-    """Where batches come from."""
+    """Source of batches."""
 
     def training(self, first: int) -> Stream:
-        """Batches from step `first` to the end of the run, this process' share of each."""
+        """Yield this process's share of the batches from step `first` to the end of the run."""
         ...
 
     def validation(self) -> Stream:
-        """The same batches each time; none without validation data."""
+        """Yield the validation batches, the same each time. Without validation data there are none."""
         ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that differs between the stages.
+    """Everything in which the stages differ.
 
-    objective: a module, batch -> Outcome; it holds the network. groups: parameters for the optimizer. rates: of a
-    step. pictures_per_step: of all processes. best: a measure of the objective's and whether more of it is better.
-    show: writes pictures of what is learnt. memory: settings to lower when memory runs out.
+    weights: origin and licence of the weights.
+    objective: module that holds the network and turns a batch into an outcome.
+    groups: parameters for the optimizer.
+    rates: returns the rates of a step.
+    pictures_per_step: of all processes.
+    best: name of the measure that decides the best checkpoint, and true if more of it is better.
+    memory: settings to lower when memory runs out, for messages.
+    show: writes pictures of the network's results.
     """
 
     network: PairVPR
@@ -81,7 +90,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: steps done, whether that is all of them (else it was asked to stop), the newest checkpoint."""
+    """End of a run.
+
+    step: steps done.
+    finished: true if these are all steps, false if the run was asked to stop.
+    checkpoint: folder of the newest checkpoint.
+    """
 
     step: int
     finished: bool
@@ -89,12 +103,12 @@ class RunResult:
 
 
 class Loop:
-    """One run, or what is left of it."""
+    """One run, or the rest of an interrupted one."""
 
     def __init__(
         self, plan: Plan, run: RunConfig, folder: RunFolder, world: World, progress: Callable[[Progress], None] | None
     ) -> None:
-        """`folder` holds the checkpoint that the plan's network is from, if there is one."""
+        """Prepare the run. `folder` holds the checkpoint that the plan's network was loaded from, if there is one."""
         self.plan, self.config, self.folder, self.world, self.progress = plan, run, folder, world, progress
         self.state = folder.state()
         self._require_one_folder()
@@ -102,24 +116,24 @@ class Loop:
         if self.state.optimizer:
             self.optimizer.load_state_dict(dict(self.state.optimizer))
         self.module = world.wrap(plan.objective)
-        self.broken: list[str] = []  # reports since the last telling
+        self.broken: list[str] = []  # pictures that could not be read since the last report
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _require_one_folder(self) -> None:
-        """Processes that start at different steps would wait for each other without end."""
+        """Raise TrainingError if processes would start at different steps. They would wait for each other forever."""
         steps = sorted({int(step) for step in self.world.collect([str(self.state.step)])})
         if len(steps) > 1:
             raise TrainingError(
-                f"{self.folder.path}: holds step {steps[0]} for one process and {steps[-1]} for another; "
+                f"{self.folder.path}: one process finds step {steps[0]} in it, another step {steps[-1]}; "
                 "set out to a folder that all machines share"
             )
 
     def run(self) -> RunResult:
-        """Run to the end, or until SIGTERM or SIGINT asks to stop: both end with a checkpoint."""
+        """Run to the end, or until SIGTERM or SIGINT asks to stop. Both end with a checkpoint."""
         plan, state, config = self.plan, self.state, self.config
         if state.step >= plan.steps:
             return self._result()
-        # Networks that come from a checkpoint are in evaluation mode.
+        # Networks loaded from a checkpoint are in evaluation mode.
         plan.objective.train()
         with (
             deaths_told(),
@@ -130,7 +144,7 @@ class Loop:
             contextlib.closing(source_errors(plan.batches.training(state.step))) as batches,
         ):
             lines.write("start", state.step, steps=plan.steps, processes=self.world.size)
-            watch = Stopwatch(state.step, plan.steps, plan.pictures_per_step)
+            watch = ThroughputMeter(state.step, plan.steps, plan.pictures_per_step)
             for batch in watch.waiting_for(batches):
                 measures = self._step(batch)
                 stopping = self.world.any(stop.asked)
@@ -148,7 +162,7 @@ class Loop:
             return result
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """Learn from one batch; nothing is learnt from numbers that are not finite."""
+        """Learn from one batch. Raise TrainingError before learning from numbers that are not finite."""
         plan, state = self.plan, self.state
         rates = plan.rates(state.step)
         apply_rates(self.optimizer.param_groups, rates)
@@ -156,13 +170,13 @@ class Loop:
         with memory_named(plan.memory):
             self.optimizer.zero_grad(set_to_none=True)
             outcome = self._evaluate(self.module, batch)
-            outcome.loss.backward()
+            torch.autograd.backward(outcome.loss)
             norm = nn.utils.clip_grad_norm_(self.parameters, plan.train.clip or math.inf)
         measures = self.world.mean({**outcome.measures, "gradient_norm": norm})
         bad = [f"{name} {value}" for name, value in measures.items() if not math.isfinite(value)]
         if bad:
             raise TrainingError(
-                f"step {state.step + 1}: {', '.join(bad)}; stopped, nothing of it is saved: "
+                f"step {state.step + 1}: {', '.join(bad)}; the run stopped without saving this step: "
                 "lower train.lr, set train.clip (3.0), or check the data"
             )
         with memory_named(plan.memory):  # the first step allocates the moments
@@ -171,15 +185,15 @@ class Loop:
         self.broken += batch.broken
         return {**measures, "lr": rates.lr, "weight_decay": rates.weight_decay}
 
-    def _evaluate(self, module: nn.Module, batch: Batch) -> Outcome:
+    def _evaluate(self, module: nn.Module, batch: Batch) -> StepOutcome:
         device = self.world.device
         dtype = DTYPES[self.plan.train.precision]
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            outcome: Outcome = module(batch.to(device))
+            outcome: StepOutcome = module(batch.to(device))
         return outcome
 
     def _validate(self, lines: RunLog) -> bool:
-        """Measure on the validation batches; whether this was the best so far."""
+        """Measure on the validation batches. Return true if this was the best result so far."""
         plan, sums, batches = self.plan, dict[str, float](), 0
         plan.objective.eval()
         with contextlib.closing(source_errors(plan.batches.validation())) as stream:
@@ -207,18 +221,18 @@ class Loop:
             checkpoint = Checkpoint(self.plan.network, self.plan.weights)
             self.folder.save(checkpoint, self.state, best=better, keep_every=self.config.keep_every)
 
-    def _tell(self, measures: dict[str, float], watch: Stopwatch, lines: RunLog) -> None:
+    def _tell(self, measures: dict[str, float], watch: ThroughputMeter, lines: RunLog) -> None:
         state = self.state
         if state.step % self.config.log_every == 0 or state.step == self.plan.steps:
             self._tell_broken(lines)
-            told = watch.reading(state.step, measures["loss"])
+            told = watch.read(state.step, measures["loss"])
             speed = {"pictures_per_second": told.pictures_per_second, "waiting": told.waiting}
             lines.write("step", state.step, **measures, **speed)
             if self.world.first and self.progress:
                 self.progress(told)
 
     def _tell_broken(self, lines: RunLog) -> None:
-        """Tell of the pictures that any process could not read, of each once."""
+        """Report each picture that any process could not read, once."""
         for report in self.world.collect(self.broken):
             if report not in self.state.broken:
                 self.state.broken.append(report)
@@ -233,21 +247,22 @@ class Loop:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Start torch's generators (for dropped paths) of a step: so resuming needs none of their state."""
+    """Seed torch's generators (for dropped paths) for a step, so that resuming needs none of their state."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
 class StopAsked:
-    """Whether a signal has asked to stop."""
+    """Flag that a signal has asked to stop."""
 
     asked = False
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopAsked]:
-    """Within, a SIGTERM (Slurm's, `timeout`'s) or Ctrl-C asks to stop after the step; a second Ctrl-C kills.
+    """Ask to stop after the step on SIGTERM (sent by Slurm and `timeout`) or Ctrl-C. A second Ctrl-C kills.
 
-    A second SIGTERM does not: where a scheduler signals every process, torchrun passes its own on to those it started.
+    A second SIGTERM does not kill. If a scheduler signals every process, torchrun passes its own signal on to its
+    processes.
     """
     stop = StopAsked()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -269,11 +284,11 @@ def stop_signals() -> Iterator[StopAsked]:
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Within, operations whose results depend on the order of threads are replaced by ones that do not."""
+    """Replace operations whose results depend on the order of threads, inside the block, if `wanted`."""
     if not wanted:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -282,8 +297,9 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 def fast_attention(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Within, attention on a CPU is written out: forward and backward take two thirds of the fused kernel's time there.
+    """Return a context in which attention on a CPU is computed without the fused kernel.
 
-    That was measured at 37 and 82 tokens, which is what is trained on a CPU. On other devices torch chooses.
+    There, forward and backward take two thirds of the fused kernel's time. This was measured at 37 and 82 tokens, the
+    sizes that are trained on a CPU. On other devices torch chooses.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()

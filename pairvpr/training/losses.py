@@ -1,4 +1,4 @@
-"""What both stages minimise. Everything is computed in float32, whatever the network ran in."""
+"""Losses of both stages. Everything is computed in float32, whatever precision the network runs in."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ PATCH_EPS = 1e-6  # added to a patch's variance (recipe)
 ALPHA, BETA, BASE = 1.0, 50.0, 0.0  # of the multi-similarity loss (recipe; Wang et al., CVPR 2019)
 MINER_EPSILON = 0.1  # margin of its miner (recipe)
 TEMPERATURE = 0.1
-"""Of the similarities that a teacher passes on. Our choice: at 0.1, a picture of the same place (similarity 0.8 or so)
-outweighs hundreds of others (0.2 or so), while these still count."""
+"""Temperature of the similarities that a teacher passes on (our choice).
+
+At 0.1, a picture of the same place (similarity about 0.8) outweighs hundreds of others (about 0.2), which still count.
+"""
 
 
 PairChoice = Literal["hardest", "ranked", "easy"]
 
 
 class Pairs(NamedTuple):
-    """Indices (A,) into a batch: every anchor with its positive and its negative."""
+    """Indices (A,) into a batch: each anchor with its positive and its negative."""
 
     anchors: Tensor
     positives: Tensor
@@ -30,54 +32,60 @@ class Pairs(NamedTuple):
 
 
 def patches(images: Tensor, patch: int) -> Tensor:
-    """Pictures (B, 3, H, W) -> the pixels of their patches (B, T, patch * patch * 3), colour last (as in MAE)."""
+    """Cut pictures (B, 3, H, W) into the pixels of their patches (B, T, patch * patch * 3), colour last (as in MAE)."""
     batch, channels, height, width = images.shape
     grid = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
     return grid.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
 
 
 def unpatch(pixels: Tensor, patch: int) -> Tensor:
-    """Pixels of patches (B, T, patch * patch * 3) of square pictures -> pictures (B, 3, H, W): `patches` backwards."""
+    """Join pixels of patches (B, T, patch * patch * 3) to square pictures (B, 3, H, W): the inverse of `patches`."""
     side = round(pixels.shape[1] ** 0.5)
     grid = pixels.reshape(len(pixels), side, side, patch, patch, 3)
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(pixels), 3, side * patch, side * patch)
 
 
 def patch_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (B, T, 1) of each patch's pixels (B, T, P): unbiased variance, PATCH_EPS added (recipe)."""
+    """Return mean and deviation (B, T, 1) of each patch's pixels (B, T, P).
+
+    The variance is unbiased, plus PATCH_EPS (recipe).
+    """
     return pixels.mean(-1, keepdim=True), (pixels.var(-1, keepdim=True) + PATCH_EPS).sqrt()
 
 
 def reconstruction_target(images: Tensor, patch: int) -> Tensor:
-    """Normalised pictures (B, 3, H, W) -> per-patch normalised pixels (B, T, P), what stage one predicts."""
+    """Return the target of stage one: normalised pixels (B, T, P) of each patch of normalised pictures (B, 3, H, W)."""
     pixels = patches(images, patch)
     mean, deviation = patch_statistics(pixels)
     return (pixels - mean) / deviation
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error over the patches (B, T) that `mask` hid; prediction and target (B, T, P)."""
+    """Return the mean squared error over the patches (B, T) that `mask` hides. Prediction and target are (B, T, P)."""
     error = (prediction.float() - target).square().mean(-1)
     return (error * mask).sum() / mask.sum()
 
 
 def descriptor_loss(descriptors: Tensor, labels: Tensor) -> Tensor:
-    """Multi-similarity loss with its miner: L2-normalised descriptors (B, G), places (B,) -> a scalar."""
+    """Return the multi-similarity loss with its miner, a scalar, of L2-normalised descriptors (B, G) of places (B,)."""
     with torch.autocast(descriptors.device.type, enabled=False):
         mined = MultiSimilarityMiner(epsilon=MINER_EPSILON)(descriptors, labels)
-        return MultiSimilarityLoss(alpha=ALPHA, beta=BETA, base=BASE)(descriptors, labels, mined)
+        loss: Tensor = MultiSimilarityLoss(alpha=ALPHA, beta=BETA, base=BASE)(descriptors, labels, mined)
+        return loss
 
 
 def choose_pairs(descriptors: Tensor, labels: Tensor, choice: PairChoice) -> Pairs:
-    """A positive and a negative for every picture of a batch; labels as in `easy_pairs`."""
-    choose = {"hardest": hardest_pairs, "ranked": ranked_pairs, "easy": lambda _, labels: easy_pairs(labels)}
-    return choose[choice](descriptors, labels)
+    """Return a positive and a negative for each picture of a batch. Labels are as in `easy_pairs`."""
+    if choice == "easy":
+        return easy_pairs(labels)
+    return hardest_pairs(descriptors, labels) if choice == "hardest" else ranked_pairs(descriptors, labels)
 
 
 def ranked_pairs(descriptors: Tensor, labels: Tensor) -> Pairs:
-    """As `easy_pairs`, but negatives by their similarity, as re-ranking meets them.
+    """Pair as `easy_pairs`, but choose negatives by their similarity, as in re-ranking.
 
-    The logarithm of a negative's rank is spread evenly over the anchors: as many of the first as of ranks 2 and 3.
+    The logarithm of a negative's rank is spread evenly over the anchors. So rank 1 is as frequent as ranks 2 and 3
+    together.
     """
     anchors, positives, _ = easy_pairs(labels)
     with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
@@ -85,20 +93,23 @@ def ranked_pairs(descriptors: Tensor, labels: Tensor) -> Pairs:
         same = labels[:, None] == labels
         order = similarities.masked_fill(same, -torch.inf).argsort(dim=1, descending=True, stable=True)
     others = (~same).sum(dim=1)
-    even = anchors * ((5**0.5 - 1) / 2) % 1  # multiples of the golden ratio fill 0 to 1 evenly, however many
+    even = anchors * ((5**0.5 - 1) / 2) % 1  # any number of multiples of the golden ratio fills 0 to 1 evenly
     return Pairs(anchors, positives, order[anchors, (others**even).long() - 1])
 
 
 def hardest_pairs(descriptors: Tensor, labels: Tensor) -> Pairs:
-    """Batch-hard pairs (Hermans et al. 2017): the least similar of each picture's place, the most similar of others."""
+    """Return batch-hard pairs (Hermans et al. 2017).
+
+    The positive is the least similar picture of the same place, the negative the most similar picture of another place.
+    """
     with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
         return Pairs(*BatchHardMiner()(descriptors, labels))
 
 
 def easy_pairs(labels: Tensor) -> Pairs:
-    """Every picture with the next one of its place, and with one of the next place of the batch.
+    """Pair each picture with the next one of its place, and with one of the next place of the batch.
 
-    labels (B,): place by place, as many pictures of each. What lies side by side in a batch is left to chance.
+    labels (B,): place by place, equally many pictures of each. The order of the places in a batch is random.
     """
     number, count = torch.arange(len(labels), device=labels.device), int((labels == labels[0]).sum())
     first = number - number % count
@@ -106,18 +117,22 @@ def easy_pairs(labels: Tensor) -> Pairs:
 
 
 def pair_loss(positive_logits: Tensor, negative_logits: Tensor) -> Tensor:
-    """Binary cross-entropy of pair logits (A,) each, summed: divide by their number for the recipe's mean."""
+    """Return the summed binary cross-entropy of pair logits (A,) each.
+
+    Divide it by their number for the recipe's mean.
+    """
     logits = torch.cat([positive_logits, negative_logits]).float()
     same = torch.cat([torch.ones_like(positive_logits), torch.zeros_like(negative_logits)]).float()
     return F.binary_cross_entropy_with_logits(logits, same, reduction="sum")
 
 
 def similarity_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """How far the student's places among the teacher's descriptors are from the teacher's own; both (B, G).
+    """Return the distance between the student's and the teacher's view of a batch, as a scalar.
 
-    Kullback-Leibler divergence of the softmax over each picture's similarities to what the teacher makes of all of the
-    batch, itself included (as SEED, Fang et al., ICLR 2021). Not to what the student makes of them: a student that
-    knows nothing finds all pictures alike, and stays there for long.
+    Both descriptors are (B, G).
+    It is the Kullback-Leibler divergence of the softmax over each picture's similarities to the teacher's descriptors
+    of the whole batch, the picture itself included (as SEED, Fang et al., ICLR 2021). Similarities to the student's own
+    descriptors are not used: an untrained student finds all pictures alike, and would stay there for long.
     """
     with torch.autocast(student.device.type, enabled=False):
 
@@ -128,15 +143,15 @@ def similarity_distillation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def score_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Smooth L1 distance of pair logits (N,), summed: regression of logits (Ba & Caruana 2014).
+    """Return the summed smooth L1 distance of pair logits (N,): regression of logits (Ba & Caruana 2014).
 
-    Not of probabilities: those saturate, and re-ranking needs the order among confident pairs.
+    Probabilities are not used because they saturate, and re-ranking needs the order among confident pairs.
     """
     return F.smooth_l1_loss(student.float(), teacher.float(), reduction="sum")
 
 
 def off_diagonal_order(descriptors: Tensor) -> Tensor:
-    """Indices (B, B - 1) of each picture's others, most similar first; descriptors (B, G)."""
+    """Return indices (B, B - 1) of each picture's others, most similar first, of descriptors (B, G)."""
     with torch.no_grad(), torch.autocast(descriptors.device.type, enabled=False):
         similarities = descriptors.float() @ descriptors.float().T
         similarities.fill_diagonal_(-torch.inf)
@@ -144,5 +159,5 @@ def off_diagonal_order(descriptors: Tensor) -> Tensor:
 
 
 def nearest_is_same(descriptors: Tensor, labels: Tensor) -> Tensor:
-    """Share of pictures whose most similar other picture of the batch shows the same place: a scalar."""
+    """Return the share of pictures whose most similar other picture of the batch shows the same place, a scalar."""
     return (labels[off_diagonal_order(descriptors)[:, 0]] == labels).float().mean()

@@ -1,4 +1,4 @@
-"""What stage one reconstructs, as one PNG to look at."""
+"""Write what stage one reconstructs as a PNG."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pairvpr.files import write_atomically
 from pairvpr.model.network import IMAGENET_MEAN, IMAGENET_STD
 from pairvpr.training.failures import writing
 from pairvpr.training.losses import patch_statistics, patches, unpatch
 
 ROWS = 8
-GREY = 0.5  # of hidden patches
+GREY = 0.5  # colour of hidden patches
 
 
 def write_reconstructions(images: Tensor, reference: Tensor, mask: Tensor, prediction: Tensor, path: Path) -> None:
-    """Write a PNG of up to ROWS rows: what the network saw, what it made of it, the picture, the reference picture.
+    """Write a PNG of up to ROWS rows: the network's input, its reconstruction, the picture, and the reference picture.
 
-    images, reference: normalised pictures (B, 3, S, S); mask (B, T), true where hidden; prediction (B, T, P)
-    per-patch normalised pixels, which take mean and deviation from the true patches (as MAE shows its own).
+    images, reference: normalised pictures (B, 3, S, S).
+    mask: (B, T), true where hidden.
+    prediction: normalised pixels of each patch (B, T, P). Mean and deviation come from the true patches (as in MAE's
+        figures).
+    path: of the PNG.
+    Raises TrainingError if it cannot be written.
     """
     images, reference, mask, prediction = (x[:ROWS].float() for x in (images, reference, mask, prediction))
     patch = round((prediction.shape[-1] / 3) ** 0.5)
@@ -38,13 +43,12 @@ def write_reconstructions(images: Tensor, reference: Tensor, mask: Tensor, predi
     array = (grid.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        Image.fromarray(array).save(partial, format="PNG")
-        partial.replace(path)
+        with write_atomically(path) as partial:
+            Image.fromarray(array).save(partial, format="PNG")
 
 
 def _colours(images: Tensor) -> Tensor:
-    """Normalised pictures (B, 3, H, W) -> colours from 0 to 1."""
+    """Turn normalised pictures (B, 3, H, W) into colours from 0 to 1."""
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
     deviation = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
     return images * deviation + mean

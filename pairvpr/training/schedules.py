@@ -1,4 +1,4 @@
-"""What learns how fast: frozen parts, parameter groups, learning rate and weight decay over the steps."""
+"""Schedule the training: frozen parts, parameter groups, learning rate and weight decay of each step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ UNUSED: dict[Stage, tuple[str, ...]] = {
     "two": ("encoder.mask_token", "decoder.mask_token", "decoder.reconstruction."),
     "descriptor": ("encoder.mask_token", "decoder."),
 }
-"""Parameters by prefix that take no part in a stage. They must not learn: with DDP every other one gets a gradient."""
+"""Prefixes of the parameters that take no part in a stage.
+
+They must not learn, because DDP waits for every gradient.
+"""
 
 BLOCKS = "encoder.vit.blocks."
 
@@ -35,9 +38,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class StageOneSchedule:
-    """Linear warm-up, then half a cosine down to `min_lr`; weight decay along half a cosine (DINOv2's recipe).
+    """Linear warm-up, then half a cosine down to `min_lr`. Weight decay follows half a cosine (DINOv2's recipe).
 
-    lr is the peak, warmup and steps are numbers of steps.
+    lr: the peak.
+    warmup, steps: numbers of steps.
     """
 
     lr: float
@@ -48,7 +52,7 @@ class StageOneSchedule:
     steps: int
 
     def __call__(self, step: int) -> Rates:
-        """The rates of a step, from 0 on."""
+        """Return the rates of a step, counted from 0."""
         if step < self.warmup:
             lr = self.lr * (step + 1) / self.warmup
         else:
@@ -58,9 +62,9 @@ class StageOneSchedule:
 
 @dataclass(frozen=True)
 class StageTwoSchedule:
-    """The learning rate falls linearly to `decay_to` of itself over `decay_steps`, then stays (recipe).
+    """The learning rate falls linearly to the factor `decay_to` over `decay_steps` steps, then stays (recipe).
 
-    warmup: steps over which it first rises linearly (0 in the recipe, whose encoder was trained before).
+    warmup: steps over which it first rises linearly (0 in the recipe, whose encoder is pretrained).
     """
 
     lr: float
@@ -70,36 +74,43 @@ class StageTwoSchedule:
     warmup: int = 0
 
     def __call__(self, step: int) -> Rates:
-        """The rates of a step, from 0 on."""
+        """Return the rates of a step, counted from 0."""
         done, warm = min(step / self.decay_steps, 1.0), min((step + 1) / max(self.warmup, 1), 1.0)
         return Rates(self.lr * warm * (1 - (1 - self.decay_to) * done), self.weight_decay)
 
 
 def half_cosine(start: float, end: float, done: float) -> float:
-    """From `start` at done = 0 to `end` at done = 1 along half a cosine."""
+    """Return a value on half a cosine from `start` at done = 0 to `end` at done = 1."""
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * done))
 
 
 def freeze(network: PairVPR, stage: Stage, trained_blocks: int) -> None:
-    """Leave to learn what takes part in the stage and does not lie before the last `trained_blocks` encoder blocks.
+    """Freeze parameters that take no part in the stage, or lie before the last `trained_blocks` encoder blocks.
 
-    -1 leaves all of the encoder. In stage one the encoder's mask token always learns: timm's DINOv2 weights come
-    without one. Raises TrainingError where the encoder has fewer blocks.
+    -1 trains the whole encoder. In stage one the encoder's mask token always learns, because timm's DINOv2 weights have
+    none.
+    Raises TrainingError if the encoder has fewer blocks.
     """
     depth = len(network.encoder.vit.blocks)
     if trained_blocks > depth:
-        raise TrainingError(f"setting train.trained_blocks: {trained_blocks}, but the encoder has {depth} blocks")
+        raise TrainingError(
+            f"setting train.trained_blocks: is {trained_blocks}, but the encoder has {depth} blocks; lower it, or set "
+            "-1 for all"
+        )
     first = 0 if trained_blocks == ALL_BLOCKS else depth - trained_blocks
     for name, parameter in network.named_parameters():
         learns = not name.startswith(UNUSED[stage])
         if learns and trained_blocks != ALL_BLOCKS and name.startswith("encoder.vit."):
-            # With no block to train the final norm, layer depth + 1, stays as it is as well.
+            # If no block learns, the final norm (layer depth + 1) stays as it is, too.
             learns = trained_blocks > 0 and layer_of(name, depth) > first
         parameter.requires_grad_(learns)
 
 
 def layer_of(name: str, depth: int) -> int:
-    """A parameter's layer: 0 for what makes the tokens, 1 to `depth` for the encoder's blocks, then all the rest."""
+    """Return a parameter's layer.
+
+    Layer 0 makes the tokens, layers 1 to `depth` are the encoder's blocks, and layer depth + 1 is the rest.
+    """
     if name.startswith(BLOCKS):
         return int(name[len(BLOCKS) :].split(".")[0]) + 1
     tokens = name == "encoder.mask_token" or (
@@ -109,20 +120,27 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def lr_scale(name: str, depth: int, layer_decay: float, patch_embed: float) -> float:
-    """A parameter's factor of the learning rate: layer_decay ** (depth + 1 - layer) (BEiT, Bao et al. 2022; DINOv2)."""
+    """Return a parameter's factor of the learning rate.
+
+    It is layer_decay ** (depth + 1 - layer) (BEiT, Bao et al. 2022; DINOv2), times `patch_embed` for the patch
+    embedding.
+    """
     scale = layer_decay ** (depth + 1 - layer_of(name, depth))
     return scale * patch_embed if name.startswith("encoder.vit.patch_embed.") else scale
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: to matrices, not to biases, norms, layer scales, tokens and positions (MAE)."""
+    """Return true for parameters with weight decay.
+
+    These are matrices, but not biases, norms, layer scales, tokens and positions (MAE).
+    """
     return name.endswith(".weight") and parameter.ndim > 1
 
 
 def parameter_groups(network: PairVPR, layer_decay: float = 1.0, patch_embed: float = 1.0) -> list[dict[str, Any]]:
-    """The parameters that learn, as groups for an optimizer with their own `lr_scale` and `decay` (0 or 1).
+    """Return the parameters that learn as groups for an optimizer, with their own `lr_scale` and `decay` (0 or 1).
 
-    The order depends on names alone, so that an optimizer's state fits again after a restart.
+    The order depends on names alone, so that an optimizer's state fits after a restart.
     """
     depth = len(network.encoder.vit.blocks)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}

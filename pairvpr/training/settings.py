@@ -1,4 +1,4 @@
-"""Settings: dataclasses from TOML with checked types, overridden by `a.b=c`, and written back."""
+"""Read settings from TOML into dataclasses with checked types, apply `a.b=c` overrides, and write them back."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 
 def read_table(file: Path, overrides: Sequence[str] = ()) -> Table:
-    """The table of a TOML file with `overrides` such as `train.lr=1e-4` or `data.0.places=folders` laid over it.
+    """Read a TOML file and apply `overrides` such as `train.lr=1e-4` or `data.0.places=folders`.
 
-    An override's value is TOML; what is no TOML value is taken as text. Raises TrainingError.
+    An override's value is TOML. A value that is not valid TOML is taken as text. Raises TrainingError.
     """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{file}: cannot be read ({error}); give a TOML configuration") from error
+        raise TrainingError(f"{file}: cannot be read ({error}); give a TOML file with --config") from error
     table = parse_toml(text, str(file))
     for override in overrides:
         _override(table, override)
@@ -35,16 +35,16 @@ def read_table(file: Path, overrides: Sequence[str] = ()) -> Table:
 
 
 def build(kind: type[Settings], table: Mapping[str, Any], where: str = "") -> Settings:
-    """The dataclass `kind` from a table; a missing setting takes its default.
+    """Build the dataclass `kind` from a table. A missing setting takes its default.
 
-    `where`: name of the table, for messages. Raises TrainingError naming the setting that is unknown, missing
-    or of a wrong type.
+    where: name of the table, for messages.
+    Raises TrainingError, which names the setting that is unknown, missing or of a wrong type.
     """
     known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in table:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}"
             raise TrainingError(f"setting {_join(where, name)}: unknown; {hint}")
     for name, field in known.items():
         if name not in table and field.default is field.default_factory is dataclasses.MISSING:
@@ -54,13 +54,13 @@ def build(kind: type[Settings], table: Mapping[str, Any], where: str = "") -> Se
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type that `hint` asks for."""
+    """Return `value` as the type that `hint` asks for."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return build(hint, _expect(value, Mapping, "a table", where), where)
     if origin is typing.Literal:
         if value not in inner:
-            raise TrainingError(f"setting {where}: {value!r} is none of {', '.join(map(repr, inner))}")
+            raise TrainingError(f"setting {where}: {value!r} is unknown; set one of {', '.join(map(repr, inner))}")
         return value
     if origin is tuple:
         items = _expect(value, list | tuple, "a list", where)
@@ -83,7 +83,7 @@ def _expect(value: Any, kind: Any, name: str, where: str) -> Any:
 
 
 def write_toml(settings: Any) -> str:
-    """A dataclass of settings as TOML text, all of it: reading it back gives the same."""
+    """Return a dataclass of settings as TOML text. Reading the text gives the same settings."""
     plain, tables = [], []
     for name, value in as_table(settings).items():
         if isinstance(value, Mapping):
@@ -94,12 +94,12 @@ def write_toml(settings: Any) -> str:
 
 
 def as_table(settings: Any) -> Table:
-    """A dataclass as nested plain tables and lists."""
+    """Return a dataclass as nested plain tables and lists."""
     return dataclasses.asdict(settings, dict_factory=lambda items: {k: _plain(v) for k, v in items})
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> list[str]:
-    """Names of the settings in which two tables differ."""
+    """Return the names of the settings in which two tables differ."""
     found: list[str] = []
     for name in sorted({*one, *other}):
         here, there = one.get(name), other.get(name)
@@ -121,29 +121,29 @@ def _toml(value: Any) -> str:
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, str):  # JSON's escapes are TOML's, which wants one more
+    if isinstance(value, str):  # JSON's escapes are valid TOML, which needs one more
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value) if isinstance(value, bool) else repr(value)
 
 
 def parse_toml(text: str, source: str) -> Table:
-    """A TOML text; `source` names it in the TrainingError where it is none."""
+    """Parse a TOML text. Raise TrainingError, which names `source`, if it is invalid."""
     try:
         return _toml_reader()(text)
     except ValueError as error:
-        raise TrainingError(f"{source}: not TOML ({error})") from error
+        raise TrainingError(f"{source}: not valid TOML ({error}); correct it") from error
 
 
 def _toml_reader() -> Callable[[str], Table]:
     if sys.version_info < (3, 11):
-        raise TrainingError("training reads TOML with Python's own reader: use Python 3.11 or newer")
+        raise TrainingError("training reads TOML with Python's own reader; use Python 3.11 or newer")
     import tomllib  # type: ignore[import-not-found,unused-ignore]
 
     return tomllib.loads
 
 
 def _override(table: Table, text: str) -> None:
-    """Lay one `a.b=c` over a table."""
+    """Apply one `a.b=c` to a table."""
     path, equals, value = text.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -151,18 +151,18 @@ def _override(table: Table, text: str) -> None:
     reader = _toml_reader()
     try:
         parsed = reader(f"x = {value}")["x"]
-    except ValueError:  # so that texts need no quotes, which the shell would eat
+    except ValueError:  # texts need no quotes, which the shell would remove
         parsed = value.strip()
     here: Any = table
     for key, following in zip(keys, [*keys[1:], None], strict=True):
         if isinstance(here, list):
             if not key.isdecimal() or int(key) >= len(here):
-                raise TrainingError(f"--set {text}: {key} is no place in a list of {len(here)}")
+                raise TrainingError(f"--set {text}: {key} is not an index of a list of {len(here)} items")
             index: Any = int(key)
         elif isinstance(here, dict):
             index = key
         else:
-            raise TrainingError(f"--set {text}: there is no table at {path}")
+            raise TrainingError(f"--set {text}: {path} is not in a table; correct the name")
         if following is None:
             here[index] = parsed
         else:
@@ -174,18 +174,18 @@ def _join(where: str, name: str) -> str:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Raises TrainingError where a setting is too small, or no number."""
+    """Raise TrainingError if a setting is too small or not a number."""
     if not value >= least:
         raise TrainingError(f"setting {name}: must be at least {least}, is {value}")
 
 
 def above(name: str, value: float, bound: float) -> None:
-    """Raises TrainingError where a setting is not above a bound."""
+    """Raise TrainingError if a setting is not above a bound."""
     if not value > bound:
         raise TrainingError(f"setting {name}: must be above {bound}, is {value}")
 
 
 def between(name: str, value: float) -> None:
-    """Raises TrainingError where a share is not in (0, 1]."""
+    """Raise TrainingError if a share is not in (0, 1]."""
     if not 0 < value <= 1:
         raise TrainingError(f"setting {name}: must be above 0 and at most 1, is {value}")

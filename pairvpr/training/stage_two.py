@@ -1,4 +1,4 @@
-"""Stage two: descriptor and pair classifier together, on a batch that is mined across all processes."""
+"""Stage two: train descriptor and pair classifier together, on a batch that is mined across all processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pairvpr.data.samples import PlaceBatch, PlaceSamples
 from pairvpr.data.sampling import EpochOrder
 from pairvpr.data.transforms import CropAndRelight, Squash, SquashAndAugment, Transform
 from pairvpr.model import Checkpoint, PairVPR
-from pairvpr.training.batches import Feed, StageBatches, open_all, require_places, total_steps
+from pairvpr.training.batches import BatchFeed, StageBatches, open_all, require_places, total_steps
 from pairvpr.training.config import StageTwoConfig
 from pairvpr.training.distributed import World, joined_world
 from pairvpr.training.initial import initial_checkpoint
 from pairvpr.training.log import Progress
-from pairvpr.training.loop import Loop, Outcome, Plan, RunResult
+from pairvpr.training.loop import Loop, Plan, RunResult, StepOutcome
 from pairvpr.training.losses import (
     PairChoice,
     Pairs,
@@ -36,7 +36,7 @@ from pairvpr.training.teacher import Teacher, resized
 
 
 class StageTwoObjective(nn.Module):
-    """Descriptor loss of the global batch and loss of its pairs; a teacher's losses beside or instead."""
+    """Descriptor loss of the global batch and loss of its pairs, with or replaced by a teacher's losses."""
 
     def __init__(
         self,
@@ -47,20 +47,23 @@ class StageTwoObjective(nn.Module):
         teacher: Teacher | None = None,
         pairs: PairChoice = "hardest",
     ) -> None:
-        """`labelled`: whether labels teach. `teacher`: what teaches beside them; without labels there must be one.
+        """Set the losses.
 
-        pairs: which ones labels give.
+        pair_weight: weight of the pair loss.
+        labelled: use the labels' losses.
+        teacher: use the losses of distillation. Without labels there must be a teacher.
+        pairs: choice of the labels' pairs.
         """
         super().__init__()
         self.network, self.world, self.pair_weight = network, world, pair_weight
         self.labelled, self.teacher, self.pairs = labelled, teacher, pairs
 
-    def forward(self, batch: PlaceBatch) -> Outcome:
-        """The process' part of the loss: all of the descriptor loss, and the pairs whose anchors it holds.
+    def forward(self, batch: PlaceBatch) -> StepOutcome:
+        """Return the process's part of the loss: the whole descriptor loss, and the pairs whose anchors it holds.
 
-        Parts are scaled so that their mean over the processes, which DDP takes of the gradients, is the loss.
+        Parts are scaled so that their mean over the processes is the loss, because DDP averages the gradients.
         """
-        # Encode this process' pictures, and share descriptors and tokens.
+        # Encode the pictures of this process, and share descriptors and tokens.
         images = resized(batch.images, self.network.config.image_size)
         descriptors, tokens = map(self.world.gather, self.network.encode(images))
         labels = self.world.gather(batch.labels)
@@ -74,11 +77,11 @@ class StageTwoObjective(nn.Module):
             measures["accuracy"] = measures["descriptor_accuracy"]
             total = total + measures["descriptor_loss"]
         if not self.pair_weight and lesson is None:
-            return Outcome(total, {"loss": total, **measures})
+            return StepOutcome(total, {"loss": total, **measures})
 
         # Mine in the global batch.
         pairs = choose_pairs(descriptors, labels, self.pairs) if self.labelled or lesson is None else lesson.pairs()
-        scale = self.world.size / (2 * len(pairs.anchors))  # the mean is over positives and negatives together
+        scale = self.world.size / (2 * len(pairs.anchors))  # the mean is over positives and negatives
         firsts, seconds = self._mine(pairs, len(batch.images))
 
         # Score the pairs whose anchor is here, in one order, anchor first.
@@ -95,19 +98,23 @@ class StageTwoObjective(nn.Module):
             measures["score_distillation"] = scale * score_distillation(logits, taught)
             distilled = measures["similarity_distillation"] + measures["score_distillation"]
             total = total + self.teacher.weight * distilled
-        return Outcome(total, {"loss": total, **measures})
+        return StepOutcome(total, {"loss": total, **measures})
 
     def _mine(self, pairs: Pairs, held: int) -> tuple[Tensor, Tensor]:
-        """First and second pictures of this process' pairs, positives then negatives; it holds `held` pictures."""
+        """Return the first and second pictures of this process's pairs, positives then negatives.
+
+        It holds `held` pictures.
+        """
         here = pairs.anchors // held == self.world.rank
         anchors, positives, negatives = (indices[here] for indices in pairs)
         return torch.cat([anchors, anchors]), torch.cat([positives, negatives])
 
 
 def train_stage_two(config: StageTwoConfig, progress: Callable[[Progress], None] | None = None) -> RunResult:
-    """Train, or go on with, the run in `config.out`. Raises PairVPRError.
+    """Train the run in `config.out`, or resume it. Raise PairVPRError on failure.
 
-    Under torchrun every process calls this; the result is the same for any number of them.
+    Under torchrun every process calls this. The result is the same for any number of processes.
+    progress: called every `run.log_every` steps in the first process.
     """
     with joined_world(config.run.device) as world, RunFolder(config.out, write_toml(config), world.first) as folder:
         teacher = Teacher(config.teacher, world, config.network.descriptor_dim) if config.teacher.checkpoint else None
@@ -116,10 +123,10 @@ def train_stage_two(config: StageTwoConfig, progress: Callable[[Progress], None]
 
 
 def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teacher: Teacher | None) -> Plan:
-    """What the loop has to know of a stage-two run whose weights so far are `start`."""
+    """Return the loop's plan of a stage-two run whose current weights are `start`."""
     train = config.train
     labelled = train.pictures_per_place > 1
-    # Pictures are as large as the larger of teacher and student sees them.
+    # Pictures have the larger of the teacher's and the student's size.
     side = max(network.config.image_size for network in (start.network, *([teacher.network] if teacher else [])))
     places = open_all(config.data)
     require_places(len(places), train.places, "data")
@@ -154,7 +161,7 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
     )
 
 
-def _feed(places: PlaceDataset, transform: Transform, *, config: StageTwoConfig, world: World) -> Feed:
+def _feed(places: PlaceDataset, transform: Transform, *, config: StageTwoConfig, world: World) -> BatchFeed:
     samples = PlaceSamples(places, transform, config.train.pictures_per_place)
     groups = places.groups if config.train.order == "groups" else [len(places)]
-    return Feed(samples, EpochOrder(groups, config.seed), config.train.places, world, config.run.workers)
+    return BatchFeed(samples, EpochOrder(groups, config.seed), config.train.places, world, config.run.workers)

@@ -1,4 +1,4 @@
-"""Distillation: what a trained network says of a batch, for a smaller one to learn."""
+"""Distillation: answers of a trained network for a batch, for a smaller network to learn."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from pairvpr.training.losses import Pairs, off_diagonal_order
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher sees in the global batch: descriptors (B, G) and decoder-ready tokens (B, T', D').
+    """The teacher's features of the global batch.
 
-    G is the student's width; the similarities of the teacher's own descriptors are kept, or nearly.
+    descriptors: (B, G), where G is the student's width. The similarities of the teacher's own descriptors are nearly
+        kept.
+    tokens: decoder-ready (B, T', D').
     """
 
     descriptors: Tensor
     tokens: Tensor
 
     def pairs(self) -> Pairs:
-        """Pairs to score where no labels say which: every picture with its most similar one, and with one more.
+        """Return pairs to score without labels: each picture with its most similar one, and with another one.
 
-        That one is of another rank of similarity for each picture, so that all ranks occur equally often.
+        The other one has a different rank of similarity for each picture, so that all ranks occur equally often.
         """
         order = off_diagonal_order(self.descriptors)  # (B, B - 1)
         anchors = torch.arange(len(order), device=order.device)
@@ -36,16 +38,20 @@ class Lesson:
 
 
 class Teacher:
-    """A frozen network. No module of the student's, so that neither DDP nor a checkpoint takes it along."""
+    """A frozen network. It is not a submodule of the student, so that neither DDP nor a checkpoint includes it."""
 
     def __init__(self, config: TeacherConfig, world: World, width: int) -> None:
-        """`width`: of the student's descriptors.
+        """Load the teacher.
 
-        Raises CheckpointError, or TrainingError for a checkpoint of stage one, which scores no pairs.
+        width: of the student's descriptors.
+        Raises CheckpointError, or TrainingError for a stage-one checkpoint, which scores no pairs.
         """
         checkpoint = load_checkpoint(config.checkpoint)
         if not checkpoint.network.config.pair_classifier:
-            raise TrainingError(f"setting teacher.checkpoint: {config.checkpoint} is of stage one and scores no pairs")
+            raise TrainingError(
+                f"setting teacher.checkpoint: {config.checkpoint} is a stage-one checkpoint and scores no pairs; "
+                "give a stage-two checkpoint"
+            )
         self.network = checkpoint.network.to(world.device).requires_grad_(False)
         self.weights: WeightsInfo = checkpoint.weights
         self.weight, self.world = config.weight, world
@@ -53,19 +59,22 @@ class Teacher:
 
     @torch.no_grad()
     def look(self, images: Tensor) -> Lesson:
-        """Own pictures uint8 (b, S, S, 3), resized to the teacher's size -> the lesson of the global batch."""
+        """Return the lesson of the global batch.
+
+        images: this process's pictures uint8 (b, S, S, 3). They are resized to the teacher's size.
+        """
         descriptors, tokens = self.network.encode(resized(images, self.network.config.image_size))
         descriptors = F.normalize(descriptors @ self.rotation, dim=-1)
         return Lesson(self.world.gather(descriptors), self.world.gather(tokens))
 
     @torch.no_grad()
     def logits(self, lesson: Lesson, firsts: Tensor, seconds: Tensor) -> Tensor:
-        """Pair logits (N,) in one order, of pictures by their indices (N,) in the global batch."""
+        """Return pair logits (N,) in one order, of pictures given by their indices (N,) in the global batch."""
         return self.network.pair_logits(lesson.tokens[firsts], lesson.tokens[seconds]).float()
 
 
 def resized(images: Tensor, side: int) -> Tensor:
-    """Pictures uint8 (B, S, S, 3) -> uint8 (B, side, side, 3)."""
+    """Resize pictures uint8 (B, S, S, 3) to uint8 (B, side, side, 3)."""
     if images.shape[1] == side:
         return images
     scaled = F.interpolate(images.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear", antialias=True)
@@ -73,14 +82,14 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 def rotation(taught: int, learnt: int) -> Tensor:
-    """(taught, learnt) orthonormal rows or columns, always the same: what takes one width of descriptors to another.
+    """Return (taught, learnt) orthonormal rows or columns that map descriptors of one width to another.
 
-    More dimensions keep all similarities, fewer keep them to about 1 / sqrt(learnt) (Johnson & Lindenstrauss 1984), and
-    as many take no turn.
+    They are always the same. More dimensions keep all similarities. Fewer keep them to about 1 / sqrt(learnt) (Johnson
+    & Lindenstrauss 1984). Equal widths give the identity.
     """
     if taught == learnt:
         return torch.eye(taught)
-    turn = torch.linalg.qr(
+    turn: Tensor = torch.linalg.qr(
         torch.randn(max(taught, learnt), min(taught, learnt), generator=torch.Generator().manual_seed(0))
     ).Q
     return turn if taught > learnt else turn.T

@@ -1,4 +1,4 @@
-"""The index on disk: kept, rebuilt, never half there."""
+"""Test the index on disk: it is kept, rebuilt, and never half written."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_stale_index_is_rebuilt(named, root, tmp_path):
     os.utime(table, (1, 1))
     assert GsvCities(str(root), index=file).groups == (1, 2)
     if named:
-        with pytest.raises(SourceError, match="was made anew for other data"):
+        with pytest.raises(SourceError, match="another run rebuilt this index for other data"):
             after.place(0, RNG)
     else:
         assert after.place(2, RNG).name == "London/131"
@@ -137,7 +137,7 @@ def test_copies_open_the_file_themselves(root):
     copied = pickle.loads(pickle.dumps(places))
     assert copied.place(0, RNG).name == "Boston/130"
     places.index.file.unlink()
-    with pytest.raises(SourceError, match=r"sqlite: is missing, damaged or no index of pictures"):
+    with pytest.raises(SourceError, match=r"sqlite: missing, damaged or not an index of pictures"):
         copied.place(0, RNG)
 
 
@@ -148,7 +148,7 @@ def test_other_files_are_not_overwritten(root, tmp_path):
         connection.execute("CREATE TABLE mine (x)")
     connection.close()
     for file in (notes, tmp_path / "mine.sqlite", root):
-        with pytest.raises(SourceError, match="no index of pictures") as caught:
+        with pytest.raises(SourceError, match="not an index of pictures") as caught:
             GsvCities(str(root), index=str(file))
         assert "\n" not in str(caught.value)
     assert notes.read_text().startswith("mine")

@@ -1,10 +1,11 @@
-"""The protocol: folders as places, several data sets as one, data sets by name."""
+"""Test the protocol of data sets: folders as places, several data sets as one, data sets by name."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from pairvpr import data
 from pairvpr.data import FolderPlaces, JoinedPlaces, LoosePictures, open_places
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
@@ -85,10 +86,10 @@ def test_data_sets_by_name(folders):
             {},
             "unknown; name one of folders, clips, pictures, town, .* or module:callable",
         ),
-        ("absent.module:Places", {}, "cannot be imported .*; check name and PYTHONPATH"),
+        ("absent.module:Places", {}, "cannot be imported .*; check the name and PYTHONPATH"),
         ("tests.training.support:Absent", {}, "cannot be imported"),
-        ("folders", {}, "arguments do not fit.*root"),
-        ("folders", {"root": str(folders), "rot": 1}, "arguments do not fit.*rot"),
+        ("folders", {}, "does not take these arguments.*root"),
+        ("folders", {"root": str(folders), "rot": 1}, "does not take these arguments.*rot"),
         ("tests.training.support:Scenes", {"count": 0}, "holds no place"),
         ("folders", {"root": str(folders / "a/1")}, None),
     ]:
@@ -116,8 +117,14 @@ def test_arguments_of_a_wrong_kind_are_told(name, arguments, told):
         open_places(name, arguments)
 
 
+@pytest.mark.parametrize(("old", "new"), [("Picture", data.TrainingPicture), ("Place", data.TrainingPlace)])
+def test_the_names_of_version_0_1_warn(old, new):
+    with pytest.warns(FutureWarning, match=f"pairvpr.data.{old} is now pairvpr.data.{new.__name__}"):
+        assert getattr(data, old) is new
+
+
 def test_a_folder_without_places_is_refused(tmp_path, folders):
-    with pytest.raises(SourceError, match="no folder in it holds 9 pictures"):
+    with pytest.raises(SourceError, match="none of its folders holds 9 pictures"):
         FolderPlaces(str(folders), min_pictures=9)
 
 
@@ -137,7 +144,7 @@ def test_frames_of_a_clip_are_places(tmp_path):
     assert list(places.groups) == [3]
     with pytest.raises(SourceError, match="no clip of 9 frames"):
         open_places("clips", {"root": str(tmp_path), "window": 9})
-    with pytest.raises(SourceError, match="a place needs 2 frames"):
+    with pytest.raises(SourceError, match="window must be at least 2"):
         open_places("clips", {"root": str(tmp_path), "window": 1})
 
 

@@ -1,4 +1,4 @@
-"""What is seen when depends on seed and position alone."""
+"""Test that the order and the random choices depend on seed and position alone."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_place_without_enough_pictures_is_replaced_by_another():
     found = read_pictures(places, 2, 2, np.random.default_rng(0))
     assert found.place != 2
     assert len(found.pictures) == 2
-    assert "place 2: 1 readable pictures, 2 needed; another one taken" in found.broken
+    assert "place 2: 1 readable pictures, 2 needed; another place was taken" in found.broken
 
 
 def test_data_without_readable_pictures_are_an_error():

@@ -1,4 +1,4 @@
-"""Views of SF-XL: what they show, against directions painted into panoramas and against plain loops."""
+"""Test views of SF-XL against directions painted into panoramas and against plain loops."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_fitting_pairs_against_the_cosine_rule():
     assert fitting_pairs(positions, focal).tolist() == expected
 
 
-def test_what_is_known_of_pictures(tmp_path):
+def test_positions_headings_and_times_of_pictures(tmp_path):
     root = trees.sf_xl(tmp_path / "data", [(2.25, 2, 0), (9, 3, 90)])
     for file in list(root.rglob("*_pano-*")) + list(root.rglob("*pano-0*")):
         file.rename(file.with_name(file.name.replace("201409", "")))
@@ -147,7 +147,7 @@ def test_cells_without_pairs_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("spots", [[(0, 0, 0), (1.1, 0, 0)], [(0, 0, 0), (14.9, 14.9, 0)], [(7, 7, 0), (7, 8.1, 0)]])
-def test_awkward_cells_have_pairs_all_the_same(spots, tmp_path):
+def test_awkward_cells_have_pairs_too(spots, tmp_path):
     places = SfXl(str(trees.sf_xl(tmp_path / "data", spots)))
     assert all(len(places.place(0, np.random.default_rng(seed)).pictures) == 2 for seed in range(500))
 
@@ -156,7 +156,7 @@ def test_bad_names_and_pictures_are_told(tmp_path, places):
     root = tmp_path / "data"
     for file in root.rglob("*.jpg"):
         Image.new("RGB", (100, 90)).save(file)
-    with pytest.raises(SourceError, match=r"jpg: 100 x 90 pixels are no panorama of SF-XL"):
+    with pytest.raises(SourceError, match=r"jpg: 100 x 90 pixels are neither a panorama of SF-XL"):
         places.place(0, np.random.default_rng(0)).pictures[0].load()
     (root / "notes.txt").touch()
     (root / ".hidden.jpg").touch()
@@ -168,7 +168,7 @@ def test_bad_names_and_pictures_are_told(tmp_path, places):
         "@1@2@@@@@@@x@.jpg",
     ):
         (root / name).touch()
-        with pytest.raises(SourceError, match="no position and heading in its name") as caught:
+        with pytest.raises(SourceError, match="its name holds no position and heading") as caught:
             SfXl(str(root))
         assert "\n" not in str(caught.value)
         (root / name).unlink()

@@ -1,4 +1,4 @@
-"""The made-up town: the same numbers give the same pictures, places differ, visits agree, folders are resumed."""
+"""Test the made-up town: seeds give the same pictures, places differ, visits agree, folders are resumed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_same_view_again_is_nearer_than_another_place():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_conditions_look_like_what_they_are(seed):
+def test_conditions_look_different(seed):
     pictures = dict(zip(CONDITIONS, take_pictures(visits(seed, CONDITIONS, 0.0), [0.0] * 7, SMALL), strict=True))
     contrast = {name: picture.astype(float).std() for name, picture in pictures.items()}
     assert contrast["fog"] < contrast["day"]
@@ -55,7 +55,7 @@ def test_conditions_look_like_what_they_are(seed):
     assert all(picture.dtype == np.uint8 and picture.std() > 3 for picture in pictures.values())
 
 
-def test_a_street_is_what_its_seed_says():
+def test_a_street_is_a_function_of_its_seed():
     one, same, other = draw_street(1), draw_street(1), draw_street(2)
     assert one.faces == same.faces
     assert one.faces != other.faces
@@ -64,7 +64,7 @@ def test_a_street_is_what_its_seed_says():
     assert min(np.diff(PLACES)) > 25
 
 
-def test_faces_are_met_where_geometry_says():
+def test_faces_are_met_at_the_intersections():
     """The nearest face of each column against a loop over all faces, one column at a time."""
     import torch
 
@@ -127,12 +127,12 @@ def test_the_town_is_a_data_set():
     [{"streets": 0}, {"streets": 1, "seed": -1}, {"streets": 1, "visits": 0}, {"streets": 1, "hardness": 2.0}],
 )
 def test_a_town_of_nothing_is_refused(arguments):
-    with pytest.raises(SourceError, match="town of"):
+    with pytest.raises(SourceError, match="data set 'town': streets must be"):
         Town(**arguments)
 
 
 @pytest.mark.slow
-def test_a_town_is_written_and_gone_on_with(tmp_path):
+def test_a_town_is_written_and_continued(tmp_path):
     told = []
     write_town(tmp_path / "town", 2, 1, 3, lambda done, total: told.append((done, total)))
     assert told == [(1, 2), (2, 2)]
@@ -164,9 +164,9 @@ def test_towns_are_not_mixed(tmp_path):
     files = {file.relative_to(tmp_path) for file in tmp_path.rglob("*.jpg")}
     assert len(files) == 2 * 3 * 2
     for other in ((1,), (2, 1), (2, 0, 3)):
-        with pytest.raises(SourceError, match="begun with --streets 2 --seed 0 --visits 2; go on with these"):
+        with pytest.raises(SourceError, match="holds a town of --streets 2 --seed 0 --visits 2; give these options"):
             write(*other)
-    with pytest.raises(SourceError, match="begun with --streets 2 --seed 0 --visits 2"):
+    with pytest.raises(SourceError, match="holds a town of --streets 2 --seed 0 --visits 2"):
         write_evaluation(tmp_path / "town", 2, 0, lambda done, total: None)
     assert {file.relative_to(tmp_path) for file in tmp_path.rglob("*.jpg")} == files
 

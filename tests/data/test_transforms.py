@@ -1,4 +1,4 @@
-"""Relighting: deterministic under its seed, varied without, and still the same scene."""
+"""Test relighting: it depends on its seed alone, varies between seeds, and keeps the scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets, named and laid out as the published ones."""
+"""Make small data sets with the names and layout of the published ones."""
 
 from __future__ import annotations
 

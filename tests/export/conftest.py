@@ -1,4 +1,4 @@
-"""What tests of exported graphs share: nano's graphs in every precision that TensorRT runs."""
+"""Fixtures for tests of exported graphs: nano's graphs in every precision that TensorRT runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU form of graphs: the same numbers, other operators, the weights file shared."""
+"""Test the CPU form of graphs: it gives the same numbers by other operators from the same weights file."""
 
 from __future__ import annotations
 

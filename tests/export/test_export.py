@@ -1,4 +1,4 @@
-"""Export: graphs equal the network, what is wrong fails, and nothing is left behind."""
+"""Test the export: graphs equal the network, wrong graphs are refused, and a failure leaves no files."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_bundle_agrees_with_the_published_outputs(tiny_bundle, precision):
     np.testing.assert_allclose(scores, expected, atol=atol[1], rtol=0)
 
 
-def test_bundle_says_what_was_measured(tiny_bundle):
+def test_bundle_holds_the_measured_errors(tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
     bundle.verify()
     assert set(bundle.info.precisions) == {"fp32", "fp16"}
@@ -143,7 +143,7 @@ def test_float16_graph_keeps_layernorms_in_float32_and_attention_in_half(tiny_bu
     assert found["Softmax"] == found["MatMul"] == {onnx.TensorProto.FLOAT16}
 
 
-def test_graphs_hold_no_trace_of_where_they_were_made(tiny_bundle):
+def test_graphs_hold_no_source_paths(tiny_bundle):
     for file in tiny_bundle.glob("*.onnx"):
         assert b".py" not in file.read_bytes()
 
@@ -170,7 +170,7 @@ def test_another_identity_or_a_foreign_folder_is_refused_untouched(tiny, tiny_bu
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "chapter1.txt").write_text("do not lose")
-    with pytest.raises(BundleError, match="no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         export_bundle(tiny, "fp32", foreign, QUIET)
     assert contents(foreign) == {"chapter1.txt": b"do not lose"}
     (tmp_path / "file").write_text("")
@@ -214,7 +214,7 @@ def altered(truth, what):
     return dataclasses.replace(truth, scores=scores)
 
 
-def test_verification_passes_the_real_thing_and_says_how_far_off(tiny_bundle, truth):
+def test_verification_passes_a_correct_bundle_and_returns_its_errors(tiny_bundle, truth):
     errors = verify_export(Bundle.open(tiny_bundle), "fp32", truth, QUIET)
     assert set(errors) == {
         *("descriptors", "descriptor_cosine", "tokens", "scores", "prefix_summaries", "suffix_scores")

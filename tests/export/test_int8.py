@@ -1,4 +1,4 @@
-"""INT8: linear layers and no others, ranges from pictures, and a gate that fails."""
+"""Test INT8 graphs: only linear layers are quantized, ranges come from pictures, inaccurate graphs are refused."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_files_are_a_fraction_of_the_float_ones(made, tiny_bundle: Path) -> None
             assert small.stat().st_size < 0.6 * large.stat().st_size
 
 
-def test_what_was_measured_is_told(made) -> None:
+def test_the_bundle_holds_the_int8_measurements(made) -> None:
     _, precisions, calibration, export = made
     assert set(precisions) == set(KINDS)
     for info in precisions.values():
@@ -208,7 +208,7 @@ def test_what_was_measured_is_told(made) -> None:
     assert export.errors[export.ranking[0]] == max(export.errors.values()) > 1e-3
 
 
-def test_no_more_layers_are_left_float_than_needed(made, monkeypatch) -> None:
+def test_as_few_layers_as_needed_stay_in_float(made, monkeypatch) -> None:
     """The first share that the gate takes, the worst layers; all are tried where none is taken."""
     export = made[3]
     tried = []
@@ -240,7 +240,7 @@ def test_openvino_computes_the_static_graphs(made) -> None:
         assert np.sum(found[0] * found[1], axis=1).min() > 0.995
 
 
-def test_int8_has_its_devices(tiny_bundle: Path) -> None:
+def test_int8_precisions_are_limited_to_their_devices(tiny_bundle: Path) -> None:
     floats = Bundle.open(tiny_bundle)
     graphs = floats.info.precisions["fp32"]
     every = Bundle(floats.path, dataclasses.replace(floats.info, precisions=dict.fromkeys(("fp32", *KINDS), graphs)))
@@ -313,7 +313,7 @@ def test_command_line_errors_are_one_line(arguments, told, tmp_path, monkeypatch
     assert told in result.stderr
 
 
-def test_a_gate_that_stays_shut_names_the_worst_layers(made, monkeypatch) -> None:
+def test_a_failed_int8_check_names_the_worst_layers(made, monkeypatch) -> None:
     export = made[3]
     monkeypatch.setattr(int8_bundle, "agreement", lambda *_: Agreement(0.98, 0.97, 0.25))
     with pytest.raises(ExportError) as error:

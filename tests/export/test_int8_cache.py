@@ -1,4 +1,4 @@
-"""Ranges of an earlier INT8 export: taken where everything is the same, measured again where anything is not."""
+"""Test the cache of INT8 ranges: it is used if nothing has changed, and ignored otherwise."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_file_belongs_to_model_exporter_and_pictures(pictures: list[Path], tmp
     assert len(others | {file}) == 8
 
 
-def test_what_is_kept_comes_back(cache: Path) -> None:
+def test_stored_measurements_are_loaded(cache: Path) -> None:
     file = cache / "int8-ranges-0.json"
     assert load(file, MEASURED.ranges) is None
     store(file, MEASURED)
@@ -68,13 +68,13 @@ def test_what_is_kept_comes_back(cache: Path) -> None:
         json.dumps({"ranges": dict.fromkeys(MEASURED.ranges, "wide"), "errors": MEASURED.errors}),
     ],
 )
-def test_what_is_damaged_is_measured_again(content: str, cache: Path) -> None:
+def test_damaged_measurements_are_ignored(content: str, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / "file").write_text(content)
     assert load(cache / "file", MEASURED.ranges) is None
 
 
-def test_what_is_of_other_layers_is_measured_again(cache: Path) -> None:
+def test_measurements_of_other_layers_are_ignored(cache: Path) -> None:
     store(cache / "file", MEASURED)
     assert load(cache / "file", ["encoder 1", "pair_prefix 2"]) is None
 
@@ -110,7 +110,7 @@ def test_an_export_measures_once(
     assert first == ({f"{name} 1": 2.0 for name in GRAPHS}, {f"{name} 1": 0.5 for name in GRAPHS})
     assert export()._calibrate() == first
     assert measured == list(GRAPHS)
-    assert "as measured before with these pictures" in told[-1]
+    assert "ranges and errors measured before with these pictures" in told[-1]
     pictures[1].write_bytes(b"edited")
     export()._calibrate()
     assert measured == [*GRAPHS, *GRAPHS]
@@ -118,4 +118,4 @@ def test_an_export_measures_once(
     (tmp_path / "a file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
     assert export()._calibrate() == first
-    assert "ranges cannot be kept for another export" in told[-1]
+    assert "ranges cannot be kept for other exports" in told[-1]

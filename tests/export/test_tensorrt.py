@@ -1,4 +1,4 @@
-"""Building engines: what is checked, what is left behind, and what the command says."""
+"""Test the building of TensorRT engines: checks, interruptions, and the command's output."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_engines_that_are_wrong_are_not_kept(bundle: Bundle, wrong: str, monkeyp
 
 
 @pytest.mark.usefixtures("driver")
-def test_float32_that_calls_itself_float16(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_float32_graph_labelled_float16_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_on_cpu.Network, "types", {"float16": 2, "float32": 1})
     with pytest.raises(EngineError, match=r"TensorRT read it as another precision .*'float32': 1.*; export it again"):
         build(bundle)
@@ -157,7 +157,7 @@ def test_the_timing_cache_is_kept_between_builds(bundle: Bundle) -> None:
 
 
 @pytest.mark.usefixtures("driver")
-def test_interrupted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_leaves_the_bundle_as_it_was(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C amid the second graph: what was there stays, what was begun goes."""
     build(bundle)
     before = {file: (bundle.path / "engines" / file).read_bytes() for file in left(bundle) if "timing" not in file}
@@ -178,7 +178,7 @@ def test_interrupted(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("driver")
-def test_two_builders(bundle: Bundle) -> None:
+def test_two_builders_exclude_each_other(bundle: Bundle) -> None:
     (bundle.path / "engines").mkdir()
     with lock_file(bundle.path / "engines" / ".lock", "pairvpr engine builder"):
         done = run("engines", "build", "--model", bundle.path)
@@ -223,7 +223,7 @@ def test_without_cuda_python(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) ->
         (["--model", "nano", "--batches", "0,8"], "give sizes of at least 1"),
     ],
 )
-def test_what_the_user_gets_wrong(bundle: Bundle, arguments: list[str], said: str) -> None:
+def test_wrong_options_are_named(bundle: Bundle, arguments: list[str], said: str) -> None:
     done = run("engines", "build", *[bundle.path if word == "nano" else word for word in arguments])
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
     assert said in done.stderr
@@ -270,7 +270,7 @@ def test_progress_only_rises_and_ends_at_100() -> None:
     assert told == [0, 12, 25, 31, 100]
 
 
-def test_a_build_is_given_up() -> None:
+def test_a_stopped_build_reports_no_more_progress() -> None:
     asked = threading.Event()
     told: list[int] = []
     progress = BuildProgress(told.append, asked)

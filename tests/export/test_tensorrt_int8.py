@@ -1,4 +1,4 @@
-"""INT8 plans: measured against float16 on the device, and kept only where they are better."""
+"""Test INT8 plans: they are compared with float16 on the device, and kept only if they are better."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_int8_is_kept_where_it_is_faster(bundle: Bundle, driver: gpu_on_cpu.Driv
     assert load_model(bundle.path, "tensorrt", "fp16").engines.precision == "fp16"
 
 
-def test_no_gain_leaves_no_int8(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
+def test_without_a_gain_no_int8_plans_are_kept(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
     driver.costs = {f"{graph}.int8-fp16.plan": 0.5 for graph in ("encoder", "pair_prefix", "pair_suffix")}
     assert build(bundle).exit_code == 0
     assert load_model(bundle.path).engines.precision == "int8-fp16"
@@ -107,7 +107,7 @@ def test_no_gain_leaves_no_int8(bundle: Bundle, driver: gpu_on_cpu.Driver) -> No
     assert load_model(bundle.path).engines.precision == "fp16"
 
 
-def test_int8_that_is_wrong_is_not_kept_however_fast(
+def test_wrong_int8_plans_are_not_kept_even_if_they_are_fast(
     bundle: Bundle, driver: gpu_on_cpu.Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.costs = {f"{graph}.int8-fp16.plan": 0.5 for graph in ("encoder", "pair_prefix", "pair_suffix")}
@@ -131,7 +131,7 @@ def test_int8_that_is_wrong_is_not_kept_however_fast(
     assert "the int8-fp16 engines are wrong at batch 1" in suffix
 
 
-def test_stale_int8_gives_way_to_float16_and_says_so(
+def test_stale_int8_plans_are_replaced_by_float16_with_a_note(
     bundle: Bundle, driver: gpu_on_cpu.Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver.costs = {"encoder.int8-fp16.plan": 0.5}
@@ -144,7 +144,7 @@ def test_stale_int8_gives_way_to_float16_and_says_so(
     assert "built by TensorRT 10.4.0" in caplog.text
 
 
-def test_int8_without_float16_beside_it(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
+def test_int8_needs_float16_graphs_to_compare_with(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
     precisions = {"int8-fp16": bundle.info.precisions["int8-fp16"]}
     _write(bundle.path, dataclasses.replace(bundle.info, precisions=precisions))
     done = build(bundle)
@@ -153,11 +153,11 @@ def test_int8_without_float16_beside_it(bundle: Bundle, driver: gpu_on_cpu.Drive
     assert not (bundle.path / "engines").exists()
 
 
-def test_enough_is_measured() -> None:
+def test_rounds_and_warm_up_are_enough() -> None:
     assert (WARM_UP, ROUNDS) >= (3, 21)  # the second run of a shape records it, the third is the first replay
 
 
-def test_a_failed_build_keeps_what_there_was(
+def test_a_failed_build_leaves_the_bundle_as_it_was(
     bundle: Bundle, driver: gpu_on_cpu.Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(bundle)

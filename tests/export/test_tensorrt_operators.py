@@ -1,7 +1,7 @@
-"""Every exported graph keeps to what the ONNX parser of TensorRT 10.3, the oldest we build with, is documented to take.
+"""Test that every exported graph uses only operators of the ONNX parser of TensorRT 10.3, the oldest supported.
 
 Sources, all public: `docs/Changelog.md` of onnx-tensorrt (what each version added; ONNX to opset 20 since 10.0),
-`docs/operators.md` of onnx-tensorrt 10.15 (operators, types and restrictions; that of 10.3 was not at hand), and the
+`docs/operators.md` of onnx-tensorrt 10.15 (operators, types and restrictions; no list of 10.3 was at hand), and the
 Python names of 10.3 (`shared/tensorrt_api`), which have the layers that the newer operators become.
 """
 
@@ -80,7 +80,7 @@ def _cast_to(node: NodeProto) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRODUCTS)
-def test_every_graph_keeps_to_what_the_parser_takes(nano_graphs: dict[str, dict[str, Path]], precision: str) -> None:
+def test_every_graph_uses_only_operators_of_the_parser(nano_graphs: dict[str, dict[str, Path]], precision: str) -> None:
     for name, file in nano_graphs[precision].items():
         model = onnx.load(str(file))
         assert list(problems(model)) == [], name
@@ -88,7 +88,7 @@ def test_every_graph_keeps_to_what_the_parser_takes(nano_graphs: dict[str, dict[
         assert quantizes == precision.startswith("int8"), name
 
 
-def test_newer_operators_have_a_layer_in_the_oldest_version() -> None:
+def test_newer_operators_exist_in_the_oldest_version() -> None:
     names = json.loads(shared("tensorrt_api/10.3.0.json").read_text())["names"]
     assert set(BECOMES) <= OPERATORS
     for of, member in BECOMES.values():
@@ -106,7 +106,7 @@ def test_newer_operators_have_a_layer_in_the_oldest_version() -> None:
         ("a = Cast<to = 1>(x)  y, m = LayerNormalization(a, a)", "LayerNormalization : a second output"),
     ],
 )
-def test_the_walk_sees_what_is_wrong(nodes: str, said: str | None) -> None:
+def test_the_operator_check_finds_unsupported_operators(nodes: str, said: str | None) -> None:
     from onnx import parser
 
     model = parser.parse_model(

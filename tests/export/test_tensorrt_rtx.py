@@ -1,4 +1,4 @@
-"""Our graphs in a real TensorRT: TensorRT-RTX, which has the same API and parser and builds without a GPU.
+"""Test our graphs in TensorRT-RTX, which has TensorRT's API and parser and builds without a GPU.
 
 A plan cannot be run or inspected without one, and it keeps no timings: its caches are empty. The extra `dev` brings it
 on x86-64.
@@ -70,7 +70,7 @@ def build(
     return network.build(profiles, tensorrt_api.BuildSettings(1 << 30, 1), b"", BuildProgress(tell, asked)).plan
 
 
-def test_it_is_told_from_full_tensorrt() -> None:
+def test_tensorrt_rtx_is_distinguished_from_full_tensorrt() -> None:
     assert tensorrt_api.version() == f"rtx-{rtx.__version__}"
 
 
@@ -112,7 +112,7 @@ def test_every_graph_is_built_in_its_precision(
 
 
 @pytest.mark.slow
-def test_the_settings_are_the_librarys(bundle: Bundle, configs: list) -> None:
+def test_build_settings_reach_the_library(bundle: Bundle, configs: list) -> None:
     """Those that TensorRT-RTX has; all as the library gives them back."""
     network = tensorrt_api.Network(bundle.graph("fp16", "pair_prefix", cpu=False))
     profiles = graph_profiles("pair_prefix", bundle.info.dims, bundle.info.picture, (1,))
@@ -140,7 +140,7 @@ def held(plan: bytes, model: onnx.ModelProto) -> float:
 
 
 @pytest.mark.slow
-def test_a_build_is_given_up_without_a_crash(bundle: Bundle) -> None:
+def test_stopping_a_build_does_not_crash(bundle: Bundle) -> None:
     """Ctrl-C amid a build: Python's handlers run within it, and the library stops where it next asks."""
     network = tensorrt_api.Network(bundle.graph("fp16", "encoder", cpu=False))
     asked = threading.Event()
@@ -161,7 +161,7 @@ def test_a_build_is_given_up_without_a_crash(bundle: Bundle) -> None:
     assert told[-1] < 100
 
 
-def test_what_is_no_graph(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "broken.onnx"
     file.write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"broken.onnx: TensorRT rtx-[\d.]+ cannot parse it") as error:

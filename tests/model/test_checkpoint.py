@@ -1,4 +1,4 @@
-"""Checkpoints: every published layout loads, and what is wrong with a file is named."""
+"""Test checkpoints: every published layout loads, and errors name the fault of a file."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def broken(change):
         (lambda t: t.update(surprise=[3]), "1 unexpected: surprise"),
         (lambda t: t.update({"dec_norm.weight": [100]}), r"dec_norm.weight \(100,\) instead of \(192,\)"),
         (lambda t: t.pop("decoder_embed.weight"), "decoder_embed.weight is missing"),
-        (lambda t: t.pop("encoder.model.cls_token"), "is this a Pair-VPR checkpoint"),
+        (lambda t: t.pop("encoder.model.cls_token"), "give a Pair-VPR checkpoint"),
         (lambda t: t.update({"encoder.model.cls_token": [1, 1, 500]}), "no DINOv2 encoder is 500 wide"),
         (lambda t: [t.pop(k) for k in list(t) if k.startswith("dec_blocks")], "no decoder blocks"),
     ],
@@ -156,7 +156,7 @@ def test_truncated_files_are_refused(share, checkpoint_of, tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"model": 3}, [1, 2], {"a": "text"}, torch.zeros(3)])
-def test_files_of_something_else_are_refused(content, tmp_path):
+def test_files_that_are_not_checkpoints_are_refused(content, tmp_path):
     torch.save(content, tmp_path / "else.pth")
     with pytest.raises(CheckpointError, match=r"else\.pth"):
         load_checkpoint(tmp_path / "else.pth")

@@ -1,4 +1,4 @@
-"""Position tables: both published ways of resizing, against a plain bicubic written out."""
+"""Test the encoder's position tables against a plain bicubic interpolation, in both published conventions."""
 
 from __future__ import annotations
 

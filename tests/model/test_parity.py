@@ -1,4 +1,4 @@
-"""The network computes what the published one computes (seeded weights, golden outputs)."""
+"""Test that the network computes the same as the published one (seeded weights, golden outputs)."""
 
 from __future__ import annotations
 

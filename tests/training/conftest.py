@@ -1,4 +1,4 @@
-"""One thread: runs here and in processes of their own then add up in the same order, and small networks are faster."""
+"""Use one thread, so that runs in other processes add up in the same order. Small networks are faster this way."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pairvpr.data import Picture, Place
+from pairvpr.data import TrainingPicture, TrainingPlace
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import PairVPRError, SourceError
 
@@ -64,18 +64,18 @@ class Scenes:
     def place(self, index, rng):
         time.sleep(self.delay)
         number = self.first + index
-        return Place(str(number), [self.picture(number, visit) for visit in range(self.visits)])
+        return TrainingPlace(str(number), [self.picture(number, visit) for visit in range(self.visits)])
 
     def picture(self, number, visit):
         name = f"{number}/{visit}"
-        return Picture(name, partial(damaged, name) if name in self.broken else partial(scene, number, visit))
+        return TrainingPicture(name, partial(damaged, name) if name in self.broken else partial(scene, number, visit))
 
 
 class Deadly(Scenes):
     """Pictures of which each kills who reads it, as the kernel does where memory runs out."""
 
     def picture(self, number, visit):
-        return Picture(f"{number}/{visit}", die)
+        return TrainingPicture(f"{number}/{visit}", die)
 
 
 def die():
@@ -123,7 +123,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def wait_for_steps(log: Path, steps: int, process: subprocess.Popen) -> None:
-    """Wait until a run has logged so many steps."""
+    """Wait until a run has logged this number of steps."""
     for _ in range(1000):
         if log.exists() and log.read_text().count('"event": "step"') >= steps:
             return

@@ -1,4 +1,4 @@
-"""`pairvpr train` as it is typed: progress, results, a teacher, and errors on one line."""
+"""Test the command `pairvpr train`: progress, results, a teacher, and errors of one line."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def typed(*arguments):
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
-def test_a_run_tells_how_it_gets_on_and_what_it_left(stage, tmp_path):
+def test_a_run_reports_progress_and_its_checkpoint(stage, tmp_path):
     done = typed(f"stage-{stage}", "--config", write_config(tmp_path, stage), "--set", "train.steps=4")
     assert done.exit_code == 0, done.output
     told = done.stderr.splitlines()
     assert [line.partition(":")[0] for line in told] == [f"step {step} of 4" for step in (1, 2, 3, 4)]
-    each = r"step \d of 4: loss \d+\.\d{4}, \d+\.\d pictures a second \(\d+% of the time waiting for them\), .* left"
+    each = r"step \d of 4: loss \d+\.\d{4}, \d+\.\d pictures a second \(\d+% of the time waiting for data\), .* left"
     assert all(re.fullmatch(each, line) for line in told), told
     assert done.stdout == f"{tmp_path}/run/last/network.safetensors: step 4, finished\n"
 
@@ -54,7 +54,7 @@ def test_errors_are_one_line_and_exit_2(tmp_path):
     file = write_config(tmp_path, "one")
     for setting, said in (
         ("train.bach=3", "setting train.bach: unknown; did you mean batch?"),
-        ("data.0.places=folders", "data set 'folders': its arguments do not fit"),
+        ("data.0.places=folders", "data set 'folders': does not take these arguments"),
         ('data=[{places="folders", arguments={root="absent"}}]', "absent is not a folder"),
     ):
         done = typed("stage-one", "--config", file, "--set", setting)

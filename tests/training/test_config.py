@@ -1,4 +1,4 @@
-"""Configurations: read, overridden, refused with one line, and written so that reading gives the same."""
+"""Test configurations: reading, overrides, errors of one line, and writing."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def test_written_and_read_again_is_the_same(stage, tmp_path):
         ("train.learning=1", "setting train.learning: unknown; .*"),
         ("train.bach=1", "setting train.bach: unknown; did you mean batch"),
         ("trian.batch=1", "setting trian: unknown; did you mean train"),
-        ("run.device=tpu", "setting run.device: 'tpu' is none of 'auto', 'cpu', 'cuda'"),
+        ("run.device=tpu", "setting run.device: 'tpu' is unknown; set one of 'auto', 'cpu', 'cuda'"),
         ("run.workers=-1", "setting run.workers: must be at least 0"),
-        ("network.preset=huge", "setting network.preset: 'huge' is none of nano"),
+        ("network.preset=huge", "setting network.preset: 'huge' is unknown; set one of nano"),
         ("network.image_size=0", "setting network.image_size: must be at least 1, is 0"),
         ("network.position_grid=0", "setting network.position_grid: must be at least 1"),
         ("network.descriptor_dim=0", "setting network.descriptor_dim: must be at least 1"),
@@ -121,15 +121,15 @@ def test_written_and_read_again_is_the_same(stage, tmp_path):
         ("network.stem=[8, 0]", "setting network.stem.1: must be at least 1"),
         ("network=nano", "setting network: must be a table, is 'nano'"),
         ("data=x", "setting data: must be a list"),
-        ("data=[]", "setting data: names no data set"),
-        ("data.1.places=x", "1 is no place in a list of 1"),
-        ("data.0.places.x=1", "there is no table"),
+        ("data=[]", "setting data: no data set is given"),
+        ("data.1.places=x", "1 is not an index of a list of 1 items"),
+        ("data.0.places.x=1", "data.0.places.x is not in a table"),
         ("out=3", "setting out: must be a path, is 3"),
         ("batch", "--set batch: not of the form a.b=value"),
         ("a..b=1", "not of the form"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(minimal, override, told):
+def test_a_wrong_setting_is_named_in_one_line(minimal, override, told):
     with pytest.raises(TrainingError, match=told) as caught:
         stage_one_config(minimal, [override])
     assert "\n" not in str(caught.value)
@@ -138,7 +138,7 @@ def test_what_is_wrong_is_told_in_one_line(minimal, override, told):
 def test_bad_files_are_told(tmp_path):
     with pytest.raises(TrainingError, match=r"absent\.toml: cannot be read"):
         stage_one_config(tmp_path / "absent.toml")
-    for text, told in [("out = ", "not TOML"), ("out = 'x'", "setting network: missing")]:
+    for text, told in [("out = ", "not valid TOML"), ("out = 'x'", "setting network: missing")]:
         (tmp_path / "x.toml").write_text(text)
         with pytest.raises(TrainingError, match=told):
             stage_one_config(tmp_path / "x.toml")
@@ -147,5 +147,5 @@ def test_bad_files_are_told(tmp_path):
 def test_contradictions_are_refused(minimal):
     with pytest.raises(TrainingError, match="exclude each other"):
         stage_one_config(minimal, ["init.pretrained=true", "init.checkpoint=a.pth"])
-    with pytest.raises(TrainingError, match="without a teacher"):
+    with pytest.raises(TrainingError, match=r"set it to 2 or more, or set teacher\.checkpoint"):
         stage_two_config(minimal, ["train.pictures_per_place=1"])

@@ -1,4 +1,4 @@
-"""Two processes learn what one does."""
+"""Test that two processes learn the same as one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pairvpr.training.initial import seeded_network  # noqa: E402
 from pairvpr.training.schedules import freeze  # noqa: E402
 from pairvpr.training.stage_two import StageTwoObjective  # noqa: E402
 from pairvpr.training.teacher import Teacher  # noqa: E402
-from tests.training.support import ROOT, finish, losses, start, train, write_config  # noqa: E402
+from tests.training.support import ROOT, finish, lines, losses, start, train, write_config  # noqa: E402
 from tests.training.test_schedules import CONFIG  # noqa: E402
 
 TOLD = {"stderr": subprocess.PIPE, "text": True}
@@ -90,6 +90,21 @@ def test_a_run_of_two_processes_is_the_run_of_one(tmp_path):
         assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
+def test_torchrun_starts_the_command(tmp_path):
+    """The command of the documentation: `torchrun -m pairvpr train`. One process speaks for both."""
+    file = write_config(tmp_path, "one")
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", *torchrun, "-m", "pairvpr", "train", "stage-one", "--config", str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--set", "train.steps=4"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path}/run/last/network.safetensors: step 4, finished\n"
+    assert lines(tmp_path / "run", "start")[0]["processes"] == 2
+
+
 def test_machines_that_do_not_share_the_folder_are_told(tmp_path):
     """The first process has a checkpoint, the second, elsewhere, has none: they must not wait for each other."""
     file = write_config(tmp_path, "one", "first")
@@ -98,7 +113,7 @@ def test_machines_that_do_not_share_the_folder_are_told(tmp_path):
     processes = pair_of(lambda world: start("one", file, *settings[int(world["RANK"])], **world))
     told = [finish(process) for process in processes]
     assert [process.returncode for process in processes] == [1, 1], told
-    assert all("holds step 0 for one process and 6 for another; set out to a folder" in text for text in told)
+    assert all("one process finds step 0 in it, another step 6; set out to a folder" in text for text in told)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused():

@@ -1,4 +1,4 @@
-"""What a run tells TensorBoard."""
+"""Test the log of a run and its TensorBoard events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pairvpr.errors import TrainingError
 from pairvpr.training.log import RunLog
 
 
-def test_tensorboard_shows_what_was_logged_and_not_what_is_done_again(tmp_path: Path) -> None:
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with RunLog(tmp_path, 0, tensorboard=True) as log:
         for step in (1, 2, 3):
@@ -34,7 +34,7 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # in place of a full disk
     try:
-        with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written \(.*free some space"), log:
+        with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written \(.*free space"), log:
             log.write("step", 1, loss=0.5)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

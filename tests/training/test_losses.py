@@ -1,4 +1,4 @@
-"""Both stages' losses are the published ones (seeded weights, golden values)."""
+"""Test the losses of both stages against the published ones (seeded weights, golden values)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_stage_two_agrees(golden, checkpoint_of, monkeypatch):
     assert float(outcome.loss) == pytest.approx(expected["total"], abs=TOLERANCE)
 
 
-def test_patches_go_there_and_back():
+def test_unpatch_inverts_patches():
     images = torch.rand(2, 3, 28, 28)
     pixels = losses.patches(images, 14)
     assert torch.equal(losses.unpatch(pixels, 14), images)
@@ -114,7 +114,7 @@ def test_a_teacher_is_matched_where_it_is_copied():
     assert float(losses.score_distillation(torch.tensor([1.0, 5.0]), torch.tensor([1.0, 2.0]))) == pytest.approx(2.5)
 
 
-def test_a_student_that_finds_all_pictures_alike_is_told_them_apart():
+def test_a_student_that_finds_all_pictures_alike_learns_to_tell_them_apart():
     taught = torch.nn.functional.normalize(torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     alike = torch.ones(12, 8, requires_grad=True)
     losses.similarity_distillation(torch.nn.functional.normalize(alike, dim=1), taught).backward()

@@ -1,4 +1,4 @@
-"""Runs that are killed, asked to stop, or go wrong."""
+"""Test runs that are killed, asked to stop, or fail."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
 
+from pairvpr import files  # noqa: E402
 from pairvpr.errors import TrainingError  # noqa: E402
 from pairvpr.model import load_checkpoint  # noqa: E402
 from pairvpr.training.loop import stop_signals  # noqa: E402
@@ -102,7 +103,7 @@ def test_one_run_at_a_time(tmp_path):
 
 def test_numbers_that_are_not_finite_stop_the_run_and_are_not_saved(tmp_path):
     file = write_config(tmp_path, "one")
-    with pytest.raises(TrainingError, match=r"step \d: .*(nan|inf).*nothing of it is saved"):
+    with pytest.raises(TrainingError, match=r"step \d: .*(nan|inf).*stopped without saving this step"):
         train("one", file, "train.lr=1e30", "train.warmup_epochs=0", "run.save_every=1")
     if (tmp_path / "run" / "last").exists():
         assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
@@ -119,7 +120,7 @@ def test_out_of_memory_names_what_to_lower(tmp_path, monkeypatch):
         train("one", write_config(tmp_path, "one"))
 
 
-def test_which_checkpoints_stay(tmp_path):
+def test_old_checkpoints_are_removed(tmp_path):
     validation = '[[validation]]\nplaces = "tests.training.support:Scenes"\narguments = {count = 6, first = 50}\n'
     file = write_config(tmp_path, "two", extra=validation)
     settings = ["train.validate_every=2", "train.validate_steps=2", "run.save_every=1", "run.keep_every=3"]
@@ -150,7 +151,7 @@ def test_damaged_state_is_told(tmp_path):
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     file = write_config(tmp_path, "one")
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(TrainingError, match=r"run: cannot be written \(.*run.*\); allow the folder or free") as caught:
+    with pytest.raises(TrainingError, match=r"run: cannot be written \(.*run.*\); free space, or allow") as caught:
         train("one", file)
     assert "\n" not in str(caught.value)
 
@@ -173,27 +174,27 @@ def test_a_full_disk_stops_the_run_with_one_line(room, what, tmp_path):
 
 
 def test_a_crash_while_saving_leaves_the_run_at_the_checkpoint_before(tmp_path, monkeypatch):
-    """At each of the file operations of a save: the folder half written, or whole but not linked to."""
-    from pairvpr.training import state
-
+    """In the second save: while a file, the folder or the link is synced, or between folder and link."""
     file = write_config(tmp_path, "one")
     train("one", file, "train.steps=4", "run.save_every=2")
     expected = losses(tmp_path / "run")
-    for broken in ("_sync", "_link"):
-        file = write_config(tmp_path, "one", broken)
+    # Each save syncs the files of its checkpoint twice, the second time through the link.
+    for name, failing in (("state.pt", 3), (".step-00000004", 1), ("checkpoints", 2), (".last", 2)):
+        run = f"run-{name.strip('.')}"
+        file = write_config(tmp_path, "one", run)
         with monkeypatch.context() as crash:
-            real, calls = getattr(state, broken), []
+            synced = []
 
-            def fail_later(*args, real=real, calls=calls):
-                calls.append(args)
-                if len(calls) > (9 if real.__name__ == "_sync" else 1):
+            def fail_later(path, name=name, failing=failing, synced=synced, real=files.sync):
+                synced.append(path.name)
+                if path.name.startswith(name) and sum(each.startswith(name) for each in synced) == failing:
                     raise OSError("the power is off")
-                return real(*args)
+                real(path)
 
-            crash.setattr(state, broken, fail_later)
+            crash.setattr(files, "sync", fail_later)
             with pytest.raises(TrainingError, match=r"cannot be written \(the power is off"):
                 train("one", file, "train.steps=4", "run.save_every=2")
-        assert (tmp_path / broken / "last").readlink().name == "step-00000002"
+        assert (tmp_path / run / "last").readlink().name == "step-00000002"
         train("one", file, "train.steps=4", "run.save_every=2")
-        assert losses(tmp_path / broken) == expected
-        assert [folder.name for folder in (tmp_path / broken / "checkpoints").iterdir()] == ["step-00000004"]
+        assert losses(tmp_path / run) == expected
+        assert [folder.name for folder in (tmp_path / run / "checkpoints").iterdir()] == ["step-00000004"]

@@ -1,4 +1,4 @@
-"""Rates against plain formulas; what is frozen, and how fast the rest learns."""
+"""Test rates against plain formulas, frozen parameters, and the rates of the others."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_every_parameter_that_learns_is_in_one_group(network):
 
 
 @pytest.mark.parametrize(("stage", "trained", "learning"), [("one", 2, {2, 3}), ("two", 1, {3}), ("two", 0, set())])
-def test_blocks_before_the_last_are_frozen(network, stage, trained, learning):
+def test_blocks_before_the_trained_ones_are_frozen(network, stage, trained, learning):
     freeze(network, stage, trained)
     learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert {int(name.split(".")[3]) for name in learns if name.startswith("encoder.vit.blocks.")} == learning
@@ -112,12 +112,12 @@ def test_blocks_before_the_last_are_frozen(network, stage, trained, learning):
 
 
 def test_more_blocks_than_there_are_is_refused(network):
-    with pytest.raises(TrainingError, match="5, but the encoder has 4 blocks"):
+    with pytest.raises(TrainingError, match="is 5, but the encoder has 4 blocks"):
         freeze(network, "one", 5)
 
 
 @pytest.mark.parametrize("stage", ["one", "two"])
-def test_all_that_learns_gets_a_gradient(network, stage):
+def test_every_trained_parameter_gets_a_gradient(network, stage):
     """DDP waits for the gradient of every parameter that asks for one."""
     from pairvpr.data.samples import PairBatch, PlaceBatch
     from pairvpr.training.distributed import World

@@ -1,4 +1,4 @@
-"""From one stage to the next, from a teacher, from timm: where weights come from, and what runs leave behind."""
+"""Test both stages: initial weights from a checkpoint, a teacher or timm, and the files of a run."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_teacher_sees_pictures_at_its_own_size(tmp_path):
 def test_a_teacher_of_stage_one_is_refused(tmp_path):
     donor = seeded_network(dataclasses.replace(CONFIG, pair_classifier=False), seed=1)
     save_checkpoint(Checkpoint(donor, INFO), tmp_path / "one.safetensors")
-    with pytest.raises(TrainingError, match="is of stage one and scores no pairs"):
+    with pytest.raises(TrainingError, match="is a stage-one checkpoint and scores no pairs"):
         train("two", write_config(tmp_path, "two"), f"teacher.checkpoint={tmp_path / 'one.safetensors'}")
 
 
@@ -200,8 +200,8 @@ def test_freezing_what_never_learned_is_refused(tmp_path):
     ("override", "told"),
     [
         ("network.image_size=60", "setting network.image_size: must be a multiple of 14, .* is 60"),
-        ("network.encoder_args={depht = 2}", "vit_tiny_patch16_224: timm takes no such encoder_args .*'depht'"),
-        ("network.encoder_args={num_heads = 5}", "vit_tiny_patch16_224: timm takes no such encoder_args .*num_heads"),
+        ("network.encoder_args={depht = 2}", "vit_tiny_patch16_224: timm does not take encoder_args .*'depht'"),
+        ("network.encoder_args={num_heads = 5}", "vit_tiny_patch16_224: timm does not take encoder_args .*num_heads"),
         ("network.encoder=vit_of_mine", "encoder vit_of_mine: timm .* has no such model"),
     ],
 )
@@ -212,9 +212,9 @@ def test_networks_that_cannot_be_made_are_told_in_one_line(tmp_path, override, t
 
 
 def test_settings_that_do_not_fit_the_data_are_refused(tmp_path):
-    with pytest.raises(TrainingError, match="holds 12 places, a batch takes 20"):
+    with pytest.raises(TrainingError, match="has 12 places, but a batch takes 20"):
         train("two", write_config(tmp_path, "two"), "train.places=20")
-    with pytest.raises(TrainingError, match="warmup_epochs: 30 steps, but the run has 8; lower it"):
+    with pytest.raises(TrainingError, match="warmup_epochs: are 30 steps, but the run has 8; lower it"):
         train("one", write_config(tmp_path, "one"), "train.warmup_epochs=10")
 
 
@@ -223,7 +223,7 @@ def test_weights_that_cannot_be_fetched_are_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"vit_tiny_patch16_224 could not be had.*HF_HOME"):
+    with pytest.raises(CheckpointError, match=r"vit_tiny_patch16_224 could not be fetched.*HF_HOME"):
         load_pretrained_encoder(seeded_network(CONFIG, 0))
 
 
@@ -268,7 +268,7 @@ def test_a_step_takes_places_of_one_group_or_of_all(tmp_path, order, groups):
     assert len({int(place) // 6 for place in first.labels}) == groups
 
 
-def test_easy_pairs_make_an_easier_start(tmp_path):
+def test_the_choice_of_pairs_changes_the_pair_loss_alone(tmp_path):
     hard, easy = (
         train("two", write_config(tmp_path, "two", name), f"train.pairs={name}") for name in ("hardest", "easy")
     )

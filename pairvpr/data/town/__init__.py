@@ -1,4 +1,4 @@
-"""A made-up town: streets without end, drawn by code under any weather, for training without anybody's pictures."""
+"""A made-up town for training without real pictures: endless streets, drawn by code in any weather."""
 
 from pairvpr.data.town.dataset import Town
 from pairvpr.data.town.writing import write_evaluation, write_town

@@ -1,4 +1,4 @@
-"""From light to a picture, as a small camera makes it: lens, exposure, noise, colour, and what flies past the lens."""
+"""Turn linear light into a picture as a small camera does: rain and snow, lens, exposure, noise and colour."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GAMMA = 2.2
 
 
 class Sensor:
-    """Cameras, one for each picture of a batch, drawn from its own seed.
+    """Cameras, one for each picture of a batch, drawn from a seed of its own.
 
-    hardness (B,): 0 for a good camera held still, 1 for any. dark (B,): 0 to 1, in the dark cameras amplify noise and
-    some see no colours.
+    hardness (B,): 0 for a good camera held still, up to 1 for any camera.
+    dark (B,): 0 to 1. In the dark, cameras amplify noise, and some see no colours.
     """
 
     def __init__(self, seeds: Sequence[int], hardness: Sequence[float], dark: Sequence[float]) -> None:
@@ -26,15 +26,18 @@ class Sensor:
         self.dark = torch.tensor(list(dark), dtype=torch.float32)
 
     def chance(self, *shape: int) -> Tensor:
-        """(B, *shape) numbers of 0 to 1, each camera's next ones."""
+        """Return (B, *shape) numbers from 0 to 1, the next ones of each camera."""
         return torch.from_numpy(np.stack([rng.random(shape, np.float32) for rng in self.rngs]))
 
     def between(self, low: float, high: float) -> Tensor:
-        """(B,) numbers of low to high."""
+        """Return (B,) numbers from low to high."""
         return low + (high - low) * self.chance()
 
     def take(self, light: Tensor, rain: Tensor, flakes: Tensor, size: tuple[int, int], roll: Tensor) -> Tensor:
-        """Linear light (B, H, W, 3) -> pictures uint8 (B, *size, 3). rain, flakes, roll: (B,), as in visits."""
+        """Turn linear light (B, H, W, 3) into pictures uint8 (B, *size, 3).
+
+        rain, flakes, roll: (B,), as in visits.
+        """
         device = light.device
         light = _falling(light.permute(0, 3, 1, 2), self, rain, flakes)
         light = _rolled(light, roll.to(device))
@@ -42,13 +45,13 @@ class Sensor:
         return self.expose(self.blurred(light)).permute(0, 2, 3, 1)
 
     def expose(self, light: Tensor) -> Tensor:
-        """Linear light (B, 3, H, W) -> uint8 pictures (B, 3, H, W): exposure, tone, colours, noise."""
+        """Turn linear light (B, 3, H, W) into uint8 pictures (B, 3, H, W): exposure, tone, colours, noise."""
         h, dark = self.hardness, self.dark
 
         def each(values: Tensor) -> Tensor:
             return values.view(-1, 1, 1, 1).to(light.device)
 
-        # Exposure aims at a middle grey: of the mean or, as some cameras do, of what is not burnt out.
+        # Exposure aims at a middle grey of the mean, in which burnt-out pixels are limited.
         aim = 0.26 * (2.0 ** (h * self.between(-1.1, 0.9))) * (1 - 0.35 * dark)
         level = light.clamp(max=3.0).mean(dim=(1, 2, 3)).cpu()
         gain = (aim / level.clamp(min=1e-4)).clamp(max=60.0)
@@ -59,7 +62,7 @@ class Sensor:
         # Corners get less light.
         rows, columns = (torch.linspace(-1, 1, n, device=light.device) for n in light.shape[-2:])
         light = light * (1 - each(h * self.between(0.0, 0.4)) * (rows[:, None] ** 2 + columns**2) / 2)
-        # Photons and the amplifier.
+        # Noise of photons and of the amplifier.
         shot = (0.004 + 0.04 * h * self.chance() ** 2) * (1 + 3.0 * dark * self.chance())
         drawn = np.stack([rng.standard_normal(light.shape[1:], np.float32) for rng in self.rngs])
         noise = torch.from_numpy(drawn).to(light.device)
@@ -77,7 +80,7 @@ class Sensor:
         return (tone.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def blurred(self, light: Tensor) -> Tensor:
-        """Out of focus or moved: a 5 x 5 kernel of each picture's own."""
+        """Blur each picture with its own 5 x 5 kernel: out of focus, or moved."""
         amount = self.hardness * self.chance() ** 2 * 1.6
         angle, motion = self.chance() * math.pi, self.chance()
         steps = torch.arange(-2.0, 3.0)
@@ -91,7 +94,7 @@ class Sensor:
 
 
 def filtered(pictures: Tensor, kernels: Tensor) -> Tensor:
-    """Pictures (B, C, H, W), each filtered with a kernel of its own (B, k, k)."""
+    """Filter each picture of (B, C, H, W) with its own kernel (B, k, k)."""
     batch, channels, height, width = pictures.shape
     side = kernels.shape[-1]
     stacked = pictures.transpose(0, 1)  # (C, B, H, W): a group for each picture
@@ -101,7 +104,7 @@ def filtered(pictures: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _falling(light: Tensor, sensor: Sensor, rain: Tensor, flakes: Tensor) -> Tensor:
-    """Streaks of rain and flakes of snow before the scene."""
+    """Add streaks of rain and flakes of snow in front of the scene."""
     drops, lean = sensor.chance(1, *light.shape[-2:]), sensor.between(-0.5, 0.5)
     if not bool(((rain + flakes) > 0).any()):
         return light
@@ -119,7 +122,7 @@ def _falling(light: Tensor, sensor: Sensor, rain: Tensor, flakes: Tensor) -> Ten
 
 
 def _rolled(light: Tensor, roll: Tensor) -> Tensor:
-    """Turned about the middle by `roll` radians, just large enough that no corner is empty."""
+    """Turn pictures about the middle by `roll` radians, enlarged by just as much as leaves no corner empty."""
     height, width = light.shape[-2:]
     cos, sin, aspect = roll.cos(), roll.sin(), width / height
     shrink = 1 / (cos + sin.abs() * max(aspect, 1 / aspect))

@@ -1,7 +1,7 @@
-"""What stands along a made-up street: upright faces in metres, each with a texture to be painted.
+"""Plan what stands along a made-up street: upright faces in metres, each with a texture.
 
-x runs to the right, z along the street, y up. A face is a rectangle over a line on the ground, or a card that turns to
-whoever looks at it (trees, posts). A street is a function of its seed alone.
+x runs to the right, z along the street, y up. A face is a rectangle above a line on the ground, or a card that turns
+towards the camera (trees, posts). A street is a function of its seed alone.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 LENGTH = 130.0
-"""Metres of street that is built on."""
+"""Length in metres of the built-up part of a street."""
 PLACES = (18.0, 48.0, 78.0)
-"""Metres along the street at which its places are: no two closer than a match may be away (25 m)."""
+"""Positions of a street's places along it, in metres. They are further apart than a match may be (25 m)."""
 
 FACADE, WALL, HEDGE, TREE, POST, BOARD, RAIL, BOX, CAR, PERSON = range(10)
-"""What a texture shows."""
+"""Kinds of textures."""
 
 
 @dataclass(frozen=True)
 class Face:
     """An upright rectangle: from (x0, z0) to (x1, z1) on the ground, from `base` up to `top` metres.
 
-    kind: what it shows. texture: which of the street's textures; `across` and `up` are the metres that the texture
-    measures. card: turns to the camera about its middle.
+    kind: kind of its texture.
+    texture: number of the texture in the street.
+    across, up: metres that the texture covers.
+    card: the face turns towards the camera about its middle.
     """
 
     kind: int
@@ -44,7 +46,12 @@ class Face:
 
 @dataclass(frozen=True)
 class Texture:
-    """What a texture shows and the metres it measures; `seed` decides the rest."""
+    """A texture to be painted.
+
+    kind: see above.
+    across, up: metres that it covers.
+    seed: decides everything else.
+    """
 
     kind: int
     across: float
@@ -56,10 +63,13 @@ class Texture:
 class Street:
     """A street: its faces, textures and lamps.
 
-    half: metres from the middle to the nearest houses. built: share of lots with a house, the others have gardens.
-    ceiling: metres up, for passages under a roof. bend: metres
-    that the middle leaves x = 0, by place. lamps: (n, 3) x, y, z in metres. looks: heading of each place, radians
-    to the right of the street. skyline: (64,) tangents of what rises above the houses far away, round the horizon.
+    half: metres from the middle to the nearest houses.
+    built: share of lots with a house. The others have gardens.
+    ceiling: height in metres of the roof of a covered passage, or None.
+    bend: amplitude in metres and scale of the curve of the street's middle.
+    looks: heading of the camera at each place, in radians to the right of the street.
+    skyline: (64,) tangents of the elevation of distant objects around the horizon.
+    lamps: x, y, z of each lamp in metres.
     """
 
     seed: int
@@ -74,23 +84,23 @@ class Street:
     lamps: list[tuple[float, float, float]] = field(default_factory=list)
 
     def middle(self, z: float) -> float:
-        """X of the street's middle."""
+        """Return x of the street's middle."""
         return self.bend[0] * math.sin(z / self.bend[1])
 
     def texture(self, rng: np.random.Generator, kind: int, across: float, up: float) -> int:
-        """A new texture's number."""
+        """Add a texture and return its number."""
         self.textures.append(Texture(kind, across, up, int(rng.integers(2**31))))
         return len(self.textures) - 1
 
     def card(self, rng: np.random.Generator, kind: int, at: tuple[float, float], size: tuple[float, float]) -> None:
-        """Put up a card of a width and height, its foot in the middle at (x, z)."""
+        """Add a card of a width and height whose foot has its middle at (x, z)."""
         (x, z), (width, height) = at, size
         number = self.texture(rng, kind, width, height)
         self.faces.append(Face(kind, x - width / 2, z, x + width / 2, z, 0.0, height, number, width, height, card=True))
 
 
 def draw_street(seed: int) -> Street:
-    """The street of a seed."""
+    """Draw the street of a seed."""
     rng = np.random.default_rng((seed, 7))
     looks = [float(rng.choice([-1, 1]) * rng.uniform(0.9, 1.7)) if rng.random() < 0.2 else 0.0 for _ in PLACES]
     street = Street(
@@ -111,7 +121,7 @@ def draw_street(seed: int) -> Street:
 
 
 def _row(street: Street, rng: np.random.Generator, side: int) -> None:
-    """The lots of one side, one after the other."""
+    """Build the lots of one side, one after the other."""
     z, setback = -12.0, 0.0
     tall = rng.uniform(4.0, 22.0)
     while z < LENGTH:
@@ -135,7 +145,7 @@ def _building(
     back = x + side * depth
     for x0, z0, x1, z1 in ((x, z, x, z + width), (x, z, back, z), (x, z + width, back, z + width)):
         street.faces.append(Face(FACADE, x0, z0, x1, z1, 0.0, height, number, width, height))
-    if rng.random() < 0.3:  # something that juts out: a sign over the pavement, an awning's front
+    if rng.random() < 0.3:  # something that juts out: a sign above the pavement or the front of an awning
         low = float(rng.uniform(2.2, 3.2))
         z_sign = z + float(rng.uniform(0.2, 0.8)) * width
         size = (float(rng.uniform(0.6, 1.8)), float(rng.uniform(0.6, 2.5)))
@@ -160,7 +170,7 @@ def _tree(street: Street, rng: np.random.Generator, at: tuple[float, float]) -> 
 
 
 def _skyline_row(street: Street, rng: np.random.Generator, side: int) -> None:
-    """Taller houses in the second row, seen above and between those of the first."""
+    """Build taller houses in the second row, seen above and between those of the first."""
     z = -20.0
     while z < LENGTH + 30.0:
         width, height = float(rng.uniform(10.0, 30.0)), float(rng.uniform(8.0, 60.0))
@@ -173,7 +183,7 @@ def _skyline_row(street: Street, rng: np.random.Generator, side: int) -> None:
 
 
 def _furniture(street: Street, rng: np.random.Generator, side: int) -> None:
-    """What stands on the pavement: an avenue, lamps, a railing, boards and boxes."""
+    """Put objects on the pavement: trees, lamps, a railing, boards and boxes."""
     kerb = street.half - float(rng.uniform(0.3, 1.6))
     step, z = float(rng.uniform(7.0, 20.0)), float(rng.uniform(-5.0, 8.0))
     avenue = rng.random() < 0.3
@@ -201,7 +211,7 @@ def _furniture(street: Street, rng: np.random.Generator, side: int) -> None:
 
 
 def _end(street: Street, rng: np.random.Generator) -> None:
-    """What closes the street."""
+    """Close the far end of the street with houses, or leave it open."""
     if rng.random() < 0.3:
         return
     x = street.middle(LENGTH) - 40.0

@@ -1,7 +1,8 @@
-"""Drawing: columns of a picture look along the ground for faces, nearest first; light falls on what they find.
+"""Draw visits: find the nearest faces along each column of pixels, then light what they show.
 
-The camera stands upright, so a column of pixels sees each face at one distance, and a picture costs its pixels times
-the few nearest faces, however many there are. Everything is a tensor over all visits of a batch.
+The camera stands upright, so each column of pixels sees a face at a single distance. The cost of a picture is its
+number of pixels times the few nearest faces, however many faces the street has. Everything is a tensor over all visits
+of a batch.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from pairvpr.data.town.textures import GROUND_METRES, LEVELS, SIDE, STARTS
 from pairvpr.data.town.visits import Visit
 
 LAYERS = 9
-"""Faces that a column looks at, nearest first: railings and trees let one see what is behind."""
-NEAREST = 0.4  # metres: nearer faces are walked through
-TOP = 5  # column of the table of faces that holds their tops
-LAMPS = 5  # nearest lamps that light a picture
+"""Number of nearest faces that a column looks at. Railings and trees let it see what is behind them."""
+NEAREST = 0.4  # metres: nearer faces are not drawn
+TOP = 5  # column of the faces' tops in the table of faces
+LAMPS = 5  # number of nearest lamps that light a picture
 
 
 @dataclass(frozen=True)
 class Scenery:
-    """What the visits of a batch see, on the device.
+    """The scenery that the visits of a batch share, on the device.
 
-    atlas: all their textures (S, texels, 5), the `shared` ones of the street first, then each visit's own in turn.
-    ground: (along, across, 3).
+    atlas: all textures (S, texels, 5): the street's own `shared` ones first, then those of each visit in turn.
+    shared: number of the street's own textures.
+    ground: colours (along, across, 3).
     """
 
     atlas: Tensor
@@ -42,10 +44,15 @@ class Scenery:
 
 @dataclass
 class Seen:
-    """What is at each pixel, (B, H, W) or with 3 channels last: colour, kind of light, place in the world.
+    """The surface at each pixel, (B, H, W), or with 3 channels last.
 
-    depth: metres forward, infinite for the sky. shade: 1 where the sun reaches. facing: share of sunlight that a
-    surface catches. glow: of windows and lamps. up: whether snow can lie there.
+    colour: of the surface.
+    depth: metres forward, infinite for the sky.
+    x, y, z: position in the world, in metres.
+    shade: 1 in sunlight, 0 in shadow.
+    facing: share of sunlight that the surface catches.
+    glow: of windows and lamps.
+    up: 1 where snow can lie.
     """
 
     colour: Tensor
@@ -61,10 +68,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Faces:
-    """A face of each column: numbers (B, W, 8) as in `Drawing._table`; the rest (B, W).
+    """A face for each column: numbers (B, W, 8) as in `Drawing._table`, the rest (B, W).
 
-    texture: number in the atlas. kinds: as in `plan`. shadows: metres up to which there is no sun. facing: share of the
-    sunlight that falls on it.
+    texture: number in the atlas.
+    kinds: as in `plan`.
+    shadows: metres up to which the face is in shadow.
+    facing: share of the sunlight that falls on it.
     """
 
     table: Tensor
@@ -75,10 +84,10 @@ class Faces:
 
 
 class Drawing:
-    """The pictures of visits to one street, all of one size."""
+    """Draws the pictures of visits to one street, all of one size."""
 
     def __init__(self, visits: Sequence[Visit], scenery: Scenery, size: tuple[int, int]) -> None:
-        """`size`: height and width in pixels."""
+        """Set up the cameras. `size` is height and width in pixels."""
         self.visits, self.scenery = visits, scenery
         self.device = scenery.atlas.device
         self.height, self.width = size
@@ -99,20 +108,20 @@ class Drawing:
         return torch.tensor(np.array(values, np.float32), device=self.device)
 
     def _chance(self, what: str, *shape: int) -> Tensor:
-        """(B, *shape) numbers of 0 to 1, each visit's from its own seed, a stream for `what` they are for."""
+        """Return (B, *shape) numbers from 0 to 1, drawn from each visit's own seed. `what` selects the stream."""
         stream = zlib.crc32(what.encode())
         drawn = np.stack([np.random.default_rng((v.seed, stream)).random(shape, np.float32) for v in self.visits])
         return torch.from_numpy(drawn).to(self.device)
 
     def draw(self) -> Tensor:
-        """Linear light (B, H, W, 3); what white paper sends back under the sun is 1."""
+        """Return linear light (B, H, W, 3), in which 1 is white paper in sunlight."""
         seen = self._ground_and_roof()
         self._faces(seen)
         light = self._light(seen)
         return self._air(light, seen)
 
     def _ground_and_roof(self) -> Seen:
-        """Where no face stands: the ground below the horizon, above it the sky or a roof."""
+        """Return the surfaces behind all faces: the ground below the horizon, the sky or a roof above it."""
         shape = (len(self.visits), self.height, self.width)
         below = (self.slope < -1e-3).expand(shape)
         depth = torch.where(below, -self.eye[:, None, None] / self.slope.clamp(max=-1e-3), torch.inf)
@@ -136,14 +145,14 @@ class Drawing:
         return Seen(colour, depth, x, y, z, shade, facing, 0.6 * panels.float(), torch.where(roofed, 0 * ones, ones))
 
     def _at(self, depth: Tensor) -> tuple[Tensor, Tensor]:
-        """X and z in the world of pixels (B, H, W) at a depth."""
+        """Return x and z in the world of pixels (B, H, W) at a depth."""
         return (
             self.x0[:, None, None] + depth * self.ray_x[:, None, :],
             self.z0[:, None, None] + depth * self.ray_z[:, None, :],
         )
 
     def _ground_shadows(self, x: Tensor, z: Tensor) -> Tensor:
-        """1 where the sun reaches the ground: houses' shadows from one side, as far as chance has it."""
+        """Return 1 where the sun reaches the ground. Houses on one side cast shadows of random length."""
         cells = self._chance("shadows on the ground", 32)
         reach = (cells * 2.4 - 0.7) * self._numbers([visit.street.half for visit in self.visits])[:, None]
         cell = (z / 7.0).long() % 32
@@ -152,7 +161,7 @@ class Drawing:
         return (x * side < edge).float()
 
     def _faces(self, seen: Seen) -> None:
-        """Put the nearest faces over what is seen so far."""
+        """Put the nearest faces in front of what is seen so far."""
         table, texture, kinds = self._table()
         depths, along, order = self._meet(table)
         shadows = (self._chance("shadows on faces", table.shape[1]) * 1.6 - 0.3) * table[..., TOP]
@@ -168,7 +177,7 @@ class Drawing:
                 self._layer(seen, free, found, depth, u)
 
     def _facing(self, table: Tensor, kinds: Tensor) -> Tensor:
-        """Share of the sunlight that each face catches (B, N), on the side that the camera sees."""
+        """Return the share of sunlight that each face catches (B, N), on the side towards the camera."""
         sun = self._numbers([visit.weather.sun for visit in self.visits])
         x0, z0, x1, z1 = (table[..., i] for i in range(4))
         length = torch.hypot(x1 - x0, z1 - z0).clamp(min=1e-3)
@@ -178,7 +187,11 @@ class Drawing:
         return torch.where(kinds == TREE, 0.6, facing)
 
     def _layer(self, seen: Seen, free: Tensor, faces: Faces, depth: Tensor, u: Tensor) -> None:
-        """Put one face of each column where nothing nearer is (`free`), `depth` metres away and `u` along it (B, W)."""
+        """Put one face of each column in front of pixels that no nearer face covers.
+
+        free: pixels (B, H, W) that no nearer face covers.
+        depth, u: metres away, and along the face (B, W).
+        """
         base, top, across, up = (faces.table[..., i] for i in range(4, 8))
         met = torch.isfinite(depth)
         depth = torch.where(met, depth, 1.0)
@@ -186,7 +199,7 @@ class Drawing:
         here = free & met[:, None, :] & (y >= base[:, None]) & (y < top[:, None])
         where = here.nonzero(as_tuple=True)
 
-        # The texel, of the mip level whose texels are about as large as a pixel there.
+        # Choose the mip level whose texels are about as large as a pixel, then the texel.
         texels = depth / self.focal[:, None] * SIDE / torch.minimum(across, up)
         level = texels.clamp(min=1.0).log2().round().long().clamp(max=LEVELS - 1)
         side = SIDE >> level
@@ -196,7 +209,7 @@ class Drawing:
         index = first[:, None] + row * side[:, None] + column[:, None]
         texel = self.scenery.atlas.flatten(0, 1)[index[where]].float() / 255
 
-        # Leaves that the season left, and all that is solid.
+        # Keep solid texels, and the leaves that the season has left.
         leaf = self._numbers([visit.weather.leaf for visit in self.visits])[:, None]
         tint = self._numbers([visit.weather.leaf_tint for visit in self.visits])
         leafy = (faces.kinds == TREE) | (faces.kinds == HEDGE)
@@ -218,7 +231,10 @@ class Drawing:
         seen.up[where] = 0.25 * leafy[b, w].float()
 
     def _table(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Faces as numbers: (B, N, 8) x0, z0, x1, z1, base, top, across, up; textures and kinds (B, N)."""
+        """Return the faces as numbers (B, N, 8), and their textures and kinds (B, N).
+
+        The numbers are x0, z0, x1, z1, base, top, across, up.
+        """
         most = max(len(visit.street.faces) for visit in self.visits)
         table = np.zeros((len(self.visits), most, 8), np.float32)
         texture, kinds = np.zeros((2, len(self.visits), most), np.int64)
@@ -236,7 +252,10 @@ class Drawing:
         return tuple(torch.from_numpy(a).to(self.device) for a in (table, texture, kinds))  # type: ignore[return-value]
 
     def _meet(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where columns meet faces, nearest first: depths, metres along it, faces' numbers: (B, LAYERS, W)."""
+        """Intersect columns with faces, nearest first.
+
+        Returns depths, metres along the face, and face numbers, each (B, LAYERS, W).
+        """
         x0, z0, x1, z1 = (table[..., i, None] for i in range(4))  # (B, N, 1)
         ex, ez = x1 - x0, z1 - z0
         rx, rz = self.ray_x[:, None, :], self.ray_z[:, None, :]
@@ -252,7 +271,7 @@ class Drawing:
         return depths, along, order
 
     def _light(self, seen: Seen) -> Tensor:
-        """Light that leaves each surface toward the camera: (B, H, W, 3)."""
+        """Return the light that leaves each surface towards the camera (B, H, W, 3)."""
         get = self._numbers
         weathers = [visit.weather for visit in self.visits]
         sunlight = get([w.sunlight for w in weathers])[:, None, None]
@@ -277,7 +296,7 @@ class Drawing:
         return colour * total + (shines * windows * tone)[..., None] * warm
 
     def _lamps(self, seen: Seen) -> Tensor:
-        """Light of the lamps nearest to each camera (B, H, W)."""
+        """Return the light of the lamps nearest to each camera (B, H, W)."""
         total = torch.zeros_like(seen.x)
         power = self._numbers([visit.weather.lamps for visit in self.visits])
         if not bool((power > 0).any()):
@@ -288,7 +307,7 @@ class Drawing:
             ahead = sorted(visit.street.lamps, key=lambda lamp: abs(lamp[2] - visit.view.z - 8.0))[:LAMPS]
             for j, lamp in enumerate(ahead):
                 table[i, j] = (*lamp, visit.weather.lamps * (chance[i, j] > 0.2))
-            if not ahead:  # a light somewhere, or all would be black
+            if not ahead:  # one light, because the picture would be black without any
                 table[i, 0] = (6.0 * chance[i, LAMPS] - 3.0, 5.0, visit.view.z + 8.0, visit.weather.lamps)
         lamps = torch.from_numpy(table).to(self.device)
         for j in range(LAMPS):
@@ -298,7 +317,7 @@ class Drawing:
         return total
 
     def _air(self, light: Tensor, seen: Seen) -> Tensor:
-        """Fog before what is far away, and the sky behind it."""
+        """Put fog in front of distant surfaces, and the sky behind them."""
         get = self._numbers
         weathers = [visit.weather for visit in self.visits]
         zenith, sky = get([w.zenith for w in weathers])[:, None, None], get([w.sky for w in weathers])[:, None, None]
@@ -315,7 +334,7 @@ class Drawing:
         )
         cover = ((clouds - 0.55) * 4).clamp(0, 1) * get([w.clouds for w in weathers])[:, None, None]
         above = torch.lerp(above.expand(*light.shape), pale * 1.25, cover[..., None])
-        # Far away, what stands on the horizon all round.
+        # The distant skyline around the horizon.
         angle = torch.atan2(self.ray_x, self.ray_z)
         skyline = get(np.stack([visit.street.skyline for visit in self.visits]))
         cell = ((angle / (2 * math.pi) + 0.5) * skyline.shape[1]).long() % skyline.shape[1]

@@ -1,4 +1,4 @@
-"""Visits to pictures: a street's textures are painted once, and its visits drawn together."""
+"""Take the pictures of visits: paint a street's textures once, and draw its visits together."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def _painted(seed: int, device: str) -> tuple[Street, Tensor, Tensor]:
 def take_pictures(
     visits: Sequence[Visit], hardness: Sequence[float], size: tuple[int, int], device: str = "cpu"
 ) -> npt.NDArray[np.uint8]:
-    """Visits to one street -> pictures uint8 (B, height, width, 3); `size` is height and width in pixels.
+    """Turn visits to one street into pictures uint8 (B, height, width, 3). Each picture depends on its visit alone.
 
-    hardness: of each visit's camera, 0 to 1. Each picture depends on its visit alone.
+    hardness: of each visit's camera, 0 to 1.
+    size: height and width in pixels.
     """
     street, atlas, ground = _painted(visits[0].street.seed, device)
     shared = len(street.textures)

@@ -1,9 +1,9 @@
-"""Painted textures: what a face looks like, seen from straight ahead, in every light alike.
+"""Paint textures: the surface of a face seen from straight ahead, without lighting.
 
-All textures of a street are painted together as tensors. A texture is SIDE x SIDE texels, row 0 at the bottom, with
-five channels of 0 to 1: red, green, blue (of the surface itself), cover and window. Cover is 1 where something solid
-is, 0 where nothing is, between them for leaves that a season may take; window is 0 for what never shines, else a
-number that decides at which visits a light is on behind it.
+All textures of a street are painted together as tensors. A texture has SIDE x SIDE texels, row 0 at the bottom, and
+five channels from 0 to 1: red, green and blue of the surface, cover, and window. Cover is 1 for something solid, 0 for
+nothing, and between them for leaves that a season may take. Window is 0 for what never shines. Any other value decides
+at which visits a light is on behind it.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from pairvpr.data.town.plan import BOARD, BOX, CAR, FACADE, HEDGE, PERSON, POST,
 SIDE = 160
 CHANNELS = 5
 LEVELS = 5
-"""Mip levels: each texture is kept at SIDE, SIDE / 2, ... texels, so that what is far away does not flicker."""
+"""Mip levels: each texture is kept at SIDE, SIDE / 2, ... texels, so that distant faces do not flicker."""
 STARTS = tuple(sum((SIDE >> level) ** 2 for level in range(n)) for n in range(LEVELS + 1))
-"""First texel of each level, and after the last one the length of a texture."""
+"""First texel of each level. The last entry is the length of a texture."""
 
 GROUND_TEXELS = (1024, 192)  # along and across the street
 GROUND_METRES = (150.0, 30.0)
 
 
 class Paint:
-    """Random numbers for a batch of textures: each texture's own, whatever else is painted beside it."""
+    """Random numbers for a batch of textures. Each texture has its own, whatever is painted beside it."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.rngs = [np.random.default_rng((seed, 11)) for seed in seeds]
 
     def uniform(self, low: float = 0.0, high: float = 1.0, *shape: int) -> Tensor:
-        """(S, *shape, 1, 1): numbers of low to high."""
+        """Return numbers from low to high, (S, *shape, 1, 1)."""
         shape = shape or (1,)
         rows = [torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32)) for rng in self.rngs]
         return torch.stack(rows)[..., None, None]
 
     def chance(self, probability: float) -> Tensor:
-        """(S, 1, 1, 1) of 0 and 1."""
+        """Return 0 or 1, (S, 1, 1, 1)."""
         return (self.uniform() < probability).float()
 
     def colour(self, grey: float = 0.5) -> Tensor:
-        """(S, 3, 1, 1): colours, the greyer the larger `grey`."""
+        """Return colours (S, 3, 1, 1). A larger `grey` gives greyer ones."""
         value, tint = self.uniform(0.05, 0.92), self.uniform(-1.0, 1.0, 3)
         return (value * (1 + (1 - grey) * tint)).clamp(0.03, 0.95)
 
     def noise(self, cells: int, tall: int = 0) -> Tensor:
-        """(S, 1, SIDE, SIDE): smooth noise of 0 to 1 with `cells` bumps across (and `tall` up)."""
+        """Return smooth noise from 0 to 1, (S, 1, SIDE, SIDE), with `cells` bumps across (and `tall` up)."""
         grid = [rng.random((1, 1, tall or cells, cells), np.float32) for rng in self.rngs]
         return _grow(torch.from_numpy(np.concatenate(grid)), (SIDE, SIDE))
 
     def rough(self) -> Tensor:
-        """(S, 1, SIDE, SIDE): noise of -1 to 1 at all scales."""
+        """Return noise from -1 to 1 at all scales, (S, 1, SIDE, SIDE)."""
         total = sum(0.6**i * (self.noise(cells) - 0.5) for i, cells in enumerate((4, 9, 20, 45, 100)))
         return torch.as_tensor(total) * 1.1
 
@@ -65,7 +65,7 @@ def _grow(grid: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def paint(textures: Sequence[Texture], device: torch.device) -> Tensor:
-    """Textures -> an atlas, uint8 (S, texels of all levels, 5): see `STARTS`."""
+    """Paint textures into an atlas, uint8 (S, texels of all levels, 5). See `STARTS` for its order."""
     atlas = torch.empty(len(textures), CHANNELS, SIDE, SIDE)
     for kind in sorted({texture.kind for texture in textures}):
         chosen = [i for i, texture in enumerate(textures) if texture.kind == kind]
@@ -80,7 +80,7 @@ def paint(textures: Sequence[Texture], device: torch.device) -> Tensor:
 
 
 def mipmaps(atlas: Tensor) -> Tensor:
-    """(S, 5, SIDE, SIDE) of 0 to 1 -> uint8 (S, texels of all levels, 5)."""
+    """Turn (S, 5, SIDE, SIDE), 0 to 1, into uint8 (S, texels of all levels, 5)."""
     levels, level = [], atlas
     for _ in range(LEVELS):
         levels.append(level.flatten(2))
@@ -93,12 +93,12 @@ Painted = tuple[Tensor, Tensor, Tensor]
 
 
 def facade(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A house front: masonry, rows of windows, a ground floor of its own, signs and stains, and a roofline."""
+    """Paint a house front: masonry, rows of windows, a ground floor of its own, signs, stains and a roofline."""
     base, second = p.colour(0.75), p.colour(0.6)
     wall = _masonry(p, base, u, v) * (1 + 0.25 * p.uniform() * p.rough())
     wall = torch.where((v < p.uniform(0.0, 1.4)).expand_as(wall), second * 0.7, wall)  # the foot
 
-    # A grid of windows; now and then vertical strips of another colour between them, or bands between floors.
+    # A grid of windows. Some houses have vertical strips of another colour between them, or bands between floors.
     storey, ground = p.uniform(2.6, 3.9), p.uniform(2.8, 5.0)
     count = (across / p.uniform(1.4, 4.5)).round().clamp(min=1)
     bay = across / count
@@ -126,7 +126,7 @@ def facade(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painte
     window = torch.where(opening & (shop > 0.5), 0.1 + 0.9 * shop, window)
     wall, window = _shapes(p, wall, window, 7, u, v, across, ground)
     wall, window = _shapes(p, wall, window, 4, u, v, across, up)
-    wall = wall * (1 - 0.35 * p.uniform() * p.noise(24, 2) * p.noise(6))  # what the rain washed down
+    wall = wall * (1 - 0.35 * p.uniform() * p.noise(24, 2) * p.noise(6))  # stains of rain
 
     # The roofline: flat, a gable or steps.
     gable = (u / across - 0.5).abs() * 2 * p.uniform(0.05, 0.45) * p.chance(0.35)
@@ -137,7 +137,7 @@ def facade(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painte
 
 
 def wall(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A garden wall or a hoarding."""
+    """Paint a garden wall or a hoarding."""
     paint = _masonry(p, p.colour(0.7), u, v) * (1 + 0.4 * p.rough())
     window = torch.zeros_like(paint[:, :1])
     paint, window = _shapes(p, paint, window, 4, u, v, across, up)
@@ -145,14 +145,14 @@ def wall(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
 
 
 def hedge(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """Bushes with a ragged top."""
+    """Paint bushes with a ragged top."""
     leaves = _leaves(p)
     top = up * (0.75 + 0.25 * p.noise(12, 1).mean(2, keepdim=True))
     return leaves, (v < top * (0.9 + 0.1 * p.noise(40))).float() * (0.45 + 0.55 * p.noise(50)), torch.zeros(())
 
 
 def tree(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A trunk that forks, and leaves that a season may take."""
+    """Paint a trunk that forks, and leaves that a season may take."""
     x, y = u / across * 2 - 1, v / up
     fork = p.uniform(0.15, 0.55)
     lean = p.uniform(-0.15, 0.15) * y + 0.06 * (p.noise(1, 6) - 0.5)
@@ -170,7 +170,7 @@ def tree(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
 
 
 def post(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A lamp post: its head shines at night."""
+    """Paint a lamp post whose head shines at night."""
     head = (v > up - 0.35) & ((u - across / 2).abs() < p.uniform(0.12, 0.42))
     pole = (u - across / 2).abs() < p.uniform(0.03, 0.09)
     colour = torch.where(head, 0.5 + 0.5 * p.colour(0.9), p.colour(0.9) * 0.6)
@@ -178,7 +178,7 @@ def post(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
 
 
 def board(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A sign or notice board: shapes on a plain colour, perhaps on a leg."""
+    """Paint a sign or notice board: shapes on a plain colour, perhaps on a leg."""
     panel = (v > up * p.uniform(0.0, 0.6)) | (p.chance(0.4) > 0)
     leg = (u - across / 2).abs() < 0.06 * across
     window = 0.05 * torch.ones_like(u * v)
@@ -187,7 +187,7 @@ def board(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted
 
 
 def rail(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A railing: bars and rails with nothing between them, or panes."""
+    """Paint a railing: bars and rails with gaps or panes between them."""
     gap = p.uniform(0.12, 1.2)
     bars = (u % gap) < 0.04 + 0.1 * gap
     rails = (v > up - 0.12) | ((v % (up / p.uniform(1.0, 5.0).round())) < 0.05)
@@ -196,14 +196,14 @@ def rail(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
 
 
 def box(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A bin, a cabinet, a pillar: something solid with marks."""
+    """Paint a bin, a cabinet or a pillar: something solid with marks."""
     window = torch.zeros_like(u * v)
     colour, window = _shapes(p, p.colour(0.3).expand(-1, 3, SIDE, SIDE), window, 5, u, v, across, up)
     return colour * (1 + 0.2 * p.rough()), torch.ones(()), 0 * window
 
 
 def car(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """A car from the side or, where it is narrow, from behind."""
+    """Paint a car from the side, or from behind if it is narrow."""
     x, y = u / across, v / up
     body = (y > 0.18) & (y < 0.6) & (x > 0.02) & (x < 0.98)
     slope = 0.25 * (y - 0.55)
@@ -219,7 +219,7 @@ def car(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
 
 
 def person(p: Paint, u: Tensor, v: Tensor, across: Tensor, up: Tensor) -> Painted:
-    """Somebody who walks by."""
+    """Paint a passer-by."""
     x, y = u / across - 0.5, v / up
     head = (x * across) ** 2 + (v - 0.92 * up) ** 2 < (0.07 * up) ** 2
     trunk = (y > 0.45) & (y < 0.84) & (x.abs() < 0.3)
@@ -243,7 +243,10 @@ PAINTERS = {
 
 
 def paint_ground(seed: int, half: float, device: torch.device) -> Tensor:
-    """The ground, colours of 0 to 1 (along, across, 3), `GROUND_METRES` long and wide about the middle."""
+    """Paint the ground around the middle of the street: colours from 0 to 1 (along, across, 3).
+
+    It measures GROUND_METRES.
+    """
     p = Paint([seed])
     rng = p.rngs[0]
     rows, columns = GROUND_TEXELS
@@ -279,12 +282,12 @@ def paint_ground(seed: int, half: float, device: torch.device) -> Tensor:
 
 
 def _hash(cell: Tensor, p: Paint) -> Tensor:
-    """A number of 0 to 1 for every cell."""
+    """Return a number from 0 to 1 for every cell."""
     return torch.frac((torch.sin(cell * 12.9898 + p.uniform(0.0, 99.0)) * 43758.5453).abs())
 
 
 def _masonry(p: Paint, base: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Bricks, courses, panels or plaster, as the sizes fall out."""
+    """Paint bricks, courses, panels or plaster. The random sizes decide which."""
     tall = p.uniform(0.15, 1.6)
     long = tall * p.uniform(1.0, 4.0)
     course = torch.floor(v / tall)
@@ -296,7 +299,7 @@ def _masonry(p: Paint, base: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def _leaves(p: Paint) -> Tensor:
-    """Foliage: mostly green, light where the sun gets in."""
+    """Paint foliage: mostly green, lighter where the sun gets in."""
     tint = torch.stack([p.uniform(0.10, 0.34), p.uniform(0.22, 0.45), p.uniform(0.04, 0.2)], dim=1)[:, :, 0]
     return tint * (0.45 + 1.1 * p.noise(30)) * (0.6 + 0.8 * p.noise(60))
 
@@ -304,7 +307,10 @@ def _leaves(p: Paint) -> Tensor:
 def _shapes(
     p: Paint, colour: Tensor, window: Tensor, count: int, u: Tensor, v: Tensor, across: Tensor, up: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Posters, pipes, plates, letters: rectangles and ellipses at random places below `up`; they hide windows."""
+    """Paint posters, pipes, plates and letters: rectangles and ellipses at random places below `up`.
+
+    They hide windows.
+    """
     for _ in range(count):
         x, y = (u - across * p.uniform()) / across, (v - up * p.uniform()) / up
         wide, tall = p.uniform(0.01, 0.2), p.uniform(0.01, 0.2)

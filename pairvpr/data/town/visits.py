@@ -1,4 +1,4 @@
-"""A visit to a place: where the camera stands, the weather, season and hour, and who else is in the street."""
+"""Draw a visit to a place: the camera's position, the weather, season and hour, and the passers-by."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import numpy as np
 from pairvpr.data.town.plan import CAR, PERSON, PLACES, Street
 
 CONDITIONS = ("day", "overcast", "dusk", "night", "rain", "fog", "snow")
-"""What a visit can be like."""
+"""Conditions that a visit can have."""
 MAP_CONDITIONS = ("day", "overcast")
-"""What the pictures of a map are taken in."""
+"""Conditions of a map's pictures."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A camera: x, z and eye height in metres, yaw in radians to the right of the street, roll in radians.
+    """A camera.
 
-    horizon: its row, as a part of the picture's height. focal: the focal length, as a part of its width.
+    x, z, eye: position and eye height in metres.
+    yaw: radians to the right of the street.
+    horizon: row of the horizon, as a share of the picture's height.
+    focal: focal length, as a share of the picture's width.
+    roll: radians.
     """
 
     x: float
@@ -33,11 +37,17 @@ class View:
 
 @dataclass(frozen=True)
 class Weather:
-    """The light and the air; colours are linear, 1 is what white paper sends back under the sun.
+    """The light and the air. Colours are linear, and 1 is white paper in sunlight.
 
-    sun: unit vector to it. sunlight, sky, zenith: colours of direct light, of light from all round, of the sky
-    overhead. lamps, windows: how bright they are. lit: share of windows with a light. fog: metres after which a third
-    of a colour is left. wet, snow, leaf: 0 to 1. rain, flakes: how much falls. clouds: 0 to 1.
+    sun: unit vector towards it.
+    sunlight, sky, zenith: colours of direct light, of light from all directions, and of the sky overhead.
+    lamps, windows: brightness.
+    lit: share of windows with a light.
+    fog: metres after which a third of a colour is left.
+    wet, snow, leaf: 0 to 1.
+    leaf_tint: factors of the leaves' colour.
+    rain, flakes: amount that falls.
+    clouds: 0 to 1.
     """
 
     condition: str
@@ -60,7 +70,12 @@ class Weather:
 
 @dataclass(frozen=True)
 class Visit:
-    """One picture to take. street: the one it is of, with passers-by. seed: of all that is left to chance later."""
+    """One picture to take.
+
+    street: the street, with passers-by.
+    place: number of the place along it.
+    seed: for all later random choices.
+    """
 
     street: Street
     place: int
@@ -70,12 +85,12 @@ class Visit:
 
     @property
     def position(self) -> tuple[float, float]:
-        """Metres to the right and along the street."""
+        """Metres to the right of the street's start, and along the street."""
         return self.view.x, self.view.z
 
 
 def draw_visit(street: Street, place: int, rng: np.random.Generator, condition: str, hardness: float) -> Visit:
-    """A visit to the `place`-th place of a street, in a condition.
+    """Draw a visit to the place number `place` of a street, in a condition.
 
     hardness: 0 for the place's own view and mild light, 1 for a view from up to 4 m away and any light.
     """
@@ -97,7 +112,7 @@ def draw_visit(street: Street, place: int, rng: np.random.Generator, condition: 
 
 
 def draw_weather(rng: np.random.Generator, condition: str, hardness: float) -> Weather:
-    """The weather of a condition, in some season."""
+    """Draw the weather of a condition, in some season. Raise ValueError for an unknown condition."""
     h = float(hardness)
     azimuth = float(rng.uniform(0.0, 2 * math.pi))
     height = float(rng.uniform(0.35, 1.1))
@@ -143,13 +158,13 @@ def draw_weather(rng: np.random.Generator, condition: str, hardness: float) -> W
             flakes=float(rng.uniform(0.0, 1.0)), fog=float(rng.uniform(60.0, 600.0)),
         )  # fmt: skip
     else:
-        raise ValueError(f"condition {condition!r} is none of {', '.join(CONDITIONS)}")
+        raise ValueError(f"condition {condition!r}: unknown; give one of {', '.join(CONDITIONS)}")
     weather = replace(weather, condition=condition)
     return _in_season(weather, rng) if condition != "snow" and rng.random() < h else weather
 
 
 def _in_season(weather: Weather, rng: np.random.Generator) -> Weather:
-    """The weather in autumn, winter or spring."""
+    """Change the weather to autumn, winter or spring."""
     season = rng.random()
     if season < 0.35:
         tint = (float(rng.uniform(1.5, 2.6)), float(rng.uniform(0.7, 1.1)), 0.5)
@@ -160,7 +175,7 @@ def _in_season(weather: Weather, rng: np.random.Generator) -> Weather:
 
 
 def _passers_by(street: Street, rng: np.random.Generator, view: View, hardness: float) -> None:
-    """Cars by the kerb and people, different at each visit."""
+    """Add cars by the kerb and people, different at each visit."""
     for _ in range(int(rng.integers(0, 1 + round(6 * hardness)))):
         z = view.z + float(rng.uniform(4.0, 50.0))
         if rng.random() < 0.5 and street.half > 3.5 and street.ceiling is None:

@@ -1,8 +1,8 @@
-"""A town drawn ahead, as plain folders of pictures: what training reads and what evaluation compares.
+"""Draw a town in advance, into plain folders of pictures that training and evaluation read.
 
 OUT/<street>/<place>/@east@north@heading@condition@number@.jpg       `pairvpr train`, data set "folders"
 OUT/database/...jpg and OUT/queries/<condition>/...jpg               `pairvpr eval`
-OUT/town.txt                                                         options of `pairvpr town`: which town it is
+OUT/town.txt                                                         options of `pairvpr town` that describe the town
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -28,50 +29,52 @@ from pairvpr.errors import SourceError
 from pairvpr.files import find_partials, remove, write_atomically
 
 QUALITY = 88  # of JPEG files
-QUERIES = 4  # of each place in an evaluation
+QUERIES = 4  # query pictures of each place in an evaluation
 NOTE = "town.txt"
 Progress = Callable[[int, int], None]
-"""Told how many streets are drawn, of how many."""
+"""Called with the number of streets drawn so far and of all streets."""
 
 
 def write_town(out: Path, streets: int, seed: int, visits: int, progress: Progress) -> None:
     """Draw a town for training: `visits` pictures of each place, from a map's (number 0) to the hardest.
 
-    Run again, it goes on with the streets that are missing. Raises SourceError where `out` cannot be written or is of
-    another town, or of more streets of this one.
+    A second call continues with the streets that are missing.
+    Raises SourceError if `out` cannot be written, or holds another town or more streets of this one.
     """
     _claim(out, streets, f"--seed {seed} --visits {visits}")
     _write(partial(_training_street, out, seed, visits), out, streets, progress)
 
 
 def write_evaluation(out: Path, streets: int, seed: int, progress: Progress) -> None:
-    """Draw a town for evaluation: a map picture of each place, and QUERIES others of it, each in another condition.
+    """Draw a town for evaluation: a map picture of each place, and QUERIES others of it in other conditions.
 
-    Run again, it goes on with the streets that are missing. Raises SourceError as `write_town` does.
+    A second call continues with the streets that are missing. Raises SourceError as `write_town` does.
     """
     _claim(out, streets, f"--seed {seed} --evaluation")
     _write(partial(_evaluation_street, out, seed), out, streets, progress)
 
 
 def _claim(out: Path, streets: int, town: str) -> None:
-    """Note in the folder what is drawn there, so that no other town is mixed into it: options of `pairvpr town`."""
+    """Record in the folder which town it holds, so that no other town is mixed into it."""
     note = out / NOTE
     try:
         out.mkdir(parents=True, exist_ok=True)
         begun = re.fullmatch(r"--streets (\d+) (.*)\n", note.read_text(encoding="utf-8")) if note.exists() else None
         if begun is not None and (begun[2] != town or int(begun[1]) > streets):
             raise SourceError(
-                f"{out}: was begun with --streets {begun[1]} {begun[2]}; go on with these, delete it or choose another "
-                "folder"
+                f"{out}: holds a town of --streets {begun[1]} {begun[2]}; "
+                "give these options, delete it or choose another folder"
             )
-        with write_atomically(note) as partial:
-            partial.write_text(f"--streets {streets} {town}\n", encoding="utf-8")
+        with write_atomically(note) as new:
+            new.write_text(f"--streets {streets} {town}\n", encoding="utf-8")
     except OSError as error:
         raise _unwritable(out, error) from error
 
 
 def _unwritable(out: Path, error: OSError) -> SourceError:
-    return SourceError(f"{out}: cannot be written ({error.strerror or error}); free or allow the folder")
+    return SourceError(
+        f"{out}: cannot be written ({error.strerror or error}); free space, or allow writing to the folder"
+    )
 
 
 def _write(job: Callable[[int], None], out: Path, streets: int, progress: Progress) -> None:
@@ -90,7 +93,7 @@ def _write(job: Callable[[int], None], out: Path, streets: int, progress: Progre
 
 
 def _prepare() -> None:
-    """A process draws with one thread, and finishes its street when Ctrl-C stops the others from being begun."""
+    """Draw with one thread, and let Ctrl-C stop only the streets that have not been begun."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
@@ -114,7 +117,7 @@ def _training_street(out: Path, town: int, visits: int, number: int) -> None:
 
 
 def _evaluation_street(out: Path, town: int, number: int) -> None:
-    """Names tell what a street has: its last picture written, it is done."""
+    """Draw a street whose pictures are not all there yet."""
     street, rng = draw_street(street_seed(town, number)), np.random.default_rng((town, number))
     for place in range(len(PLACES)):
         conditions = [str(rng.choice(MAP_CONDITIONS)), *map(str, rng.permutation(CONDITIONS)[:QUERIES])]
@@ -125,8 +128,8 @@ def _evaluation_street(out: Path, town: int, number: int) -> None:
         if not all(file.exists() for file in files):
             for picture, file in zip(take_pictures(taken, hard, SIZE), files, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                with write_atomically(file) as partial:
-                    _save(picture, partial)
+                with write_atomically(file) as new:
+                    _save(picture, new)
 
 
 def _name(visit: Visit, number: int) -> str:
@@ -134,5 +137,5 @@ def _name(visit: Visit, number: int) -> str:
     return f"@{east:.2f}@{north:.2f}@{heading(visit):.0f}@{visit.weather.condition}@{number}@.jpg"
 
 
-def _save(picture: np.ndarray, file: Path) -> None:
+def _save(picture: npt.NDArray[np.uint8], file: Path) -> None:
     Image.fromarray(picture).save(file, "JPEG", quality=QUALITY)
