@@ -18,5 +18,5 @@ setup(
     ],
     install_requires=["setuptools"],
     zip_safe=True,
-    entry_points={"console_scripts": [f"visual_localization = {NAME}.node:main"]},
+    entry_points={"console_scripts": [f"visual_localization = {NAME}.main:main"]},
 )

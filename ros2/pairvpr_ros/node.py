@@ -1,155 +1,195 @@
-"""The ROS 2 node: parameters, topics, a service and transforms around `Localizer`."""
+"""The ROS 2 node: parameters, topics, a service and life cycle around `Localizer`."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
-import numpy as np
-import rclpy
-import rclpy.logging
-import rclpy.time
-from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import (
-    Point,
-    Pose,
-    PoseArray,
-    PoseWithCovariance,
-    PoseWithCovarianceStamped,
-    Quaternion,
-    Transform,
-    TransformStamped,
-    Vector3,
-)
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import CompressedImage, Image, NavSatFix, NavSatStatus
-from std_msgs.msg import Header
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
-from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
 
 from pairvpr.errors import PairVPRError
-from pairvpr.runtime.outputs import ros_messages as ros_answer
-from pairvpr.runtime.sources.base import Header as Stamped
-from pairvpr_ros import localizer
+from pairvpr.runtime.outputs.ros_messages import DIAGNOSTICS
+from pairvpr_ros import health, names
+from pairvpr_ros.declarations import declare
 from pairvpr_ros.localizer import Localizer
-from pairvpr_ros.parameters import Parameters
+from pairvpr_ros.logs import RosLog, in_parameters
+from pairvpr_ros.messages import QUEUE, Outlets, overridable
+from pairvpr_ros.parameters import CAMERA_INFO, Parameters
 
-LOG = logging.getLogger("pairvpr")
-NAME = "visual_localization"
-CLASSES = {
-    "builtin_interfaces/msg/Time": Time,
-    "diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray,
-    "diagnostic_msgs/msg/DiagnosticStatus": DiagnosticStatus,
-    "diagnostic_msgs/msg/KeyValue": KeyValue,
-    "geometry_msgs/msg/Point": Point,
-    "geometry_msgs/msg/Pose": Pose,
-    "geometry_msgs/msg/PoseArray": PoseArray,
-    "geometry_msgs/msg/PoseWithCovariance": PoseWithCovariance,
-    "geometry_msgs/msg/PoseWithCovarianceStamped": PoseWithCovarianceStamped,
-    "geometry_msgs/msg/Quaternion": Quaternion,
-    "geometry_msgs/msg/Transform": Transform,
-    "geometry_msgs/msg/TransformStamped": TransformStamped,
-    "geometry_msgs/msg/Vector3": Vector3,
-    "sensor_msgs/msg/NavSatFix": NavSatFix,
-    "sensor_msgs/msg/NavSatStatus": NavSatStatus,
-    "std_msgs/msg/Header": Header,
-}
-PARAMETERS = dataclasses.fields(Parameters)
-QUEUE = 10  # answers that a slow subscriber may be behind
-CHECK = 1.0  # seconds between looks at the thread that localises
-PATIENCE = Duration(seconds=0.2)  # for odometry that comes a little later than the image
+CHECK = 1.0  # seconds between looks at the thread that answers and at the images that come in
+BACKWARD = Duration(nanoseconds=-1)  # any jump of time to the past
+Result: TypeAlias = TransitionCallbackReturn
 
 
-class VisualLocalization(Node):
-    """Subscribes to images and publishes where they were taken; see the package's README for names."""
+class VisualLocalization(LifecycleNode):
+    """Subscribes to images and publishes where they were taken; see the package's README for names.
 
-    def __init__(self) -> None:
-        super().__init__(NAME)
-        self._log_to_ros = _ToRos(self)
-        LOG.addHandler(self._log_to_ros)
-        LOG.setLevel(logging.INFO)
-        parameters = Parameters(
-            **{each.name: self.declare_parameter(each.name, each.default).value for each in PARAMETERS}
+    options: as those of `rclpy.node.Node`: context, namespace, parameter_overrides and others, with which the node
+    takes its place beside others in one process. Raises PairVPRError for parameters of a wrong type or out of range.
+    """
+
+    def __init__(self, name: str = names.NODE, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._full_name = str(self.get_fully_qualified_name()).lstrip("/")
+        self._localizer: Localizer | None = None
+        self._outlets: Outlets | None = None
+        self._tf: Any = None
+        self._entities: list[Any] = []  # what comes with activation and goes with deactivation
+        self._throttle = health.Throttle()
+        self._since = 0.0
+        self.fault: Exception | None = None  # of the last transition, if it failed
+        declare(self)
+        self.add_on_set_parameters_callback(self._set)
+        self._jump = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=BACKWARD, on_clock_change=True), post_callback=self._forget
         )
-        self._outlets = {
-            topic: self.create_publisher(CLASSES[kind], topic, QUEUE) for topic, kind in ros_answer.TOPICS.items()
-        }
-        if parameters.publish_map_to_odom_tf:
-            self._base, self._odom = parameters.base_frame, parameters.odom_frame
-            self._broadcaster, self._buffer = TransformBroadcaster(self), Buffer()
-            self._listener = TransformListener(self._buffer, self)
-        self._localizer = Localizer(parameters, self._send, self._odometry)
-        kind = Image if parameters.image_transport == "raw" else CompressedImage
-        self.create_subscription(kind, self._localizer.topic, self._localizer.offer, qos_profile_sensor_data)
-        self.create_service(Trigger, localizer.TRIGGER, self._trigger)
-        self.create_timer(CHECK, self._localizer.check)
+        self._log = RosLog(self.get_logger())
+
+    def start(self) -> None:
+        """Configure and activate; raises PairVPRError for parameters and maps that cannot be used."""
+        for transition in (self.trigger_configure, self.trigger_activate):
+            if transition() != Result.SUCCESS and self.fault is not None:
+                raise self.fault
 
     def close(self) -> None:
-        """Stop localising."""
-        self._localizer.close()
-        LOG.removeHandler(self._log_to_ros)
+        """Stop answering, and take the node out of ROS."""
+        self._clean_up()
+        self._log.close()
+        self._jump.unregister()
+        self.destroy_node()
 
-    def _send(self, topic: str, message: ros_answer.Message) -> None:
-        built = ros_answer.build(message, CLASSES.__getitem__)
-        if topic == localizer.TF:
-            self._broadcaster.sendTransform(built)
-        else:
-            self._outlets[topic].publish(built)
+    # Life cycle
+
+    def on_configure(self, state: LifecycleState) -> Result:
+        """Open the map and load the model."""
+        return self._attempt(self._configure)
+
+    def on_activate(self, state: LifecycleState) -> Result:
+        """Subscribe to images."""
+        return self._attempt(self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> Result:
+        """Unsubscribe, and drop images that wait."""
+        return self._attempt(self._deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> Result:
+        """Close the map."""
+        return self._attempt(self._clean_up)
+
+    def on_shutdown(self, state: LifecycleState) -> Result:
+        """Stop for good."""
+        return self._attempt(self._clean_up)
+
+    def _attempt(self, step: Callable[[], None]) -> Result:
+        """Take a step of the life cycle; what goes wrong is logged, kept in `fault` and makes the transition fail."""
+        self.fault = None
+        try:
+            with self._log.of_this_thread():
+                step()
+        except Exception as error:  # rclpy would drop it without a word
+            self.fault = PairVPRError(in_parameters(str(error))) if isinstance(error, PairVPRError) else error
+            self.get_logger().fatal(f"{self.fault}")
+            self._clean_up()
+            return Result.FAILURE
+        return Result.SUCCESS
+
+    def _configure(self) -> None:
+        self._settings = Parameters(**{each: self.get_parameter(each).value for each in Parameters.describe()})
+        if self._settings.needs_tf:
+            try:
+                from pairvpr_ros.tf import TfFrames
+            except ImportError as error:
+                raise PairVPRError(f"transforms need tf2_ros ({error}): install the package tf2_ros_py") from error
+            self._tf = TfFrames(self, self._settings)
+        self._outlets = Outlets(self)
+        topics = [self.resolve_topic_name(topic) for topic in self._topics]
+        self._localizer = Localizer(self._settings, self._full_name, topics, self._outlets, self._tf, self._now)
+        self._log.of_thread(self._localizer.thread)
+
+    def _activate(self) -> None:
+        assert self._localizer is not None
+        cameras, kind = self._localizer.cameras, Image if self._settings.image_transport == "raw" else CompressedImage
+        for i, topic in enumerate(self._topics):
+            self._subscribe(kind, topic, partial(cameras.offer, i))
+            if self._settings.undistort == CAMERA_INFO:
+                self._subscribe(CameraInfo, names.info_topic(i), partial(cameras.offer_info, i))
+        self._entities.append(self.create_subscription(Empty, names.TRIGGER, lambda _: self._localize(), QUEUE))
+        self._entities.append(self.create_service(Trigger, names.TRIGGER, self._trigger))
+        # Steady time: a robot whose clock stands still or jumps has to hear of faults as well.
+        self._entities.append(self.create_timer(CHECK, self._check, clock=Clock(clock_type=ClockType.STEADY_TIME)))
+        self._since = time.monotonic()
+
+    def _deactivate(self) -> None:
+        for each in self._entities:
+            any(destroy(each) for destroy in (self.destroy_subscription, self.destroy_service, self.destroy_timer))
+        self._entities.clear()
+        if self._localizer is not None:
+            self._localizer.cameras.forget()
+
+    def _clean_up(self) -> None:
+        self._deactivate()
+        for each in (self._localizer, self._outlets, self._tf):
+            if each is not None:
+                each.close()
+        self._localizer = self._outlets = self._tf = None
+
+    # Callbacks
+
+    def _subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None]) -> None:
+        options = overridable()
+        self._entities.append(
+            self.create_subscription(kind, topic, callback, qos_profile_sensor_data, qos_overriding_options=options)
+        )
+
+    def _localize(self) -> None:
+        assert self._localizer is not None
+        self._localizer.trigger()
 
     def _trigger(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._localizer.trigger()
+        self._localize()
         response.success = True
         response.message = "the next images are localised until an answer is accepted"
         return response
 
-    def _odometry(self, header: Stamped) -> localizer.Transform | None:
-        """Where the base was in odom when the image was taken."""
-        time = rclpy.time.Time(nanoseconds=header.stamp)
-        try:
-            found: TransformStamped = self._buffer.lookup_transform(self._odom, self._base, time, timeout=PATIENCE)
-        except TransformException as error:
-            self.get_logger().warning(f"no transform from {self._odom} to {self._base}, so none is published: {error}")
-            return None
-        at, turned = found.transform.translation, found.transform.rotation
-        return np.array([at.x, at.y, at.z]), (turned.x, turned.y, turned.z, turned.w)
+    def _check(self) -> None:
+        """Raise what has ended the thread that answers, and tell of the images that come in."""
+        assert self._localizer is not None
+        assert self._outlets is not None
+        self._localizer.check()
+        cameras = self._localizer.cameras.all
+        silent = health.silent_cameras(cameras, self._since)
+        self._outlets.publish(DIAGNOSTICS, health.input_status(self._full_name, cameras, silent, self._now()))
+        for topic, seconds in silent.items():
+            if self._throttle.allows(topic):
+                self.get_logger().warning(f"no images for {seconds:.0f} s on {topic}")
 
+    def _set(self, changed: list[Parameter]) -> SetParametersResult:
+        if self._localizer is not None:
+            for each in changed:
+                self._localizer.set(each.name, each.value)
+        return SetParametersResult(successful=True)
 
-class _ToRos(logging.Handler):
-    """What the runtime logs, as the node's log."""
+    def _forget(self, _: Any) -> None:
+        """Forget images and transforms of a time that has not come yet: a recording has begun anew."""
+        if self._localizer is not None:
+            self._localizer.cameras.forget()
+        if self._tf is not None:
+            self._tf.forget()
 
-    def __init__(self, node: Node) -> None:
-        super().__init__()
-        self._log = node.get_logger()
+    def _now(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if record.levelno >= logging.ERROR:
-            self._log.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._log.warning(text)
-        else:
-            self._log.info(text)
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the node until it is stopped; exit code 2 and one line for what its user can mend."""
-    rclpy.init(args=args)
-    try:
-        node = VisualLocalization()
-        try:
-            rclpy.spin(node)
-        finally:
-            node.close()
-            node.destroy_node()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except PairVPRError as error:
-        rclpy.logging.get_logger(NAME).fatal(str(error))
-        sys.exit(2)
-    finally:
-        rclpy.try_shutdown()
+    @property
+    def _topics(self) -> list[str]:
+        transport = self._settings.image_transport
+        return [names.image_topic(i, transport) for i in range(self._settings.num_cameras)]

@@ -6,10 +6,10 @@ Topic names follow NVIDIA's isaac_ros_visual_global_localization.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,19 @@ STATUS = "visual_localization: place recognition"  # the form of diagnostics' na
 LAST_STAMP = 2**31 * 10**9  # nanoseconds; a ROS stamp has int32 seconds
 AS_MEASURED = Floor()
 SAME_FRAMES: Mapping[str, str] = MappingProxyType({})
+
+
+class Status(NamedTuple):
+    """One status of a diagnostics message.
+
+    level: OK, WARN or ERROR. name: node, colon, task. source: the hardware_id. more: its values.
+    """
+
+    level: str
+    name: str
+    message: str
+    source: str
+    more: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -78,12 +91,19 @@ class AnswerMessages:
     matches: number of matches listed.
     floor: least deviations of covariances.
     frames: names in messages of the frames of the map's poses.
+    status: name of the diagnostics.
     """
 
     def __init__(
-        self, source: str, matches: int, floor: Floor = AS_MEASURED, frames: Mapping[str, str] = SAME_FRAMES
+        self,
+        source: str,
+        matches: int,
+        floor: Floor = AS_MEASURED,
+        frames: Mapping[str, str] = SAME_FRAMES,
+        status: str = STATUS,
     ) -> None:
         self._source = source
+        self._status = status
         self._matches = matches
         self._floor = floor
         self._frames = frames
@@ -120,12 +140,12 @@ class AnswerMessages:
         return self._frames.get(stored, stored)
 
     def _in(self, frame: str, header: Header) -> Message:
-        return _header(Header(header.stamp, self.name_frame(frame)))
+        return compose_header(Header(header.stamp, self.name_frame(frame)))
 
     def _fix(self, header: Header, answer: Recognition, place: Gps) -> Message:
         return _new(
             TOPICS[FIX],
-            header=_header(header),
+            header=compose_header(header),
             status=_new("sensor_msgs/msg/NavSatStatus", status=Constant("STATUS_FIX"), service=0),  # of no satellite
             latitude=float(place.latitude),
             longitude=float(place.longitude),
@@ -137,15 +157,27 @@ class AnswerMessages:
     def _diagnostics(self, header: Header, answer: Recognition, more: Mapping[str, str]) -> Message:
         values = {**_values(answer, self._matches), **more}
         level = "ERROR" if answer.error is not None else "OK" if answer.accepted else "WARN"
-        status = _new(
-            "diagnostic_msgs/msg/DiagnosticStatus",
-            level=Constant(level),
-            name=STATUS,
-            message=_text(answer.error or answer.reason),
-            hardware_id=_text(self._source),
-            values=[_new("diagnostic_msgs/msg/KeyValue", key=key, value=_text(value)) for key, value in values.items()],
+        return compose_diagnostics(
+            header, [Status(level, self._status, answer.error or answer.reason, self._source, values)]
         )
-        return _new(TOPICS[DIAGNOSTICS], header=_header(header), status=[status])
+
+
+def compose_diagnostics(header: Header, statuses: Sequence[Status]) -> Message:
+    """Compose a diagnostics message of several statuses."""
+    listed = [
+        _new(
+            "diagnostic_msgs/msg/DiagnosticStatus",
+            level=Constant(each.level),
+            name=_text(each.name),
+            message=_text(each.message),
+            hardware_id=_text(each.source),
+            values=[
+                _new("diagnostic_msgs/msg/KeyValue", key=key, value=_text(text)) for key, text in each.more.items()
+            ],
+        )
+        for each in statuses
+    ]
+    return _new(TOPICS[DIAGNOSTICS], header=compose_header(header), status=listed)
 
 
 def compose_transform(stamp: int, parent: str, child: str, position: npt.NDArray[np.float64], q: Quaternion) -> Message:
@@ -153,7 +185,7 @@ def compose_transform(stamp: int, parent: str, child: str, position: npt.NDArray
     x, y, z = map(float, position)
     return _new(
         "geometry_msgs/msg/TransformStamped",
-        header=_header(Header(stamp, parent)),
+        header=compose_header(Header(stamp, parent)),
         child_frame_id=_text(child),
         transform=_new(
             "geometry_msgs/msg/Transform",
@@ -197,7 +229,8 @@ def _quaternion(q: Quaternion) -> Message:
     return _new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
 
 
-def _header(header: Header) -> Message:
+def compose_header(header: Header) -> Message:
+    """Compose a std_msgs/Header."""
     seconds, rest = divmod(header.stamp, 10**9)
     stamp = _new("builtin_interfaces/msg/Time", sec=seconds, nanosec=rest)
     return _new("std_msgs/msg/Header", stamp=stamp, frame_id=_text(header.frame_id))

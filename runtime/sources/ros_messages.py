@@ -12,19 +12,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pairvpr.errors import SourceError
+from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.geometry.poses import UNKNOWN, Place
 from pairvpr.runtime.geometry.rotations import normalize
-from pairvpr.runtime.image import load_picture, pillow_reads
+from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, load_picture, pillow_reads
 from pairvpr.runtime.sources.base import Frame, Header
 
-# Encodings with one byte per channel: the positions of red, green and blue, and the bytes per pixel.
+# Pillow's name for the order of an encoding's bytes, and bytes per pixel. 8UC1 and 8UC3 do not define colours: OpenCV
+# and ROS's viewers show them as grey, and as blue, green and red.
 _CHANNELS = {
-    "rgb8": ([0, 1, 2], 3),
-    "bgr8": ([2, 1, 0], 3),
-    "rgba8": ([0, 1, 2], 4),
-    "bgra8": ([2, 1, 0], 4),
-    "mono8": ([0, 0, 0], 1),
+    "rgb8": ("RGB", 3),
+    "bgr8": ("BGR", 3),
+    "8uc3": ("BGR", 3),
+    "rgba8": ("RGBX", 4),
+    "bgra8": ("BGRX", 4),
+    "mono8": ("L", 1),
+    "8uc1": ("L", 1),
 }
 # The positions of luma (of two pixels), blue and red difference in the four bytes of two pixels.
 _YUV = {
@@ -33,29 +36,38 @@ _YUV = {
     "yuv422_yuy2": ([0, 2], 1, 3),
     "yuyv": ([0, 2], 1, 3),
 }
+# A plane of luma, then one of colour differences: pixels across and down that share one, and whether blue comes first.
+_PLANES = {"nv12": (2, 2, True), "nv21": (2, 2, False), "nv24": (1, 1, True)}
 _BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
-ENCODINGS = (*_CHANNELS, "mono16", *_YUV, *_BAYER)
+ENCODINGS = (*_CHANNELS, "mono16", *_YUV, *_PLANES, *_BAYER)
+COMPRESSED = ("JPEG", "PNG", "TIFF")
 
 
 def decode_image(message: Any) -> Image.Image:
     """Decode the picture of an Image or CompressedImage message. Raise SourceError if this fails."""
     if not hasattr(message, "encoding"):
-        with pillow_reads("its JPEG or PNG data"):
-            opened = Image.open(io.BytesIO(bytes(message.data)), formats=("JPEG", "PNG"))
+        with pillow_reads("its JPEG, PNG or TIFF data"):
+            opened = Image.open(io.BytesIO(bytes(message.data)), formats=COMPRESSED)
             opened.load()
         return load_picture(opened)
     encoding = message.encoding.lower()
+    if encoding not in ENCODINGS:
+        raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
+    if min(message.height, message.width) < MIN_SIDE or message.height * message.width > MAX_PIXELS:
+        raise SourceError(
+            f"{message.width} x {message.height} pixels: a picture needs {MIN_SIDE} on each side, and at most "
+            f"{MAX_PIXELS // 1_000_000} megapixels"
+        )
     if encoding in _CHANNELS:
-        order, size = _CHANNELS[encoding]
-        return load_picture(np.ascontiguousarray(_pixels(message, size)[:, :, order]))
+        return _from_channels(message, *_CHANNELS[encoding])
     if encoding == "mono16":
         values = _pixels(message, 2).view(">u2" if message.is_bigendian else "<u2")[:, :, 0]
         return load_picture(Image.fromarray(values.astype(np.uint16)))
     if encoding in _YUV:
         return load_picture(_from_yuv(_pixels(message, 2), *_YUV[encoding]))
-    if encoding in _BAYER:
-        return load_picture(_from_bayer(_pixels(message, 1)[:, :, 0], encoding[6:10]))
-    raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
+    if encoding in _PLANES:
+        return load_picture(_from_planes(message, *_PLANES[encoding]))
+    return load_picture(_from_bayer(_pixels(message, 1)[:, :, 0], encoding[6:10]))
 
 
 def parse_frame(message: Any, name: str, header: Header, read_ms: float = 0.0, place: Place = UNKNOWN) -> Frame:
@@ -74,6 +86,8 @@ def parse_frame(message: Any, name: str, header: Header, read_ms: float = 0.0, p
         picture = decode_image(message)
     except SourceError as fault:
         error = f"{name}: {fault}"
+    except Exception as fault:  # a message may hold anything, and the next one may be sound
+        error = f"{name} cannot be read ({one_line(fault)}): check the program that sent it"
     decode_ms = read_ms + (perf_counter() - started) * 1e3
     return Frame(name, header.stamp / 1e9, picture, error, decode_ms, place.pose, place.gps, header=header)
 
@@ -116,15 +130,29 @@ POSE_TYPES: dict[str, Callable[[Any], list[float]]] = {
 
 def _pixels(message: Any, size: int) -> npt.NDArray[np.uint8]:
     """Return the bytes of an Image message as (height, width, size), without the padding of rows."""
-    height, width, step = message.height, message.width, message.step
+    width = message.width
+    rows = _rows(message, message.height, width * size)[:, : width * size]
+    return np.ascontiguousarray(rows).reshape(-1, width, size)
+
+
+def _rows(message: Any, count: int, used: int) -> npt.NDArray[np.uint8]:
+    """Return a view (count, step) of the bytes. Raise SourceError if a row has fewer than `used` bytes."""
+    step = message.step
     data = np.asarray(message.data, np.uint8)
-    if step < width * size or len(data) < height * step:
+    if step < used or len(data) < count * step:
         raise SourceError(
-            f"{len(data)} bytes in rows of {step} do not make a picture of {width} x {height} in {message.encoding}: "
-            "check the program that recorded it"
+            f"{len(data)} bytes in rows of {step} do not make a picture of {message.width} x {message.height} in "
+            f"{message.encoding}: check the program that sent it"
         )
-    rows = data[: height * step].reshape(height, step)[:, : width * size]
-    return np.ascontiguousarray(rows).reshape(height, width, size)
+    return data[: count * step].reshape(count, step)
+
+
+def _from_channels(message: Any, order: str, size: int) -> Image.Image:
+    """Return the picture of interleaved channels, unpacked by Pillow from the buffer of the message."""
+    rows = _rows(message, message.height, message.width * size)
+    mode = "L" if size == 1 else "RGB"
+    picture = Image.frombuffer(mode, (message.width, message.height), rows.reshape(-1), "raw", order, message.step, 1)
+    return load_picture(picture)
 
 
 def _from_yuv(pixels: npt.NDArray[np.uint8], luma: list[int], blue: int, red: int) -> npt.NDArray[np.uint8]:
@@ -133,6 +161,30 @@ def _from_yuv(pixels: npt.NDArray[np.uint8], luma: list[int], blue: int, red: in
     pairs = pixels[:, : width - width % 2].reshape(height, width // 2, 4).astype(np.float32)
     y = 1.164 * (pairs[:, :, luma].reshape(height, -1) - 16)
     u, v = (np.repeat(pairs[:, :, channel] - 128, 2, axis=1) for channel in (blue, red))
+    return _to_rgb(y, u, v)
+
+
+def _from_planes(message: Any, across: int, down: int, blue_first: bool) -> npt.NDArray[np.uint8]:
+    """Convert a plane of luma and a plane of interleaved colour differences to RGB, as `_from_yuv`.
+
+    Rows of the second plane are as long as rows of the first, or twice as long if every pixel has its own differences.
+    """
+    height, width = (side - side % 2 for side in (message.height, message.width))
+    step, more = message.step, -(-message.height // down) * (2 // across)
+    rows = _rows(message, message.height + more, message.width)
+    y = 1.164 * (rows[:height, :width].astype(np.float32) - 16)
+    pairs = rows[message.height :].reshape(-1, step * (2 // across))[: height // down, : 2 * width // across]
+    u, v = (
+        np.repeat(np.repeat(pairs[:, first::2].astype(np.float32) - 128, down, axis=0), across, axis=1)
+        for first in ((0, 1) if blue_first else (1, 0))
+    )
+    return _to_rgb(y, u, v)
+
+
+def _to_rgb(
+    y: npt.NDArray[np.float32], u: npt.NDArray[np.float32], v: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    """Convert luma and colour differences, each (height, width), to RGB (height, width, 3)."""
     rgb = np.stack([y + 1.596 * v, y - 0.813 * v - 0.391 * u, y + 2.018 * u], axis=2)
     return np.clip(rgb + 0.5, 0, 255).astype(np.uint8)
 

@@ -43,7 +43,7 @@ class TransformedSource(Source):
         try:
             for frame in self._source.frames(lambda *asked: filter_.accept(*asked) and wanted(*asked)):
                 self.dropped = self._source.dropped
-                yield frame if frame.picture is None else self._transform(frame, frame.picture)
+                yield self._transform(frame)
         except _EndOfChoice:
             return
 
@@ -51,21 +51,38 @@ class TransformedSource(Source):
         """Close the source."""
         self._source.close()
 
-    def _transform(self, frame: Frame, picture: Image.Image) -> Frame:
-        started = perf_counter()
-        if self._lens is not None:
-            picture = self._lens.undistort(picture, frame.name)
-        if self._options.rotate:
-            picture = picture.transpose(_TURNS[self._options.rotate])
-        if self._options.crop is not None:
-            x, y, width, height = self._options.crop
-            if x + width > picture.width or y + height > picture.height:
-                size = f"{picture.width} x {picture.height}"
-                raise SourceError(
-                    f"--crop {x},{y},{width},{height} exceeds {frame.name}, of {size} pixels: choose a part inside"
-                )
-            picture = picture.crop((x, y, x + width, y + height))
-        return replace(frame, picture=picture, decode_ms=frame.decode_ms + (perf_counter() - started) * 1e3)
+    def _transform(self, frame: Frame) -> Frame:
+        """Return the transformed frame. In a live source a picture that does not fit is an error of its frame."""
+        try:
+            return transform_frame(frame, self._options, self._lens)
+        except SourceError as error:
+            if not self.live:
+                raise
+            return replace(frame, picture=None, error=str(error))
+
+
+def transform_frame(frame: Frame, options: SourceOptions, lens: Lens | None) -> Frame:
+    """Return the frame with its picture undistorted, turned and cropped.
+
+    A frame without a picture is returned unchanged. Raises SourceError if the picture does not fit the calibration or
+    the crop.
+    """
+    if frame.picture is None:
+        return frame
+    started, picture = perf_counter(), frame.picture
+    if lens is not None:
+        picture = lens.undistort(picture, frame.name)
+    if options.rotate:
+        picture = picture.transpose(_TURNS[options.rotate])
+    if options.crop is not None:
+        x, y, width, height = options.crop
+        if x + width > picture.width or y + height > picture.height:
+            size = f"{picture.width} x {picture.height}"
+            raise SourceError(
+                f"--crop {x},{y},{width},{height} exceeds {frame.name}, of {size} pixels: choose a part inside"
+            )
+        picture = picture.crop((x, y, x + width, y + height))
+    return replace(frame, picture=picture, decode_ms=frame.decode_ms + (perf_counter() - started) * 1e3)
 
 
 class _EndOfChoice(Exception):  # noqa: N818  not an error

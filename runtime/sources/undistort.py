@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,26 +139,46 @@ def read_camera(path: Path) -> Camera:
         raise SourceError(f"{path} is not a text file: {FORMS}") from None
     except OSError as error:
         raise SourceError(f"the calibration {path} cannot be read ({error.strerror}): check the path") from error
-    file = _CameraFile(path, values)
-    if "resolution" in values:
+    return _camera(_Calibration(str(path), values))
+
+
+def parse_camera(message: Any, title: str) -> Camera:
+    """Return the camera of a CameraInfo message. Errors name it by `title`.
+
+    A message without coefficients, as simulated cameras send it, describes a camera without distortion.
+
+    Raises SourceError if the message cannot be used.
+    """
+    values = {name: list(map(str, getattr(message, name))) for name in ("d", "k", "r", "p")}
+    for name in ("width", "height", "distortion_model"):
+        values[name] = [str(getattr(message, name))]
+    if not values["d"]:
+        values |= {"d": ["0"] * 5, "distortion_model": ["plumb_bob"]}
+    return _camera(_Calibration(title, values))
+
+
+def _camera(file: _Calibration) -> Camera:
+    """Return the camera of a calibration's values. Raise SourceError if they cannot be used."""
+    title = file.title
+    if "resolution" in file.values:
         width, height = file.numbers(2, "resolution")
         fx, fy, cx, cy = file.numbers(4, "intrinsics")
     else:
         (width,), (height,) = file.numbers(1, "image_width", "width"), file.numbers(1, "image_height", "height")
         fx, _, cx, _, fy, cy, *_ = file.numbers(9, "camera_matrix.data", "K", "k")
     if not (fx > 0 and fy > 0 and width >= 2 and height >= 2):
-        raise SourceError(f"{path} has a focal length or size of 0, as for an uncalibrated camera: calibrate it")
+        raise SourceError(f"{title} has a focal length or size of 0, as for an uncalibrated camera: calibrate it")
     model = file.text("distortion_model")
     kind = file.text("camera_model", default="pinhole")
     if model not in MODELS or kind != "pinhole":
         raise SourceError(
-            f"{path}: {kind} with {model!r} is not supported: use pinhole with one of {', '.join(MODELS)}"
+            f"{title}: {kind} with {model!r} is not supported: use pinhole with one of {', '.join(MODELS)}"
         )
     coefficients = file.numbers(None, "distortion_coefficients.data", "distortion_coefficients", "D", "d")
     counts = {"equidistant": (4,), "rational_polynomial": (8,)}.get(model, (4, 5))
     if len(coefficients) not in counts:
         wanted = " or ".join(map(str, counts))
-        raise SourceError(f"{path}: {len(coefficients)} distortion coefficients, but {model} has {wanted}: correct it")
+        raise SourceError(f"{title}: {len(coefficients)} distortion coefficients, but {model} has {wanted}: correct it")
     if MODELS[model] == "polynomial":
         coefficients += [0.0] * (8 - len(coefficients))
     rotation, new_focal, new_centre = np.eye(3), (fx, fy), (cx, cy)
@@ -167,7 +188,7 @@ def read_camera(path: Path) -> Camera:
         identity = np.eye(3).ravel().tolist()
         rotation = np.reshape(file.numbers(9, "rectification_matrix.data", "R", "r", default=identity), (3, 3))
         if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3):
-            raise SourceError(f"{path}: its rectification matrix is not a rotation: correct it")
+            raise SourceError(f"{title}: its rectification matrix is not a rotation: correct it")
     return Camera(
         (int(width), int(height)),
         (fx, fy),
@@ -181,17 +202,17 @@ def read_camera(path: Path) -> Camera:
 
 
 @dataclass(frozen=True)
-class _CameraFile:
+class _Calibration:
     """Read values of a calibration by key. Raise SourceError for missing and malformed values."""
 
-    path: Path
+    title: str
     values: dict[str, list[str]]
 
     def text(self, key: str, default: str | None = None) -> str:
         """Return a single value."""
         value = self.values.get(key) or ([] if default is None else [default])
         if len(value) != 1:
-            raise SourceError(f"{self.path} has no {key}: {FORMS}")
+            raise SourceError(f"{self.title} has no {key}: {FORMS}")
         return value[0]
 
     def numbers(self, count: int | None, *keys: str, default: list[float] | None = None) -> list[float]:
@@ -200,10 +221,10 @@ class _CameraFile:
         if key is None:
             if default is not None:
                 return default
-            raise SourceError(f"{self.path} has no {keys[0]}: {FORMS}")
-        numbers = [read_number(value, f"{self.path}: {key}") for value in self.values[key]]
+            raise SourceError(f"{self.title} has no {keys[0]}: {FORMS}")
+        numbers = [read_number(value, f"{self.title}: {key}") for value in self.values[key]]
         if count is not None and len(numbers) != count:
-            raise SourceError(f"{self.path}: {key} is not {count} numbers: correct it")
+            raise SourceError(f"{self.title}: {key} is not {count} numbers: correct it")
         return numbers
 
 

@@ -18,7 +18,11 @@ from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.outputs.ros_messages import Constant, Message
 from tests.runtime.sources.bag_writer import scene
 
-DISTRIBUTIONS = {"humble": get_typestore(Stores.ROS2_HUMBLE), "jazzy": get_typestore(Stores.ROS2_JAZZY)}
+DISTRIBUTIONS = {
+    store.name.removeprefix("ROS2_").lower(): get_typestore(store)
+    for store in Stores
+    if store.name in ("ROS2_HUMBLE", "ROS2_JAZZY", "ROS2_KILTED", "ROS2_LYRICAL")  # rosbags before 0.11.2 lacks some
+}
 RANGES = {f"{sign}int{bits}": (bits, sign) for bits in (8, 16, 32, 64) for sign in ("", "u")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import io
 import json
 import logging
@@ -22,8 +23,9 @@ from pairvpr.cli.main import main as pairvpr
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.sources import Frame, SourceOptions, open_source
+from pairvpr.runtime.sources.base import Header
 from pairvpr.runtime.sources.options import DEFAULT
-from pairvpr.runtime.sources.ros_messages import ENCODINGS, decode_image
+from pairvpr.runtime.sources.ros_messages import ENCODINGS, decode_image, parse_frame
 from tests.runtime.sources.bag_writer import KINDS, BagWriter, scene, stamp, write_drive
 
 
@@ -131,12 +133,12 @@ def test_topics_are_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def encoded(pixels: np.ndarray, encoding: str) -> np.ndarray:
     """The picture as a camera of that encoding would send it; a plain loop where that is clearer."""
     luma = np.asarray(Image.fromarray(pixels).convert("L"))
-    if encoding in ("rgb8", "bgr8"):
+    if encoding in ("rgb8", "bgr8", "8uc3"):
         return pixels if encoding == "rgb8" else pixels[:, :, ::-1]
     if encoding in ("rgba8", "bgra8"):
         colours = pixels if encoding == "rgba8" else pixels[:, :, ::-1]
         return np.concatenate([colours, np.full((*pixels.shape[:2], 1), 9, np.uint8)], axis=2)
-    if encoding == "mono8":
+    if encoding in ("mono8", "8uc1"):
         return luma[:, :, None]
     if encoding == "mono16":
         return (luma.astype("<u2") * 257)[:, :, None]
@@ -154,20 +156,59 @@ def encoded(pixels: np.ndarray, encoding: str) -> np.ndarray:
     return np.round(np.stack([colour, y] if encoding in ("yuv422", "uyvy") else [y, colour], axis=2)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+SMOOTH = np.stack(np.broadcast_arrays(np.arange(64) * 3, 20 + np.arange(48)[:, None] * 4, 90), axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("encoding", [each for each in ENCODINGS if not each.startswith("nv")])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
-    smooth = np.stack(np.broadcast_arrays(np.arange(64) * 3, 20 + np.arange(48)[:, None] * 4, 90), axis=2)
-    smooth = smooth.astype(np.uint8)
+    smooth = SMOOTH
     with BagWriter(tmp_path, "drive.bag") as bag:
         bag.image("/image", stamp(0), np.ascontiguousarray(encoded(smooth, encoding)), encoding)
     (frame,) = frames_of(bag.path)
     expected = smooth
-    if encoding.startswith("mono"):
+    if encoding in ("mono8", "mono16", "8uc1"):
         expected = np.asarray(Image.fromarray(smooth).convert("L"))[:, :, None].repeat(3, axis=2)
     found = np.asarray(frame.picture)
     assert found.shape == expected.shape
     off = np.abs(found.astype(int) - expected)
     assert off.max() <= (4 if encoding.startswith(("bayer", "y", "u")) else 0)
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24"])
+@pytest.mark.parametrize("padding", [0, 6])
+def test_planes_of_luma_and_colour(encoding: str, padding: int) -> None:
+    height, width = SMOOTH.shape[:2]
+    red, green, blue = (SMOOTH[:, :, i].astype(float) for i in range(3))
+    y = 16 + 0.257 * red + 0.504 * green + 0.098 * blue
+    u = 128 - 0.148 * red - 0.291 * green + 0.439 * blue
+    v = 128 + 0.439 * red - 0.368 * green - 0.071 * blue
+    if encoding != "nv24":
+        u, v = (each.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for each in (u, v))
+    colours = np.stack([v, u] if encoding == "nv21" else [u, v], axis=2).reshape(len(u), -1)
+    step = width + padding
+    luma_rows = np.pad(y, ((0, 0), (0, padding)))
+    colour_rows = np.pad(colours, ((0, 0), (0, step * colours.shape[1] // width - colours.shape[1])))
+    data = np.round(np.concatenate([luma_rows.ravel(), colour_rows.ravel()])).astype(np.uint8)
+    message = SimpleNamespace(encoding=encoding, height=height, width=width, step=step, is_bigendian=0, data=data)
+    found = np.asarray(decode_image(message)).astype(int)
+    assert np.abs(found - SMOOTH).max() <= 5
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("height", "width"), [(0, 0), (0, 2**32 - 1), (2**32 - 1, 2**32 - 1), (15, 64)])
+def test_sizes_that_are_no_picture(encoding: str, height: int, width: int) -> None:
+    data = array.array("B")
+    message = SimpleNamespace(encoding=encoding, height=height, width=width, step=0, is_bigendian=0, data=data)
+    with pytest.raises(SourceError, match="a picture needs 16 on each side"):
+        decode_image(message)
+
+
+def test_any_fault_in_a_message_is_its_frames_error() -> None:
+    broken = SimpleNamespace(encoding=7, data=None)
+    frame = parse_frame(broken, "image#000000", Header(0, ""))
+    assert frame.picture is None
+    assert frame.error is not None
+    assert frame.error.startswith("image#000000 cannot be read (")
 
 
 def test_padded_rows_and_big_endian_values() -> None:
@@ -178,7 +219,7 @@ def test_padded_rows_and_big_endian_values() -> None:
     assert np.array_equal(np.asarray(decode_image(message))[:, :, 0], (values.astype(int) + 128) // 257)
 
 
-@pytest.mark.parametrize("form", ["jpeg", "png"])
+@pytest.mark.parametrize("form", ["jpeg", "png", "tiff"])
 def test_compressed_images(tmp_path: Path, form: str) -> None:
     stream = io.BytesIO()
     Image.fromarray(scene(0)).save(stream, form)
@@ -188,8 +229,8 @@ def test_compressed_images(tmp_path: Path, form: str) -> None:
         bag.compressed("/image/compressed", stamp(2), b"no picture", form)
     first, cut, none = frames_of(bag.path)
     assert np.array_equal(np.asarray(first.picture), np.asarray(Image.open(stream)))
-    assert "sqlite/image/compressed#000001: its JPEG or PNG data is" in cut.error
-    assert "sqlite/image/compressed#000002: its JPEG or PNG data is not a picture" in none.error
+    assert "sqlite/image/compressed#000001: its JPEG, PNG or TIFF data is" in cut.error
+    assert "sqlite/image/compressed#000002: its JPEG, PNG or TIFF data is not a picture" in none.error
 
 
 def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> None:
@@ -197,17 +238,21 @@ def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> 
         bag.image("/image", stamp(0), scene(0)[:, :, :1], "32FC1")
         bag.image("/image", stamp(1), scene(0)[:, :, :1], "rgb8")
         bag.image("/image", stamp(2), scene(0)[:8])
-        bag.image("/image", stamp(3), scene(0))
+        nothing = np.zeros(0, np.uint8)
+        empty = bag.new("sensor_msgs/msg/Image", bag.header(stamp(3)), 0, 0, "bayer_rggb8", 0, 0, nothing)
+        bag.write("/image", empty, stamp(3))
+        bag.image("/image", stamp(4), scene(0))
     frames = frames_of(bag.path)
     told = [
         "encoding '32FC1' is not one of",
         "bytes in rows of 64 do not make a picture of 64 x 48 in rgb8",
         "64 x 8 pixels",
+        "0 x 0 pixels",
     ]
     for frame, part in zip(frames, told, strict=False):
         assert part in frame.error
         assert frame.error.startswith(f"{frame.name}: ")
-    assert frames[3].error is None
+    assert frames[4].error is None
 
 
 def test_time_of_recording_where_the_header_has_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from pairvpr.cli.main import main as pairvpr
 from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
-from pairvpr.runtime.sources import LiveSource, SourceOptions, open_source
+from pairvpr.runtime.sources import Frame, LiveSource, Source, SourceOptions, open_source
+from pairvpr.runtime.sources.base import Wanted, every_frame
 from pairvpr.runtime.sources.transforms import TransformedSource
 from pairvpr.runtime.sources.video import VideoFeed, open_container
 
@@ -120,6 +122,26 @@ def test_a_live_source_ends_after_its_duration() -> None:
         assert source.live
         frames = list(source)
     assert 3 <= len(frames) <= 5
+
+
+def test_a_picture_of_a_live_source_that_does_not_fit_is_that_frames_error() -> None:
+    """A camera that is set to another size does not end whoever reads it."""
+
+    class Camera(Source):
+        live, single, length, names, origin = True, False, None, None, "camera"
+
+        def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
+            for side in (64, 32, 64):
+                yield Frame(f"camera#{side}", 0.0, Image.new("RGB", (side, side)), None, 0.0)
+
+        def close(self) -> None:
+            pass
+
+    with TransformedSource(Camera(), SourceOptions(crop=(0, 0, 40, 40)), None) as source:
+        sizes = [frame.picture and frame.picture.size for frame in source]
+        errors = [frame.error for frame in source]
+    assert sizes == [(40, 40), None, (40, 40)]
+    assert errors == [None, "--crop 0,0,40,40 exceeds camera#32, of 32 x 32 pixels: choose a part inside", None]
 
 
 def test_both_commands_take_source_options(folder: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.sources import SourceOptions, open_source
-from pairvpr.runtime.sources.undistort import Lens, read_camera
+from pairvpr.runtime.sources.undistort import Lens, parse_camera, read_camera
 
 SIZE = (320, 240)
 K = (210.0, 205.0, 165.0, 118.0)  # fx, fy, cx, cy
@@ -135,6 +137,23 @@ def test_a_grid_of_points_comes_to_where_a_pinhole_has_it(tmp_path: Path, name: 
             else:
                 expected = K[0] * x + K[2], K[1] * y + K[3]
             assert where(lens.undistort(seen, "spot")) == pytest.approx(expected, abs=0.35), (x, y)
+
+
+def test_the_camera_of_a_message_is_that_of_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "camera.yaml").write_text(FILES["plumb_bob"][0])
+    k = [K[0], 0.0, K[2], 0.0, K[1], K[3], 0.0, 0.0, 1.0]
+    message = SimpleNamespace(
+        width=320, height=240, distortion_model="plumb_bob", d=array.array("d", FILES["plumb_bob"][1]),
+        k=np.array(k), r=np.eye(3).ravel(), p=np.zeros(12),
+    )  # fmt: skip
+    found, expected = parse_camera(message, "the CameraInfo"), read_camera(tmp_path / "camera.yaml")
+    assert {**vars(found), "rotation": None} == {**vars(expected), "rotation": None}
+    assert np.array_equal(found.rotation, expected.rotation)
+    message.d, message.distortion_model = [], ""
+    assert parse_camera(message, "the CameraInfo").coefficients == (0.0,) * 8
+    message.k = np.zeros(9)
+    with pytest.raises(SourceError, match="the CameraInfo has a focal length or size of 0"):
+        parse_camera(message, "the CameraInfo")
 
 
 def test_no_distortion_changes_nothing(tmp_path: Path) -> None:
