@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import PlaceRecognizer, load_model
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.rerank import CostEstimate
+from tests.scenes import draw_scene
 
 SIZE = (240, 320)
 WARM_UP = 5

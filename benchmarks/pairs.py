@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.pair_jobs import make_int8, reference_jobs, runtime_jobs
 from benchmarks.sides import Side, alternate, ratio
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.image import load_picture, resize
+from tests.scenes import draw_scene
 
 CANDIDATES = {"nano": 100, "speed": 5}
 """Of a query; a candidate of the larger one takes seconds, and each as long as another."""

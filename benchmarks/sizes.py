@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import open_writer
+from tests.scenes import draw_scene
 
 PLACES = 100
 SIZE = (240, 320)

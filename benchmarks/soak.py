@@ -31,12 +31,12 @@ import numpy as np
 from PIL import Image
 
 import pairvpr
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import load_model
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import MapWriter
 from pairvpr.runtime.mapping.builder import open_writer
 from pairvpr.runtime.model import Model
+from tests.scenes import draw_scene
 
 SIZE = (240, 320)
 ALIKE = 20  # records made of one picture

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pairvpr.demo.scenes import draw_scene
+from pairvpr.demo import TOWN
 from pairvpr.errors import ExportError
 from pairvpr.model import PairVPR
 from pairvpr.runtime.bundle import GRAPHS, Bundle
@@ -46,13 +46,13 @@ class Truth:
 
 
 def network_truth(network: PairVPR, progress: Progress) -> Truth:
-    """Run the network on drawn pictures in float32, computing every pair by itself.
+    """Run the network on pictures of the town that ships, in float32, computing every pair by itself.
 
     progress: called with a text at each step.
     """
     size = (network.config.image_size, network.config.image_size)
-    drawn = [draw_scene(0, visit=1), *(draw_scene(place, visit=0) for place in range(CANDIDATES))]
-    images = np.stack([resize(load_picture(picture), size) for picture in drawn])
+    files = [min((TOWN / "queries" / "day").iterdir()), *sorted((TOWN / "database").iterdir())[:CANDIDATES]]
+    images = np.stack([resize(load_picture(file), size) for file in files])
     descriptors, tokens, scores, summaries = [], [], [], []
     with torch.no_grad():
         for i, image in enumerate(images):

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pairvpr import __version__
 from pairvpr.bench.boards import ASSUMPTIONS, SHARES, Projection, project
 from pairvpr.bench.work import GraphWork, Work, count_work
-from pairvpr.demo.scenes import draw_scene
+from pairvpr.demo import TOWN
 from pairvpr.machine import processor, system, usable_cores
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.calibrated.cascade import Cascade
@@ -28,9 +27,6 @@ from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 
 FORMAT = 1
-PLACES = 100
-"""Pictures that are drawn where none are given: as many as most models re-rank."""
-SIZE = (240, 320)
 WARM_UP = 5
 PERCENTILES = (50, 95, 99)
 MATRIX = 2048
@@ -115,19 +111,19 @@ def run_bench(
     queries: int = 50,
     progress: Progress,
 ) -> Bench:
-    """Build a map of the folder `images`, or of drawn pictures, and ask it for its own pictures or other views.
+    """Build a map of the folder `images`, or of the town that ships, and ask it for its own pictures or other views.
 
     bundle, device, precision: see `load_model`. queries: answers to measure; a few more come before to warm up.
     Raises SourceError, MapError, BundleError, EngineError.
     """
     model = load_model(bundle, device, precision)
     with tempfile.TemporaryDirectory(prefix="pairvpr-bench-") as folder:
-        pictures = images or _draw(Path(folder) / "map-pictures", PLACES, 0, progress)
+        pictures = images or TOWN / "queries"  # 120 of them, more than most models re-rank
         db = Path(folder) / "map"
         add_pictures(pictures, db, model, create=True, progress=lambda *at: progress("building the map", *at))
         with PlaceRecognizer.open(db, model=model.bundle.path, device=device, precision=precision) as vpr:
             if images is None:
-                asked = sorted(_draw(Path(folder) / "queries", min(queries, PLACES), 1, progress).iterdir())
+                asked = sorted((TOWN / "database").iterdir())
             else:
                 asked = [images / record.name for record in vpr.map.records]
             answers = _ask(vpr, asked, queries, progress)
@@ -182,14 +178,6 @@ def peak_memory() -> int:
     """The most bytes this process ever had resident."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _draw(folder: Path, count: int, visit: int, progress: Progress) -> Path:
-    folder.mkdir()
-    for place in range(count):
-        Image.fromarray(draw_scene(place, visit, SIZE)).save(folder / f"{place:03d}.jpg", quality=90)
-        progress("drawing pictures", place + 1, count)
-    return folder
 
 
 def _ask(vpr: PlaceRecognizer, pictures: Sequence[Path], queries: int, progress: Progress) -> list[Recognition]:

@@ -241,7 +241,7 @@ def eval_(
 
 @main.command()
 @click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
-@click.option("--images", type=FOLDER, help="Your own pictures, in place of drawn ones.")
+@click.option("--images", type=FOLDER, help="Your own pictures, in place of the made-up town.")
 @click.option("--queries", type=click.IntRange(min=1), default=50, show_default=True, help="Answers to measure.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best in the bundle.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from pairvpr.demo.dice import Dice
-from pairvpr.demo.light import Light
+from pairvpr.demo import TOWN
 from pairvpr.errors import SourceError
 from pairvpr.evaluation import load_folders
 from pairvpr.runtime.image import MIN_SIDE, load_picture
@@ -23,8 +21,6 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done and of how many."""
 
-TOWN = Path(str(importlib.resources.files("pairvpr.demo"))) / "town"
-"""`pairvpr town --streets 10 --seed 5 --evaluation`: 30 places, 120 queries, where no weights have learned."""
 MAX_PICTURES = 200  # of the user's own; more would take long and show no more
 MAX_QUERIES = 100
 MAX_SIDE = 640  # pixels of the copies of the user's own pictures
@@ -117,20 +113,23 @@ def copy_album(folder: Path, chosen: Sequence[tuple[str, Path]], found: int, vis
     for number, (name, visit) in enumerate(wanted):
         progress("drawing queries", number, len(wanted))
         file = queries / f"{Path(name).stem}-visit-{visit}.jpg"
-        _save(another_look(load_picture(maps / name), Dice(number, visit)), file)
+        _save(another_look(load_picture(maps / name), (number, visit)), file)
         asked.append(Query(file, name))
     progress("drawing queries", len(wanted), len(wanted))
     return Album(maps, titles, tuple(asked), _notes(len(titles), found, unread))
 
 
-def another_look(picture: Image.Image, dice: Dice) -> Image.Image:
-    """An RGB picture as if taken again: a part of it, shifted to a side, in another light."""
-    share = dice.uniform(0.75, 0.9)
+def another_look(picture: Image.Image, seed: tuple[int, int]) -> Image.Image:
+    """Return a part of an RGB picture, shifted and in another light, as another visit would show it."""
+    random = np.random.default_rng(seed)
+    share = random.uniform(0.75, 0.9)
     width, height = (max(MIN_SIDE, int(side * share)) for side in picture.size)
-    left = int((picture.width - width) * dice.uniform())
-    top = int((picture.height - height) * dice.uniform(0.25, 0.75))
-    part = picture.crop((left, top, left + width, top + height))
-    return Image.fromarray(Light.draw(dice).shine(np.asarray(part, np.float32), dice))
+    left = int((picture.width - width) * random.uniform())
+    top = int((picture.height - height) * random.uniform(0.25, 0.75))
+    part = np.asarray(picture.crop((left, top, left + width, top + height)), np.float32)
+    warmth = 1 + random.uniform(-0.14, 0.18) * np.array([1, 0, -1])  # more red and less blue, or the reverse
+    lit = part * random.uniform(0.62, 1.22) * warmth + random.normal(0, random.uniform(2, 6), part.shape)
+    return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
 
 
 def _notes(used: int, found: int, unread: Sequence[SourceError]) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from pairvpr.bench.boards import Board, project
 from pairvpr.bench.run import Step, answer_work, summarise
 from pairvpr.bench.work import GraphWork, Work, count_work, flop_of
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.model import default_bundle
+from tests.scenes import draw_scene
 
 GRAPHS = {
     "encoder": GraphWork(Work(0, 1000), Work(10e9, 1)),

@@ -13,9 +13,9 @@ from benchmarks.acceptance import as_confidence, asked, elsewhere, measure, spac
 from benchmarks.answers import Answers, answer
 from benchmarks.splits import Outcome, halves, summary
 from pairvpr.calibration.acceptance import PrecisionTarget
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime import load_model
 from pairvpr.runtime.geometry.poses import Pose
+from tests.scenes import draw_scene
 
 TOP_K = 3
 

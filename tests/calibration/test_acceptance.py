@@ -15,7 +15,6 @@ from PIL import Image
 from pairvpr.calibration.acceptance import PrecisionTarget, calibrate_acceptance
 from pairvpr.calibration.known_places import STRETCHES, split, stretches
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
@@ -28,6 +27,7 @@ from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.outputs.writers import format_text
 from pairvpr.runtime.sources import Frame
+from tests.scenes import draw_scene
 
 SIZE, APART, COUNT = (64, 64), 100, 60
 """A map of six places APART metres from each other, and COUNT pictures to ask."""

@@ -33,7 +33,6 @@ from pairvpr.calibration.cascade import (
     wilson_interval,
 )
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.evaluation import evaluate, load_folders, summary
 from pairvpr.evaluation.report import results
@@ -45,6 +44,7 @@ from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.search import FaissIndex
+from tests.scenes import draw_scene
 
 PLACES, SIZE = 7, (96, 128)
 QUERIES = MIN_PICTURES + 1

@@ -11,9 +11,9 @@ from PIL import Image
 
 from pairvpr.calibration.gate import LIMITS, Agreement, Answers, agreement, answer, compare
 from pairvpr.calibration.splits import CALIBRATION, HELD_OUT, split_pictures
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Features, load_model
+from tests.scenes import draw_scene
 
 CANDIDATES = np.array([[1, 2], [0, 2], [1, 0]])
 

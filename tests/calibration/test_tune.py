@@ -19,7 +19,6 @@ from pairvpr.calibration.candidates import SMALL_BATCH, Candidate, exact_setting
 from pairvpr.calibration.trials import Tuned
 from pairvpr.calibration.tune import pictures_needed, tune
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import EngineError, MapError, SourceError
 from pairvpr.runtime import Match, Recognition, load_model
 from pairvpr.runtime.bundle import TUNING, Bundle, PrecisionInfo
@@ -29,6 +28,7 @@ from pairvpr.runtime.map import MapInfo
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
 from pairvpr.viewing.tuning_page import render, table, verdict
+from tests.scenes import draw_scene
 
 PICTURES = 200
 EXACT = RuntimeSetting("cpu", "fp32", exact=True)

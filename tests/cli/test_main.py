@@ -19,11 +19,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.cli.errors import Terminated
 from pairvpr.runtime.map import Map, MapWriter, verify_map
 from pairvpr.runtime.model import default_bundle
+from tests.scenes import draw_scene
 
 COUNT, SIZE = 6, (96, 128)
 

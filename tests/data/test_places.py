@@ -7,8 +7,8 @@ import pytest
 
 from pairvpr import data
 from pairvpr.data import FolderPlaces, JoinedPlaces, LoosePictures, open_places
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
+from tests.scenes import draw_scene
 
 RNG = np.random.default_rng(0)
 

@@ -11,8 +11,8 @@ pytest.importorskip("torchvision")
 from PIL import Image  # noqa: E402
 
 from pairvpr.data.transforms import CropAndRelight, lamplight, reversed_tones, seeded_torch  # noqa: E402
-from pairvpr.demo.scenes import draw_scene  # noqa: E402
 from pairvpr.runtime.image import resize  # noqa: E402
+from tests.scenes import draw_scene  # noqa: E402
 
 
 def relit(seed, strength=1.0):

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import CheckpointError, MapError, PairVPRError, SourceError
 from pairvpr.evaluation import Evaluation, evaluate, load_folders, open_model, sequence_warning, summary, write_report
 from pairvpr.evaluation.benchmark import Benchmark
@@ -25,6 +24,7 @@ from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle, Weights
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.mapping.builder import open_writer
+from tests.scenes import draw_scene
 
 PLACES = 8
 STEPS = ("decode", "preprocess", "encode", "search", "gather", "rerank", "total")

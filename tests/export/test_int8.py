@@ -21,7 +21,6 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from pairvpr.calibration import splits as pictures_module  # noqa: E402
 from pairvpr.calibration.gate import Agreement  # noqa: E402
 from pairvpr.cli.main import main  # noqa: E402
-from pairvpr.demo.scenes import draw_scene  # noqa: E402
 from pairvpr.errors import EngineError, ExportError  # noqa: E402
 from pairvpr.export import int8_bundle  # noqa: E402
 from pairvpr.export.int8 import FloatGraph, layer_errors, measure_ranges, write_int8  # noqa: E402
@@ -31,6 +30,7 @@ from pairvpr.runtime.bundle import GRAPHS, Bundle  # noqa: E402
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
 from pairvpr.runtime.engines.open import open_engines  # noqa: E402
 from pairvpr.runtime.reference import Reference, check_reference  # noqa: E402
+from tests.scenes import draw_scene  # noqa: E402
 
 KINDS = ("int8", "int8-fp16", "int8-dynamic")
 QUIET = lambda step: None  # noqa: E731

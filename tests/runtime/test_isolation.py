@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
+from tests.scenes import draw_scene
 
 BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av", "rosbags", "h11")
 

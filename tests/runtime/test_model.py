@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, EngineError, SourceError
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.bundle import REFERENCE, Bundle, FileInfo, sha256
 from pairvpr.runtime.model import MAX_BATCH, MEMORY_SHARE, available_memory, default_bundle, pair_batch
 from pairvpr.runtime.reference import TOLERANCES, Reference, check_reference, measure
+from tests.scenes import draw_scene
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 

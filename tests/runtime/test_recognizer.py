@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import FILE
@@ -23,6 +22,7 @@ from pairvpr.runtime.map import Map, MapWriter, catalog
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import Frame
+from tests.scenes import draw_scene
 
 COUNT, SIZE = 8, (96, 128)
 STEPS = ("decode", "preprocess", "encode", "search", "gather", "rerank", "total")

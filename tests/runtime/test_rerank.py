@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import EngineError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, load_model, stopwatch
 from pairvpr.runtime.calibrated.cascade import Cascade
@@ -20,6 +19,7 @@ from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.rerank import STAGES, CostEstimate, Ranking
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import Frame
+from tests.scenes import draw_scene
 
 COUNT, SIZE = 8, (96, 128)
 ENCODE, PAIR = 20.0, 10.0  # milliseconds by the clock of these tests

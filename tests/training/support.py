@@ -14,8 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 from pairvpr.data import TrainingPicture, TrainingPlace
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import PairVPRError, SourceError
+from tests.scenes import draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 

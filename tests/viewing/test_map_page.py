@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.features import Features
@@ -21,6 +20,7 @@ from pairvpr.runtime.map import MapWriter
 from pairvpr.runtime.model import default_bundle
 from pairvpr.viewing import map_page
 from pairvpr.viewing.map_page import view_map
+from tests.scenes import draw_scene
 from tests.viewing.page_reader import Page
 
 HOSTILE = '<script>alert("&\'1")</script>$style${x}'

@@ -19,13 +19,13 @@ pytest.importorskip("rerun", reason="recordings need the extra pairvpr[viz]")
 from pyarrow.types import is_temporal
 from rerun.chunk import RrdReader
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing.rerun_recording import PICTURE, recording
+from tests.scenes import draw_scene
 
 SCENE = Image.fromarray(draw_scene(0, 0, (480, 640)))
 

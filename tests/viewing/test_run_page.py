@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.bundle import Bundle
@@ -22,6 +21,7 @@ from pairvpr.viewing.latency import BINS, Latency
 from pairvpr.viewing.run_page import reporting
 from pairvpr.viewing.run_record import ANSWERS, ERRORS, STRIPS, RunRecord
 from pairvpr.viewing.thinning import Thinned, evenly
+from tests.scenes import draw_scene
 from tests.viewing.page_reader import Page
 
 HOSTILE = '<script>alert("&\'1")</script>$style${x}\udcff'

@@ -22,11 +22,11 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.cli.main import main
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import Model, load_model
+from tests.scenes import draw_scene
 
 COUNT, SIZE = 6, (96, 128)
 RUN = [sys.executable, "-m", "pairvpr.runtime.cli.main"]

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import EngineError
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.bundle import Bundle
@@ -24,6 +23,7 @@ from pairvpr.runtime.engines.openvino import OpenVinoEngine, core, try_arithmeti
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import SUMMARIES, default_bundle
 from pairvpr.runtime.reference import check_reference
+from tests.scenes import draw_scene
 
 openvino = pytest.importorskip("openvino", reason='needs OpenVINO: pip install "pairvpr[openvino]"')
 

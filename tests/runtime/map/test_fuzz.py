@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
@@ -25,6 +24,7 @@ from pairvpr.runtime.map import MapWriter, catalog
 from pairvpr.runtime.model import default_bundle
 from tests.runtime.map.damages import Damaged, damaged
 from tests.runtime.map.fuzz_reader import Reader
+from tests.scenes import draw_scene
 
 EXAMPLES = pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.soak)])
 CELLS = st.one_of(

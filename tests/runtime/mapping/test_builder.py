@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime import Model, load_model
 from pairvpr.runtime.bundle import Bundle
@@ -20,6 +19,7 @@ from pairvpr.runtime.map import Map, verify_map
 from pairvpr.runtime.map import writer as writer_module
 from pairvpr.runtime.mapping import builder as builder_module
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
+from tests.scenes import draw_scene
 
 SIZE = (96, 128)
 

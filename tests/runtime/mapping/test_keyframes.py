@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pairvpr.cli.main import main as pairvpr
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Model, load_model
 from pairvpr.runtime.geometry.poses import Place, Pose
@@ -19,6 +18,7 @@ from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping import builder as builder_module
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.mapping.keyframes import KeyframeSelector
+from tests.scenes import draw_scene
 
 SIZE = (96, 128)
 

@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
@@ -25,6 +24,7 @@ from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, ScoreSetup, T
 from pairvpr.runtime.map import Map, verify_map
 from pairvpr.runtime.mapping.builder import add_pictures, open_writer
 from pairvpr.runtime.mapping.loop_closing import Closure, LoopCloser, Threshold
+from tests.scenes import draw_scene
 
 SIZE = (96, 128)
 EDGE = [

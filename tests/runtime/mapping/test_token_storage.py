@@ -9,7 +9,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pairvpr.cli.main import main
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import MapError
 from pairvpr.runtime import PlaceRecognizer, load_model
 from pairvpr.runtime.features import Features
@@ -18,6 +17,7 @@ from pairvpr.runtime.map.tokens import TokenFormat, merge, quantize
 from pairvpr.runtime.mapping import token_storage
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.reference import Reference, Tolerance
+from tests.scenes import draw_scene
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (7, 4)}
 COUNT = 6

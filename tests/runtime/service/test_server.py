@@ -26,7 +26,6 @@ from PIL import Image
 pytest.importorskip("h11")
 
 from pairvpr.cli.main import main as pairvpr
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import ServiceError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.cli.main import main
@@ -36,6 +35,7 @@ from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.service.listener import Listener
 from pairvpr.runtime.service.server import Service
 from pairvpr.runtime.sources import Frame
+from tests.scenes import draw_scene
 
 COUNT, SIZE = 3, (96, 128)
 GARBAGE = 1000

@@ -9,7 +9,7 @@ import numpy as np
 from rosbags import rosbag1, rosbag2
 from rosbags.typesys import Stores, get_typestore
 
-from pairvpr.demo.scenes import draw_scene
+from tests.scenes import draw_scene
 
 KINDS = ["drive.bag", "lz4.bag", "sqlite", "mcap", "lone.mcap"]
 START = 1_700_000_000_000_000_000  # nanoseconds

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pairvpr.cli.main import main as pairvpr
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.sources import open_source
 from pairvpr.runtime.sources.euroc import EurocSource
+from tests.scenes import draw_scene
 
 START = 1403636579763555584  # of MH_01_easy
 STEP = 50_000_000

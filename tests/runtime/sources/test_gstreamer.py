@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import load_model
 from pairvpr.runtime.sources import LiveSource, gstreamer, live, open_source
 from pairvpr.runtime.sources.gstreamer import GstreamerFeed
+from tests.scenes import draw_scene
 
 SIZE = (64, 48)
 RED = "videotestsrc pattern=red is-live=true num-buffers={buffers} ! video/x-raw,format=RGBA,width=64,height=48"

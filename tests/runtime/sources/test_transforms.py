@@ -13,13 +13,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pairvpr.cli.main import main as pairvpr
-from pairvpr.demo.scenes import draw_scene
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.sources import Frame, LiveSource, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.base import Wanted, every_frame
 from pairvpr.runtime.sources.transforms import TransformedSource
 from pairvpr.runtime.sources.video import VideoFeed, open_container
+from tests.scenes import draw_scene
 
 SIZE = (96, 128)
 START = 1_600_000_000_000_000_000
