@@ -24,13 +24,13 @@ from benchmarks.paired import Flags, flips, share
 from benchmarks.scoring import Scores, Way, Work
 from pairvpr.calibration.candidates import exact_setting, families
 from pairvpr.calibration.cascade import PROBABILITY, ComparedQuery, fit, margin_for
-from pairvpr.calibration.splits import spread
 from pairvpr.errors import EngineError
 from pairvpr.evaluation import Benchmark, load_folders
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.map.tokens import TokenFormat
 from pairvpr.runtime.model import default_bundle
+from pairvpr.spread import spread
 
 INT8, HALF = TokenFormat("int8"), TokenFormat("int8", 0.5)
 WITH_CASCADE = (("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int8-bf16"))

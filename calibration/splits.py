@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.sources import list_pictures
+from pairvpr.spread import spread
 
 CALIBRATION = 64
 HELD_OUT = 200
-
-Item = TypeVar("Item")
 
 
 def split_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -32,8 +27,3 @@ def split_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
         )
     calibration = spread(pictures, CALIBRATION)
     return calibration, spread([path for path in pictures if path not in set(calibration)], HELD_OUT)
-
-
-def spread(pictures: Sequence[Item], count: int) -> list[Item]:
-    """So many of the pictures, at most all, spread evenly and in their order."""
-    return [pictures[i] for i in np.linspace(0, len(pictures) - 1, count).round().astype(int)]

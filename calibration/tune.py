@@ -14,13 +14,13 @@ from pathlib import Path
 from pairvpr import machine
 from pairvpr.calibration.candidates import RACED, VARIANTS, Candidate, Workshop, exact_setting, families, fastest
 from pairvpr.calibration.cascade import MIN_PICTURES, MIN_PLACES, SAME, Progress
-from pairvpr.calibration.splits import spread
 from pairvpr.calibration.trials import Trial, Tuned
 from pairvpr.errors import EngineError, MapError, SourceError
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.sources import list_pictures
+from pairvpr.spread import spread
 
 EVIDENCE = 2
 """Changed answers that a loss just allowed has among the pictures: with fewer it could not be told from none."""

@@ -25,6 +25,7 @@ from pairvpr.runtime.map import MapInfo
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
+from pairvpr.spread import spread
 
 FORMAT = 1
 WARM_UP = 5
@@ -182,10 +183,10 @@ def peak_memory() -> int:
 
 def _ask(vpr: PlaceRecognizer, pictures: Sequence[Path], queries: int, progress: Progress) -> list[Recognition]:
     """The answers to `queries` pictures, spread over the given ones and repeated where these are fewer."""
-    spread = np.linspace(0, len(pictures) - 1, min(queries, len(pictures))).round().astype(int)
+    chosen = spread(pictures, queries)
     answers = []
     for number in range(WARM_UP + queries):
-        answers.append(vpr.recognize(pictures[spread[number % len(spread)]]))
+        answers.append(vpr.recognize(chosen[number % len(chosen)]))
         progress("answering", number + 1, WARM_UP + queries)
     return answers[WARM_UP:]
 

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,8 +15,8 @@ from pairvpr.errors import SourceError
 from pairvpr.evaluation import load_folders
 from pairvpr.runtime.image import MIN_SIDE, load_picture
 from pairvpr.runtime.sources import list_pictures
+from pairvpr.spread import spread
 
-T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done and of how many."""
 
@@ -84,7 +83,7 @@ def choose_pictures(images: Path, out: Path) -> tuple[list[tuple[str, Path]], in
     found = [item for item in list_pictures(images) if not item[1].resolve().is_relative_to(inside)]
     if len(found) < 2:
         raise SourceError(f"{images} holds fewer than 2 pictures: name a folder with 2 or more places")
-    return _evenly(found, MAX_PICTURES), len(found)
+    return spread(found, MAX_PICTURES), len(found)
 
 
 def copy_album(folder: Path, chosen: Sequence[tuple[str, Path]], found: int, visits: int, progress: Progress) -> Album:
@@ -108,7 +107,7 @@ def copy_album(folder: Path, chosen: Sequence[tuple[str, Path]], found: int, vis
     progress("copying pictures", len(chosen), len(chosen))
     if len(titles) < 2:
         raise SourceError(f"{len(titles)} of {len(chosen)} pictures can be read, 2 are needed: {unread[0]}")
-    wanted = _evenly([(name, visit) for name in titles for visit in range(1, visits + 1)], MAX_QUERIES)
+    wanted = spread([(name, visit) for name in titles for visit in range(1, visits + 1)], MAX_QUERIES)
     asked = []
     for number, (name, visit) in enumerate(wanted):
         progress("drawing queries", number, len(wanted))
@@ -163,10 +162,3 @@ def _scaled(picture: Image.Image) -> Image.Image:
     copy = picture.resize((width, height), Image.Resampling.BILINEAR)
     copy.info.clear()
     return copy
-
-
-def _evenly(items: list[T], limit: int) -> list[T]:
-    """At most `limit` of the items, evenly spread, in order."""
-    if len(items) <= limit:
-        return items
-    return [items[index * len(items) // limit] for index in range(limit)]

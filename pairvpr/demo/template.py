@@ -1,4 +1,4 @@
-"""The demo's page, as `string.Template` texts: $names are filled in by `pairvpr.demo.page`."""
+"""Hold the texts of the demo's page; `pairvpr.demo.page` fills in the $names."""
 
 from __future__ import annotations
 
@@ -32,8 +32,3 @@ STEP = Template(
 )
 
 NOTE = Template('<p class="faint">$note</p>')
-
-STRIP = Template("""<div class="strip"><div class="pictures">
-$pictures
-</div>
-<p class="ranks faint">$ranks</p></div>""")

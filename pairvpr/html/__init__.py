@@ -1,1 +1,1 @@
-"""The HTML pages' shared parts."""
+"""Build the HTML pages: document, charts, and albums of pictures."""

@@ -1,15 +1,12 @@
-"""What all pages share: style, the pieces they are built from as `string.Template` texts, pictures, and the file."""
+"""Write self-contained HTML pages: their style, their tables, and the file."""
 
 from __future__ import annotations
 
-import base64
-import io
 import tempfile
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-
-from PIL import Image
 
 from pairvpr.errors import PairVPRError
 from pairvpr.files import write_atomically
@@ -50,7 +47,7 @@ td:last-child { width: 5.5em; text-align: right; }
 .bar { height: 9px; border-radius: 3px; background: var(--accent); min-width: 1px; }
 .strips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 500px), 1fr)); gap: 14px; }
 .strip { padding: 10px; }
-.pictures { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(100px, 1fr)); gap: 8px; }
 figure { margin: 0; min-width: 0; font-size: 0.78rem; line-height: 1.35; }
 figure img {
   width: 100%; aspect-ratio: 4 / 3; object-fit: contain; border-radius: 6px; display: block;
@@ -64,9 +61,8 @@ figcaption b { display: block; }
 .right .mark { color: var(--right); font-weight: 600; }
 .wrong .mark { color: var(--wrong); font-weight: 600; }
 .ranks { font-size: 0.78rem; margin: 6px 0 0; }
-"""
-
-NUMBERS_STYLE = """
+.figures.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.wide { grid-column: 1 / -1; }
 .figure h2 { font-size: 1rem; margin: 0 0 8px; }
 table.numbers td, table.numbers th { width: auto; text-align: right; padding: 3px 0 3px 14px; font-weight: 400; }
 table.numbers td:first-child, table.numbers th:first-child { text-align: left; padding-left: 0; width: auto; }
@@ -78,23 +74,13 @@ svg .grid { stroke: var(--line); }
 svg text { fill: var(--faint); }
 @media (max-width: 600px) { table.numbers th { white-space: normal; } }
 """
-"""Of pages with tables of numbers and charts."""
-
 UNTRAINED = """<p class="warning"><strong>These weights were never trained.</strong> They are seeded random
 numbers, so the figures are those of chance features and say nothing about how well places are recognised;
 they only show that everything from picture to answer works.</p>"""
 
-GROUP = Template("""<section>
-<h2>$title <span class="faint">$count</span></h2>
-<p class="faint">$explanation</p>
-<div class="strips">
-$strips
-</div>
-</section>""")
-
-PICTURE = Template("""<figure class="$state"><img src="data:image/jpeg;base64,$data" alt="$alt">
-<figcaption><b>$heading</b>$caption</figcaption></figure>""")
-
+TABLE = Template("""<div class="figure"><h2>$title</h2>
+<table class="numbers">$rows</table>
+<p class="faint">$note</p></div>""")
 
 DOCUMENT = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -115,28 +101,38 @@ $body
 """)
 
 
-def document(title: str, style: str, body: str) -> str:
-    """A whole page: `title` is text, `body` HTML. Browsers let it load nothing and run nothing."""
-    return DOCUMENT.substitute(title=escape(title), style=style, body=body)
+def document(title: str, body: str, style: str = "") -> str:
+    """Return a whole page, which a browser lets load nothing and run nothing.
+
+    title: plain text. body: HTML. style: CSS for this page beside the common style.
+    """
+    return DOCUMENT.substitute(title=escape(title), style=STYLE + style, body=body)
 
 
-def thumbnail(picture: Image.Image, size: tuple[int, int]) -> bytes:
-    """An RGB picture as a JPEG of at most `size` (width, height) pixels; the picture stays as it is."""
-    small = picture.copy()
-    small.thumbnail(size, Image.Resampling.BILINEAR)
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return stream.getvalue()
+def table(title: str, rows: Sequence[Sequence[str]], note: str) -> str:
+    """Return a titled table with a note below; see `table_rows`. `title` and `note` are HTML."""
+    return TABLE.substitute(title=title, rows=table_rows(rows), note=note)
 
 
-def figure(jpeg: bytes, state: str, heading: str, caption: str, mark: str = "") -> str:
-    """A picture with its caption, which may hold anything; `heading` and `mark` are HTML."""
-    data, text = base64.b64encode(jpeg).decode("ascii"), escape(caption)
-    return PICTURE.substitute(state=state, data=data, alt=text, heading=heading, caption=text + mark)
+def table_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows of a table from plain text; the first row holds the headings."""
+    tags = ["th"] + ["td"] * (len(rows) - 1)
+    return "".join(
+        "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
+        for row, tag in zip(rows, tags, strict=True)
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share as percent with one decimal, as 12.5 %."""
+    return f"{100 * share:.1f} %"
 
 
 def check_page(path: Path, example: str = "page.html") -> None:
-    """Raise PairVPRError unless a file like the example can be written at `path`; before there is anything to write."""
+    """Check that a page can be written at `path`, before there is anything to write.
+
+    example: a file name for the message if `path` is a folder. Raises PairVPRError.
+    """
     if path.is_dir():
         raise PairVPRError(f"{path}: a folder; name the file to write, as {path / example}")
     try:
@@ -146,7 +142,7 @@ def check_page(path: Path, example: str = "page.html") -> None:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write `page` to the file `path`, whole or not at all; raises PairVPRError where it cannot be written."""
+    """Write `page` to the file `path`, whole or not at all. Raises PairVPRError."""
     check_page(path)
     try:
         with write_atomically(path) as partial:

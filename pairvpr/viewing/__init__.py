@@ -1,1 +1,1 @@
-"""Pages to look at: what a map holds, and what became of a run."""
+"""Show maps, runs and tuned settings: pages for browsers, and recordings for Rerun's viewer."""

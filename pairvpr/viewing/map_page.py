@@ -1,4 +1,4 @@
-"""The page of a map: its numbers, where its pictures were taken, and some of them."""
+"""Show a map on one page: its numbers, the places of its pictures, and some of the pictures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from pairvpr.html.document import check_page, document, figure, write_page
+from pairvpr.html.album import figure
+from pairvpr.html.document import check_page, document, write_page
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.mapping.token_storage import describe
+from pairvpr.spread import spread
 from pairvpr.viewing.plot import Mark, plots
 from pairvpr.viewing.template import MAP, SHOWN_PICTURE, STYLE, TABLE
-from pairvpr.viewing.thinning import evenly
 from pairvpr.viewing.thumbnails import picture_file, recorded_thumbnail
 
 PLOTTED = 10_000  # places on the plots; each is some 200 bytes of the page
@@ -26,7 +27,7 @@ SOURCES = 8  # listed, those of most pictures
 
 @dataclass(frozen=True)
 class MapPage:
-    """What a page shows: pictures of the map, those of them on a plot, and thumbnails."""
+    """Numbers of a written page. pictures: of the map. plotted: with a mark on a plot. shown: thumbnails."""
 
     pictures: int
     plotted: int
@@ -36,22 +37,25 @@ class MapPage:
 def view_map(db: str | Path, out: str | Path) -> MapPage:
     """Write the page of the map `db` to the file `out`, whole or not at all.
 
-    The map stores no pictures: thumbnails are read from where it was made, as far as they are there. Raises MapError
-    or BundleError for what is no map or damaged, PairVPRError where the page cannot be written.
+    A map stores no pictures. Thumbnails are made of the files that it was built from, if these are still there.
+    Raises MapError or BundleError for a damaged map or another folder, PairVPRError if the page cannot be written.
     """
     check_page(Path(out))
-    with Map.open(db) as places:
-        bundle = Bundle.open(places.model_path)
-        album = _choose(places.records)
-        plotted = _plotted(places.records, set(album.shown))
-        page = _render(places, bundle, album, plotted)
+    with Map.open(db) as map_:
+        bundle = Bundle.open(map_.model_path)
+        album = _choose(map_.records)
+        plotted = _plotted(map_.records, set(album.shown))
+        page = _render(map_, bundle, album, plotted)
     write_page(Path(out), page)
-    return MapPage(len(places), len(plotted), len(album.shown))
+    return MapPage(len(map_), len(plotted), len(album.shown))
 
 
 @dataclass(frozen=True)
 class _Album:
-    """The pictures shown, index and thumbnail, of those that are there as files; unreadable: chosen, but damaged."""
+    """Thumbnails of a map.
+
+    shown: JPEG files by index of the record. there: pictures that exist as files. unreadable: chosen, but damaged.
+    """
 
     shown: dict[int, bytes]
     there: int
@@ -60,47 +64,47 @@ class _Album:
 
 def _choose(records: list[Record]) -> _Album:
     there = [i for i, record in enumerate(records) if picture_file(record) is not None]
-    chosen = [there[i] for i in evenly(len(there), SHOWN)]
+    chosen = spread(there, SHOWN)
     shown = {i: jpeg for i in chosen if (jpeg := recorded_thumbnail(records[i])) is not None}
     return _Album(shown, len(there), len(chosen) - len(shown))
 
 
 def _plotted(records: list[Record], shown: set[int]) -> list[int]:
-    """The records with a place that are plotted: all, or evenly chosen ones and those shown."""
+    """Return the indices of the plotted records: all that have a place, or some, evenly chosen, and those shown."""
     placed = [i for i, record in enumerate(records) if _place(record) is not None]
-    return sorted({placed[i] for i in evenly(len(placed), PLOTTED)} | (shown & set(placed)))
+    return sorted(set(spread(placed, PLOTTED)) | (shown & set(placed)))
 
 
-def _render(places: Map, bundle: Bundle, album: _Album, plotted: list[int]) -> str:
-    records = places.records
+def _render(map_: Map, bundle: Bundle, album: _Album, plotted: list[int]) -> str:
+    records = map_.records
     number = {index: count for count, index in enumerate(album.shown, 1)}
     marks = [
-        Mark(place, "shown" if index in number else "place", label(records[index]), number.get(index))
+        Mark(place, "shown" if index in number else "place", describe_record(records[index]), number.get(index))
         for index in sorted(plotted, key=lambda index: index in number)
         if (place := _place(records[index])) is not None
     ]
-    info = places.info()
+    info = map_.info()
     with_place = sum(_place(record) is not None for record in records)
     body = MAP.substitute(
-        name=escape(str(places.path)),
+        name=escape(str(map_.path)),
         pictures=len(records),
         with_place=with_place,
-        tables="\n".join((_numbers(places), _model(places, bundle), _sources(records))),
+        tables="\n".join((_numbers(map_), _model(map_, bundle), _sources(records))),
         plotted=_say_plotted(len(plotted), with_place, info.pictures),
         plots=plots(marks),
         shown=_say_shown(album, len(records)),
         album="\n".join(
             SHOWN_PICTURE.substitute(
-                number=number[index], figure=figure(jpeg, "place", str(number[index]), label(records[index]))
+                number=number[index], figure=figure(jpeg, "place", str(number[index]), describe_record(records[index]))
             )
             for index, jpeg in album.shown.items()
         ),
     )
-    return document(f"Pair-VPR map {places.path}", STYLE, body)
+    return document(f"Pair-VPR map {map_.path}", body, STYLE)
 
 
-def label(record: Record) -> str:
-    """A picture's name, place and time in words."""
+def describe_record(record: Record) -> str:
+    """Return a picture's name, place and time in words."""
     place = _place(record)
     parts = [record.name, "no place" if place is None else str(place)]
     if record.pose is not None and record.pose.q is not None:
@@ -125,14 +129,14 @@ def _say_shown(album: _Album, pictures: int) -> str:
         what += f"; {album.unreadable} more could not be read"
     if album.there < pictures:
         what += (
-            f". The map stores what the model makes of pictures, not the pictures: {pictures - album.there} are not "
-            "there as files, because they came out of a video, bag or camera, or have been moved or deleted since"
+            f". The map stores features, not pictures; {pictures - album.there} are not there as files, because "
+            "they came out of a video, bag or camera, or were moved or deleted since"
         )
     return what + "."
 
 
-def _numbers(places: Map) -> str:
-    info = places.info()
+def _numbers(map_: Map) -> str:
+    info = map_.info()
     return _table(
         "Map",
         {
@@ -147,8 +151,8 @@ def _numbers(places: Map) -> str:
     )
 
 
-def _model(places: Map, bundle: Bundle) -> str:
-    info, weights = places.info(), bundle.info.weights
+def _model(map_: Map, bundle: Bundle) -> str:
+    info, weights = map_.info(), bundle.info.weights
     return _table(
         "Model",
         {

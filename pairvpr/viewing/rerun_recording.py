@@ -1,4 +1,4 @@
-"""A run as a recording for Rerun's viewer, written while it goes on: the only module that imports rerun."""
+"""Record a run for Rerun's viewer while it goes on. This is the only module that imports rerun."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import rerun
 import rerun.blueprint as shown
 
-from pairvpr.html.document import check_page, thumbnail
+from pairvpr.html.album import thumbnail
+from pairvpr.html.document import check_page
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
@@ -21,7 +22,7 @@ from pairvpr.viewing.run_record import Answered
 from pairvpr.viewing.thumbnails import recorded_thumbnail
 
 PICTURE = (320, 240)  # pixels, at most
-ANSWER, TIME = "answer", "time"  # the timelines: answers counted from 0, and what the source says
+ANSWER, TIME = "answer", "time"  # the timelines: answers counted from 0, and the time stamps of the source
 COLOURS = {"accepted": (21, 128, 61), "rejected": (185, 28, 28), "unjudged": (37, 99, 235)}
 GREY = (148, 163, 184)
 LEVELS = {"accepted": "INFO", "rejected": "WARN", "unjudged": "INFO"}
@@ -31,9 +32,9 @@ Place = Pose | Gps
 
 @contextmanager
 def recording(path: Path, query: str, source: Source, recognizer: PlaceRecognizer) -> Iterator[Recording]:
-    """A recording to add answers to, in the file `path` from the first one on; whole on leaving, however the run ended.
+    """Yield a recording to add answers to. The file `path` is complete on leaving, also after an error.
 
-    Raises PairVPRError where the file cannot be written.
+    Raises PairVPRError if the file cannot be written.
     """
     check_page(path, "run.rrd")
     with rerun.RecordingStream("pairvpr") as stream:
@@ -43,7 +44,7 @@ def recording(path: Path, query: str, source: Source, recognizer: PlaceRecognize
 
 
 class Recording:
-    """Pictures, places, scores and times of a run, sent to the stream as they come; keeps the last place only."""
+    """Pictures, places, scores and times of a run, sent to the stream at once. Only the last place is kept."""
 
     def __init__(self, stream: rerun.RecordingStream, source: Source, recognizer: PlaceRecognizer) -> None:
         self._stream = stream
@@ -55,7 +56,7 @@ class Recording:
         self._last: dict[str, Place] = {}
 
     def add(self, frame: Frame, answer: Recognition) -> None:
-        """Take the answer for a frame."""
+        """Add the answer for a frame."""
         self._stream.set_time(ANSWER, sequence=self._count)
         self._count += 1
         if frame.timestamp is not None:
@@ -65,7 +66,7 @@ class Recording:
             return
         if self._recognizer.map is not self._map:
             self._show_map(self._recognizer.map)
-        seen = Answered.of(frame, answer)
+        seen = Answered.from_answer(frame, answer)
         self._say(f"{seen.query} -> {seen.best}, {seen.said}", LEVELS[seen.verdict])
         self._show_pictures(thumbnail(frame.picture, PICTURE), self._records.get(seen.best))
         self._show_places(seen)
@@ -74,11 +75,11 @@ class Recording:
     def _say(self, text: str, level: str) -> None:
         self._stream.log("log", rerun.TextLog(text, level=level))
 
-    def _show_map(self, places: Map) -> None:
-        """The map's places, anew where a writer has committed."""
-        self._map, self._records = places, {record.name: record for record in places.records}
-        for frame, all_places in _by_frame(places).items():
-            self._stream.log(_path(frame, "map"), _points(all_places, GREY), static=True)
+    def _show_map(self, map_: Map) -> None:
+        """Show the map's places; called again after a writer has changed the map."""
+        self._map, self._records = map_, {record.name: record for record in map_.records}
+        for frame, places in _by_frame(map_).items():
+            self._stream.log(_path(frame, "map"), _points(places, GREY), static=True)
 
     def _show_pictures(self, query: bytes, best: Record | None) -> None:
         self._stream.log("query", rerun.EncodedImage(contents=query, media_type="image/jpeg"))
@@ -91,7 +92,7 @@ class Recording:
         self._stream.log("match", shown)
 
     def _show_places(self, seen: Answered) -> None:
-        """Where the match is, a line to it from where the query was taken, and one from the query before."""
+        """Show the place of the match, a line to it from the query's place, and one from the query before."""
         if seen.at is not None:
             colour, frame = COLOURS[seen.verdict], frame_of(seen.at)
             self._stream.log(_path(frame, seen.verdict), _points([seen.at], colour))
@@ -113,13 +114,13 @@ class Recording:
                 self._stream.log(path, rerun.Scalars(value))
 
 
-def _path(frame: str, what: str) -> list[object]:
-    return ["places", frame, what]
+def _path(frame: str, name: str) -> list[object]:
+    return ["places", frame, name]
 
 
-def _by_frame(places: Map) -> dict[str, list[Place]]:
+def _by_frame(map_: Map) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {}
-    for record in places.records:
+    for record in map_.records:
         if (place := record.pose or record.gps) is not None:
             found.setdefault(frame_of(place), []).append(place)
     return found
@@ -145,13 +146,13 @@ def _metres(places: Sequence[Place]) -> list[tuple[float, float, float]]:
     return [(place.x, place.y, place.z) for place in places if isinstance(place, Pose)]
 
 
-def _blueprint(places: Map, live: bool) -> shown.Blueprint:
-    """Pictures on the left, places in the middle with all that was up to the moment, numbers on the right."""
+def _blueprint(map_: Map, live: bool) -> shown.Blueprint:
+    """Return the layout: pictures left, places up to the chosen moment in the middle, numbers right."""
     until_now = shown.VisibleTimeRange(
         ANSWER, start=shown.TimeRangeBoundary.infinite(), end=shown.TimeRangeBoundary.cursor_relative()
     )
     seen: list[shown.View] = []
-    for frame in _by_frame(places):
+    for frame in _by_frame(map_):
         origin = rerun.new_entity_path(["places", frame])
         if frame == "wgs84":
             seen.append(shown.MapView(origin=origin, name=frame))

@@ -1,4 +1,4 @@
-"""The page of a run: where its answers are, how long they took, some of them in pictures, and what went wrong."""
+"""Show a run on one page: the places and times of its answers, some answers in pictures, and the errors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.errors import PairVPRError
-from pairvpr.html.document import GROUP, UNTRAINED, check_page, document, figure, write_page
+from pairvpr.html.album import figure, group, strip
+from pairvpr.html.document import UNTRAINED, check_page, document, write_page
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Source
+from pairvpr.spread import spread
 from pairvpr.viewing.latency import COLOURS
 from pairvpr.viewing.plot import Mark, frame_of, plots
 from pairvpr.viewing.run_record import Answered, RunRecord
-from pairvpr.viewing.template import ERRORS, FIGURE, LATENCY, MISSING, RUN, STRIP, STYLE
-from pairvpr.viewing.thinning import evenly
+from pairvpr.viewing.template import ERRORS, FIGURE, LATENCY, MISSING, RUN, STYLE
 from pairvpr.viewing.thumbnails import recorded_thumbnail
 
 PLACES = 2000  # of the map, on the plots
@@ -30,10 +31,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def reporting(path: Path, query: str, source: Source, recognizer: PlaceRecognizer) -> Iterator[RunRecord]:
-    """A record to add answers to; on leaving, however the run ended, its page is written to `path`.
+    """Yield a record to add answers to, and write its page to `path` on leaving, also after an error.
 
-    Nothing is written where a run fails before its first answer. Raises PairVPRError where the
-    page cannot be written, at once if that can be known; after a failure of the run itself it is only logged.
+    Nothing is written if a run fails before its first answer. Raises PairVPRError if the page cannot be written, at
+    once if that is already known. After a failure of the run itself, this error is only logged.
     """
     check_page(path)
     record = RunRecord()
@@ -57,7 +58,7 @@ def _write(path: Path, page: str) -> None:
 
 
 def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecognizer, ending: str) -> str:
-    """The page as HTML; matches' pictures are read from where the map was made."""
+    """Return the page as HTML. Pictures of matches are read from the files that the map was built from."""
     info = recognizer.model.bundle.info
     candidates = f"the best {recognizer.top_k} candidates of {len(recognizer.map)} pictures"
     body = RUN.substitute(
@@ -79,12 +80,12 @@ def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecog
         strips=_strips(record, recognizer),
         errors=_errors(record),
     )
-    return document(f"Pair-VPR run: {query}", STYLE, body)
+    return document(f"Pair-VPR run: {query}", body, STYLE)
 
 
 def _figures(record: RunRecord, source: Source) -> Iterator[str]:
     seconds = record.last - record.first
-    rate = f"{(record.total - 1) / seconds:.2f} a second" if seconds > 0 else "one alone"
+    rate = f"{(record.total - 1) / seconds:.2f} a second" if seconds > 0 else "a single answer"
     short = f"; {record.incomplete} compared fewer candidates than asked for" if record.incomplete else ""
     yield FIGURE.substitute(title="Answers", value=record.total - record.unread, note=rate + short)
     judged = record.verdicts["accepted"] + record.verdicts["rejected"]
@@ -93,21 +94,21 @@ def _figures(record: RunRecord, source: Source) -> Iterator[str]:
         without = record.verdicts["unjudged"]
         yield FIGURE.substitute(title="Accepted / rejected", value=value, note=f"{without} not judged")
     else:
-        note = "nothing accepts or rejects answers of this map: not calibrated"
+        note = "this map is not calibrated, so no answer is accepted or rejected"
         yield FIGURE.substitute(title="Accepted / rejected", value="&ndash;", note=note)
     if source.live:
-        note = "came while an answer was being made; the newest is always the next"
+        note = "arrived during an answer; the newest frame always comes next"
         yield FIGURE.substitute(title="Frames dropped", value=source.dropped, note=note)
     yield FIGURE.substitute(title="Not read", value=record.unread, note="pictures that could not be read")
 
 
 def _marks(record: RunRecord, recognizer: PlaceRecognizer) -> list[Mark]:
-    """The map's places below, then the answers, each with a line from where the query was taken, if known."""
+    """Return the map's places, and above them the answers, with lines from the queries' places if known."""
     placed = [each for each in recognizer.map.records if each.pose is not None or each.gps is not None]
     marks = []
-    for i in evenly(len(placed), PLACES):
-        if (place := placed[i].pose or placed[i].gps) is not None:
-            marks.append(Mark(place, "place", f"map: {placed[i].name}, {place}"))
+    for stored in spread(placed, PLACES):
+        if (place := stored.pose or stored.gps) is not None:
+            marks.append(Mark(place, "place", f"map: {stored.name}, {place}"))
     for each in record.answers.items:
         if each.at is not None:
             label = f"{each.query} -> {each.best}, {each.said}, at {each.at}"
@@ -156,23 +157,19 @@ def _strips(record: RunRecord, recognizer: PlaceRecognizer) -> str:
     strips = [_strip(each, jpeg, matched[each.best]) for each, jpeg in record.strips.items]
     if not strips:
         return ""
-    return GROUP.substitute(
-        title="Queries and their best matches",
-        count=f"{len(strips)} of {record.strips.seen}",
-        explanation="Evenly chosen over the whole run.",
-        strips="\n".join(strips),
-    )
+    count = f"{len(strips)} of {record.strips.seen}"
+    return group("Queries and their best matches", count, "Evenly chosen over the whole run.", strips)
 
 
 def _strip(each: Answered, query: bytes, match: bytes | None) -> str:
     state = {"accepted": "right", "rejected": "wrong", "unjudged": "query"}[each.verdict]
     caption = f"{each.best}, {each.said}"
     if match is None:
-        caption += "; the map stores no pictures, and this one is not where it was when the map was made"
+        caption += "; the map stores no pictures, and this file was moved or deleted since"
         found = MISSING.substitute(state=state, heading="Best match", caption=escape(caption))
     else:
         found = figure(match, state, "Best match", caption)
-    return STRIP.substitute(pictures=figure(query, "query", "Query", each.query) + "\n" + found)
+    return strip([figure(query, "query", "Query", each.query), found], "")
 
 
 def _errors(record: RunRecord) -> str:

@@ -1,4 +1,4 @@
-"""What is kept of a run for its page: a bounded amount, however long it goes on."""
+"""Record a run for its page, in bounded memory however long the run is."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pairvpr.html.document import thumbnail
+from pairvpr.html.album import thumbnail
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing.latency import Latency
 from pairvpr.viewing.thinning import Thinned
-from pairvpr.viewing.thumbnails import THUMBNAIL
 
-ANSWERS = 4000  # kept at most, evenly chosen; all numbers of thinned things are even
+ANSWERS = 4000  # kept at most, evenly chosen; limits of `Thinned` must be even
 STRIPS = 24
 ERRORS = 20  # the last
 SAID = {"accepted": "accepted", "rejected": "rejected", "unjudged": "not judged"}
@@ -24,9 +23,10 @@ SAID = {"accepted": "accepted", "rejected": "rejected", "unjudged": "not judged"
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer, less its other matches. own: where the query was taken, if the source says so; at: the match's place.
+    """An answer without the matches below the best one.
 
-    verdict: "accepted", "rejected" or "unjudged", as CSS classes are called.
+    verdict: "accepted", "rejected" or "unjudged", also the name of a CSS class. own: the place of the query, if its
+    source tells it. at: the place of the match. timings: milliseconds by step.
     """
 
     query: str
@@ -39,8 +39,8 @@ class Answered:
     timings: Mapping[str, float]
 
     @staticmethod
-    def of(frame: Frame, answer: Recognition) -> Answered:
-        """That of an answer that has matches."""
+    def from_answer(frame: Frame, answer: Recognition) -> Answered:
+        """Return the answer for a frame; it must have a match."""
         best = answer.best
         verdict = {True: "accepted", False: "rejected", None: "unjudged"}[answer.accepted]
         own = frame.pose or frame.gps or utm_pose(frame.name)
@@ -50,16 +50,18 @@ class Answered:
 
     @property
     def said(self) -> str:
-        """Score and verdict in words."""
+        """Score, similarity and verdict in words."""
         score = "not compared" if self.score is None else f"score {self.score:+.3f}"
         return f"{score}, similarity {self.similarity:.3f}, {SAID[self.verdict]}"
 
 
 @dataclass
 class RunRecord:
-    """Counts of all answers, times of all in ever coarser bins, some answers, fewer pictures, and the last errors.
+    """A run in numbers: counts and times of all answers, some of the answers, some pictures, and the last errors.
 
-    Takes some 5 MB at most: ANSWERS answers, STRIPS thumbnails, ERRORS lines, and the bins of `Latency`.
+    It takes about 5 MB at most: ANSWERS answers, STRIPS thumbnails, ERRORS lines, and the bins of `Latency`.
+    began: seconds since 1970. first, last: seconds of a monotonic clock at the first and the last answer.
+    unread: frames that could not be read. incomplete: answers that compared fewer candidates than asked for.
     """
 
     began: float = field(default_factory=time.time)
@@ -75,7 +77,7 @@ class RunRecord:
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=ERRORS))
 
     def add(self, frame: Frame, answer: Recognition) -> None:
-        """Take the answer for a frame."""
+        """Add the answer for a frame."""
         self.last = time.monotonic()
         if not self.total:
             self.first = self.last
@@ -85,9 +87,9 @@ class RunRecord:
             self.unread += 1
             self.errors.append(str(answer.error))
             return
-        kept = Answered.of(frame, answer)
+        kept = Answered.from_answer(frame, answer)
         self.incomplete += not answer.complete
         self.verdicts[kept.verdict] += 1
         self.latency.add(self.last - self.first, answer.timings)
         self.answers.offer(lambda: kept)
-        self.strips.offer(lambda: (kept, thumbnail(picture, THUMBNAIL)))
+        self.strips.offer(lambda: (kept, thumbnail(picture)))

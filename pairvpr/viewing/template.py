@@ -1,22 +1,14 @@
-"""The pages of maps and runs, as `string.Template` texts."""
+"""Hold the texts of the pages of maps and runs; the page modules fill in the $names."""
 
 from __future__ import annotations
 
 from string import Template
 
-from pairvpr.html.document import NUMBERS_STYLE
-from pairvpr.html.document import STYLE as COMMON_STYLE
-
-STYLE = (
-    COMMON_STYLE
-    + NUMBERS_STYLE
-    + """
-.figures.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+STYLE = """
 .figure.wide { margin: 14px 0; }
 .figure.wide svg { min-width: 860px; max-width: none; }
 .album { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px; margin: 14px 0; }
 .album div:target img { border-color: var(--accent); }
-.pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 table.numbers.text td { white-space: normal; overflow-wrap: anywhere; min-width: 6.5em; }
 svg circle.place { fill: var(--faint); opacity: 0.55; }
 svg circle.shown { fill: var(--accent); }
@@ -37,15 +29,9 @@ svg polyline { fill: none; stroke: var(--ink); stroke-width: 1; stroke-dasharray
 .s4 { fill: #14b8a6; background: #14b8a6; } .s5 { fill: #ef4444; background: #ef4444; }
 .s6 { fill: #84cc16; background: #84cc16; } .s7 { fill: #ec4899; background: #ec4899; }
 """
-)
 
 PLOT = Template("""<div class="figure wide"><h2>Frame $frame</h2>
-<svg viewBox="0 0 1080 $height" role="img" aria-label="Places in frame $frame">
-$grid
-$shapes
-<text x="$x" y="$bottom" text-anchor="middle">$across</text>
-<text x="12" y="$y" text-anchor="middle" transform="rotate(-90 12 $y)">$up</text>
-</svg>
+$chart
 <p class="faint">$note.</p></div>""")
 
 TABLE = Template("""<div class="figure"><h2>$title</h2>
@@ -90,18 +76,6 @@ LATENCY = Template("""<div class="figure wide">
 $chart
 <table class="numbers">$rows</table>
 <p class="faint">$note</p></div>""")
-
-CHART = Template("""<svg viewBox="0 0 1080 300" role="img" aria-label="Milliseconds for an answer over time">
-$grid
-$areas
-<polyline points="$longest"/>
-<text x="565" y="296" text-anchor="middle">seconds since the first answer</text>
-<text x="12" y="132" text-anchor="middle" transform="rotate(-90 12 132)">milliseconds</text>
-</svg>""")
-
-STRIP = Template("""<div class="strip"><div class="pictures">
-$pictures
-</div></div>""")
 
 MISSING = Template("""<figure class="$state"><figcaption><b>$heading</b>$caption</figcaption></figure>""")
 

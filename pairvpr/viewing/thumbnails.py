@@ -1,19 +1,20 @@
-"""The pictures a map was made of, where they are still there."""
+"""Find and shrink the pictures that a map was made of; the map itself stores none."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pairvpr.errors import SourceError
-from pairvpr.html.document import thumbnail
+from pairvpr.html.album import THUMBNAIL, thumbnail
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.map import Record
 
-THUMBNAIL = (240, 180)  # pixels, at most
-
 
 def picture_file(record: Record) -> Path | None:
-    """The file of the record's picture; None where it came out of a video, bag or camera, is gone or out of reach."""
+    """Return the file of a record's picture.
+
+    Return None if the picture came out of a video, bag or camera, if the file is gone, or if it cannot be reached.
+    """
     folder = Path(record.source)
     if not folder.is_absolute():  # a camera or stream
         return None
@@ -24,7 +25,7 @@ def picture_file(record: Record) -> Path | None:
 
 
 def recorded_thumbnail(record: Record, size: tuple[int, int] = THUMBNAIL) -> bytes | None:
-    """A JPEG of the record's picture, of `size` (width, height) at most, None where it is no longer there as a file."""
+    """Return a JPEG of a record's picture, of at most `size` (width, height) pixels; None if there is no such file."""
     file = picture_file(record)
     if file is None:
         return None

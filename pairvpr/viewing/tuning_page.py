@@ -1,14 +1,14 @@
-"""What `pairvpr tune` shows: a table of text, and a page with the settings' agreement over their time."""
+"""Show the trials of `pairvpr tune`: a table of text, and a page with the settings' agreement over their time."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from html import escape
 from string import Template
 
 from pairvpr.calibration.trials import Trial, Tuned
-from pairvpr.html.document import NUMBERS_STYLE, STYLE, document
+from pairvpr.html.charts import Axis, Chart
+from pairvpr.html.document import document, table_rows
 from pairvpr.runtime.mapping.token_storage import describe
 
 CHART_STYLE = """
@@ -33,12 +33,11 @@ other first matches that is allowed (green) and the budget, if there is one (red
 <table class="numbers">$rows</table>
 $notes</div>""")
 
-# The chart's frame in its own units.
-LEFT, RIGHT, TOP, BOTTOM = 66.0, 610.0, 12.0, 262.0
+HEADINGS = ("setting", "median ms", "p99 ms", "x exact", "changed", "loss", "95 % interval", "")
 
 
 def table(tuned: Tuned) -> str:
-    """What was measured, as aligned text."""
+    """Return the trials as aligned text."""
     rows = [HEADINGS, *(_cells(tuned, trial) for trial in tuned.trials)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [about(tuned), ""]
@@ -50,15 +49,15 @@ def table(tuned: Tuned) -> str:
 
 
 def about(tuned: Tuned) -> str:
-    """Where, on what and with how much it was measured."""
+    """Return the conditions of the trials: computer, pictures, candidates, and token format."""
     return (
-        f"{tuned.computer}; {tuned.exact.pictures} pictures asked of a map of {tuned.map.pictures}, {tuned.candidates} "
-        f"candidates each; tokens as the map has them: {describe(tuned.map.tokens)}"
+        f"{tuned.computer}; {tuned.exact.pictures} queries to a map of {tuned.map.pictures} pictures, "
+        f"{tuned.candidates} candidates each; tokens of the map: {describe(tuned.map.tokens)}"
     )
 
 
 def verdict(tuned: Tuned) -> str:
-    """What was chosen, or that nothing was."""
+    """Return a sentence on the chosen setting, or on why there is none."""
     allowed = f"another first match in at most {tuned.max_loss:.2%} of pictures"
     if tuned.chosen is None:
         passed = [trial for trial in tuned.trials if trial.told != "too many other matches"]
@@ -72,67 +71,45 @@ def verdict(tuned: Tuned) -> str:
 
 
 def render(tuned: Tuned) -> str:
-    """The page as HTML text; it needs no other file."""
-    rows = "".join(
-        "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
-        for row, tag in [(HEADINGS, "th"), *((_cells(tuned, trial), "td") for trial in tuned.trials)]
-    )
+    """Return the page as HTML, which needs no other file."""
+    rows = [HEADINGS, *(_cells(tuned, trial) for trial in tuned.trials)]
     chosen = verdict(tuned)
     body = BODY.substitute(
         about=escape(about(tuned)),
         verdict=escape(chosen[0].upper() + chosen[1:]),
         chart=chart(tuned),
-        rows=rows,
+        rows=table_rows(rows),
         notes="\n".join(f'<p class="faint">{escape(note)}</p>' for note in _notes(tuned)),
     )
-    return document("Pair-VPR: settings tuned", STYLE + NUMBERS_STYLE + CHART_STYLE, body)
+    return document("Pair-VPR: settings tuned", body, CHART_STYLE)
 
 
 def chart(tuned: Tuned) -> str:
-    """Inline SVG: median milliseconds to the right, share of changed first matches upwards."""
-    slowest = max(trial.median_ms for trial in tuned.trials)
-    step = _round_step(slowest / 5)
-    widest = step * math.ceil(slowest / step)
-    most = max([tuned.max_loss, *(trial.loss for trial in tuned.trials)]) * 1.25
-    rise = _round_step(most / 4)
-
-    def x(milliseconds: float) -> float:
-        return round(LEFT + milliseconds / widest * (RIGHT - LEFT), 1)
-
-    def y(loss: float) -> float:
-        return round(max(TOP, BOTTOM - loss / most * (BOTTOM - TOP)), 1)
-
-    parts = [f'<svg viewBox="0 0 640 300" role="img" aria-label="{escape("Loss of agreement over milliseconds")}">']
-    for i in range(round(widest / step) + 1):
-        parts.append(f'<line class="grid" x1="{x(i * step)}" y1="{TOP}" x2="{x(i * step)}" y2="{BOTTOM}"/>')
-        parts.append(f'<text x="{x(i * step)}" y="{BOTTOM + 17}" text-anchor="middle">{i * step:g}</text>')
-    for i in range(int(most / rise) + 1):
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{y(i * rise)}" x2="{RIGHT}" y2="{y(i * rise)}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(i * rise) + 4}" text-anchor="end">{100 * i * rise:g} %</text>')
-    allowed = y(tuned.max_loss)
-    parts.append(f'<line class="allowed" x1="{LEFT}" y1="{allowed}" x2="{RIGHT}" y2="{allowed}"/>')
-    if tuned.budget_ms is not None and tuned.budget_ms <= widest:
-        budget = x(tuned.budget_ms)
-        parts.append(f'<line class="budget" x1="{budget}" y1="{TOP}" x2="{budget}" y2="{BOTTOM}"/>')
-    front = tuned.front()
-    corners = " ".join(_corners([(x(trial.median_ms), y(trial.loss)) for trial in front]))
-    parts.append(f'<polyline class="front" points="{corners}"/>')
-    for trial in tuned.trials:
-        kind = "trial" + (" on" if trial in front else "") + (" chosen" if trial is tuned.chosen else "")
-        low, high = (y(bound) for bound in trial.interval)
-        at = x(trial.median_ms)
-        parts.append(
-            f'<g class="{kind}"><title>{escape(" | ".join(_cells(tuned, trial)))}</title>'
-            f'<line x1="{at}" y1="{low}" x2="{at}" y2="{high}"/><circle cx="{at}" cy="{y(trial.loss)}" r="5"/></g>'
-        )
-    parts.append('<text x="338" y="296" text-anchor="middle">median milliseconds of an answer</text>')
-    parts.append(
-        '<text x="14" y="137" text-anchor="middle" transform="rotate(-90 14 137)">another first match</text></svg>'
+    """Return inline SVG: median milliseconds across, share of changed first matches up."""
+    drawn = Chart(
+        "Loss of agreement over milliseconds",
+        Axis.from_zero("median milliseconds of an answer", 1.05 * max(trial.median_ms for trial in tuned.trials), 5),
+        Axis.from_zero(
+            "another first match", 1.25 * max([tuned.max_loss, *(t.loss for t in tuned.trials)]), 4, percent=True
+        ),
     )
-    return "\n".join(parts)
+    shapes = [drawn.level("allowed", tuned.max_loss)]
+    if tuned.budget_ms is not None and tuned.budget_ms <= drawn.across.high:
+        shapes.append(drawn.upright("budget", tuned.budget_ms))
+    shapes.append(drawn.line("front", _corners([(trial.median_ms, trial.loss) for trial in tuned.front()])))
+    shapes += [_mark(tuned, trial, drawn) for trial in tuned.trials]
+    return drawn.svg(shapes)
 
 
-HEADINGS = ("setting", "median ms", "p99 ms", "x exact", "changed", "loss", "95 % interval", "")
+def _mark(tuned: Tuned, trial: Trial, chart: Chart) -> str:
+    """Return a setting's point with its interval, as far as the chart shows it, and its figures as a title."""
+    kind = "trial" + (" on" if trial in tuned.front() else "") + (" chosen" if trial is tuned.chosen else "")
+    low, high = (chart.y(min(bound, chart.up.high)) for bound in trial.interval)
+    at = chart.x(trial.median_ms)
+    return (
+        f'<g class="{kind}"><title>{escape(" | ".join(_cells(tuned, trial)))}</title>'
+        f'<line x1="{at}" y1="{low}" x2="{at}" y2="{high}"/><circle cx="{at}" cy="{chart.y(trial.loss)}" r="5"/></g>'
+    )
 
 
 def _cells(tuned: Tuned, trial: Trial) -> tuple[str, ...]:
@@ -163,15 +140,9 @@ def _notes(tuned: Tuned) -> Iterator[str]:
         yield f"Not tried: {line}"
 
 
-def _corners(points: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """The front as steps: what it takes to agree so well."""
+def _corners(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Yield the Pareto front as steps, from (milliseconds, loss) of its settings."""
     for i, (across, up) in enumerate(points):
         if i:
-            yield f"{across},{points[i - 1][1]}"
-        yield f"{across},{up}"
-
-
-def _round_step(size: float) -> float:
-    """The next larger of 1, 2, 5 and 10 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(size))
-    return next(power * times for times in (1, 2, 5, 10) if power * times >= size * (1 - 1e-9))
+            yield across, points[i - 1][1]
+        yield across, up

@@ -1,4 +1,4 @@
-"""Who looks at a run while it goes on: each is given every frame with its answer."""
+"""Show a run while it goes on: each viewer is given every frame with its answer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pairvpr.viewing.run_page import reporting
 
 
 class Viewer(Protocol):
-    """Takes the answers of a run in their order."""
+    """A receiver of a run's answers, in order."""
 
     def add(self, frame: Frame, answer: Recognition) -> None:
-        """Take the answer for a frame, or the error of a frame that could not be read."""
+        """Add the answer for a frame, or the error of a frame that could not be read."""
         ...
 
 
@@ -26,10 +26,10 @@ class Viewer(Protocol):
 def watching(
     report: Path | None, rerun: Path | None, query: str, source: Source, recognizer: PlaceRecognizer
 ) -> Iterator[list[Viewer]]:
-    """The viewers that were asked for; on leaving, however the run ended, what they show is on the disk.
+    """Yield the viewers that were asked for. Their files are written on leaving, also after an error.
 
-    report: a page for browsers. rerun: a recording for Rerun's viewer. Raises PairVPRError where either cannot be
-    written, or there is no Rerun.
+    report: the file of a page for browsers. rerun: the file of a recording for Rerun's viewer.
+    Raises PairVPRError if a file cannot be written or Rerun is not installed.
     """
     with ExitStack() as stack:
         viewers: list[Viewer] = []

@@ -50,7 +50,7 @@ class Plan:
         self.milliseconds, self.changed = milliseconds, changed
         self.lacks: set[str] = set()
         self.asked: list[tuple[RuntimeSetting, int]] = []
-        self.places = self
+        self.map_ = self
 
     def __len__(self) -> int:
         return 500

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from pairvpr.html.charts import nice_step
 from pairvpr.runtime.geometry.poses import Gps, Pose
-from pairvpr.viewing.plot import Mark, nice_step, plots
+from pairvpr.viewing.plot import Mark, plots
 
 
 def drawn(marks: list[Mark]) -> list[tuple[float, float]]:

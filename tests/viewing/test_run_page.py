@@ -16,11 +16,12 @@ from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.sources import Frame
+from pairvpr.spread import spread
 from pairvpr.viewing import run_page
 from pairvpr.viewing.latency import BINS, Latency
 from pairvpr.viewing.run_page import reporting
 from pairvpr.viewing.run_record import ANSWERS, ERRORS, STRIPS, RunRecord
-from pairvpr.viewing.thinning import Thinned, evenly
+from pairvpr.viewing.thinning import Thinned
 from tests.scenes import draw_scene
 from tests.viewing.page_reader import Page
 
@@ -182,6 +183,6 @@ def test_thinning_keeps_even_distances(count: int) -> None:
     assert len(kept) >= min(count, 3)
     stride = kept[1] - kept[0] if len(kept) > 1 else 1
     assert kept == list(range(0, count, stride))
-    chosen = evenly(count, 6)
+    chosen = spread(range(count), 6)
     assert len(chosen) == min(count, 6)
     assert not chosen or (chosen[0], chosen[-1]) == (0, count - 1)
