@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pairvpr.evaluation import load_folders
 from pairvpr.evaluation.benchmark import Benchmark
-from pairvpr.evaluation.run import evaluate, quiet
+from pairvpr.evaluation.run import evaluate, ignore_progress
 from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.model import Model
 
@@ -118,7 +118,7 @@ def _key(*parts: object) -> str:
 def _answer(
     model: Model, benchmark: Benchmark, folder: str, tolerance: int | None, depth: int, work: Path | None
 ) -> Answers:
-    found = evaluate(benchmark, model, top_k=depth, exact=True, progress=quiet, work_dir=work)
+    found = evaluate(benchmark, model, top_k=depth, exact=True, progress=ignore_progress, work_dir=work)
     rows = found.by_descriptor[:, :depth]
     # Scores come in the order of the answers: both sides by database index bring them into that of the search.
     answered = np.argsort(found.re_ranked[:, :depth], axis=1)

@@ -115,7 +115,7 @@ def test_openvino_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     ("tried", "state", "told"),
     [
         ({"f32": None, "bf16": None}, "ok", "in float32 and bfloat16"),
-        ({"f32": None, "bf16": "cannot"}, "ok", "in float32; bfloat16 is not to be had"),
+        ({"f32": None, "bf16": "cannot"}, "ok", "in float32; this CPU has no bfloat16"),
         ({"f32": "wrong result", "bf16": None}, "broken", "wrong result"),
     ],
 )
@@ -216,7 +216,7 @@ def test_missing_optional_parts_are_no_failure(monkeypatch: pytest.MonkeyPatch) 
     assert check(checks, "PyAV").remedy == 'pip install "pairvpr[video]"'
     assert check(checks, "rerun-sdk").remedy == 'pip install "pairvpr[viz]"'
     assert healthy(checks)
-    assert "What is missing is optional." in format_report(checks)
+    assert "The missing parts are optional." in format_report(checks)
 
 
 def test_report_is_aligned() -> None:
@@ -366,7 +366,7 @@ def test_the_setting_tuned_for_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         own.store_calibration("tuning", changed.to_json())
         assert tuned().state == "missing"
-        assert "not used, the defaults answer: " in tuned().detail
+        assert "not used, the defaults are used: " in tuned().detail
         assert problem in tuned().detail
         assert healthy([tuned()])
     assert tuned_setting(tmp_path / "nowhere").state == "broken"

@@ -1,1 +1,1 @@
-"""`pairvpr bench`: what an answer takes on this machine, step by step, and what it should take on others."""
+"""Measure the time of answers on this machine, step by step, and project it to other boards."""

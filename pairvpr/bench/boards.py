@@ -1,4 +1,4 @@
-"""What an answer should take on other boards: a projection from its work and their peak rates, no measurement."""
+"""Project the time of an answer to other boards, from its work and their peak rates; nothing is measured there."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pairvpr.bench.work import Work
 
 SHARES = (0.25, 0.5)
-"""Of the peak: a vision transformer of 577 tokens runs at a quarter of it on an AGX Orin with TensorRT (95 frames a
-second in NanoOWL's table), half of it is what large batches may reach."""
+"""Shares of the peak rate that are assumed. A vision transformer of 577 tokens reaches a quarter on an AGX Orin with
+TensorRT (95 frames a second in NanoOWL's table); large batches may reach half."""
 ASSUMPTIONS = (
-    "A projection, not a measurement: encoder and pair decoder alone, float16, at 25 % or 50 % of the dense peak rate, "
-    "or as fast as memory delivers weights, inputs and outputs once a pass where that is slower; batches as here."
+    "A projection, not a measurement: encoder and pair decoder alone, in float16, with batches as here. A step takes "
+    "its FLOP at 25 % or 50 % of the dense peak rate, or the time to move its bytes once a pass if that is longer."
 )
 
 
 @dataclass(frozen=True)
 class Board:
-    """A board's dense float16 rate and the rate of its memory: the maker's figures, or computed from them."""
+    """A board, by its maker's figures. tflops: dense float16 rate, in TFLOP/s. gigabytes: memory rate, in GB/s."""
 
     name: str
     tflops: float
@@ -36,14 +36,14 @@ BOARDS = (
 
 @dataclass(frozen=True)
 class Projection:
-    """Seconds of an answer on a board, for each of SHARES."""
+    """The projected time of an answer. seconds: for each of SHARES."""
 
     board: str
     seconds: tuple[float, ...]
 
 
 def project(work: Mapping[str, Work], boards: Sequence[Board] = BOARDS) -> list[Projection]:
-    """The boards' time for the steps of `work`, one after the other."""
+    """Return the projected time of each board for all steps of `work` in turn."""
     return [Projection(board.name, tuple(_seconds(work, board, share) for share in SHARES)) for board in boards]
 
 

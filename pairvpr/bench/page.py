@@ -1,4 +1,4 @@
-"""The page of text that `pairvpr bench` prints."""
+"""Format the figures of `pairvpr bench` as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTH = 110
 
 
 def page(bench: Bench) -> str:
-    """What was measured, and what follows for other boards."""
+    """Return the figures and the projection as text, wrapped to WIDTH columns."""
     return "\n".join(
         line
         for paragraph in "\n".join(_lines(bench)).split("\n")
@@ -37,8 +37,8 @@ def _lines(bench: Bench) -> Iterator[str]:
         yield f"{name:12}{times}{_work(step, bench.matrix_gflops)}"
     yield ""
     yield (
-        f"share: of {bench.matrix_gflops:.0f} GFLOP/s, a large float32 product's rate in numpy here. GFLOP: matrix "
-        "products and convolutions, counted in the bundle's graphs; MB: the least that must move with float16 numbers."
+        f"share: of {bench.matrix_gflops:.0f} GFLOP/s, the rate of a large float32 product in numpy here. GFLOP: "
+        "of matrix products and convolutions, counted in the bundle's graphs. MB: least data to move, in float16."
     )
     yield f"peak memory  {bench.peak_memory / 1e6:.0f} MB resident, building the map included"
     yield (

@@ -1,4 +1,4 @@
-"""Measuring whole answers: a map of pictures, queries one after the other, and where their time goes."""
+"""Measure whole answers: build a map, query it, and time each step."""
 
 from __future__ import annotations
 
@@ -33,32 +33,29 @@ PERCENTILES = (50, 95, 99)
 MATRIX = 2048
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done and of how many."""
+"""Called with the step, the number of things done in it, and their total."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Milliseconds of a step at each of PERCENTILES; its work in one answer, where it is products; its rate.
-
-    gflops: work by median time, None without work.
-    """
+    """A step of an answer. milliseconds: at each of PERCENTILES. work: of one answer, None if it is not counted."""
 
     milliseconds: tuple[float, ...]
     work: Work | None = None
 
     @property
     def gflops(self) -> float | None:
-        """Rate at the median."""
+        """Rate at the median time, in GFLOP/s; None without work."""
         return None if self.work is None else self.work.flop / self.milliseconds[0] / 1e6
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
+    """The figures of a bench.
 
-    queries: answers that counted. compared, kept: candidates of an answer, and how many of them were compared in full.
-    matrix_gflops: the best rate of a large float32 product in numpy, on all cores. peak_memory: resident bytes of the
-    whole process, building the map included.
+    queries: measured answers. compared, kept: candidates of an answer, and candidates compared in full, on average.
+    steps: by name. matrix_gflops: best rate of a large float32 product in numpy, on all cores.
+    peak_memory: most resident bytes of the process, also while it built the map.
     """
 
     version: str
@@ -80,7 +77,7 @@ class Bench:
     projection: Sequence[Projection]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, for comparison between versions and machines."""
+        """Return JSON values, for comparison between versions and machines."""
         steps = {
             name: {
                 **{f"p{p}": round(ms, 3) for p, ms in zip(PERCENTILES, step.milliseconds, strict=True)},
@@ -112,9 +109,11 @@ def run_bench(
     queries: int = 50,
     progress: Progress,
 ) -> Bench:
-    """Build a map of the folder `images`, or of the town that ships, and ask it for its own pictures or other views.
+    """Build a map and measure the answers to queries.
 
-    bundle, device, precision: see `load_model`. queries: answers to measure; a few more come before to warm up.
+    bundle, device, precision: see `load_model`. images: a folder; its pictures are the map and the queries. None
+    takes the town that ships: its 120 queries as the map, its database as the queries.
+    queries: answers to measure, after a few to warm up.
     Raises SourceError, MapError, BundleError, EngineError.
     """
     model = load_model(bundle, device, precision)
@@ -143,19 +142,20 @@ def run_bench(
 def answer_work(
     graphs: Mapping[str, GraphWork], candidates: int, kept: float, batch: int, cascade: bool
 ) -> dict[str, Work]:
-    """The work of an answer by step, with so many candidates, of which `kept` go through the suffix.
+    """Return the work of an answer by step.
 
-    cascade: whether some are dropped; then a pass of the suffix may be spared, which is not counted.
+    candidates: of an answer. kept: candidates that a cascade lets go through the suffix. batch: candidates in a pass.
+    cascade: candidates are dropped. A pass of the suffix that this may spare is not counted.
     """
     passes = math.ceil(candidates / batch)
-    pairs = graphs["pair_prefix"].of(candidates, passes) + graphs["pair_suffix"].of(
+    pairs = graphs["pair_prefix"].total(candidates, passes) + graphs["pair_suffix"].total(
         kept if cascade else candidates, passes
     )
-    return {"encode": graphs["encoder"].of(1, 1), "rerank": pairs}
+    return {"encode": graphs["encoder"].total(1, 1), "rerank": pairs}
 
 
 def summarise(timings: Sequence[Mapping[str, float]], work: Mapping[str, Work]) -> dict[str, Step]:
-    """The percentiles of every step of answers, with its work."""
+    """Return the percentiles of every step over the answers, with its work."""
     return {
         name: Step(
             tuple(float(np.percentile([each[name] for each in timings], p)) for p in PERCENTILES), work.get(name)
@@ -165,7 +165,7 @@ def summarise(timings: Sequence[Mapping[str, float]], work: Mapping[str, Work]) 
 
 
 def matrix_gflops(repeats: int = 7) -> float:
-    """The best rate of a float32 matrix product in numpy, in GFLOP/s, on as many cores as it takes by itself."""
+    """Return the best rate of a float32 matrix product in numpy, in GFLOP/s, on the cores that numpy takes."""
     factor = np.random.default_rng(0).standard_normal((MATRIX, MATRIX), np.float32)
     best = math.inf
     for _ in range(repeats):
@@ -176,13 +176,13 @@ def matrix_gflops(repeats: int = 7) -> float:
 
 
 def peak_memory() -> int:
-    """The most bytes this process ever had resident."""
+    """Return the most resident bytes that this process ever had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _ask(vpr: PlaceRecognizer, pictures: Sequence[Path], queries: int, progress: Progress) -> list[Recognition]:
-    """The answers to `queries` pictures, spread over the given ones and repeated where these are fewer."""
+    """Return the answers to `queries` of the pictures, evenly spread; fewer pictures are asked repeatedly."""
     chosen = spread(pictures, queries)
     answers = []
     for number in range(WARM_UP + queries):

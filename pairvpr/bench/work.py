@@ -1,4 +1,4 @@
-"""How much work an answer is, counted in the bundle's own graphs: they are run, and every product tells its shapes."""
+"""Count the work of an answer in the bundle's own graphs: run them and read the shapes of every product."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines.base import Arrays
 
 FLOATS = {"fp32": 4, "fp16": 2}
-"""Precisions whose graphs are counted, and the bytes of a number in them; INT8 graphs multiply the same matrices."""
+"""Precisions whose graphs are counted, and the bytes of a number in them. INT8 graphs have the same products."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """flop: of the matrix products and convolutions, a multiplication and an addition as two.
+    """Work of a computation.
 
-    bytes: the least that must move with float16 numbers: weights once a pass, what goes in and what comes out.
+    flop: of matrix products and convolutions; a multiplication and an addition are two.
+    bytes: least data to move, with float16 numbers: weights once a pass, inputs and outputs.
     """
 
     flop: float
@@ -38,21 +39,21 @@ class Work:
 
 @dataclass(frozen=True)
 class GraphWork:
-    """A graph's work: in every pass, and for every item of the batch."""
+    """Work of a graph. once: in every pass. each: for every item of the batch."""
 
     once: Work
     each: Work
 
-    def of(self, items: float, passes: float) -> Work:
-        """So many items in so many passes."""
+    def total(self, items: float, passes: float) -> Work:
+        """Return the work of `items` items in `passes` passes."""
         return self.once * passes + self.each * items
 
 
 def count_work(bundle: Bundle, database_tokens: int) -> dict[str, GraphWork]:
-    """The work of a bundle's graphs by name, with pairs of a query and `database_tokens` M tokens of a map.
+    """Return the work of a bundle's graphs by name. database_tokens: M, the tokens of a picture of the map.
 
-    Passes of one and of two items tell apart what is done once. Needs ONNX Runtime and a float precision in the
-    bundle; raises EngineError or BundleError.
+    The difference between a pass of two items and a pass of one is the work of an item. Needs ONNX Runtime and a
+    float precision in the bundle. Raises EngineError or BundleError.
     """
     precision = next((name for name in FLOATS if name in bundle.info.precisions), None)
     if precision is None:
@@ -69,10 +70,10 @@ def count_work(bundle: Bundle, database_tokens: int) -> dict[str, GraphWork]:
 
 
 def flop_of(operation: str, inputs: list[list[int]], output: list[int]) -> int:
-    """FLOP of a node by the shapes of its inputs and its output; 0 for all but products."""
+    """Return the FLOP of a node from the shapes of its inputs and output; 0 for all but products."""
     if operation == "MatMul":
         return 2 * math.prod(output) * inputs[0][-1]
-    if operation == "Gemm":  # (m, n) of m k, whichever way the factors lie
+    if operation == "Gemm":  # output (m, n); the first factor has m k numbers, transposed or not
         return 2 * math.prod(inputs[0]) * output[1]
     if operation == "Conv":
         return 2 * math.prod(output) * math.prod(inputs[1][1:])
@@ -98,7 +99,7 @@ def _inputs(bundle: Bundle, graph: str, items: int, database_tokens: int) -> dic
 
 
 def _run(file: Path, inputs: Arrays, numbers: float) -> Work:
-    """The work of one pass of a graph that has so many numbers as weights."""
+    """Return the work of a pass of a graph. numbers: how many weights it has."""
     outputs, nodes = onnxruntime_engine.profile(file, inputs)
     arrays = [*inputs.values(), *outputs.values()]
     moved = sum(a.nbytes if a.dtype.kind in "iu" else 2 * a.size for a in arrays)

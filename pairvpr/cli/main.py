@@ -1,11 +1,12 @@
-"""`pairvpr`: everything but answering queries. Bodies import what they need, so that help is instant."""
+"""Define the command `pairvpr`. Command bodies import what they need, so that help is instant."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import click
 
@@ -21,8 +22,11 @@ from pairvpr.runtime.cli.serve import serve
 from pairvpr.runtime.engines.open import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
+    from pairvpr.evaluation import Benchmark
     from pairvpr.export.precision import Precision
+    from pairvpr.model.checkpoint import Checkpoint
     from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.engines.tensorrt.api import BuildSettings
 
 FOLDER = click.Path(path_type=Path)
 
@@ -36,7 +40,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--checkpoint", help="A .pth or .safetensors file, or hf:OWNER/REPO/FILE.")
-@click.option("--preset", help="A preset with seeded weights, to measure its speed.")
+@click.option("--preset", help="Export a preset with seeded weights instead, to measure its speed.")
 @click.option("--fp32", "precision", flag_value="fp32", default=True, help="Full precision (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
 @click.option("--int8", "precision", flag_value="int8", help="8-bit linear layers, judged against float32.")
@@ -51,38 +55,19 @@ def export(
     tensorrt: bool,
     out: Path | None,
 ) -> None:
-    """Export a checkpoint (the default model without one) to a bundle of ONNX graphs."""
+    """Export a checkpoint to an ONNX bundle.
+
+    Without --checkpoint or --preset the default model is exported. Every graph is compared with the network.
+    """
     if checkpoint and preset:
         raise click.UsageError("--checkpoint and --preset exclude each other")
-    if (precision == "int8") != (calibration_images is not None):
-        raise click.UsageError("--int8 and --calibration-images go together")
-    from pairvpr.export.tensorrt import require
-    from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
-
-    onnxruntime_engine.load()  # every export is compared with the network by it
-    try:
-        from pairvpr.export.bundle_writer import export_bundle, export_int8
-        from pairvpr.model import default_checkpoint, load_checkpoint, seeded_checkpoint
-    except ImportError as error:
-        raise CheckpointError(
-            f'export needs torch, timm and onnx, several GB ({error}); run pip install "pairvpr[export]"'
-        ) from error
-
-    if tensorrt:
-        require()
-    start = time.monotonic()
-    loaded = seeded_checkpoint(preset) if preset else load_checkpoint(checkpoint or default_checkpoint())
+    if precision == "int8" and calibration_images is None:
+        raise click.UsageError("--int8 needs --calibration-images")
+    if precision != "int8" and calibration_images is not None:
+        raise click.UsageError("--calibration-images needs --int8")
+    loaded = _load_for_export(checkpoint, preset, tensorrt)
     folder = out or Path("models") / _folder_name(loaded.network.config.preset, checkpoint)
-
-    def progress(step: str) -> None:
-        click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
-
-    if calibration_images is not None:
-        if tensorrt:
-            export_bundle(loaded, "fp16", folder, progress)  # what INT8 is measured against on the device
-        bundle = export_int8(loaded, calibration_images, folder, progress)
-    else:
-        bundle = export_bundle(loaded, cast("Precision", precision), folder, progress)
+    bundle = _export(loaded, precision, calibration_images, tensorrt, folder)
     say_model(bundle)
     for name, info in bundle.info.precisions.items():
         if name.partition("-")[0] == precision:
@@ -91,9 +76,49 @@ def export(
         _build_engines(bundle, "int8-fp16" if precision == "int8" else precision)
 
 
+def _load_for_export(checkpoint: str | None, preset: str | None, tensorrt: bool) -> Checkpoint:
+    """Check that all that the export needs is installed, and load the weights."""
+    from pairvpr.export.tensorrt import require
+    from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
+
+    onnxruntime_engine.load()  # every export is compared with the network by it
+    try:
+        import pairvpr.export.bundle_writer  # noqa: F401  (fails here if onnx is missing, before weights are read)
+        from pairvpr.model import default_checkpoint, load_checkpoint, seeded_checkpoint
+    except ImportError as error:
+        raise CheckpointError(
+            f'export needs torch, timm and onnx, several GB ({error}); run pip install "pairvpr[export]"'
+        ) from error
+    if tensorrt:
+        require()
+    return seeded_checkpoint(preset) if preset else load_checkpoint(checkpoint or default_checkpoint())
+
+
+def _export(
+    loaded: Checkpoint, precision: str, calibration_images: Path | None, tensorrt: bool, folder: Path
+) -> Bundle:
+    from pairvpr.export.bundle_writer import export_bundle, export_int8
+
+    start = time.monotonic()
+
+    def progress(step: str) -> None:
+        click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
+
+    if calibration_images is None:
+        return export_bundle(loaded, cast("Precision", precision), folder, progress)
+    if tensorrt:
+        export_bundle(loaded, "fp16", folder, progress)  # what INT8 is measured against on the device
+    return export_int8(loaded, calibration_images, folder, progress)
+
+
+def _folder_name(preset: str, checkpoint: str | None) -> str:
+    """Return the default folder of a bundle: the name of the preset, or of the checkpoint if no preset fits."""
+    return preset if preset != "custom" or checkpoint is None else Path(checkpoint).stem
+
+
 @main.group("engines", cls=Group)
 def engines_group() -> None:
-    """TensorRT engines, built on the device that runs them."""
+    """Build TensorRT engines on this device."""
 
 
 @engines_group.command("build")
@@ -104,15 +129,19 @@ def engines_group() -> None:
     "--int8",
     "precision",
     flag_value="int8-fp16",
-    help="8-bit linear layers in graphs that are faster so, as measured here.",
+    help="8-bit linear layers in each graph in which they are faster on this device.",
 )
 @click.option(
-    "--batches", default="1,8,32,100", show_default=True, help="Batch sizes to tune for; the last is the most."
+    "--batches", default="1,8,32,100", show_default=True, help="Batch sizes to tune for; the last is the largest."
 )
-@click.option("--workspace", type=click.IntRange(min=1), help="MiB of scratch memory a layer may take.")
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="How long to search for fast code. Default: 3.")
-@click.option("--version-compatible", is_flag=True, help="For later versions of the same major TensorRT too.")
-@click.option("--hardware-compatible", is_flag=True, help="For other GPUs from Ampere on too; not on a Jetson.")
+@click.option("--workspace", type=click.IntRange(min=1), help="Scratch memory for a layer, in MiB, at most.")
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="Search longer for fast code with a higher level. Default: 3.",
+)
+@click.option("--version-compatible", is_flag=True, help="Run with later versions of the same major TensorRT too.")
+@click.option("--hardware-compatible", is_flag=True, help="Run on other GPUs from Ampere on too; not on a Jetson.")
 def engines_build(
     model: Path | None,
     db: Path | None,
@@ -123,7 +152,10 @@ def engines_build(
     version_compatible: bool,
     hardware_compatible: bool,
 ) -> None:
-    """Build and check TensorRT engines of a bundle, here, for here. Takes minutes."""
+    """Build TensorRT engines of a bundle.
+
+    They run on this device. Every engine is checked against the reference. This takes minutes.
+    """
     if (model is None) == (db is None):
         raise click.UsageError("give --model BUNDLE or --db MAP")
     sizes = batches.split(",")
@@ -134,38 +166,46 @@ def engines_build(
     from pairvpr.runtime.map import Map
 
     if db is not None:
-        with Map.open(db) as places:
-            model = places.model_path
+        with Map.open(db) as map_:
+            model = map_.model_path
     settings = BuildSettings(workspace and workspace << 20, optimization_level, version_compatible, hardware_compatible)
     _build_engines(Bundle.open(model or Path()), precision, [int(size) for size in sizes], settings)
 
 
-def _build_engines(bundle: Bundle, precision: str | None, *options: Any) -> None:
+def _build_engines(
+    bundle: Bundle, precision: str | None, batches: Sequence[int] | None = None, settings: BuildSettings | None = None
+) -> None:
     from pairvpr.export.tensorrt import build_engines
     from pairvpr.export.tensorrt_int8 import build_int8
+    from pairvpr.runtime.engines.tensorrt.api import BuildSettings
+    from pairvpr.runtime.engines.tensorrt.plans import BATCHES
 
     say_model(bundle)
+    batches, settings = batches or BATCHES, settings or BuildSettings()
     if precision == "int8-fp16":
-        folder, decisions = build_int8(bundle, Meters().update, *options)
+        folder, decisions = build_int8(bundle, Meters().update, batches, settings)
         for decision in decisions:
             click.echo(str(decision))
     else:
-        folder = build_engines(bundle, precision, Meters().update, *options)
+        folder = build_engines(bundle, precision, Meters().update, batches, settings)
     click.echo(f"{folder}: engines of all graphs, within tolerance at every batch size")
 
 
 @main.command()
 @click.option("--images", type=FOLDER, help="Your own pictures, in place of the made-up town.")
 @click.option("--model", type=FOLDER, help="Another bundle than the default model's.")
-@click.option("--out", type=FOLDER, default=Path("demo-out"), show_default=True)
+@click.option("--out", type=FOLDER, default=Path("demo-out"), show_default=True, help="The folder to write.")
 def demo(images: Path | None, model: Path | None, out: Path) -> None:
-    """Build a map, query it, and show on one page what was recognised."""
+    """Build a map, query it, show a page.
+
+    Without --images the pictures are those of a made-up town that ships with the package.
+    """
     from pairvpr.demo.run import run_demo
 
     with if_interrupted(f"no page was written; the next demo replaces what is in {out}"):
         result = run_demo(out, images=images, model=model, progress=Meters().update)
     if not result.trained:
-        click.echo("the weights are seeded, never trained: the figures show the machinery, not the method")
+        click.echo("the weights are seeded, not trained: the figures do not show how well places are recognised")
     click.echo(
         f"Recall@1 on {result.queries} queries of {result.places} places: {result.recall_before:.1%} by descriptor, "
         f"{result.recall_after:.1%} after re-ranking the best {result.top_k}; {result.milliseconds:.0f} ms a query"
@@ -177,17 +217,22 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
 @click.argument("database", type=FOLDER, required=False)
 @click.argument("queries", type=FOLDER, required=False)
 @click.option(
-    "--dataset", help="A published benchmark instead, as msls-val or pitts30k; with --root, any other name lists them."
+    "--dataset", help="A published benchmark instead, as msls-val or pitts30k. An unknown name lists all of them."
 )
 @click.option("--root", type=FOLDER, help="The folder of --dataset.")
-@click.option("--tolerance", type=click.IntRange(min=0), help="Frames: match by numbers in names, not @UTM@ positions.")
+@click.option(
+    "--tolerance",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Match by the numbers in names, at most N frames apart, not by @UTM@.",
+)
 @click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
 @click.option("--checkpoint", help="A checkpoint to measure instead, as `pairvpr export` takes it.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Candidates to re-rank. Default: the model's.")
-@click.option("--exact", is_flag=True, help="Compare every candidate in full, also where a cascade was calibrated.")
-@click.option("--sequence", is_flag=True, help="Filter the answers to queries in order too; with --tolerance.")
-@click.option("--report", type=FOLDER, help="Write page, figures and predictions into this folder.")
-@click.option("--work", type=FOLDER, help="Keep the map here, and go on with it after an interruption.")
+@click.option("--exact", is_flag=True, help="Compare every candidate in full, even with a calibrated cascade.")
+@click.option("--sequence", is_flag=True, help="Also filter the answers as a sequence; needs --tolerance.")
+@click.option("--report", type=FOLDER, help="Write a page, figures and predictions into this folder.")
+@click.option("--work", type=FOLDER, help="Keep the map in this folder, and go on with it after an interruption.")
 def eval_(
     database: Path | None,
     queries: Path | None,
@@ -202,29 +247,17 @@ def eval_(
     report: Path | None,
     work: Path | None,
 ) -> None:
-    """Measure how well a model recognises QUERIES in a map of DATABASE."""
-    given = [each is not None for each in (database, queries, dataset, root)]
-    if given not in ([True, True, False, False], [False, False, True, True]):
-        raise click.UsageError("give DATABASE and QUERIES, or --dataset NAME and --root DIR")
-    if (dataset is not None and tolerance is not None) or (model is not None and checkpoint is not None):
-        raise click.UsageError("--tolerance goes with two folders, and --model and --checkpoint exclude each other")
-    if sequence and tolerance is None:
-        raise click.UsageError("--sequence goes with --tolerance: it needs two traverses, numbered frame by frame")
-    from pairvpr.evaluation import (
-        check_report_folder,
-        evaluate,
-        load_dataset,
-        load_folders,
-        open_model,
-        sequence_warning,
-        summary,
-        write_report,
-    )
+    """Measure recognition on two folders.
 
-    if database is not None and queries is not None:
-        benchmark = load_folders(database, queries, tolerance)
-    else:
-        benchmark = load_dataset(str(dataset), root or Path())
+    Queries of the folder QUERIES are searched for in a map of the folder DATABASE, or both sides come from --dataset.
+    """
+    benchmark = _load_benchmark(database, queries, dataset, root, tolerance)
+    if model is not None and checkpoint is not None:
+        raise click.UsageError("--model and --checkpoint exclude each other")
+    if sequence and tolerance is None:
+        raise click.UsageError("--sequence needs --tolerance: both folders must be traverses, numbered frame by frame")
+    from pairvpr.evaluation import check_report_folder, evaluate, open_model, sequence_warning, summary, write_report
+
     if report is not None:
         check_report_folder(report)
     with open_model(model, checkpoint) as opened:
@@ -239,17 +272,39 @@ def eval_(
         click.echo(f"page: {write_report(evaluation, report)}")
 
 
+def _load_benchmark(
+    database: Path | None, queries: Path | None, dataset: str | None, root: Path | None, tolerance: int | None
+) -> Benchmark:
+    """Load the benchmark that the options name. Raises click.UsageError for options that do not fit together."""
+    from pairvpr.evaluation import load_dataset, load_folders
+
+    if database is not None and queries is not None and dataset is None and root is None:
+        return load_folders(database, queries, tolerance)
+    if database is not None or queries is not None or dataset is None or root is None:
+        raise click.UsageError("give DATABASE and QUERIES, or --dataset NAME and --root DIR")
+    if tolerance is not None:
+        raise click.UsageError("--tolerance needs DATABASE and QUERIES; a data set has its own rule")
+    return load_dataset(dataset, root)
+
+
 @main.command()
 @click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
 @click.option("--images", type=FOLDER, help="Your own pictures, in place of the made-up town.")
 @click.option("--queries", type=click.IntRange(min=1), default=50, show_default=True, help="Answers to measure.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the device's best in the bundle.")
-@click.option("--json", "file", type=click.File("w", "utf-8", lazy=False), help="Also write the figures there.")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Number format. Default: the best in the bundle for the device."
+)
+@click.option(
+    "--json", "file", type=click.File("w", "utf-8", lazy=False), help="Also write the figures into this file, as JSON."
+)
 def bench(
     model: Path | None, images: Path | None, queries: int, device: str, precision: str | None, file: IO[str] | None
 ) -> None:
-    """Measure answers on this machine, step by step, and project what they take on other boards."""
+    """Measure answers on this machine, by step.
+
+    The time on other boards is projected from the work and their peak rates.
+    """
     from pairvpr.bench.page import page
     from pairvpr.bench.run import run_bench
 
@@ -260,20 +315,19 @@ def bench(
 
 
 @main.command()
-@click.option("--db", type=FOLDER, help="Also say whether the setting tuned for this map can be had here.")
+@click.option("--db", type=FOLDER, help="Also check that the setting tuned for this map works here.")
 @click.pass_context
 def doctor(context: click.Context, db: Path | None) -> None:
-    """Say what is installed, what works, and how to get what is missing."""
+    """Check the installation of this computer.
+
+    Every part is tried. A line says how to get each part that is missing or broken. Exits with 2 if recognition does
+    not work.
+    """
     from pairvpr.doctor import examine, format_report, healthy
 
     checks = examine(db)
     click.echo(format_report(checks))
     context.exit(0 if healthy(checks) else 2)
-
-
-def _folder_name(preset: str, checkpoint: str | None) -> str:
-    """The default folder of a bundle: the preset's name, or the checkpoint's where no preset fits."""
-    return preset if preset != "custom" or checkpoint is None else Path(checkpoint).stem
 
 
 map_group.add_command(map_loops)

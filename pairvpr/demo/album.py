@@ -1,4 +1,4 @@
-"""The pictures of a demo: those a map is made of, and the queries whose places are known."""
+"""Prepare the pictures of a demo: those of the map, and queries whose places are known."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pairvpr.runtime.sources import list_pictures
 from pairvpr.spread import spread
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done and of how many."""
+"""Called with the step, the number of things done in it, and their total."""
 
-MAX_PICTURES = 200  # of the user's own; more would take long and show no more
+MAX_PICTURES = 200  # of the user's own; more would take longer and show nothing else
 MAX_QUERIES = 100
 MAX_SIDE = 640  # pixels of the copies of the user's own pictures
 QUALITY = 90  # of JPEG files
@@ -28,7 +28,7 @@ QUALITY = 90  # of JPEG files
 
 @dataclass(frozen=True)
 class Query:
-    """A query picture and the place it shows: `truth` is the name of a picture of the map."""
+    """A query picture. truth: the name of the map's picture that shows the same place."""
 
     file: Path
     truth: str
@@ -38,8 +38,8 @@ class Query:
 class Album:
     """The pictures of a demo.
 
-    places: names of the map's pictures, in `map_folder`, with the titles they go by. notes: what a reader of
-    the results should know about the pictures, a sentence each.
+    map_folder: the folder of the map's pictures. places: titles of the map's pictures by file name.
+    notes: sentences about the pictures for readers of the results.
     """
 
     map_folder: Path
@@ -49,7 +49,7 @@ class Album:
 
 
 def town_album(folder: Path, places: int, visits: int, progress: Progress) -> Album:
-    """The first places of the town that ships, with at most `visits` queries each, as files below `folder`."""
+    """Copy the first places of the town that ships below `folder`, with at most `visits` queries each."""
     maps, queries = _folders(folder)
     benchmark = load_folders(TOWN / "database", TOWN / "queries")
     asked: list[Query] = []
@@ -64,8 +64,8 @@ def town_album(folder: Path, places: int, visits: int, progress: Progress) -> Al
             asked.append(Query(copy, name))
     progress("copying pictures", len(chosen), len(chosen))
     note = (
-        f"The {len(chosen)} places are of a made-up town that the model never saw; each query shows one of them from "
-        "another spot, on another day, in another light or weather and with other cars."
+        f"The {len(chosen)} places are in a made-up town that the model was not trained on. Each query shows a place "
+        "from another spot, on another day, in another light or weather and with other cars."
     )
     return Album(
         maps, {name: Path(name).stem.strip("@").replace("@", " ") for name, _ in chosen}, tuple(asked), (note,)
@@ -73,23 +73,24 @@ def town_album(folder: Path, places: int, visits: int, progress: Progress) -> Al
 
 
 def choose_pictures(images: Path, out: Path) -> tuple[list[tuple[str, Path]], int]:
-    """At most MAX_PICTURES of a folder's pictures, evenly chosen, and how many there are.
+    """Return at most MAX_PICTURES of a folder's pictures, evenly chosen, and the number of all its pictures.
 
-    Those in `out` do not count. Raises SourceError where there are fewer than 2.
+    Pictures in `out` do not count. Raises SourceError if there are fewer than 2.
     """
     inside = out.resolve()
     if images.resolve().is_relative_to(inside):
-        raise SourceError(f"{images} lies in {out}, where the demo writes: name another folder for either")
+        raise SourceError(f"{images} lies in {out}, where the demo writes; choose another folder for --images or --out")
     found = [item for item in list_pictures(images) if not item[1].resolve().is_relative_to(inside)]
     if len(found) < 2:
-        raise SourceError(f"{images} holds fewer than 2 pictures: name a folder with 2 or more places")
+        raise SourceError(f"{images} holds fewer than 2 pictures; give --images a folder with 2 or more places")
     return spread(found, MAX_PICTURES), len(found)
 
 
 def copy_album(folder: Path, chosen: Sequence[tuple[str, Path]], found: int, visits: int, progress: Progress) -> Album:
-    """The user's pictures as the map, and shifted and re-lit versions of them as queries, below `folder`.
+    """Copy the user's pictures below `folder`, and make queries of shifted and re-lit parts of them.
 
-    A picture that cannot be read is left out. Raises SourceError where fewer than 2 can be read.
+    chosen, found: from `choose_pictures`. visits: queries of each picture, at most MAX_QUERIES in all.
+    A picture that cannot be read is left out. Raises SourceError if fewer than 2 can be read.
     """
     maps, queries = _folders(folder)
     titles: dict[str, str] = {}
@@ -134,13 +135,13 @@ def another_look(picture: Image.Image, seed: tuple[int, int]) -> Image.Image:
 def _notes(used: int, found: int, unread: Sequence[SourceError]) -> tuple[str, ...]:
     notes = [
         f"The map is made of your own pictures, in copies of at most {MAX_SIDE} pixels a side. The queries "
-        "are shifted, re-lit parts of them, which is easier than a real second visit; only the very picture "
-        "that a query was cut from counts as right, so a neighbour that shows the same place counts as wrong."
+        "are shifted, re-lit parts of them, which is easier than a real second visit. Only the picture that a query "
+        "was cut from counts as right; a neighbour that shows the same place counts as wrong."
     ]
     if used + len(unread) < found:
-        notes.append(f"Of your {found} pictures {used + len(unread)} were taken, evenly chosen.")
+        notes.append(f"{used + len(unread)} of your {found} pictures were used, evenly chosen.")
     if unread:
-        notes.append(f"Left out because they could not be read: {len(unread)}; the first: {unread[0]}.")
+        notes.append(f"{len(unread)} pictures could not be read and were left out; the first: {unread[0]}.")
     return tuple(notes)
 
 
@@ -156,7 +157,7 @@ def _save(picture: Image.Image, file: Path) -> None:
 
 
 def _scaled(picture: Image.Image) -> Image.Image:
-    """A copy of at most MAX_SIDE pixels a side, without metadata; a very long one is squashed."""
+    """Return a copy of at most MAX_SIDE pixels a side, without metadata; a very long picture is squashed."""
     factor = min(1.0, MAX_SIDE / max(picture.size))
     width, height = (max(MIN_SIDE, round(side * factor)) for side in picture.size)
     copy = picture.resize((width, height), Image.Resampling.BILINEAR)

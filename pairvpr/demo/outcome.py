@@ -1,4 +1,4 @@
-"""How a demo went: each query's answer, and the figures over all of them."""
+"""Hold the results of a demo: the answer to each query, and figures over all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pairvpr.runtime.answer import Match, Recognition
 
 @dataclass(frozen=True)
 class Outcome:
-    """A query, the map picture that shows its place, and the answer."""
+    """An answered query. file: the query. truth: the name of the map's picture of its place."""
 
     file: Path
     truth: str
@@ -20,7 +20,7 @@ class Outcome:
 
     @property
     def by_descriptor(self) -> tuple[Match, ...]:
-        """The matches in the order of their similarities: the answer without re-ranking."""
+        """Matches in the order of their similarities, which is the answer without re-ranking."""
         return tuple(sorted(self.answer.matches, key=lambda match: -match.similarity))
 
     @property
@@ -36,12 +36,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo found and where it put it.
+    """The figures of a demo, and its files.
 
-    top_k: how many candidates of each query were re-ranked. recall_before, recall_after: Recall@1, the share
-    of queries whose first match is right, by descriptor alone and after re-ranking. milliseconds: median for
-    a query; timings: medians by step. trained: whether the model's weights were ever trained. engine: what it
-    ran on. notes: what to know about the pictures.
+    top_k: candidates of each query that were re-ranked. recall_before, recall_after: Recall@1, the share of queries
+    whose first match is right, by descriptor alone and after re-ranking. milliseconds: median for a query.
+    timings: medians by step. trained: False for seeded weights. engine: the engine and its device.
+    notes: sentences about the pictures. report: the page. map: the map's folder.
     """
 
     places: int
@@ -60,11 +60,11 @@ class DemoResult:
 
 
 def recall(hits: Sequence[bool]) -> float:
-    """The share of queries whose first match is right."""
+    """Return the share of queries whose first match is right."""
     return sum(hits) / len(hits)
 
 
 def median_timings(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Median milliseconds of each step of the answers, and of their totals."""
+    """Return the median milliseconds of each step of the answers, and of their totals."""
     steps = outcomes[0].answer.timings
     return {step: statistics.median(outcome.answer.timings[step] for outcome in outcomes) for step in steps}

@@ -1,4 +1,4 @@
-"""The demo from pictures to page: copy, build a map, recognise, count, show."""
+"""Run the demo from pictures to page: copy, build a map, recognise, count, show."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 
-MARKER = ".pairvpr-demo"  # makes a folder one that the next demo may replace
+MARKER = ".pairvpr-demo"  # in a folder that the next demo may replace
 PICTURES, MAP, REPORT = "pictures", "map", "index.html"
 
 
-def quiet(step: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
+def ignore_progress(step: str, done: int, total: int) -> None:
+    """Take progress and show nothing."""
 
 
 def run_demo(
@@ -34,18 +34,18 @@ def run_demo(
     top_k: int = 10,
     device: str = "auto",
     precision: str | None = None,
-    progress: Progress = quiet,
+    progress: Progress = ignore_progress,
 ) -> DemoResult:
     """Build a map in the folder `out`, recognise queries in it and write the page `out`/index.html.
 
-    images: a folder of the user's own pictures for the map, its subfolders included, at most 200 of them;
-    None takes the first `places` of the town that ships. visits: queries per picture, at most 100 in all of the user's
-    own.
-    top_k: candidates that are re-ranked, at most all; 10 keep the demo short, on two CPU cores too.
-    model: a bundle, None for the default; device, precision: see `load_model`. progress: see `Progress`.
+    out: a new or empty folder, or the folder of an earlier demo, which is replaced.
+    images: a folder of the user's own pictures for the map, its subfolders included; at most 200 are used. None takes
+    the first `places` of the town that ships. visits: queries of each picture, at most 100 of the user's own in all.
+    top_k: candidates to re-rank, at most all; 10 keep the demo short on two CPU cores.
+    model: a bundle; None takes the default. device, precision: see `load_model`. progress: see `Progress`.
 
-    `out` is new, empty or an earlier demo's, which is replaced; anything else raises PairVPRError. Raises
-    SourceError for fewer than 2 pictures that can be read, BundleError, EngineError, MapError.
+    Raises PairVPRError for another folder `out`, SourceError if fewer than 2 pictures can be read, BundleError,
+    EngineError, MapError.
     """
     if places < 2 or visits < 1 or top_k < 1:
         raise ValueError(f"{places} places, {visits} visits, top-k {top_k}: a demo needs at least 2, 1 and 1")
@@ -59,7 +59,7 @@ def run_demo(
         else:
             album = copy_album(out / PICTURES, *chosen, visits, progress)
     _build_map(album, out / MAP, loaded, progress)
-    # The recogniser opens the map's own copy of the model, as a robot would.
+    # The recognizer opens the map's own copy of the model, as on a robot.
     compared = min(top_k, len(album.places))
     with PlaceRecognizer.open(out / MAP, top_k=compared, device=device, precision=precision) as recognizer:
         outcomes = _recognize(album, recognizer, progress)
@@ -69,7 +69,7 @@ def run_demo(
 
 
 def _build_map(album: Album, path: Path, model: Model, progress: Progress) -> None:
-    """The map of the album's pictures."""
+    """Build the map of the album's pictures."""
     add_pictures(
         album.map_folder,
         path,
@@ -109,16 +109,16 @@ def _result(album: Album, outcomes: list[Outcome], model: Model, top_k: int, out
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise PairVPRError unless the folder is new, empty or an earlier demo's."""
+    """Check that the folder is new, empty, or holds an earlier demo. Raises PairVPRError."""
     with _writing(out):
         if out.exists() and not out.is_dir():
-            raise PairVPRError(f"{out} is a file, not a folder: choose another folder for the demo")
+            raise PairVPRError(f"{out} is a file, not a folder; choose another folder for the demo with --out")
         if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
-            raise PairVPRError(f"{out} is not empty and holds no demo: choose an empty or new folder")
+            raise PairVPRError(f"{out} is not empty and holds no demo; choose an empty or new folder with --out")
 
 
 def _claim(out: Path) -> None:
-    """Make the folder this demo's: what an earlier one made goes, anything else in it stays."""
+    """Mark the folder as a demo's and delete the files of an earlier demo; other files in it stay."""
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text("made by pairvpr demo; the next demo here replaces it\n", encoding="utf-8")
     for name in (REPORT, MAP, PICTURES):
@@ -131,9 +131,11 @@ def _claim(out: Path) -> None:
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Turns a failure of the file system into one line for the user."""
+    """Turn a failure of the file system into a PairVPRError."""
     try:
         yield
     except OSError as error:
         where, reason = error.filename or out, error.strerror or type(error).__name__
-        raise PairVPRError(f"{where} cannot be written ({reason}): choose another folder for the demo") from error
+        raise PairVPRError(
+            f"{where} cannot be written ({reason}); choose another folder for the demo with --out"
+        ) from error

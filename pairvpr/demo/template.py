@@ -11,8 +11,8 @@ $warning
 $figures
 </div>
 $notes
-<p class="faint">Each query is first compared with the whole map by one descriptor per picture; then a pair
-classifier looks at the query and each of the best $top_k candidates together and ranks them again.</p>
+<p class="faint">Each query is first compared with the whole map by one descriptor for each picture. Then a pair
+classifier compares the query with each of the best $top_k candidates and ranks them again.</p>
 $groups""")
 
 RECALL = Template("""<div class="figure"><span class="faint">Recall@1: the first match is right</span>

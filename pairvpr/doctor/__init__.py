@@ -1,6 +1,6 @@
-"""What works on this computer and what is missing: every part is looked at, the engines and the model are tried.
+"""Check every part of the installation on this computer, and try the engines and the model.
 
-Nothing is imported before it is its turn, so that a part that is missing or broken is one line of the report.
+Each part is imported only when it is checked, so that a missing or broken part is a line of the report, not a crash.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["Check", "examine", "format_report", "healthy"]
 
 
 def examine(db: Path | None = None) -> list[Check]:
-    """Look at everything that recognition, export and cameras need. Takes some seconds; never raises.
+    """Check everything that recognition, export and cameras need. It takes some seconds and never raises.
 
-    db: a map, to see whether the setting tuned for it can be had here.
+    db: a map; the setting that was tuned for it is tried too.
     """
     gpus = graphics()
     return [

@@ -1,4 +1,4 @@
-"""What the doctor says of a part, and how a part is looked at: whether it is there, and what its import says."""
+"""Describe the check of a part, and look parts up: distributions, modules, and errors of their import."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ REINSTALL = "pip install --force-reinstall --no-deps pairvpr"
 
 @dataclass(frozen=True)
 class Check:
-    """One part: ok, missing, broken, or info where there is nothing to judge.
-
-    remedy: what to run or do about it, None where nothing is to be done.
-    """
+    """The check of a part. state: "info" if there is nothing to judge. remedy: a command or step, if one is needed."""
 
     name: str
     state: State
@@ -31,7 +28,7 @@ class Check:
 
 
 def tried(name: str, look: Callable[[], list[Check]]) -> list[Check]:
-    """The checks that `look` makes, or one that says what it raised: a broken library can raise anything."""
+    """Return the checks of `look`, or a broken one with its exception: a broken library can raise anything."""
     try:
         return look()
     except Exception as error:
@@ -39,14 +36,14 @@ def tried(name: str, look: Callable[[], list[Check]]) -> list[Check]:
 
 
 def find_module(module: str) -> object | None:
-    """Where a module would come from; None where it is not there or its import is barred."""
+    """Return the loaded module or its spec; None if it is not installed or its import is barred."""
     if module in sys.modules:
         return sys.modules[module]
     return importlib.util.find_spec(module)
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version of a distribution; None where it is not installed."""
+    """Return the version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -54,7 +51,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def import_problem(module: str) -> str | None:
-    """Why a module cannot be imported, in one line; None where it can."""
+    """Import a module. Return the reason in one line if that fails, else None."""
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken installation can raise anything while it is imported

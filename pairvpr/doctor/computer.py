@@ -1,4 +1,4 @@
-"""The computer: processor, memory, GPUs, cameras. Nothing is judged but a driver that fails."""
+"""Describe the computer: processor, memory, GPUs, cameras. Only a failing driver counts as broken."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pairvpr import __version__, machine
 from pairvpr.doctor.check import Check, State
 
 FASTEST = "sudo nvpmodel -m N (the modes are in /etc/nvpmodel.conf), then sudo jetson_clocks"
-"""What gives a Jetson all its power, and holds its clocks there."""
+"""Commands that give a Jetson its full power and hold its clocks."""
 
 
 def hardware() -> list[Check]:
-    """Versions, processor, memory, and the board where it has a name."""
+    """Return versions, processor, memory, and the board if it has a name."""
     cpu, size, board = machine.processor(), machine.memory(), machine.board()
     cores = f"{cpu.cores} of {cpu.all_cores} may be used"
     if cpu.quota is not None and cpu.quota < cpu.cores:
@@ -35,7 +35,7 @@ def hardware() -> list[Check]:
 
 
 def graphics() -> list[Check]:
-    """The NVIDIA GPUs; nothing where there is none."""
+    """Return the NVIDIA GPUs; an empty list without one."""
     checks = []
     release = machine.jetson_release()
     if release is not None:
@@ -52,6 +52,6 @@ def graphics() -> list[Check]:
 
 
 def cameras() -> Check:
-    """Which cameras the system names."""
+    """Return the cameras that the system names."""
     found = machine.cameras()
     return Check("cameras", "info", ", ".join(found) or "none at /dev/video*")

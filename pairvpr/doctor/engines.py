@@ -1,4 +1,4 @@
-"""The engines: ONNX Runtime and OpenVINO, tried on a small graph, and TensorRT."""
+"""Check the engines: ONNX Runtime and OpenVINO, tried on a small graph, and TensorRT."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pairvpr.errors import EngineError
 
 ENGINE, OPENVINO = "ONNX Runtime", "OpenVINO"
 ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-"""Distributions that all bring the module onnxruntime and overwrite each other's files."""
+"""Distributions of the module onnxruntime, which overwrite each other's files."""
 
 INSTALL_CPU, INSTALL_GPU = 'pip install "pairvpr[cpu]"', 'pip install "pairvpr[gpu]"'
 INSTALL_OPENVINO = 'pip install "pairvpr[openvino]"'
 INSTALL_CUDA = 'pip install "pairvpr[tensorrt]", with CUDA 12 pip install "pairvpr[tensorrt]" "cuda-python<13"'
 TENSORRT = ("tensorrt", "tensorrt_rtx_bindings")
-"""The modules of its editions, in the order in which they are taken."""
+"""Modules of the editions of TensorRT, in order of preference."""
 OLDEST_TENSORRT = (10, 3)
 
 
 def onnxruntime(gpu: bool) -> list[Check]:
-    """ONNX Runtime, and every device it claims tried on a small graph."""
+    """Check ONNX Runtime, and try every device that it claims. gpu: this computer has an NVIDIA GPU."""
     installed = [name for name in ENGINES if installed_version(name) is not None]
     # The registry has no onnxruntime-gpu for Jetsons.
     install = INSTALL_GPU if gpu and machine.jetson_release() is None else INSTALL_CPU
@@ -49,7 +49,9 @@ def onnxruntime(gpu: bool) -> list[Check]:
         remedy = "install the onnxruntime-gpu that NVIDIA builds for this JetPack in its place"
         if install == INSTALL_GPU:
             remedy = f"pip uninstall -y {' '.join(installed or ENGINES[:1])} && {install}"
-        checks.append(Check(f"{ENGINE} on cuda", "missing", "optional: it was built without CUDA", remedy))
+        checks.append(
+            Check(f"{ENGINE} on cuda", "missing", "optional: this ONNX Runtime was built without CUDA", remedy)
+        )
     return checks
 
 
@@ -64,7 +66,7 @@ def _device(name: str, problem: str | None, gpu: bool) -> Check:
 
 
 def openvino() -> list[Check]:
-    """OpenVINO, tried on a small graph in both its arithmetics."""
+    """Check OpenVINO on a small graph, in float32 and bfloat16."""
     if find_module(OPENVINO.lower()) is None:
         return [Check(OPENVINO, "missing", "optional, for bfloat16 on a CPU: not installed", INSTALL_OPENVINO)]
     problem = import_problem("pairvpr.runtime")
@@ -78,12 +80,12 @@ def openvino() -> list[Check]:
         return [Check(OPENVINO, "broken", str(error), f"{INSTALL_OPENVINO} --force-reinstall")]
     if tried["f32"] is not None:
         return [Check(OPENVINO, "broken", tried["f32"], f"{INSTALL_OPENVINO} --upgrade")]
-    bf16 = "float32 and bfloat16" if tried["bf16"] is None else "float32; bfloat16 is not to be had on this CPU"
+    bf16 = "float32 and bfloat16" if tried["bf16"] is None else "float32; this CPU has no bfloat16"
     return [Check(OPENVINO, "ok", f"{openvino_engine.version()}, ran a small graph in {bf16}")]
 
 
 def tensorrt(gpu: bool) -> list[Check]:
-    """TensorRT, and what it takes to run its engines; none of which is tried: that takes an engine."""
+    """Check TensorRT and cuda-python, which runs its engines. Neither is tried: that needs an engine."""
     found = _tensorrt_itself(gpu)
     if found.state != "ok":
         return [found]
@@ -98,17 +100,17 @@ def _tensorrt_itself(gpu: bool) -> Check:
     module = next((each for each in TENSORRT if find_module(each) is not None), None)
     if module is None:
         if not gpu:
-            return Check(name, "info", "not installed, and of no use without an NVIDIA GPU")
+            return Check(name, "info", "not installed; it needs an NVIDIA GPU")
         remedy = "pip install tensorrt"
         if machine.jetson_release() is not None:
-            remedy = "it comes with JetPack: make the environment with python3 -m venv --system-site-packages"
+            remedy = "JetPack brings it: make the environment with python3 -m venv --system-site-packages"
         return Check(name, "missing", "optional, not installed", remedy)
     problem = import_problem(module)
     if problem is not None:
         return Check(name, "broken" if gpu else "info", problem)
     version = str(getattr(importlib.import_module(module), "__version__", "0"))
     if module != TENSORRT[0]:
-        return Check(name, "ok", f"TensorRT-RTX {version}; `pairvpr engines build` makes engines for it")
+        return Check(name, "ok", f"TensorRT-RTX {version}; `pairvpr engines build` builds engines for it")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_TENSORRT:
-        return Check(name, "info", f"{version}: too old for engines, which need 10.3, as JetPack 6.1 has it")
-    return Check(name, "ok", f"{version}; `pairvpr engines build` makes engines for it")
+        return Check(name, "info", f"{version}: too old; engines need 10.3 or later, as in JetPack 6.1")
+    return Check(name, "ok", f"{version}; `pairvpr engines build` builds engines for it")

@@ -1,4 +1,4 @@
-"""The model that ships, on the engine there is, and the setting tuned for a map."""
+"""Check the model that ships on the installed engine, and the setting tuned for a map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL, TUNED = "default model", "tuned setting"
 
 
 def default_model() -> list[Check]:
-    """The default bundle: its files, the origin of its weights, and its reference check on this engine."""
+    """Check the default bundle: its files, the origin of its weights, and its reference pictures on this engine."""
     problem = import_problem("pairvpr.runtime")
     if problem is not None:
         return [Check(MODEL, "broken", f"cannot be opened: {problem}", REINSTALL)]
@@ -33,7 +33,7 @@ def default_model() -> list[Check]:
     detail = f"{info.preset} ({', '.join(info.precisions)}), {len(info.files)} files verified, {bundle.path}"
     origin = f"{info.weights.origin}, licence {info.weights.licence}"
     if not info.weights.trained:
-        origin += "; never trained: it runs, but does not recognise places"
+        origin += "; never trained, so it does not recognise places"
     return [
         Check(MODEL, "ok", detail),
         Check("its weights", "ok" if info.weights.trained else "info", origin),
@@ -42,7 +42,7 @@ def default_model() -> list[Check]:
 
 
 def _reference(bundle: Bundle) -> Check:
-    """The bundle's reference pictures through the engine, compared with what the network made of them."""
+    """Run the bundle's reference pictures on the engine, and compare the results with the network's."""
     from pairvpr.runtime.model import load_model
     from pairvpr.runtime.reference import check_reference
 
@@ -60,26 +60,26 @@ def _reference(bundle: Bundle) -> Check:
     )
     if errors.ok:
         return Check(name, "ok", detail)
-    return Check(name, "broken", detail, "try another version of onnxruntime, and report this page")
+    return Check(name, "broken", detail, "try another version of onnxruntime, and report this output")
 
 
 def tuned_setting(db: Path) -> Check:
-    """The setting that a map's answers are given with here, opened as they would open it."""
+    """Open the setting that was tuned for a map, as answering would."""
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.calibrated.tuning import Tuning
     from pairvpr.runtime.map import Map
 
     remedy = f"pairvpr tune --db {db} --images PICTURES"
     try:
-        with Map.open(db) as places:
-            model = places.model_path
+        with Map.open(db) as map_:
+            model = map_.model_path
         tuning = Tuning.find_in(Bundle.open(model))
     except (MapError, BundleError) as error:
         return Check(TUNED, "broken", str(error))
     if tuning is None:
-        return Check(TUNED, "info", f"{db}: none, the defaults answer", remedy)
+        return Check(TUNED, "info", f"{db}: none; the defaults are used", remedy)
     try:
         tuning.open(model)
     except (EngineError, BundleError) as error:
-        return Check(TUNED, "missing", f"{db}: {tuning.setting}; not used, the defaults answer: {error}", remedy)
+        return Check(TUNED, "missing", f"{db}: {tuning.setting}; not used, the defaults are used: {error}", remedy)
     return Check(TUNED, "ok", f"{db}: {tuning}")

@@ -1,4 +1,4 @@
-"""The libraries that recognition, sources and export need."""
+"""Check the libraries that recognition, sources and export need."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ REQUIRED = {
     "click": "click",
     "safetensors": "safetensors",
 }
-"""Base dependencies: distribution and module."""
+"""Modules of the base dependencies by distribution."""
 EXPORT = ("torch", "timm", "onnx", "onnxscript")
 
 
 def dependencies() -> list[Check]:
-    """The base dependencies, imported."""
+    """Import the base dependencies."""
     checks = []
     for distribution, module in REQUIRED.items():
         problem = import_problem(module)
@@ -32,7 +32,10 @@ def dependencies() -> list[Check]:
 
 
 def library(name: str, module: str, extra: str, use: str) -> Check:
-    """A library that an extra brings; its distribution is called like the module or as it is shown."""
+    """Check a library of an extra.
+
+    name: shown, and the distribution if that does not have the name of the module. use: completes "optional, ...".
+    """
     remedy = f'pip install "pairvpr[{extra}]"'
     if find_module(module) is None:
         return Check(name, "missing", f"optional, {use}: not installed", remedy)
@@ -43,7 +46,7 @@ def library(name: str, module: str, extra: str, use: str) -> Check:
 
 
 def export_parts() -> list[Check]:
-    """The parts of training and export, looked up and not imported: that alone takes seconds."""
+    """Look up the parts of training and export. They are not imported, which would take seconds."""
     remedy = 'pip install "pairvpr[export]"'
     missing = "optional, for training and export: not installed"
     return [

@@ -1,4 +1,4 @@
-"""What all checks come to, and how they are printed."""
+"""Judge all checks together, and print them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pairvpr.doctor.parts import REQUIRED
 
 
 def healthy(checks: Sequence[Check]) -> bool:
-    """Whether places can be recognised here: nothing is broken, and no part that this needs is missing."""
+    """Tell whether recognition works here: nothing is broken, and no part that it needs is missing."""
     needed = {ENGINE, MODEL, *REQUIRED}
     return not any(check.state == "broken" or (check.state == "missing" and check.name in needed) for check in checks)
 
 
 def format_report(checks: Sequence[Check]) -> str:
-    """The checks as an aligned page: state, name and detail, with the remedy below."""
+    """Return the checks as aligned text: state, name and detail, with the remedy below."""
     width = max((len(check.name) for check in checks), default=0)
     lines = []
     for check in checks:
@@ -26,9 +26,9 @@ def format_report(checks: Sequence[Check]) -> str:
             lines.append(f"{'':<8} {'':<{width}}  -> {check.remedy}")
     counts = {state: sum(check.state == state for check in checks) for state in ("missing", "broken")}
     if not healthy(checks):
-        verdict = "Recognition does not work here, or a part of it does not: see above."
+        verdict = "Recognition does not work here, or only in part: see above."
     elif counts["missing"]:
-        verdict = "Recognition works here. What is missing is optional."
+        verdict = "Recognition works here. The missing parts are optional."
     else:
         verdict = "Everything works here."
     return "\n".join([*lines, "", verdict])

@@ -1,4 +1,4 @@
-"""Measuring how well places are recognised: benchmark data sets, recall, precision and a report. Free of torch."""
+"""Measure recognition on benchmarks: data sets, recall, precision and a report. Free of torch."""
 
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.datasets import DATASETS, load_dataset

@@ -1,4 +1,4 @@
-"""A benchmark: database, queries, and which database pictures are right answers to each query."""
+"""Describe a benchmark: database, queries, and the right answers to each query."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Benchmark:
     """Pictures of known places, and queries to find among them.
 
     positives: for each query the indices of the database pictures that are right answers, ascending.
-    protocol: what counts as a right answer, how queries without any count, and after which publication.
+    protocol: the rule for right answers and for queries without any, with its publication.
 
-    Raises SourceError where there is nothing to measure: an empty side, a name twice, no right answer at all.
+    Raises SourceError if a side is empty or has a name twice, or if no query has a right answer.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         if len(self.positives) != len(self.queries):
-            raise ValueError(f"{len(self.queries)} queries need as many positives, not {len(self.positives)}")
+            raise ValueError(f"{len(self.queries)} queries need one array of positives each, not {len(self.positives)}")
         for side, pictures in (("database", self.database), ("queries", self.queries)):
             if not pictures:
                 raise SourceError(f"{self.name}: no pictures among its {side}; check the folder")
@@ -53,10 +53,13 @@ class Benchmark:
 def within_radius(
     database: npt.NDArray[np.float64], queries: npt.NDArray[np.float64], radius: float
 ) -> tuple[Indices, ...]:
-    """For each query position (m, 2) the database positions (n, 2) at most `radius` metres away, ascending."""
+    """Return for each query the indices of the database positions at most `radius` metres away, ascending.
+
+    database: (n, 2), queries: (m, 2), in metres.
+    """
     by_east = np.argsort(database[:, 0], kind="stable")
     east = database[by_east, 0]
-    margin = radius + 1e-3  # what rounding may take from the window; the distance decides
+    margin = radius + 1e-3  # rounding must not narrow the window; the distance decides
     first = np.searchsorted(east, queries[:, 0] - margin)
     last = np.searchsorted(east, queries[:, 0] + margin, side="right")
     found = []
@@ -68,7 +71,7 @@ def within_radius(
 
 
 def within_frames(database: Sequence[int], queries: Sequence[int], tolerance: int) -> tuple[Indices, ...]:
-    """For each query's frame number the database frames at most `tolerance` numbers away, ascending."""
+    """Return for each query the indices of the database frames at most `tolerance` numbers away, ascending."""
     frames = np.asarray(database, np.int64)
     order = np.argsort(frames, kind="stable")
     wanted = np.asarray(queries, np.int64)

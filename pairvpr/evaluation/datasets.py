@@ -1,8 +1,8 @@
-"""Published benchmarks by name, in the folders they commonly come in.
+"""Load published benchmarks by name, from the folders they commonly come in.
 
 pitts30k, pitts250k, tokyo247: the test sets as github.com/gmberton/VPR-datasets-downloader lays them out, pictures
-named by UTM position. nordland-2760, nordland-27592: two protocols on the same pictures, whose figures do not
-compare. msls-val: as published, or as index files. npy: any data set in index files.
+named by UTM position. nordland-2760, nordland-27592: two protocols on the same pictures; their figures do not
+compare with each other. msls-val: as published, or as index files. npy: any data set in index files.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pairvpr.evaluation.msls import load_msls_val
 from pairvpr.runtime.sources import list_pictures
 
 LAYOUTS = ("images/test/database", "images/test/queries"), ("database", "queries"), ("ref", "query")
-"""Where database and queries lie: as the downloader writes them, its test folder alone, as VPR-Bench has them."""
+"""Folders of database and queries: as the downloader writes them, its test folder alone, and those of VPR-Bench."""
 
 
 def load_dataset(name: str, root: str | Path) -> Benchmark:
-    """The published benchmark `name` (one of DATASETS) in the folder `root`. Raises SourceError."""
+    """Load the published benchmark `name` (one of DATASETS) from the folder `root`. Raises SourceError."""
     root = Path(root)
     if name not in DATASETS:
         raise SourceError(f"{name}: no known data set; give one of {', '.join(DATASETS)}")
@@ -46,7 +46,7 @@ def _msls_val(root: Path) -> Benchmark:
 
 
 def _nordland_2760(root: Path) -> Benchmark:
-    """Every tenth frame asks, one frame off is right: VPR-Bench (Zaffar et al., IJCV 2021), SALAD and BoQ."""
+    """Load every tenth frame as a query, right within one frame: VPR-Bench (Zaffar et al., IJCV 2021), SALAD, BoQ."""
     size = (27_592, 2_760)
     if (root / f"Nordland{DATABASE}").exists():
         return _sized(load_index_files(root / f"Nordland{DATABASE}", "nordland-2760"), size)
@@ -54,14 +54,14 @@ def _nordland_2760(root: Path) -> Benchmark:
 
 
 def _nordland_27592(root: Path) -> Benchmark:
-    """Every frame asks, ten frames off are right: Patch-NetVLAD (Hausler et al., CVPR 2021) and the downloader."""
+    """Load every frame as a query, right within ten: Patch-NetVLAD (Hausler et al., CVPR 2021), the downloader."""
     return _sized(_nordland("nordland-27592", root, every=1, tolerance=10), (27_592, 27_592))
 
 
 def _nordland(name: str, root: Path, every: int, tolerance: int) -> Benchmark:
-    """The pictures in order are the frames, the same ones in both seasons; queries may be thinned out already.
+    """Load two seasons whose pictures, in order, are the same frames; the queries may be thinned out already.
 
-    Whatever the names say: the downloader's positions are made up, and differ between its two protocols.
+    Names are not used: the downloader's positions are made up, and differ between its two protocols.
     """
     sides = _sides(root)
     database, queries = (list_pictures(side) for side in sides)
@@ -72,8 +72,8 @@ def _nordland(name: str, root: Path, every: int, tolerance: int) -> Benchmark:
         asked = [(every * i, picture) for i, picture in enumerate(queries)]
     else:
         raise SourceError(
-            f"{sides[1]}: {len(queries)} pictures beside {len(database)} of the database; {name} needs as many, "
-            f"or every {every}th of them"
+            f"{sides[1]}: {len(queries)} pictures and a database of {len(database)}; {name} needs a query "
+            f"for every frame, or for every {every}th"
         )
     return Benchmark(
         name,
@@ -93,13 +93,13 @@ def _sides(root: Path) -> tuple[Path, Path]:
 
 
 def _sized(benchmark: Benchmark, published: tuple[int, int]) -> Benchmark:
-    """The benchmark; where it is not as large as the published one, its protocol says so."""
+    """Return the benchmark; add a warning to its protocol if it has another size than the published one."""
     found = len(benchmark.database), len(benchmark.queries)
     if found == published:
         return benchmark
     warning = (
-        f" NOT the published set: {found[0]} database pictures and {found[1]} queries here, {published[0]} and "
-        f"{published[1]} there; figures do not compare."
+        f" NOT the published set: {found[0]} database pictures and {found[1]} queries, not {published[0]} and "
+        f"{published[1]}; figures do not compare."
     )
     return dataclasses.replace(benchmark, protocol=benchmark.protocol + warning)
 
@@ -115,4 +115,4 @@ DATASETS: Mapping[str, Callable[[Path], Benchmark]] = MappingProxyType(
         "npy": load_index_files,
     }
 )
-"""Name on the command line and the function that loads it from a folder."""
+"""Functions that load a benchmark from a folder, by its name on the command line."""

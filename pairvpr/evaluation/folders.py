@@ -1,4 +1,4 @@
-"""Benchmarks of two folders: names that carry UTM positions, or traverses numbered frame by frame."""
+"""Load benchmarks of two folders, whose pictures carry UTM positions or frame numbers in their names."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ RADIUS = 25.0
 
 
 def load_folders(database: str | Path, queries: str | Path, tolerance: int | None = None) -> Benchmark:
-    """The benchmark of two folders of pictures.
+    """Load the benchmark of two folders of pictures.
 
-    tolerance: frames; given, pictures are matched by the number in their names, else by @UTM@ positions.
-    Raises SourceError for folders without pictures and names that carry neither.
+    tolerance: match pictures by the numbers in their names, at most this many frames apart; None: match them by @UTM@
+    positions.
+    Raises SourceError for a folder without pictures and for names without a number or position.
     """
     sides = Path(database), Path(queries)
     return utm_folders(*sides) if tolerance is None else traverses(*sides, tolerance)
 
 
 def utm_folders(database: Path, queries: Path, name: str | None = None) -> Benchmark:
-    """Two folders whose pictures are named `@UTM_east@UTM_north@...`; right is what lies within RADIUS.
+    """Load two folders whose pictures are named `@UTM_east@UTM_north@...`; pictures within RADIUS are right.
 
-    As github.com/gmberton/VPR-methods-evaluation counts: the radius is inclusive, UTM zones are not looked at,
-    and recall is divided by all queries, so that one without a right answer is a miss.
+    The rules are those of github.com/gmberton/VPR-methods-evaluation: the radius is inclusive, UTM zones are ignored,
+    and recall is a share of all queries, so that a query without a right answer is a miss.
     """
     known, asked = list_pictures(database), list_pictures(queries)
     positives = within_radius(_positions(known), _positions(asked), RADIUS)
@@ -48,9 +49,10 @@ def utm_folders(database: Path, queries: Path, name: str | None = None) -> Bench
 
 
 def traverses(database: Path, queries: Path, tolerance: int) -> Benchmark:
-    """Two traverses of one way whose pictures carry the same frame numbers, as Gardens Point Walking.
+    """Load two traverses of one way whose pictures carry the same frame numbers, as Gardens Point Walking.
 
-    Right is what lies within `tolerance` frames, inclusive; 2 for Gardens Point.
+    Pictures at most `tolerance` frames apart are right; Gardens Point uses 2.
+    Raises SourceError for a picture without a frame number.
     """
     if tolerance < 0:
         raise ValueError(f"tolerance {tolerance}: give 0 or more frames")
@@ -68,12 +70,12 @@ def traverses(database: Path, queries: Path, tolerance: int) -> Benchmark:
 
 
 def _positions(pictures: Sequence[Picture]) -> npt.NDArray[np.float64]:
-    """East and north in metres (n, 2)."""
+    """Return east and north in metres (n, 2). Raises SourceError for a name without a position."""
     poses = [(utm_pose(name), path) for name, path in pictures]
     for pose, path in poses:
         if pose is None:
             raise SourceError(
                 f"{path}: no position in its name; name pictures @UTM_east@UTM_north@..., or give --tolerance FRAMES "
-                "where the number in the name is a frame's"
+                "if the number in the name counts frames"
             )
     return np.array([(pose.x, pose.y) for pose, _ in poses if pose is not None], np.float64)

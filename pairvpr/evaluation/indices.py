@@ -1,8 +1,8 @@
-"""Benchmarks delivered as index files: `*_dbImages.npy`, `*_qImages.npy` and their right answers.
+"""Load benchmarks that come as index files: `*_dbImages.npy`, `*_qImages.npy` and their right answers.
 
 The format of github.com/amaralibey/gsv-cities and github.com/serizba/salad: arrays of paths relative to the data
-set's folder, and an array that holds for each query the indices of its right answers. MSLS-val splits the
-latter in two: `*_qIdx.npy` chooses the queries that have any, `*_pIdx.npy` holds those of the chosen.
+set's folder, and an array that holds for each query the indices of its right answers. MSLS-val has two arrays
+instead: `*_qIdx.npy` chooses the queries that have right answers, `*_pIdx.npy` holds the answers of these queries.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ DATABASE = "_dbImages.npy"
 
 
 def load_index_files(root: str | Path, name: str | None = None) -> Benchmark:
-    """The benchmark of the index files in the folder `root`, or of one `*_dbImages.npy` where it holds several.
+    """Load the benchmark of the index files in the folder `root`, or of one file `*_dbImages.npy` if there are several.
 
-    Pictures are looked for beside the index files. Raises SourceError for missing, damaged or contradictory files.
+    The paths of pictures are relative to the folder of the index files.
+    Raises SourceError for missing, damaged or contradictory files.
     """
     file = _database_file(Path(root))
     prefix = file.name.removesuffix(DATABASE)
@@ -61,7 +62,7 @@ def _database_file(root: Path) -> Path:
 
 
 def _truth_file(file: Path, prefix: str) -> Path:
-    """`*_gt.npy`, or with its radius in the name, `*_gt_25m.npy`."""
+    """Return `*_gt.npy`, or the file with its radius in the name, `*_gt_25m.npy`. Raises SourceError."""
     found = [
         candidate
         for candidate in (file.with_name(f"{prefix}_gt.npy"), *sorted(file.parent.glob(f"{prefix}_gt_*.npy")))
@@ -90,20 +91,20 @@ def _check_files(pictures: list[Picture], file: Path) -> None:
 
 
 def _indices(values: Any, count: int, file: Path) -> Indices:
-    """Whole numbers from 0 to `count` - 1, one or a list of them, in their order."""
+    """Return one index or a list of indices as an array, in order. Raises SourceError outside 0 to `count` - 1."""
     try:
-        array = np.array(np.asarray(values).tolist()).reshape(-1)  # of an array of objects, what they are
+        array = np.array(np.asarray(values).tolist()).reshape(-1)  # an array of objects becomes one of numbers
     except ValueError:  # lists of different lengths inside
         array = np.array([None])
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= count:
-        raise SourceError(f"{file}: holds something else than indices from 0 to {count - 1}; get both from one source")
+        raise SourceError(f"{file}: holds other things than indices from 0 to {count - 1}; get both from one source")
     return array.astype(np.int64)
 
 
 def _read(file: Path) -> npt.NDArray[Any]:
-    """An array from an npy file, also one of lists, which is a pickle: nothing but arrays and lists is built."""
+    """Read an array from an npy file. An array of lists is a pickle: only arrays and lists are built from it."""
     try:
         with file.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
@@ -126,9 +127,9 @@ def _read(file: Path) -> npt.NDArray[Any]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays, scalars and the plain types, and refuses what else a pickle may name."""
+    """An unpickler of numpy arrays, scalars and plain types, which refuses every other name in a pickle."""
 
-    # As numpy itself names them in a pickle, whatever module they live in.
+    # By the names that numpy writes into a pickle; the module differs between numpy versions.
     ALLOWED: ClassVar[dict[str, Any]] = {
         "_reconstruct": np.zeros(1).__reduce__()[0],
         "scalar": np.int64(0).__reduce__()[0],

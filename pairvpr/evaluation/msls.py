@@ -1,11 +1,11 @@
-"""Mapillary Street-Level Sequences, the validation cities, as published: pictures beside CSV files.
+"""Load Mapillary Street-Level Sequences, the validation cities, as published: pictures beside CSV files.
 
     train_val/<city>/{query,database}/images/<key>.jpg, raw.csv, postprocessed.csv, subtask_index.csv
 
 The protocol is that of github.com/mapillary/mapillary_sls (`evaluate.py`, task im2im, subtask all, 25 m) and of
-the papers that report "740 queries": of Copenhagen and San Francisco the rows marked `all` in subtask_index.csv,
-without panoramas, and of the queries those that have a database picture of their city within 25 m. Queries of
-both cities are searched for in both: 18,871 database pictures.
+the papers that report "740 queries". It takes the rows of Copenhagen and San Francisco that are marked `all` in
+subtask_index.csv and are no panoramas. It leaves out queries without a database picture of their city within 25 m.
+Queries of both cities are searched for in both cities, among 18,871 database pictures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME = "msls-val"
 
 
 def load_msls_val(root: Path) -> Benchmark:
-    """The validation benchmark below `root`, which holds `train_val`. Raises SourceError for another layout."""
+    """Load the validation benchmark from `root`, which holds `train_val`. Raises SourceError."""
     base = root / "train_val"
     if not base.is_dir():
         raise SourceError(f"{base}: is missing; give the folder into which the MSLS archives were unpacked")
@@ -52,7 +52,7 @@ def load_msls_val(root: Path) -> Benchmark:
 
 
 def _read_side(base: Path, side: str) -> tuple[list[Picture], npt.NDArray[np.float64]]:
-    """The pictures of a city's side that take part, and their easts and norths in metres (n, 2)."""
+    """Return the pictures of a city's side that take part, and their easts and norths in metres (n, 2)."""
     folder = base / side
     tables = {name: _read_table(folder / name) for name in ("raw.csv", "postprocessed.csv", "subtask_index.csv")}
     if len({len(rows) for rows in tables.values()}) != 1:

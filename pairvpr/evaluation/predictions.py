@@ -1,4 +1,4 @@
-"""Predictions as text files, one per query, in the format of github.com/gmberton/VPR-methods-evaluation (`preds/`)."""
+"""Write predictions as text files, one for each query, as github.com/gmberton/VPR-methods-evaluation does."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ FOLDER = "preds"
 
 
 def write_predictions(evaluation: Evaluation, folder: Path) -> None:
-    """Write `preds/000.txt` and on: the query's path, those of its ranked matches and of its right answers.
+    """Write `preds/000.txt` and so on: the paths of the query, of its ranked matches and of its right answers.
 
-    Files of an earlier evaluation with more queries are removed.
+    Files of an earlier evaluation are removed. Raises OSError.
     """
     target = folder / FOLDER
     target.mkdir(parents=True, exist_ok=True)
@@ -29,6 +29,6 @@ def write_predictions(evaluation: Evaluation, folder: Path) -> None:
 
 
 def predictions_text(query: str, predictions: list[str], positives: list[str]) -> str:
-    """The content of one file: three headings, the paths below them, and an empty line between."""
+    """Return the content of a file: three headings with paths below, and empty lines between."""
     sections = (("Query path:", [query]), ("Predictions paths:", predictions), ("Positives paths:", positives))
     return "\n".join(heading + "\n" + "\n".join(paths) + "\n" for heading, paths in sections)

@@ -1,4 +1,4 @@
-"""Figures of a ranking: Recall@N, and precision and recall over a threshold on the first match."""
+"""Compute Recall@N of rankings, and precision and recall over a threshold on the first match."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ RECALL_AT = (1, 5, 10, 20, 100)
 
 
 def first_right(ranked: Indices, positives: Sequence[Indices]) -> Indices:
-    """For each query the rank, from 0, of its first right answer in `ranked` (m, depth); depth where there is none.
+    """Return for each query the rank, from 0, of its first right answer; depth if there is none.
 
-    ranked: database indices, best first.
+    ranked: (m, depth) database indices, best first. positives: right answers of each query.
     """
     depth = ranked.shape[1]
     ranks = np.full(len(ranked), depth, np.int64)
@@ -28,20 +28,21 @@ def first_right(ranked: Indices, positives: Sequence[Indices]) -> Indices:
 
 
 def recall_at(ranks: Indices, database: int, depth: int) -> Mapping[int, float]:
-    """Recall@N, a share: queries whose first right answer is among the first N, of all queries.
+    """Return Recall@N by N: the share of all queries whose first right answer is among the first N.
 
-    N runs over RECALL_AT as far as the database has so many pictures and the ranking is so deep.
+    ranks: from `first_right`. database: its number of pictures. depth: of the rankings. N takes the values of RECALL_AT
+    up to the smaller of database and depth.
     """
     return {n: float(np.mean(ranks < n)) for n in RECALL_AT if n <= min(database, depth)}
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """What a threshold on the first match's confidence would accept, one entry per threshold, falling.
+    """Precision and recall over all thresholds on the first match's confidence.
 
-    thresholds: an answer is accepted from this confidence on. precision: right ones of those accepted.
-    recall: right and accepted ones of the queries that have a right answer at all.
-    average_precision: area under the steps. recall_at_full_precision: the most that can be accepted with no error.
+    thresholds: falling; an answer is accepted if its confidence is at least this. precision: share of the accepted
+    answers that are right. recall: share of the queries with a right answer that are accepted and right.
+    average_precision: area under the steps. recall_at_full_precision: the largest recall without a wrong answer.
     """
 
     thresholds: npt.NDArray[np.float64]
@@ -54,11 +55,11 @@ class PrecisionRecall:
 def precision_recall(
     confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], answerable: int
 ) -> PrecisionRecall:
-    """Precision and recall of single best matches over all thresholds.
+    """Return precision and recall of single best matches over all thresholds.
 
-    confidence, right: (m,), of each query's first match; NaN was not compared and is accepted last. answerable:
-    queries that have a right answer; one without is wrong once accepted and not missed otherwise. Definitions of
-    Schubert et al., "Visual Place Recognition: A Tutorial" (2023), single-best-match, at every threshold there is.
+    confidence, right: (m,), of each query's first match. NaN stands for a match that was not compared; it is accepted
+    last. answerable: number of queries with a right answer. A query without one is wrong if accepted, else not missed.
+    The definitions are those of Schubert et al., "Visual Place Recognition: A Tutorial" (2023), single-best-match.
     """
     values = np.asarray(confidence, np.float64)
     compared = ~np.isnan(values)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: a few lines, a JSON file, predictions as text, and a page."""
+"""Report an evaluation: a few lines of text, a JSON file, predictions, and a page."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pairvpr.html.document import write_page
 
 FORMAT = 1
 PAGE, RESULTS = "index.html", "results.json"
-MARKER = ".pairvpr-report"  # makes a folder one that the next report may replace
+MARKER = ".pairvpr-report"  # in a folder that the next report may replace
 
 
 def check_report_folder(folder: str | Path) -> None:
-    """Raise PairVPRError unless a report may go there: a new or empty folder, or an earlier report's."""
+    """Check that the folder is new, empty, or holds an earlier report. Raises PairVPRError."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise PairVPRError(f"{folder}: a file, not a folder; choose another folder for the report")
@@ -31,10 +31,10 @@ def check_report_folder(folder: str | Path) -> None:
 
 
 def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
-    """Write results.json, preds/*.txt and index.html into `folder` (made if missing); returns the page's path.
+    """Write results.json, preds/*.txt and index.html into `folder`, made if missing; return the path of the page.
 
-    Raises PairVPRError where it cannot be written or holds other things, SourceError for a picture that has gone
-    meanwhile.
+    Raises PairVPRError if the folder cannot be written or holds other things, SourceError if a picture was removed
+    since.
     """
     folder = Path(folder)
     check_report_folder(folder)
@@ -53,7 +53,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
 
 
 def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
-    """The content of results.json: shares from 0 to 1, times in milliseconds, sizes in bytes."""
+    """Return the content of results.json: shares from 0 to 1, times in milliseconds, sizes in bytes."""
     benchmark, model = evaluation.benchmark, evaluation.model
     return {
         "format": FORMAT,
@@ -81,7 +81,7 @@ def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
 
 
 def summary(evaluation: Evaluation) -> str:
-    """What was found, in a few lines of text."""
+    """Return the figures in a few lines of text."""
     figures, benchmark = evaluation.figures(), evaluation.benchmark
     total = next(each for each in figures.latency if each.step == "total")
     lines = [
@@ -101,8 +101,8 @@ def summary(evaluation: Evaluation) -> str:
     if (found := figures.sequence) is not None:
         step = next(each for each in figures.latency if each.step == "sequence")
         lines.append(
-            f"sequence: Recall@1 {100 * found.recall:.1f} %, {found.gained} queries right only with the filter and "
-            f"{found.lost} only without; off the map {found.off_map:.0%} on average; the filter takes "
+            f"sequence: Recall@1 {100 * found.recall:.1f} %, {found.gained} queries right only with the filter, "
+            f"{found.lost} only without; mean probability off the map {found.off_map:.0%}; the filter takes "
             f"{step.median:.2f} ms a query"
         )
     lines.append(
@@ -113,14 +113,14 @@ def summary(evaluation: Evaluation) -> str:
 
 
 def sequence_warning(evaluation: Evaluation) -> str | None:
-    """What to say where the filter does harm; None where it does none, or was not asked for."""
+    """Return a warning if the sequence filter lowers Recall@1, else None."""
     figures = evaluation.figures()
     alone, found = figures.recall_after[1], figures.sequence
     if found is None or found.recall >= alone:
         return None
     return (
-        f"single pictures do better here: Recall@1 {100 * alone:.1f} % without the sequence filter, "
-        f"{100 * found.recall:.1f} % with it; leave --sequence out for pictures like these"
+        f"the sequence filter lowers Recall@1: {100 * alone:.1f} % without it, "
+        f"{100 * found.recall:.1f} % with it; leave out --sequence for pictures like these"
     )
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: every query's ranking, and the figures that follow from it."""
+"""Hold the results of an evaluation: the ranking of every query, and the figures computed from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pairvpr.runtime.calibrated.cascade import Cascade
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What was evaluated: preset, identity and weights of the bundle, and the engine it ran on."""
+    """The evaluated model: preset, identity and weights of its bundle, and the engine."""
 
     preset: str
     identity: str
@@ -25,8 +25,8 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one step over all queries."""
+class StepTime:
+    """Milliseconds of a step over all queries. p95: 95th percentile."""
 
     step: str
     median: float
@@ -35,10 +35,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class SequenceFigures:
-    """What a filter over the queries in their order makes of them, beside the re-ranked answers one by one.
+    """The effect of a sequence filter on the re-ranked answers.
 
-    recall: the share whose filtered picture is right. gained, lost: queries that are right only with it, only without.
-    off_map: the mean probability of being nowhere in the map.
+    recall: share of the queries whose filtered picture is right. gained, lost: queries that are right only with the
+    filter, and only without it. off_map: mean probability of being off the map.
     """
 
     recall: float
@@ -51,16 +51,16 @@ class SequenceFigures:
 class Figures:
     """Shares and curves of an evaluation, before and after re-ranking.
 
-    recall_before, recall_after: Recall@N by N. by_similarity, by_score: precision and recall of the first match
-    by descriptor, with its similarity as confidence, and of the first re-ranked one, with its pair score.
-    without_answer: queries that have no right answer in the database. sequence: None where no filter was asked.
+    recall_before, recall_after: Recall@N by N. by_similarity: precision and recall of the first match by descriptor,
+    with its similarity as confidence. by_score: the same of the first re-ranked match, with its pair score.
+    without_answer: queries without a right answer in the database. sequence: None without a filter.
     """
 
     recall_before: Mapping[int, float]
     recall_after: Mapping[int, float]
     by_similarity: PrecisionRecall
     by_score: PrecisionRecall
-    latency: tuple[Latency, ...]
+    latency: tuple[StepTime, ...]
     without_answer: int
     sequence: SequenceFigures | None
 
@@ -69,13 +69,13 @@ class Figures:
 class Evaluation:
     """Every query's answer, for m queries and a depth of min(database, max(100, top_k)) ranks.
 
-    by_descriptor: (m, depth) database indices by falling similarity; similarities (m, depth) are theirs.
-    re_ranked: (m, depth) the same indices, the first top_k in the order of the answer; scores (m, depth) are theirs,
-    NaN where a pair was not compared in full. timings: milliseconds (m,) by step.
-    cascade: what dropped candidates; None in an exact evaluation.
-    built: pictures encoded for the map in this run, in build_seconds; the others were there from an earlier one.
-    filtered, off_map: (m,) the database index that a `SequenceFilter` gives, and its probability of being off the map;
-    None where it was not asked for. Its time is the step "sequence", which is not in the total.
+    by_descriptor: (m, depth) database indices by falling similarity. similarities: (m, depth), of by_descriptor.
+    re_ranked: (m, depth) the same indices, the first top_k in the order of the answer. scores: (m, depth), of
+    re_ranked; NaN for a pair that was not compared in full. timings: milliseconds (m,) by step.
+    cascade: the cascade that dropped candidates; None in an exact evaluation.
+    built: pictures encoded for the map in this run, in build_seconds; an earlier run encoded the others.
+    filtered: (m,) the database index that a `SequenceFilter` gives. off_map: (m,) its probability of being off the map.
+    Both are None without a filter. The filter's time is the step "sequence", which is not in the total.
     """
 
     benchmark: Benchmark
@@ -94,12 +94,12 @@ class Evaluation:
     off_map: npt.NDArray[np.float64] | None = None
 
     def ranks(self) -> tuple[Indices, Indices]:
-        """Ranks (m,), from 0, of the first right answer before and after re-ranking; depth where there is none."""
+        """Return ranks (m,), from 0, of the first right answer before and after re-ranking; depth if there is none."""
         right = self.benchmark.positives
         return first_right(self.by_descriptor, right), first_right(self.re_ranked, right)
 
     def figures(self) -> Figures:
-        """Recall, precision and times over all queries."""
+        """Compute recall, precision and times over all queries."""
         before, after = self.ranks()
         database, depth = len(self.benchmark.database), self.by_descriptor.shape[1]
         answerable = sum(len(right) > 0 for right in self.benchmark.positives)
@@ -109,7 +109,7 @@ class Evaluation:
             by_similarity=precision_recall(self.similarities[:, 0], before == 0, answerable),
             by_score=precision_recall(self.scores[:, 0], after == 0, answerable),
             latency=tuple(
-                Latency(step, float(np.median(spent)), float(np.percentile(spent, 95)))
+                StepTime(step, float(np.median(spent)), float(np.percentile(spent, 95)))
                 for step, spent in self.timings.items()
             ),
             without_answer=len(before) - answerable,

@@ -1,4 +1,4 @@
-"""Running a benchmark: a map of its database, an answer to each query, as a robot would do it."""
+"""Run a benchmark as a robot would: build a map of the database and answer each query."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from pairvpr.runtime.sequence.filter import SequenceFilter
 from pairvpr.runtime.sequence.topology import Topology
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done and of how many."""
+"""Called with the step, the number of things done in it, and their total."""
 MAP = "map"
 
 log = logging.getLogger(__name__)
 
 
-def quiet(step: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
+def ignore_progress(step: str, done: int, total: int) -> None:
+    """Take progress and show nothing."""
 
 
 @contextmanager
 def open_model(bundle: str | Path | None = None, checkpoint: str | Path | None = None) -> Iterator[Model]:
-    """The model of a bundle (the default one without either) or of a checkpoint, for the time of the context.
+    """Yield the model of a bundle or of a checkpoint; without either, the default model.
 
-    A checkpoint, which needs torch, is exported to a passing fp32 bundle: what is measured is what a robot runs.
-    Raises CheckpointError, BundleError, EngineError, ExportError.
+    A checkpoint needs torch. It is exported to a temporary float32 bundle, so that the measured model is the one that
+    a robot runs. Raises CheckpointError, BundleError, EngineError, ExportError.
     """
     if checkpoint is None:
         yield load_model(bundle)
@@ -67,19 +67,19 @@ def evaluate(
     top_k: int | None = None,
     exact: bool = False,
     sequence: bool = False,
-    progress: Progress = quiet,
+    progress: Progress = ignore_progress,
     work_dir: str | Path | None = None,
 ) -> Evaluation:
     """Build a map of the benchmark's database and recognise all its queries in it.
 
-    top_k: candidates to re-rank; None takes the model's default or the whole database, whichever is less.
-    exact: compare all of them in full; else the model's cascade drops some, where it was calibrated.
-    sequence: also filter the answers, for a benchmark whose two sides are traverses in order.
-    work_dir: keeps the map, and goes on with one that an interrupted run left; None uses a temporary folder, which
-    must have room for the map (see TMPDIR).
+    top_k: candidates to re-rank; None takes the model's default, at most the whole database.
+    exact: compare every candidate in full, without the model's cascade.
+    sequence: also filter the answers; both sides of the benchmark must be traverses in order.
+    work_dir: a folder for the map; the map of an interrupted run there is continued. None uses a temporary folder,
+    which must have room for the map (see TMPDIR).
 
-    Raises MapError for a top_k outside 1 to the database's size and a folder with another map, SourceError for a
-    picture that cannot be read: a benchmark with pictures left out would be another one.
+    Raises MapError for a top_k outside 1 to the database's size and for a folder with another map. Raises SourceError
+    for a picture that cannot be read: without it the benchmark would be another one.
     """
     count = len(benchmark.database)
     k = min(model.bundle.info.top_k, count) if top_k is None else top_k
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progress) -> int:
-    """A map of exactly the benchmark's database; returns how many pictures it still lacked."""
+    """Build or complete a map of exactly the benchmark's database; return the number of pictures added."""
     with open_writer(path, model, create=True) as writer:
         present = writer.names()
         files = {name: str(file.resolve()) for name, file in benchmark.database}
@@ -146,7 +146,7 @@ def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progres
 
 
 class DeepIndex:
-    """A descriptor index that also keeps what it found below the candidates, for Recall@100 with a small top-k.
+    """A descriptor index that searches deeper than the candidates, for Recall@100 with a small top-k.
 
     last: similarities and rows, (depth,) each, of the last search.
     """
@@ -162,18 +162,18 @@ class DeepIndex:
     def search(
         self, descriptor: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """See `DescriptorIndex`; k must not exceed `depth`."""
+        """Search as `DescriptorIndex` does; k must not exceed `depth`."""
         similarities, rows = self.last = self._index.search(descriptor, self.depth)
         return similarities[:k], rows[:k]
 
 
 class _Answers:
-    """The answers so far, one row per query, in database indices of the benchmark."""
+    """The answers to the queries so far, in database indices of the benchmark."""
 
-    def __init__(self, benchmark: Benchmark, places: Map, depth: int) -> None:
+    def __init__(self, benchmark: Benchmark, map_: Map, depth: int) -> None:
         self._index_of = {name: i for i, (name, _) in enumerate(benchmark.database)}
         # An interrupted build may have left the map's rows in another order.
-        self._of_row = np.array([self._index_of[record.name] for record in places.records], np.int64)
+        self._of_row = np.array([self._index_of[record.name] for record in map_.records], np.int64)
         self._depth = depth
         self.by_descriptor: list[npt.NDArray[np.int64]] = []
         self.re_ranked: list[npt.NDArray[np.int64]] = []
@@ -184,12 +184,12 @@ class _Answers:
         self.off_map: list[float] = []
 
     def in_order(self) -> list[int]:
-        """The map's rows in the order of the benchmark's database."""
+        """Return the map's rows in the order of the benchmark's database."""
         rows: list[int] = np.argsort(self._of_row).tolist()
         return rows
 
     def add(self, answer: Recognition, similarities: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> None:
-        """Take an answer, and the search it came from as deep as it went."""
+        """Add an answer, with the similarities and rows (depth,) of its search."""
         found = self._of_row[rows]
         ranked = found.copy()
         scores = np.full(self._depth, np.nan, np.float32)
@@ -205,7 +205,7 @@ class _Answers:
             self.timings.setdefault(step, []).append(spent)
 
     def follow(self, sequence: SequenceFilter, answer: Recognition) -> None:
-        """Take what a filter makes of the answer that was added last."""
+        """Filter the answer that was added last, and add the result."""
         start = time.perf_counter()
         place = sequence.update(answer).sequence
         self.timings.setdefault("sequence", []).append(1e3 * (time.perf_counter() - start))

@@ -75,8 +75,7 @@ svg text { fill: var(--faint); }
 @media (max-width: 600px) { table.numbers th { white-space: normal; } }
 """
 UNTRAINED = """<p class="warning"><strong>These weights were never trained.</strong> They are seeded random
-numbers, so the figures are those of chance features and say nothing about how well places are recognised;
-they only show that everything from picture to answer works.</p>"""
+numbers. The figures show that everything from picture to answer works, not how well places are recognised.</p>"""
 
 TABLE = Template("""<div class="figure"><h2>$title</h2>
 <table class="numbers">$rows</table>

@@ -77,7 +77,7 @@ def test_the_graphs_are_counted_as_torch_counts_the_modules(tiny_bundle: Path, c
     for name, items in (("encoder", 2), ("pair_prefix", 3), ("pair_suffix", 2)):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             specs[name].module(*specs[name].inputs.values())
-        assert counted[name].of(items, 1).flop == pytest.approx(counter.get_total_flops(), rel=1e-6), name
+        assert counted[name].total(items, 1).flop == pytest.approx(counter.get_total_flops(), rel=1e-6), name
 
 
 def test_the_work_of_an_answer() -> None:

@@ -101,6 +101,11 @@ def test_every_command_has_help(command: tuple[str, ...]) -> None:
         assert re.search(r"\n\n  [A-Z]\w+", result.stdout), "does not say what it does"
 
 
+@pytest.mark.parametrize("group", [(), ("map",), ("train",), ("engines",)], ids=" ".join)
+def test_short_help_fits_its_line(group: tuple[str, ...]) -> None:
+    assert "..." not in run(*group, "--help").stdout.partition("Commands:")[2]
+
+
 def test_the_package_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "pairvpr", "map"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -17,7 +17,7 @@ from pairvpr.demo import album as album_module
 from pairvpr.demo.album import Album, another_look, choose_pictures, copy_album, town_album
 from pairvpr.demo.outcome import DemoResult, Outcome, median_timings
 from pairvpr.demo.page import PER_GROUP, render
-from pairvpr.demo.run import MARKER, quiet, run_demo
+from pairvpr.demo.run import MARKER, ignore_progress, run_demo
 from pairvpr.errors import BundleError, PairVPRError, SourceError
 from pairvpr.runtime import Match, PlaceRecognizer, Recognition
 from tests.scenes import draw_scene
@@ -143,7 +143,7 @@ def test_page_says_that_weights_were_never_trained(album: Album) -> None:
 def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("x")
-    with pytest.raises(PairVPRError, match=r"not empty and holds no demo: choose"):
+    with pytest.raises(PairVPRError, match=r"not empty and holds no demo; choose"):
         run_demo(tmp_path)
     with pytest.raises(PairVPRError, match=r"precious.txt is a file"):
         run_demo(precious)
@@ -188,7 +188,7 @@ def test_too_few_own_pictures(tmp_path: Path) -> None:
     (tmp_path / "one" / "broken.png").write_bytes(b"x")
     chosen, found = choose_pictures(tmp_path / "one", tmp_path / "out")
     with pytest.raises(SourceError, match=r"1 of 2 pictures can be read.*broken\.png"):
-        copy_album(tmp_path / "out", chosen, found, 1, quiet)
+        copy_album(tmp_path / "out", chosen, found, 1, ignore_progress)
 
 
 def test_own_pictures_below_the_output_do_not_count(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_own_album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (2000, 20), "green").save(own / "long.png")
     Image.new("L", (16, 16), 90).save(own / "least.png")
     chosen, found = choose_pictures(own, tmp_path / "out")
-    album = copy_album(tmp_path / "out", chosen, found, 2, quiet)
+    album = copy_album(tmp_path / "out", chosen, found, 2, ignore_progress)
     titles = set(album.places.values())
     assert titles == {"sub/0.png", "sub/1.png", "sub/2.png", "long.png", "least.png"}
     assert {path.name for path in album.map_folder.iterdir()} == set(album.places)
@@ -222,8 +222,8 @@ def test_own_album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with Image.open(album.map_folder / name) as picture:
             expected = {"long.png": (640, 16), "least.png": (16, 16)}.get(title, (80, 60))
             assert picture.size == expected
-    assert "could not be read: 1; the first" in album.notes[-1]
-    assert "only the very picture" in album.notes[0]
+    assert "1 pictures could not be read and were left out; the first" in album.notes[-1]
+    assert "Only the picture that a query was cut from" in album.notes[0]
 
 
 def test_another_look_is_a_part_in_another_light() -> None:
@@ -266,7 +266,7 @@ def test_demo_end_to_end_and_again(tmp_path: Path) -> None:
 
 
 def test_the_town_that_ships(tmp_path: Path) -> None:
-    album = town_album(tmp_path, 30, 4, quiet)
+    album = town_album(tmp_path, 30, 4, ignore_progress)
     assert (len(album.places), len(album.queries)) == (30, 120)
     assert {query.truth for query in album.queries} == set(album.places)
     size = sum(file.stat().st_size for file in TOWN.rglob("*.jpg"))

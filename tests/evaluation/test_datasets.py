@@ -277,8 +277,8 @@ def broken_npy(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("range", r"SPED_gt\.npy: holds something else than indices from 0 to 3; get both"),
-        ("fractions", r"SPED_gt\.npy: holds something else than indices"),
+        ("range", r"SPED_gt\.npy: holds other things than indices from 0 to 3; get both"),
+        ("fractions", r"SPED_gt\.npy: holds other things than indices"),
         ("count", r"SPED_gt\.npy: has 2 entries for 3 queries; get both"),
         ("picture", r"query/1\.jpg: is missing, with 0 more of 7 pictures .* unpack the pictures into"),
         ("cut", r"SPED_gt\.npy: no npy file of numbers or paths .*get it again"),
@@ -314,7 +314,7 @@ def test_bad_folders_say_what_to_do(tmp_path):
         (r"plain: holds none of images/test/database and .*; give the folder above them", "tokyo247", "plain"),
         (r"plain: holds no \*_dbImages\.npy; copy the index files", "npy", "plain"),
         (r"train_val: is missing; give the folder into which the MSLS archives", "msls-val", "plain"),
-        (r"queries: 2 pictures beside 3 of the database; nordland-2760 needs", "nordland-2760", "."),
+        (r"queries: 2 pictures and a database of 3; nordland-2760 needs", "nordland-2760", "."),
     ):
         assert_one_line(message, lambda n=name, r=root: load_dataset(n, tmp_path / r))
     assert set(DATASETS) >= {"msls-val", "pitts30k", "pitts250k", "tokyo247", "nordland-2760", "nordland-27592"}

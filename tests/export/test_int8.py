@@ -301,8 +301,8 @@ def test_command_line_adds_int8_to_a_bundle_or_nothing(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--int8"], "--int8 and --calibration-images go together"),
-        (["--fp16", "--calibration-images", "x"], "--int8 and --calibration-images go together"),
+        (["--int8"], "--int8 needs --calibration-images"),
+        (["--fp16", "--calibration-images", "x"], "--calibration-images needs --int8"),
         (["--int8", "--calibration-images", "absent"], "absent is not a folder"),
     ],
 )
