@@ -269,7 +269,7 @@ def test_the_page_and_the_table(plan: Plan, images: Path) -> None:
     tuned = run(plan, images, budget_ms=90)
     text, html = table(tuned), render(tuned)
     assert re.search(r"^\* openvino bf16, 2 threads, cascade +16\.0 .* 6\.25 +1 of 150 +0\.67% .* chosen$", text, re.M)
-    assert "150 pictures asked of a map of 500, 100 candidates each; tokens as the map has them: int8" in text
+    assert "150 queries to a map of 500 pictures, 100 candidates each; tokens of the map: int8" in text
     assert "chosen, the fastest with another first match in at most 2.00% of pictures" in verdict(tuned)
     svg = ET.fromstring(re.search(r"<svg.*</svg>", html, re.S)[0])  # type: ignore[index]
     marks = svg.findall("g")
