@@ -1,1 +1,1 @@
-"""Measurements; not tests, not installed."""
+"""Measure speed, memory and accuracy. These programs are not tests and are not installed."""

@@ -1,11 +1,12 @@
-"""Does each part earn its place? Short runs from two starts of the decoder, with and without stage one.
+"""Measure the gain of each part of training, by short runs from two starts of the decoder, with and without stage one.
 
     python -m benchmarks.ablation TOWN TEST --start CHECKPOINT --out benchmarks/results/ablation.json
 
-TOWN and TEST are of `pairvpr town`, TEST with --evaluation. Encoder and descriptor start from CHECKPOINT, as the
-paper's start from DINOv2. The decoder starts as `seeded_network` gives it or as MAE's starts. Stage one teaches the
-decoder alone, behind the encoder as it is: trained along, the encoder forgets places (see benchmarks/results).
-Recall@1 by descriptor, and after re-ranking by one order (query first) and by both, on queries spread evenly over TEST.
+TOWN and TEST are written by `pairvpr town`, TEST with --evaluation. Encoder and descriptor start from CHECKPOINT, as
+the paper's start from DINOv2. The decoder starts as `seeded_network` gives it, or as MAE's does. Stage one teaches the
+decoder alone and leaves the encoder as it is; an encoder that is trained along forgets places (see benchmarks/results).
+The figures are Recall@1 by descriptor, after re-ranking by one order (query first), and by both orders, on queries
+that are evenly spread over TEST.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BATCH = 64
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("town", type=Path)
     parser.add_argument("test", type=Path)
@@ -46,9 +47,9 @@ def arguments() -> argparse.Namespace:
 
 
 def fresh_decoder(start: Checkpoint, path: Path, matching: bool = True) -> Path:
-    """A checkpoint of the start's encoder and descriptor with a decoder that has learned nothing.
+    """Return a checkpoint of the start's encoder and descriptor with an untrained decoder.
 
-    matching: whether it starts by looking for counterparts; else as MAE's, Xavier-uniform.
+    matching: start the decoder as one that looks for counterparts; otherwise Xavier-uniform, as MAE's.
     """
     network = seeded_network(start.network.config, 0)
     learned = {k: v for k, v in start.network.state_dict().items() if not k.startswith("decoder.")}
@@ -63,7 +64,7 @@ def fresh_decoder(start: Checkpoint, path: Path, matching: bool = True) -> Path:
 
 
 def train(args: argparse.Namespace, start: Path, folder: Path, with_stage_one: bool) -> tuple[PairVPR, float]:
-    """The network of one arm, and the seconds it took."""
+    """Train one arm; return the network and the seconds that it took."""
     began = time.perf_counter()
     network = load_checkpoint(start).network.config
     common: dict[str, Any] = {
@@ -110,7 +111,7 @@ def train(args: argparse.Namespace, start: Path, folder: Path, with_stage_one: b
 
 @torch.inference_mode()
 def recall(network: PairVPR, args: argparse.Namespace) -> dict[str, float]:
-    """Recall@1 in per cent by descriptor, after re-ranking by one order, and by both."""
+    """Return Recall@1 in per cent by descriptor, after re-ranking by one order, and by both."""
     benchmark = load_folders(args.test / "database", args.test / "queries")
     chosen = np.linspace(0, len(benchmark.queries) - 1, min(args.queries, len(benchmark.queries))).astype(int)
     database = features(network, [file for _, file in benchmark.database])
@@ -130,7 +131,7 @@ def recall(network: PairVPR, args: argparse.Namespace) -> dict[str, float]:
 
 
 def features(network: PairVPR, files: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Descriptors (n, G) and tokens (n, T, D) of picture files."""
+    """Return descriptors (n, G) and tokens (n, T, D) of picture files."""
     side = network.config.image_size
     parts = []
     for start in range(0, len(files), BATCH):

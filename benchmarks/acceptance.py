@@ -1,14 +1,14 @@
-"""Are accepted answers right as often as was promised? Repeated calibrations on some places, tested on others.
+"""Measure how often accepted answers are right, by repeated calibrations on some places and tests on others.
 
     pairvpr town --streets 168 --seed 2 --evaluation --out town
     python -m benchmarks.acceptance town/database town/queries --cache answers --json acceptance.json
     python -m benchmarks.acceptance day_left day_right night_right --tolerance 2 --levels 0.8 0.9
 
-Every query is answered once, all candidates in full; then decisions are calibrated as `pairvpr calibrate --accept` does
-it, on the answers of one half of the blocks of places, and tested on those of the other. A condition is a folder of
-queries. `below`: splits in which fewer of the accepted were right than promised. What is tested is a sample too, so
-this happens in more splits than delta even where the promise is kept; `below_for_sure` counts those in which so many
-wrong ones would come by chance in one case of 20 at most.
+Every query is answered once, with all candidates compared in full. Decisions are then calibrated as by
+`pairvpr calibrate --accept` on the answers of one half of the blocks of places, and tested on the other half. A
+condition is a folder of queries. `below` counts splits in which the accepted answers were right less often than
+promised. The test half is a sample too, so this happens in more splits than delta even if the promise is kept.
+`below_for_sure` counts splits whose wrong answers would come by chance in one case of 20 at most.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pairvpr.runtime.geometry.poses import Pose
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("database", type=Path)
     parser.add_argument("queries", type=Path, nargs="+", help="Folders of conditions, or conditions themselves.")
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def spaced(answers: Answers, radius: float) -> Answers:
-    """Those queries that count: a radius from the others of their condition."""
+    """Return the queries that count: each at least a radius from the others of its condition."""
     taken: dict[str, list[Pose]] = defaultdict(list)
     chosen = []
     for number, (condition, position) in enumerate(zip(answers.conditions, answers.where, strict=True)):
@@ -92,7 +92,7 @@ def spaced(answers: Answers, radius: float) -> Answers:
 
 
 def asked(answers: Answers) -> list[AnsweredPicture]:
-    """The answers as calibration takes them."""
+    """Return the answers in the form that calibration takes."""
     best, rows = answers.best(), np.arange(len(answers))
     columns = answers.where, answers.conditions, answers.scores[rows, best], answers.right[rows, best]
     return [
@@ -102,7 +102,7 @@ def asked(answers: Answers) -> list[AnsweredPicture]:
 
 
 def measure(answers: Answers, top_k: int, promise: PrecisionTarget, splits: int) -> dict[str, Any]:
-    """What becomes of one promise: as it is made, under each condition, and with queries from outside the map."""
+    """Measure one promise: as it is made, under each condition, and with queries from outside the map."""
     known, unknown = asked(answers.known(top_k)), asked(answers.unknown(top_k))
     outside = np.random.default_rng(1).random(len(known)) < 0.5
     mixed = [other if out else one for one, other, out in zip(known, unknown, outside, strict=True)]
@@ -127,9 +127,9 @@ def measure(answers: Answers, top_k: int, promise: PrecisionTarget, splits: int)
 
 
 def as_confidence(answers: Answers, radius: float) -> dict[str, Any]:
-    """What tells right answers from wrong ones: the descriptor's first match, and the one after re-ranking.
+    """Measure how well values tell right answers from wrong ones, for the first match before and after re-ranking.
 
-    `confidence` rises with the pair score alone, and has its areas.
+    `confidence` rises with the pair score alone, so it has the areas of the pair score.
     """
     rows, best = np.arange(len(answers)), answers.best()
     first, winner = answers.right[:, 0], answers.right[rows, best]
@@ -158,14 +158,14 @@ def as_confidence(answers: Answers, radius: float) -> dict[str, Any]:
 def elsewhere(
     answers: Answers, best: npt.NDArray[np.int64], values: npt.NDArray[np.floating], radius: float
 ) -> npt.NDArray[np.float64]:
-    """The highest of the candidates' values (m, k) at a place other than that of the best one (m,); NaN without."""
+    """Return the highest value (m,) of candidates (m, k) at another place than the best one's; NaN without any."""
     chosen = answers.places[np.arange(len(answers)), best]
     far = np.linalg.norm(answers.places - chosen[:, None], axis=2) > radius
     return np.where(far.any(axis=1), np.where(far, values, -np.inf).max(axis=1), np.nan)
 
 
 def spread(answers: Answers) -> npt.NDArray[np.float64]:
-    """How far the candidates lie from each other (m,), in metres or frames, each weighted by its odds."""
+    """Return the spread of the candidates (m,), in metres or frames, each weighted by its odds."""
     odds = np.exp(answers.scores.astype(np.float64) - answers.scores.max(axis=1, keepdims=True))
     weights = (odds / odds.sum(axis=1, keepdims=True))[..., None]
     centre = np.sum(weights * answers.places, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Every query of a benchmark answered once, all candidates in full, and kept: what follows from scores is then free."""
+"""Answer every query of a benchmark once, with all candidates compared in full, and keep the answers on disk."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pairvpr.runtime.model import Model
 
 @dataclass(frozen=True)
 class Answers:
-    """m queries and their candidates (m, k), in the order of the descriptor search.
+    """Answers to m queries with k candidates each, in the order of the descriptor search.
 
-    conditions: (m,) the folder of each query. where: (m, 2), its position in metres or frames. places: (m, k, 2), those
-    of the candidates. similarities, scores: theirs. right: whether they are right answers. answerable: (m,) whether the
-    database has a right answer.
+    conditions: (m,) the folder of each query. where: (m, 2) its position in metres or frames.
+    places: (m, k, 2) positions of the candidates. similarities, scores: (m, k), of the candidates.
+    right: (m, k) the candidate is a right answer. answerable: (m,) the database has a right answer.
     """
 
     conditions: npt.NDArray[np.str_]
@@ -41,15 +41,15 @@ class Answers:
         return len(self.where)
 
     def known(self, top_k: int) -> Answers:
-        """As the map answers that was asked, with so many candidates."""
+        """Return the answers of the map with `top_k` candidates."""
         return self._candidates(np.arange(top_k) + np.zeros((len(self), 1), np.int64))
 
     def unknown(self, top_k: int) -> Answers:
-        """As the same map answers without the query's own place: every answer is wrong."""
+        """Return the answers of the map without the query's own place, all of which are wrong."""
         return self._candidates(np.argsort(self.right, axis=1, kind="stable")[:, :top_k])
 
     def best(self) -> npt.NDArray[np.int64]:
-        """Each query's candidate with the highest pair score, (m,)."""
+        """Return each query's candidate with the highest pair score, (m,)."""
         return np.argmax(self.scores, axis=1)
 
     def _candidates(self, columns: npt.NDArray[np.int64]) -> Answers:
@@ -72,9 +72,9 @@ def answer(
     top_k: int,
     cache: Path | None,
 ) -> Answers:
-    """Answers to one query in `every` of each folder, with `top_k` candidates and those that `unknown` needs.
+    """Answer one query in `every` of each folder, with `top_k` candidates and the further ones that `unknown` needs.
 
-    cache: a folder that keeps them and the map for the next time.
+    cache: a folder that keeps the answers and the map for the next time.
     """
     benchmarks = [_thinned(load_folders(database, folder, tolerance), every) for folder in folders]
     most = max(len(right) for benchmark in benchmarks for right in benchmark.positives)
@@ -137,7 +137,7 @@ def _answer(
 
 
 def _position(name: str, tolerance: int | None) -> tuple[float, float]:
-    """In metres; of a traverse's picture the number of its frame."""
+    """Return a position in metres, or the frame number of a traverse's picture."""
     if tolerance is not None:
         return float(re.findall(r"\d+", PurePosixPath(name).stem)[-1]), 0.0
     pose = utm_pose(name)

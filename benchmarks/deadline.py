@@ -1,8 +1,8 @@
-"""How well a budget is kept: the time of whole answers, with nothing and with busy processes beside it.
+"""Measure how well answers keep a time budget, alone and beside busy processes.
 
     python -m benchmarks.deadline --budget-ms 300 --busy 2
 
-Pictures are made by code. A batch that has begun is finished: answers may take the budget and one batch, no more.
+Pictures are made by code. A batch that has begun is finished, so an answer may take the budget and one batch more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WARM_UP = 5
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="Bundle; the default model's without one.")
     parser.add_argument("--budget-ms", type=float, default=300.0)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def measure(db: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of answers by a clock outside of them, and of batches; how many candidates were compared."""
+    """Measure milliseconds of answers by a clock outside of them and of batches, and candidates compared."""
     batches: list[float] = []
 
     class Noting(CostEstimate):

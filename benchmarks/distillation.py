@@ -1,9 +1,9 @@
-"""A small network from a larger one: the same short run by labels, by a teacher on unlabelled pictures, and by both.
+"""Train a small network by labels, by a teacher on unlabelled pictures, and by both, in the same short run.
 
     python -m benchmarks.distillation TOWN TEST --teacher CHECKPOINT --out benchmarks/results/distillation.json
 
-TOWN and TEST as in `benchmarks.ablation`. The student is half as deep as the default model, from scratch. Recall@1 on
-queries spread evenly over TEST, and that of the teacher.
+TOWN and TEST are as in `benchmarks.ablation`. The student is half as deep as the default model and starts from scratch.
+The figures are Recall@1 of the students and of the teacher, on queries that are evenly spread over TEST.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STUDENT = dataclasses.replace(
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("town", type=Path)
     parser.add_argument("test", type=Path)
@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
 
 
 def student(args: argparse.Namespace, folder: Path, labels: bool, teacher: bool) -> dict[str, Any]:
-    """Train one student, and what came of it."""
+    """Train one student and return its figures."""
     began = time.perf_counter()
     count = 3 if labels else 1
     config = StageTwoConfig(

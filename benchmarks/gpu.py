@@ -1,14 +1,14 @@
-"""All that needs a GPU in one command: exactness, speed against plain PyTorch, share of the matrix rate, memory.
+"""Measure all that needs a GPU: exactness, speed against plain PyTorch, share of the matrix rate, memory.
 
     python -m benchmarks.gpu --sizes speed,large,giant --out benchmarks/results/gpu.json
 
-Every graph in every precision is compared with the network in float32: through ONNX Runtime's CUDA, and through
-TensorRT or TensorRT-RTX where either is installed. Then each engine encodes and re-ranks 100 candidates beside the
-published computation in PyTorch, in float16, eager and compiled, each side at its own best batch size. Weights are
-seeded: they say nothing of recall. Exit code 2 where there is no GPU, 1 where a graph is wrong. With `--device cpu
---sizes tiny` the same runs on a CPU in seconds, to see that it runs: its figures mean nothing.
+Every graph in every precision is compared with the network in float32, through ONNX Runtime's CUDA, and through
+TensorRT or TensorRT-RTX if installed. Then each engine encodes and re-ranks 100 candidates beside the published
+computation in PyTorch, in float16, eager and compiled, each side at its own best batch size. Weights are seeded, so
+recall is not measured. Exit code 2 without a GPU, 1 if a graph is wrong. With `--device cpu --sizes tiny` the same
+code runs on a CPU in seconds, as a test; these figures mean nothing.
 
-What a side's process imports is in its figures: nothing here may import torch before it is asked for.
+A side's figures include all that its process imports, so nothing here may import torch before it is needed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ENGINES = {"cuda": ("cuda", "tensorrt"), "cpu": ("cpu",)}
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=tuple(ENGINES), default="cuda")
     parser.add_argument("--sizes", default="speed", help=f"Some of {', '.join(SIZES)}, with commas between them.")
@@ -53,7 +53,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print a table, and write the figures; the exit code."""
+    """Measure, print a table, and write the figures; return the exit code."""
     args = arguments(argv)
     unknown = [size for size in args.sizes.split(",") if size not in SIZES]
     if unknown:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def no_gpu(device: str) -> str | None:
-    """Why there is nothing to be measured here; None where there is."""
+    """Return the reason why nothing can be measured here, or None."""
     if device == "cpu":
         return None
     import torch
@@ -98,7 +98,7 @@ def no_gpu(device: str) -> str | None:
 
 
 def device_name(device: str) -> str:
-    """What was measured on, in words."""
+    """Return the name of the device."""
     import torch
 
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
@@ -106,7 +106,7 @@ def device_name(device: str) -> str:
 
 
 def config_of(size: str) -> NetworkConfig:
-    """The network of a size."""
+    """Return the configuration of a network of a size."""
     from pairvpr.model.presets import PRESETS
 
     nano, speed = PRESETS["nano"], PRESETS["speed"]
@@ -121,7 +121,7 @@ def config_of(size: str) -> NetworkConfig:
 
 
 def measure(config: NetworkConfig, folder: Path, device: str, count: int, rounds: int) -> dict[str, Any]:
-    """All figures of one size of the network."""
+    """Measure all figures of one size of the network."""
     from benchmarks.gpu_int8 import add_int8
     from pairvpr.export.bundle_writer import export_bundle
     from pairvpr.export.verification import network_truth
@@ -159,7 +159,7 @@ def measure(config: NetworkConfig, folder: Path, device: str, count: int, rounds
 
 
 def available(folder: Path, device: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The precisions of each engine that can be measured here, TensorRT's plans built; those that cannot, and why."""
+    """Return the precisions of each engine that work here, and the reasons of the others. Builds TensorRT's plans."""
     found: dict[str, list[str]] = {engine: [] for engine in ENGINES[device]}
     problems = {}
     for engine, precisions in found.items():
@@ -176,7 +176,7 @@ def available(folder: Path, device: str) -> tuple[dict[str, list[str]], dict[str
 
 
 def _build(folder: Path, precision: str) -> None:
-    """TensorRT's plans in the bundle; this process then holds no GPU memory that the sides need. Raises EngineError."""
+    """Build TensorRT's plans in the bundle, and free the GPU memory that the sides need. Raises EngineError."""
     from pairvpr.export.tensorrt import build_engines
     from pairvpr.runtime.engines.tensorrt import cuda
 
@@ -185,10 +185,10 @@ def _build(folder: Path, precision: str) -> None:
 
 
 def exact(folder: Path, engine: str, precision: str, truth: Any) -> list[dict[str, Any]]:
-    """What each graph is off by from the network in float32, and whether all are within tolerance.
+    """Return each graph's errors against the network in float32, and whether all are within tolerance.
 
-    The pair graphs get the network's own tokens, the suffix what the prefix gave. INT8 may rank otherwise: whether it
-    is good enough is for the gate to say, of trained weights.
+    The pair graphs get the network's own tokens, and the suffix gets the prefix's output. INT8 may rank otherwise; the
+    gate of the export judges that, on trained weights.
     """
     from pairvpr.export.verification import same_ranking
     from pairvpr.runtime.features import Features
@@ -223,13 +223,13 @@ def exact(folder: Path, engine: str, precision: str, truth: Any) -> list[dict[st
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Root mean square of the difference, relative to that of the expected values."""
+    """Return the root mean square of the difference, relative to the expected values' own."""
     difference = found.astype(np.float64) - expected
     return float(np.sqrt(np.mean(difference**2) / np.mean(expected.astype(np.float64) ** 2)))
 
 
 def table(size: str, measured: Mapping[str, Any]) -> list[str]:
-    """The page of a size."""
+    """Format the figures of a size as text."""
     lines = [f"{size}: large half-precision products at {measured['matrix_tflops']:.4g} TFLOP/s"]
     for row in measured["exactness"]:
         verdict = "ok" if row["ok"] else "WRONG"

@@ -1,4 +1,4 @@
-"""INT8 graphs for the GPU benchmark, whose weights are seeded: the gate of `pairvpr export --int8` is for trained."""
+"""Make INT8 graphs for the GPU benchmark, whose seeded weights the gate of `export --int8` would refuse."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PICTURES = 5
 
 
 def add_int8(folder: Path, images: np.ndarray) -> None:
-    """Add INT8 graphs with a float16 remainder to a bundle that has fp32 and fp16, all linear layers quantized.
+    """Add INT8 graphs with a float16 remainder to a bundle with fp32 and fp16; all linear layers are quantized.
 
-    images: uint8 (n, H, W, 3), of which the first few are looked at.
+    images: uint8 (n, H, W, 3); the first few give the ranges.
     """
     bundle = Bundle.open(folder)
     model = load_model(folder, "cpu", "fp32")
@@ -40,7 +40,7 @@ def add_int8(folder: Path, images: np.ndarray) -> None:
 
 
 def _feeds(model: Model, name: str, images: np.ndarray) -> Iterator[Arrays]:
-    """What a graph is fed while the first picture is compared with itself and the others."""
+    """Return the inputs of a graph while the first picture is compared with itself and the others."""
     images = images[:PICTURES]
     if name == "encoder":
         yield from ({"images": image[None]} for image in images)

@@ -1,4 +1,4 @@
-"""What is measured on a GPU, each side in a process of its own: plain PyTorch in half precision, and our engines."""
+"""Run the sides of the GPU benchmark, each in its own process: plain PyTorch in half precision, and our engines."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ HALF = {"cuda": "float16", "cpu": "bfloat16"}
 
 
 def torch_jobs(config: NetworkConfig, device: str, compiled: bool, images: np.ndarray, tokens: np.ndarray) -> Jobs:
-    """The published computation in PyTorch: `encode N`, `rerank N` (N at once), `matrix`, `memory`.
+    """Prepare the published computation in PyTorch: `encode N`, `rerank N` (N at once), `matrix`, `memory`.
 
-    Weights are cast once, everything runs in one autocast context. images uint8 (n, H, W, 3), tokens float16
-    (n, T, D): the first is the query's. Inputs come from the host and answers go there, as with our engines.
+    Weights are cast once, and everything runs in one autocast context. images: uint8 (n, H, W, 3). tokens: float16
+    (n, T, D), the first of the query. Inputs come from the host and results go to it, as with our engines.
     """
     import torch
 
@@ -65,7 +65,7 @@ def torch_jobs(config: NetworkConfig, device: str, compiled: bool, images: np.nd
 
 
 def engine_jobs(bundle: Path, device: str, precision: str, images: np.ndarray, tokens: np.ndarray) -> Jobs:
-    """Our runtime, without torch: `encode N`, `rerank N`, `memory`, and `graphs`, what each graph gives."""
+    """Prepare our runtime, without torch: `encode N`, `rerank N`, `memory`, and `graphs`, the outputs of each graph."""
     from pairvpr.runtime import Model, load_model
     from pairvpr.runtime.features import Features
 
@@ -96,7 +96,7 @@ def engine_jobs(bundle: Path, device: str, precision: str, images: np.ndarray, t
 
 
 class NamedJobs(dict[str, Callable[[], Any]]):
-    """Jobs by name and number ("encode 8"); one that runs out of memory gives None, for others may not."""
+    """Jobs by name and number ("encode 8"). A job that runs out of memory gives None; smaller ones may still fit."""
 
     def __init__(self, jobs: dict[str, Callable[[int], Any]], short: type[Exception]) -> None:
         self._jobs, self._short = jobs, short
@@ -116,6 +116,6 @@ class NamedJobs(dict[str, Callable[[], Any]]):
 
 
 def _resident() -> int:
-    """The most memory in bytes that this process had on the host, not counting what its parent had before it."""
+    """Return the most bytes of host memory of this process, without those of its parent before it."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[0])

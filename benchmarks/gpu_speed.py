@@ -1,4 +1,4 @@
-"""Speed on a GPU: each side swept over batch sizes, then all in turn, beside a large matrix product."""
+"""Measure speed on a GPU: each side over batch sizes, then all sides in turn, beside a large matrix product."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS_OF_SWEEP = 4
 
 
 def speed(sides: Mapping[str, tuple[Any, ...]], flop: Mapping[str, float], device: str, rounds: int) -> dict[str, Any]:
-    """Each side at its best batch size, all in turn; how they compare, and their share of the matrix rate."""
+    """Measure each side at its best batch size, all in turn; return their ratios and shares of the matrix rate."""
     opened: dict[str, Side] = {}
     first: dict[str, float] = {}
     memory: dict[str, int] = {}
@@ -65,14 +65,14 @@ def speed(sides: Mapping[str, tuple[Any, ...]], flop: Mapping[str, float], devic
 
 
 def free_memory(device: str) -> int | None:
-    """Bytes of GPU memory that nobody holds; None without a GPU."""
+    """Return the free bytes of GPU memory; None without a GPU."""
     import torch
 
     return torch.cuda.mem_get_info()[0] if device == "cuda" else None
 
 
 def sweep(side: Side, name: str, job: str) -> dict[int, float]:
-    """Seconds per picture or re-ranking at each batch size that fits, warmed up twice. Raises EngineError."""
+    """Measure seconds of a picture or re-ranking at each batch size that fits, warmed up twice. Raises EngineError."""
     found = {}
     for batch in SWEEP[job]:
         say(f"{name}: {job}, batch {batch}")
@@ -92,7 +92,7 @@ def figures(
     swept: Mapping[int, float],
     least: float,
 ) -> dict[str, Any]:
-    """A side's figures: `least` are the seconds that our graphs' work takes at the matrix rate."""
+    """Return a side's figures. least: seconds of our graphs' work at the matrix rate."""
     own = times[name][job]
     return {
         "batch": batch,
@@ -107,5 +107,5 @@ def figures(
 
 
 def say(step: str, *_: object) -> None:
-    """Progress, beside the results."""
+    """Print progress to stderr."""
     print(step, file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""Recall@1 of a hand-made descriptor: histograms of oriented gradients of small grey pictures, cosine similarity.
+"""Measure Recall@1 of a hand-made descriptor: histograms of oriented gradients, compared by cosine similarity.
 
     python -m benchmarks.hog DATABASE QUERIES [--tolerance FRAMES]
 
-The floor that a learnt descriptor has to rise from. Dalal & Triggs (CVPR 2005) at 64 x 32 pixels: cells of 8 x 8,
-9 unsigned orientations, blocks of 2 x 2 cells, L2 norms.
+A learnt descriptor must be better than this one. It is that of Dalal & Triggs (CVPR 2005) at 64 x 32 pixels: cells of
+8 x 8, 9 unsigned orientations, blocks of 2 x 2 cells, L2 norms.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CELL, ORIENTATIONS = 8, 9
 
 
 def describe(file: Path) -> npt.NDArray[np.float32]:
-    """A picture file -> its L2-normalised descriptor."""
+    """Return the L2-normalised descriptor of a picture file."""
     grey = np.asarray(load_picture(file).convert("L").resize(SIZE), np.float32)
     down, right = np.gradient(grey)
     strength = np.hypot(down, right)

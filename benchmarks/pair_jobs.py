@@ -1,4 +1,4 @@
-"""What the sides of `benchmarks.pairs` do: all that a top k of pairs needs, from tokens in memory to scores."""
+"""Run the sides of `benchmarks.pairs`: all steps of the pairs of a query, from tokens in memory to scores."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Tokens = npt.NDArray[np.float32]
 
 
 def reference_jobs(checkpoint: str, images: npt.NDArray[np.uint8], threads: int) -> Jobs:
-    """Plain PyTorch eager on a checkpoint file or a preset's seeded weights.
+    """Prepare plain PyTorch eager on a checkpoint file or a preset's seeded weights.
 
-    `features` of the pictures; `exact`: scores of the first with all others; `encode`: the first; `matrix`: a product.
+    `features`: of the pictures. `exact`: scores of the first with all others. `encode`: the first. `matrix`: a product.
     """
     import torch
 
@@ -51,9 +51,9 @@ def reference_jobs(checkpoint: str, images: npt.NDArray[np.uint8], threads: int)
 def runtime_jobs(
     bundle: Path, device: str, precision: str, images: npt.NDArray[np.uint8], tokens: Tokens, threads: int
 ) -> Jobs:
-    """Our runtime, torch-free, on the same pictures and `tokens`: `exact`, `encode`, and `cascade`.
+    """Prepare our runtime, without torch, on the same pictures and tokens: `exact`, `encode`, and `cascade`.
 
-    The last drops four candidates of five after the prefix; which does not matter to the time.
+    `cascade` drops four candidates of five after the prefix; the choice does not change the time.
     """
     model = open_model(bundle, device, precision, threads)
 
@@ -80,7 +80,7 @@ def runtime_jobs(
 
 
 def open_model(path: Path, device: str, precision: str, threads: int) -> Model:
-    """A bundle on an engine; INT8 graphs that it lacks are those of `make_int8`."""
+    """Open a bundle on an engine. INT8 graphs that it lacks are those of `make_int8`."""
     bundle = Bundle.open(path)
     stored = precision.removesuffix("-bf16")
     if not stored.startswith("int8") or stored in bundle.info.precisions:
@@ -100,7 +100,7 @@ def open_model(path: Path, device: str, precision: str, threads: int) -> Model:
 
 
 def make_int8(path: Path) -> None:
-    """INT8 graphs for their speed alone, beside a bundle that has none: made-up ranges, judged by nobody."""
+    """Make INT8 graphs with made-up ranges beside a bundle that has none, only to measure their speed."""
     from pairvpr.export.int8 import FloatGraph, write_int8
 
     bundle, folder = Bundle.open(path), int8_folder(path)
@@ -117,5 +117,5 @@ def make_int8(path: Path) -> None:
 
 
 def int8_folder(bundle: Path) -> Path:
-    """Where `make_int8` leaves its graphs."""
+    """Return the folder of the graphs of `make_int8`."""
     return bundle.with_name(f"{bundle.name}-int8-for-speed")

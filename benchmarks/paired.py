@@ -1,4 +1,4 @@
-"""Answers to the same queries compared: what changed, each way, and how sure a difference is."""
+"""Compare two sets of answers to the same queries: changes each way, and their confidence interval."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Flags = npt.NDArray[np.bool_]
 
 
 def share(which: Flags) -> dict[str, Any]:
-    """How many of the queries, and the share with its 95 % interval, in percent."""
+    """Return a number of queries, and its share with the 95 % interval, in percent."""
     count = int(np.sum(which))
     low, high = wilson_interval(count, len(which))
     return {"count": count, "percent": _percent(count / len(which)), "interval": [_percent(low), _percent(high)]}
 
 
 def flips(before: Flags, after: Flags) -> dict[str, Any]:
-    """Right answers (n,) before and after: Recall@1 in percent, its change in points, and what turned, each way."""
+    """Compare right answers (n,) before and after: Recall@1 in percent, change in points, changes each way."""
     lost, won = int(np.sum(before & ~after)), int(np.sum(~before & after))
     low, high = difference_interval(lost, won, len(before))
     return {
@@ -34,10 +34,10 @@ def flips(before: Flags, after: Flags) -> dict[str, Any]:
 
 
 def difference_interval(lost: int, won: int, count: int) -> tuple[float, float]:
-    """95 % confidence interval of (won - lost) / count, a difference of two shares of the same queries.
+    """Return the 95 % confidence interval of (won - lost) / count, a difference of two shares of the same queries.
 
-    Wald's after half a query was added to each of the four cells (Agresti & Min, Statistics in Medicine 2005): one
-    that does not shrink to nothing where nothing turned.
+    This is Wald's interval with half a query added to each of the four cells (Agresti & Min, Statistics in Medicine
+    2005). It does not shrink to nothing if nothing changed.
     """
     turned, change = lost + won + 1.0, won - lost
     half = 1.959964 * math.sqrt(turned - change * change / (count + 2)) / (count + 2)

@@ -1,12 +1,12 @@
-"""Pair scoring and encoding through the runtime against plain PyTorch eager, in alternation, same threads.
+"""Measure pair scoring and encoding through the runtime against plain PyTorch eager, in alternation, same threads.
 
     python -m benchmarks.pairs --bundles bundles/ --out benchmarks/results/pairs.json
 
 For the presets `speed` (seeded weights) and `nano` (trained): ONNX Runtime and OpenVINO, float32, bfloat16 and INT8,
-each exact and with a cascade that lets one candidate in five go on. Speed alone: which weights there are does not
-matter to it, and INT8 graphs that a bundle lacks are made with made-up ranges. All sides do all that a pair needs, from
-float32 tokens in memory to scores, each in a process of its own; the medians of the rounds and the ratios to the
-reference round by round are reported, per candidate.
+each exact and with a cascade that lets one candidate in five go on. Only speed is measured. It does not depend on the
+weights, so INT8 graphs that a bundle lacks are made with made-up ranges. All sides do all steps of a pair, from float32
+tokens in memory to scores, each in a process of its own. The figures are medians of the rounds and ratios to the
+reference round by round, for each candidate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WAYS = (("cpu", "fp32"), ("openvino", "bf16"), ("cpu", "int8-dynamic"), ("openvi
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--bundles", type=Path, required=True, help="Folder of the presets' bundles; missing ones are made."
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def prepare(preset: str, bundles: Path) -> None:
-    """Make the preset's float32 bundle, of the trained weights where it is the default model's, and INT8 graphs."""
+    """Make the preset's float32 bundle and INT8 graphs, with trained weights for the preset of the default model."""
     bundle = bundles / preset
     if not (bundle / FILE).exists():
         weights = [] if trained(preset) else ["--preset", preset]
@@ -76,14 +76,14 @@ def prepare(preset: str, bundles: Path) -> None:
 
 
 def trained(preset: str) -> bool:
-    """Whether it is the preset of the default model."""
+    """Tell whether this is the preset of the default model."""
     from pairvpr.runtime.model import default_bundle
 
     return Bundle.open(default_bundle()).info.preset == preset
 
 
 def measure(preset: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds per candidate of all ways in alternation, and their ratios to the reference."""
+    """Measure milliseconds for each candidate of all engines in alternation, and their ratios to the reference."""
     from pairvpr.model import default_checkpoint
 
     bundle, pairs = args.bundles / preset, args.pairs or CANDIDATES.get(preset, 20)
@@ -128,7 +128,7 @@ def measure(preset: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Times as fast as the reference: median, least and most of the rounds."""
+    """Format how many times as fast as the reference each engine is: median, least and most of the rounds."""
     lines = []
     for preset, found in results["presets"].items():
         lines.append(f"{preset}: reference {found['milliseconds']['reference']:.1f} ms a candidate of {found['pairs']}")

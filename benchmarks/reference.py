@@ -1,4 +1,4 @@
-"""The published computation in plain PyTorch eager: full attention matrices, nothing shared between pairs."""
+"""Compute as published, in plain PyTorch eager: full attention matrices, nothing shared between pairs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pairvpr.model.presets import HEAD_DIM
 
 
 def plain_encoder(network: PairVPR) -> PairVPR:
-    """Make the encoder's attention plain, as DINOv2's own is where no fused kernel is installed."""
+    """Make the encoder's attention plain, as DINOv2's own is without a fused kernel."""
     for block in network.encoder.vit.blocks:
         block.attn.fused_attn = False
     return network
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention with its matrix (B, heads, N, M) written out."""
+    """Compute attention with its matrix (B, heads, N, M) written out."""
     return merge_heads((q @ k.transpose(-1, -2) * HEAD_DIM**-0.5).softmax(dim=-1) @ v)
 
 
 def pair_logits(network: PairVPR, first: Tensor, second: Tensor) -> Tensor:
-    """Pair logits (B,) of one order; `first`, `second` (B, T, D) decoder-ready tokens."""
+    """Return pair logits (B,) of one order; first, second: (B, T, D) decoder-ready tokens."""
     decoder = network.decoder
     x = decoder.with_class_token(first)
     for block in decoder.blocks:
@@ -38,12 +38,12 @@ def pair_logits(network: PairVPR, first: Tensor, second: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score(network: PairVPR, query: Tensor, database: Tensor) -> Tensor:
-    """Pair scores (B,) of query tokens (1, T, D) with database tokens (B, T, D): both orders summed."""
+    """Return pair scores (B,) of query tokens (1, T, D) with database tokens (B, T, D), both orders summed."""
     query = query.expand(len(database), -1, -1)
     return pair_logits(network, query, database) + pair_logits(network, database, query)
 
 
 @torch.no_grad()
 def encode(network: PairVPR, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Descriptors and tokens of pictures uint8 (B, H, W, 3); `network` from `plain_encoder`."""
+    """Return descriptors and tokens of pictures uint8 (B, H, W, 3); `network` comes from `plain_encoder`."""
     return network.encode(images)

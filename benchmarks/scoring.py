@@ -1,6 +1,6 @@
-"""Pair scores of a benchmark's queries in some way, always with the same candidates, kept on disk as they come.
+"""Score the pairs of a benchmark's queries on several engines, with the same candidates, and keep the scores on disk.
 
-What was computed is not computed again: a run that was interrupted goes on, and one with more queries adds to it.
+Nothing is computed twice: an interrupted run goes on, and a run with more queries adds to the scores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK = 16
 
 @dataclass(frozen=True)
 class Way:
-    """An engine, and how the map stores its tokens; None: as the encoder gives them, in float32."""
+    """An engine, and the map's token storage; None for the encoder's own float32 tokens."""
 
     setting: RuntimeSetting
     tokens: TokenFormat | None = None
@@ -39,7 +39,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Scores:
-    """Of n queries with k candidates each: summaries (n, k, 4 D) float16 after the prefix, full scores (n, k)."""
+    """Results of n queries with k candidates: summaries (n, k, 4 D) float16 after the prefix, full scores (n, k)."""
 
     summaries: npt.NDArray[np.float16]
     scores: npt.NDArray[np.float32]
@@ -56,7 +56,7 @@ class Work:
         folder.mkdir(parents=True, exist_ok=True)
 
     def candidates(self, exact: Way, asked: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Database rows (n, k) to compare each of the queries with, nearest by the exact way's descriptor first."""
+        """Return the database rows (n, k) to compare each query with, nearest by the exact way's descriptor first."""
         opened = _Opened(self, exact)
         for chunk in _chunks(asked):
             file = self._file("candidates", exact, chunk)
@@ -68,7 +68,7 @@ class Work:
         return np.stack([self._candidates[i] for i in asked])
 
     def score(self, way: Way, asked: Sequence[int]) -> Scores:
-        """The way's scores of the queries with their candidates. Raises EngineError or BundleError."""
+        """Return the way's scores of the queries with their candidates. Raises EngineError or BundleError."""
         opened = _Opened(self, way)
         found: list[Scores] = []
         for number, chunk in enumerate(_chunks(asked)):
@@ -84,7 +84,7 @@ class Work:
         )
 
     def _file(self, what: str, way: Way, chunk: Sequence[int]) -> Path:
-        """Named after all that decides what is in it: graphs, pictures, candidates, and how they are compared."""
+        """Return a file name that depends on graphs, pictures, candidates, and the way."""
         info = self.bundle.info
         stored = info.precisions.get(str(way.setting.precision))  # bfloat16 is computed of the float graphs
         weights = [] if stored is None else [info.files[each.weights].sha256 for each in stored.graphs.values()]
@@ -94,7 +94,7 @@ class Work:
 
 
 class _Opened:
-    """A way's model and what it makes of the database, opened when first needed."""
+    """The model of a way and its features of the database, opened when first needed."""
 
     def __init__(self, work: Work, way: Way) -> None:
         self.work, self.way = work, way
@@ -109,7 +109,7 @@ class _Opened:
 
     @property
     def database(self) -> Features:
-        """Of all database pictures, tokens as they come back from the map."""
+        """Return features of all database pictures, with tokens as the map returns them."""
         if self._database is None:
             made = self.model.encode([path for _, path in self.work.benchmark.database])
             how = self.way.tokens
@@ -123,7 +123,7 @@ class _Opened:
     def compare(
         self, chunk: Sequence[int], candidates: Sequence[npt.NDArray[np.int64]]
     ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
-        """Summaries (n, k, 4 D) and scores (n, k), in batches as a robot has them."""
+        """Return summaries (n, k, 4 D) and scores (n, k), computed in batches as on a robot."""
         summaries, scores = [], []
         queries = self.queries(chunk)
         for i, rows in enumerate(candidates):
@@ -146,6 +146,6 @@ def _chunks(asked: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def _keep(file: Path, **arrays: npt.NDArray) -> None:
-    """Write arrays whole or not at all."""
+    """Write arrays, whole or not at all."""
     with write_atomically(file) as partial, partial.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)

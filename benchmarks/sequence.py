@@ -1,13 +1,12 @@
-"""What the sequence filter's constants rest on: a drive through the made-up town at its worst weather.
+"""Measure the constants of the sequence filter, on a drive through the made-up town in its worst weather.
 
     pairvpr town data/test --streets 168 --seed 2 --evaluation
     python -m benchmarks.sequence data/test --places 90 --top-k 50
 
-Streets follow each other, three places in each, and each place is asked for with the worst picture there is of it. From
-the answers: Recall@1 with and without the filter; how soon it knows that it is off the map, on the same drive with a
-stretch whose right candidates are taken away; and the logarithm of the likelihood ratio of a pair score, fitted
-(logistic regression) and counted; then what a step costs in maps of many pictures. The gain on real traverses is
-measured by `pairvpr eval --sequence`.
+Streets follow each other, with three places in each. The query of a place is its worst picture. The figures: Recall@1
+with and without the filter; how soon the filter notices that it is off the map, on the same drive with a stretch
+whose right candidates are taken away; the log likelihood ratio of a pair score, fitted (logistic regression) and
+counted; and the cost of a step in maps of many pictures. `pairvpr eval --sequence` measures the gain on real traverses.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ EDGES = (-np.inf, -15, -10, -6, -4, -2, 0, 2, 4, 6, 8, 12, np.inf)
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("town", type=Path, help="A town of `pairvpr town --evaluation`.")
     parser.add_argument("--model", type=Path, help="Bundle; the default model's without one.")
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def drive(town: Benchmark, places: int) -> Benchmark:
-    """The town's database in the order of its streets, and the worst query of each of the first places."""
+    """Return the town's database in the order of its streets, with the worst query of each of the first places."""
     positions = [utm_pose(name) for name, _ in town.database]
     order = sorted(
         range(len(positions)),
@@ -96,7 +95,7 @@ def drive(town: Benchmark, places: int) -> Benchmark:
 def follow(
     found: Evaluation, top_k: int, right: npt.NDArray[np.bool_], away: slice
 ) -> tuple[float, float, list[float]]:
-    """Recall@1 of the filter and of the answers alone, and the filter's probabilities of being off the map."""
+    """Return Recall@1 of the filter and of the answers alone, and the filter's probabilities of being off the map."""
     names = [name for name, _ in found.benchmark.database]
     records = [Record(row + 1, name, "town", None, None, None, 1, row, 0, 0) for row, name in enumerate(names)]
     sequence = SequenceFilter(records, Topology.from_order([range(len(names))], len(names)))
@@ -117,7 +116,7 @@ def follow(
 
 
 def likelihood(scores: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """The logarithm of the likelihood ratio over the score: its line, and counted by bins."""
+    """Return the log likelihood ratio over the score: a fitted line, and counts by bins."""
     x, y = scores.ravel().astype(float), right.ravel().astype(float)
     odds = np.log(y.mean() / (1 - y.mean()))
     design, line = np.stack([x, np.ones_like(x)], axis=1), np.zeros(2)
@@ -141,7 +140,7 @@ def likelihood(scores: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) ->
 
 
 def latency() -> list[dict[str, float]]:
-    """Processor time: seconds to begin and milliseconds for a picture of 100 candidates, a map place every metre."""
+    """Measure processor time: seconds to begin, and milliseconds of a step with 100 candidates, a place every metre."""
     measured = []
     for count in (200, 2_000, 20_000):
         poses = [Pose(row % 1000, row // 1000 * 50.0, 0.0) for row in range(count)]

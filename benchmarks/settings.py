@@ -1,11 +1,11 @@
-"""What every setting does to answers: Recall@1, winners and flips against exact float32, on the same candidates.
+"""Measure the effect of every setting on answers: Recall@1, winners and changes against exact float32.
 
     pairvpr town unseen/ --streets 168 --seed 2 --evaluation
     python -m benchmarks.settings unseen/database unseen/queries --model BUNDLE --work work/ --out settings.json
 
-BUNDLE holds fp32 and INT8 graphs calibrated with pictures of other places. The cascade's heads and margins are learnt
-from all places but those that they are checked on, in turn, as `pairvpr calibrate` does it. Pair scores are kept in
-the folder `--work`: an interrupted run goes on where it was.
+BUNDLE holds fp32 and INT8 graphs that were calibrated with pictures of other places. All settings compare the same
+candidates. The cascade's heads and margins are learnt in turn from all places but those that they are checked on, as
+`pairvpr calibrate` does it. Pair scores are kept in the folder `--work`: an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("database", type=Path)
     parser.add_argument("pictures", metavar="queries", type=Path)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
-    """The exact way, those that a cascade is tried with too, and the rest that the bundle allows."""
+    """Return the exact way, those that are also tried with a cascade, and the others that the bundle allows."""
     exact = Way(RuntimeSetting(**{**vars(exact_setting(bundle)), "threads": threads}))
     settings = [
         RuntimeSetting(each.device, each.precision, threads, exact=True) for each in families(bundle, exact=True)
@@ -89,7 +89,7 @@ def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
 
 
 def measure(work: Work, asked: Sequence[int], rest: Sequence[int], threads: int) -> dict[str, Any]:
-    """All figures. rest: which of the `asked` queries the ways without a cascade are tried on."""
+    """Measure all figures. rest: the `asked` queries on which ways without a cascade are tried."""
     exact, fast, others = ways(work.bundle, threads)
     candidates = work.candidates(exact, asked)
     right = np.array([np.isin(rows, work.benchmark.positives[i]) for i, rows in zip(asked, candidates, strict=True)])
@@ -124,7 +124,7 @@ def measure(work: Work, asked: Sequence[int], rest: Sequence[int], threads: int)
 
 @dataclass(frozen=True)
 class Truth:
-    """The exact answers, and which candidates (n, k) are right."""
+    """The exact answers. right: (n, k) candidates that are right."""
 
     answers: Scores
     right: Flags
@@ -135,14 +135,14 @@ class Truth:
         return self.answers.scores
 
     def of(self, which: Sequence[int]) -> Truth:
-        """Of some of the queries."""
+        """Return the answers to some of the queries."""
         rows = np.asarray(which)
         return Truth(Scores(self.answers.summaries[rows], self.scores[rows]), self.right[rows])
 
     def judge(self, scores: Floats) -> dict[str, Any]:
-        """Recall@1, its difference from exact, flips each way, and how often the winner is the same.
+        """Return Recall@1, its difference from exact, changes each way, and how often the winner is the same.
 
-        scores (n, k): -inf where a candidate is out.
+        scores: (n, k), -inf for a dropped candidate.
         """
         every, winners = np.arange(len(scores)), scores.argmax(axis=1)
         exact = self.scores.argmax(axis=1)
@@ -152,7 +152,7 @@ class Truth:
         }
 
     def changes(self, scores: Floats) -> dict[str, Any]:
-        """How far scores (n, k) are from the exact ones."""
+        """Return the distance of scores (n, k) from the exact ones."""
         change = np.abs(scores - self.scores)
         pairs = zip(scores, self.scores, strict=True)
         return {
@@ -162,9 +162,9 @@ class Truth:
 
 
 def folds(benchmark: Benchmark, asked: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Which part of the places each query (n,) belongs to: that of its first right picture in the database's order.
+    """Return the part (n,) of the places that each query belongs to, by its first right picture in database order.
 
-    One without any belongs to a part by its number.
+    A query without a right picture belongs to a part by its number.
     """
     places = [
         (right[0] / len(benchmark.database) if len(right) else i / len(benchmark.queries))
@@ -174,7 +174,7 @@ def folds(benchmark: Benchmark, asked: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def cascades(name: str, truth: Truth, answers: Scores, blocks: npt.NDArray[np.int64]) -> Iterator[tuple[str, Any]]:
-    """A way's answers by the cascade, each fold's with a head and a margin from the others."""
+    """Return a way's answers by the cascade, each fold's with a head and a margin from the other folds."""
     predicted, margins = predict(answers, blocks)
     below = predicted.max(axis=1, keepdims=True) - predicted
     places = np.argsort(np.argsort(below, axis=1, kind="stable"), axis=1)
@@ -193,7 +193,7 @@ def cascades(name: str, truth: Truth, answers: Scores, blocks: npt.NDArray[np.in
 
 
 def predict(answers: Scores, blocks: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Predicted scores (n, k) and margins (n,), by heads that saw no query of the same fold."""
+    """Return predicted scores (n, k) and margins (n,), by heads that saw no query of the same fold."""
     compared = [
         ComparedQuery(inputs.astype(np.float32), scores)
         for inputs, scores in zip(answers.summaries, answers.scores, strict=True)
@@ -229,7 +229,7 @@ HEADINGS = (
 
 
 def table(results: dict[str, Any]) -> str:
-    """The figures as aligned text."""
+    """Format the figures as aligned text."""
     rows = [HEADINGS, *(_cells(name, figures) for name, figures in results["settings"].items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [
@@ -261,7 +261,7 @@ def _told(part: dict[str, Any]) -> str:
 
 
 def _ranks(scores: Floats) -> npt.NDArray[np.float64]:
-    """Ranks of one query's candidates, standardised: the product of two is Spearman's correlation."""
+    """Return ranks of a query's candidates, standardised: the product of two is Spearman's correlation."""
     ranks = np.argsort(np.argsort(scores)).astype(np.float64)
     ranks -= ranks.mean()
     return ranks / np.linalg.norm(ranks)

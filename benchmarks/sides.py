@@ -1,6 +1,6 @@
-"""The sides of a comparison, each in a process of its own, as each is used: none inherits another's heap.
+"""Run the sides of a comparison, each in a process of its own, so that none inherits another's heap.
 
-That matters to PyTorch eager, whose large temporaries are as fast as the allocator's state lets them be.
+PyTorch eager needs this: the speed of its large temporaries depends on the state of the allocator.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Jobs = Mapping[str, Callable[[], Any]]
 
 
 class Side:
-    """A process that does jobs when told and times them itself."""
+    """A process that does jobs on request and times them itself."""
 
     def __init__(self, build: Callable[..., Jobs], *arguments: Any) -> None:
-        """`build` makes the jobs from `arguments`, in the process."""
+        """Start the process; `build` makes the jobs from `arguments` in it."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, build, arguments), daemon=True)
@@ -28,7 +28,7 @@ class Side:
         theirs.close()  # else a side that ends without an answer would be waited for
 
     def run(self, job: str) -> tuple[float, Any]:
-        """Seconds that a job took, and what came of it."""
+        """Return the seconds of a job, and its result."""
         self._pipe.send(job)
         answer: tuple[float, Any] = self._pipe.recv()
         return answer
@@ -52,7 +52,7 @@ def _work(pipe: Connection, build: Callable[..., Jobs], arguments: tuple[Any, ..
 
 
 def alternate(runs: Mapping[str, tuple[Side, str]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run, a side and its job, in so many rounds of all of them; one before does not count."""
+    """Return the seconds of every run, a side and its job, in `rounds` rounds of all of them, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, (side, job) in runs.items():
@@ -63,6 +63,6 @@ def alternate(runs: Mapping[str, tuple[Side, str]], rounds: int) -> dict[str, li
 
 
 def ratio(reference: Sequence[float], seconds: Sequence[float]) -> dict[str, float]:
-    """How many times as fast as the reference, round by round."""
+    """Return how many times as fast as the reference a side is, round by round."""
     ratios = [a / b for a, b in zip(reference, seconds, strict=True)]
     return {"median": round(statistics.median(ratios), 3), "min": round(min(ratios), 3), "max": round(max(ratios), 3)}

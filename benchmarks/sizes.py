@@ -1,9 +1,9 @@
-"""What an answer costs on maps of any size: whole answers, the search's share, cold start and memory of `pairvpr-run`.
+"""Measure answers on maps of any size: whole answers, the search's share, cold start and memory of `pairvpr-run`.
 
     python -m benchmarks.sizes --records 1000 10000 100000 --out sizes.json
 
-Each record is stored on its own, but they repeat the features of a hundred pictures drawn by code, with descriptors
-moved a little: what they show does not matter to the cost. The command runs as a user's would, in a process of its own.
+Each record is stored on its own. The records repeat the features of a hundred pictures drawn by code, with descriptors
+moved a little; the cost does not depend on the pictures. The command runs in a process of its own, as a user's would.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WARM_UP = 5
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="Bundle; the default model's without one.")
     parser.add_argument("--records", type=int, nargs="+", default=[1_000, 10_000, 100_000])
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def build(db: Path, model: Model, features: Features, records: int) -> None:
-    """A map of so many records."""
+    """Build a map of `records` records."""
     random = np.random.default_rng(0)
     with open_writer(db, model, create=True) as writer:
         for number in range(records):
@@ -88,7 +88,7 @@ def build(db: Path, model: Model, features: Features, records: int) -> None:
 
 
 def measure(db: Path, queries: Path, starts: int) -> dict[str, Any]:
-    """Milliseconds of answers as they say themselves, seconds to the first one in fresh processes, megabytes."""
+    """Return milliseconds of answers by their own timings, seconds to the first one in fresh processes, megabytes."""
     first = sorted(queries.iterdir())[0]
     cold = [ask(db, first)["seconds_to_first"] for _ in range(starts)]
     asked = ask(db, queries)
@@ -110,7 +110,7 @@ def measure(db: Path, queries: Path, starts: int) -> dict[str, Any]:
 
 
 def ask(db: Path, query: Path) -> dict[str, Any]:
-    """Run the command on a picture or a folder: seconds until the first line, timings of all, memory in megabytes."""
+    """Run the command on a picture or a folder; return seconds to the first line, all timings, and memory in MB."""
     command = [sys.executable, "-m", "pairvpr.runtime.cli.main", "--db", db, "--query", query, "--format", "jsonl"]
     began = time.perf_counter()
     with subprocess.Popen(
@@ -130,7 +130,7 @@ def ask(db: Path, query: Path) -> dict[str, Any]:
 
 
 def _memory(pid: int) -> dict[str, float]:
-    """Resident and highest resident memory of a process, nothing once it has ended."""
+    """Return resident and highest resident memory of a process; nothing once it has ended."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     found = {name: value for name, _, value in (line.partition(":") for line in lines)}
     if "VmRSS" not in found:

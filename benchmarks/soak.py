@@ -1,10 +1,10 @@
-"""A run that goes on and on: a looped video asked of a map that other work adds to, and what that costs in memory.
+"""Run for long: query a map with a looped video while pictures are added to the map, and watch the memory.
 
     python -m benchmarks.soak --seconds 1800 --out soak.json
 
-`pairvpr-run` runs as a robot has it, a process of its own on an endless stream with a report at its end. Pictures are
-made by code. Each of the map's stands for twenty places, told apart by noise in its features: what is measured depends
-on how many records there are.
+`pairvpr-run` runs as on a robot, in a process of its own, on an endless stream, with a report at its end. Pictures are
+made by code. Each picture of the map stands for twenty records, with different noise in its features, because the
+figures depend only on the number of records.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ ADDED = 8  # pictures at a time
 
 @dataclass
 class Measured:
-    """What was seen of a run: its answers as they came, and its resident memory with the seconds it was taken at."""
+    """Observations of a run: its answers in order, and resident memory in MB with the seconds."""
 
     answers: list[dict[str, Any]] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)  # seconds, MB
     added: int = 0
 
     def slope(self, after: float) -> float:
-        """MB a minute by which memory grew after so many seconds, by least squares."""
+        """Return the growth of memory in MB a minute after `after` seconds, by least squares."""
         taken = np.array([each for each in self.memory if each[0] >= after])
         return float(np.polyfit(taken[:, 0] / 60, taken[:, 1], 1)[0])
 
 
 def soak(folder: Path, seconds: float, pictures: int, rate: float, every: float) -> dict[str, Any]:
-    """Let `pairvpr-run` answer for so many seconds, frames coming at `rate` a second, and say what it was like.
+    """Let `pairvpr-run` answer for `seconds`, with `rate` frames a second, and return the figures.
 
     pictures: of the map. every: seconds between additions to it.
     """
@@ -103,9 +103,9 @@ def _said(measured: Measured, warm_up: float) -> dict[str, Any]:
 def _run(
     folder: Path, address: str, db: Path, seconds: float, every: float, features: Features, model: Model
 ) -> tuple[Measured, str, int]:
-    """Ask the map, add to it and look at the memory until the time is over; what was seen, stderr and exit status.
+    """Query the map, add to it and watch the memory to the end; return observations, stderr and exit status.
 
-    Raises RuntimeError where there is not even a first answer.
+    Raises RuntimeError if not even a first answer comes.
     """
     command = [
         sys.executable,
@@ -163,13 +163,13 @@ def _add(store: MapWriter, features: Features, numbers: range) -> None:
 
 
 def _resident(pid: int) -> float:
-    """MB of memory that the process holds."""
+    """Return the resident memory of a process in MB."""
     return int(re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1000  # type: ignore[index]
 
 
 @contextmanager
 def _looped_video(rate: float) -> Iterator[tuple[str, list[int]]]:
-    """An endless stream of the frames of a short video, as network cameras send it; and how many were sent."""
+    """Serve the frames of a short video endlessly, as network cameras do; yield the address and frame count."""
     frames, sent, stopped = [], [0], threading.Event()
     for i in range(LOOP):
         stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Repeated calibrations on one half of the places, each tested on the other; see `benchmarks.acceptance`."""
+"""Calibrate repeatedly on one half of the places, and test on the other; see `benchmarks.acceptance`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One split: `right` of `accepted` of `count` answers; all_right: of all of them; expected: by confidence.
+    """The result of a split.
 
-    squares: the sum of the squared errors of confidence (Brier).
+    right: right answers of the `accepted` ones, of `count` answers. all_right: right answers of all.
+    expected: right answers by confidence. squares: sum of the squared errors of confidence (Brier).
     """
 
     count: int
@@ -39,7 +40,7 @@ class Outcome:
 
 
 def halves(wheres: Sequence[Pose], splits: int) -> Bools:
-    """Which of n places are calibrated with: (splits, n), half of the blocks of neighbours in each."""
+    """Return the places to calibrate with as (splits, n), half of the blocks of neighbours of n places in each."""
     blocks, generator = stretches(wheres, BLOCKS), np.random.default_rng(0)
     found = np.zeros((splits, len(wheres)), bool)
     for row in found:
@@ -49,7 +50,7 @@ def halves(wheres: Sequence[Pose], splits: int) -> Bools:
 
 
 def decisions(answers: Sequence[AnsweredPicture], parts: Bools, promise: PrecisionTarget) -> list[ThresholdFit | None]:
-    """What each part (splits, n) of the answers decides; None where calibration refuses it."""
+    """Calibrate on each part (splits, n) of the answers; None if calibration refuses it."""
     found: list[ThresholdFit | None] = []
     for part in parts:
         try:
@@ -62,7 +63,7 @@ def decisions(answers: Sequence[AnsweredPicture], parts: Bools, promise: Precisi
 def tested(
     decided: Iterable[ThresholdFit | None], answers: Sequence[AnsweredPicture], parts: Bools
 ) -> list[Outcome | None]:
-    """Each decision, as far as there is one, on its part (splits, n) of the answers."""
+    """Test each decision, if there is one, on its part (splits, n) of the answers."""
     return [
         None if decision is None else _test(decision, _chosen(answers, part))
         for decision, part in zip(decided, parts, strict=True)
@@ -70,9 +71,9 @@ def tested(
 
 
 def summary(splits: Sequence[Outcome | None], promise: PrecisionTarget) -> dict[str, Any]:
-    """Shares, with their 5th and 95th percentile, over the splits that could be calibrated.
+    """Return shares with their 5th and 95th percentile, over the splits that could be calibrated.
 
-    `below` and `below_for_sure` are of all splits, as the promise is: refusing is not breaking it.
+    `below` and `below_for_sure` are shares of all splits, as in the promise: a refusal does not break it.
     """
     found = [each for each in splits if each is not None]
     if not found:
@@ -111,7 +112,7 @@ def _test(decision: ThresholdFit, answers: Sequence[AnsweredPicture]) -> Outcome
 
 
 def _surely_below(found: Outcome, precision: float) -> bool:
-    """Whether so many wrong ones among those accepted are too many for chance."""
+    """Tell whether the wrong answers among the accepted ones are too many for chance."""
     wrong = found.accepted - found.right
     return wrong > 0 and 1 - binomial_tail(wrong - 1, found.accepted, 1 - precision) <= SURE
 

@@ -1,9 +1,9 @@
-"""Where the time of training goes: drawing a town, loading its pictures, learning from them.
+"""Measure the time of training: drawing a town, loading its pictures, and the steps of both stages.
 
     python -m benchmarks.training --preset nano --out benchmarks/results/training_nano.json
 
 Each stage's step is timed on a batch in memory, in alternation with a large matrix product of the same precision, and
-its share of that product's rate is reported; operations are counted by torch.
+its share of that product's rate is reported. Operations are counted by torch.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ MATRIX = 2048
 
 
 def seconds(job: Callable[[], Any]) -> float:
-    """How long a job takes."""
+    """Return the seconds of a job."""
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
 
 
 def measure(job: Callable[[], Any], pictures: int, rounds: int) -> dict[str, float]:
-    """Pictures a second of a step, and its share of the rate of a large bfloat16 product, taken in turn."""
+    """Return pictures a second of a step, and its share of the rate of a large bfloat16 product, taken in turn."""
     with FlopCounterMode(display=False) as counter:
         job()
     work = counter.get_total_flops()
@@ -62,7 +62,7 @@ def measure(job: Callable[[], Any], pictures: int, rounds: int) -> dict[str, flo
 
 
 def learning(preset: str, rounds: int) -> dict[str, Any]:
-    """Steps of both stages, forward and backward in bfloat16, on pictures of noise."""
+    """Measure steps of both stages, forward and backward in bfloat16, on pictures of noise."""
     network = seeded_network(PRESETS[preset], 0)
     side, tokens = network.config.image_size, len(network.decoder.positions)
     generator = torch.Generator().manual_seed(0)
@@ -93,7 +93,7 @@ def learning(preset: str, rounds: int) -> dict[str, Any]:
 
 
 def drawing_and_loading(side: int) -> dict[str, float]:
-    """Pictures a second: drawn by all processors, and read and transformed by one worker's work."""
+    """Measure pictures a second: drawn by all processors, and loaded by one worker."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "town"
         write_town(out, 2, 1, 6, lambda done, total: None)  # starts the processes' imports
