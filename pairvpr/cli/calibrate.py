@@ -1,4 +1,4 @@
-"""`pairvpr calibrate` and `pairvpr tune`: what the user's own pictures decide. Bodies import what they need."""
+"""Define `pairvpr calibrate` and `pairvpr tune`. Command bodies import what they need, so that help is instant."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ PATH = click.Path(path_type=Path)
     "--report", type=PATH, default=Path("tune.html"), show_default=True, help="Write the page with the plot here."
 )
 def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, report: Path) -> None:
-    """Find the fastest setting on this device for this map, and write it into the map. Takes minutes."""
+    """Find the fastest setting for this device.
+
+    The setting is chosen for the map and written into it. This takes minutes.
+    """
     from pairvpr.calibration.tune import tune as find
     from pairvpr.html.document import check_page, write_page
     from pairvpr.runtime.bundle import TUNING, Bundle
@@ -88,10 +91,11 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
 @click.option("--exact", is_flag=True, default=None, help="With --accept: for `pairvpr-run --exact`.")
 @source_options
 def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, **how: Any) -> None:
-    """Learn from your pictures which candidates need no full comparison, and measure what that costs.
+    """Calibrate a model on your pictures.
 
-    With --accept, and after that: from which score on an answer may be acted on. --topic, --every and the like are for
-    --accept alone.
+    Without --accept: learn which candidates need no full comparison, and measure the effect on answers.
+    With --accept, and after that: find the score from which answers can be accepted. Options of a source, as --topic
+    and --every, need --accept.
     """
     from pairvpr.runtime.sources.options import DEFAULT
 

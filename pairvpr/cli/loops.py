@@ -56,10 +56,10 @@ def map_loops(
     out: Path | None,
     options: BuildOptions,
 ) -> None:
-    """Extend a map and report closed loops.
+    """Add pictures to a map and report loops.
 
-    Each picture of SOURCE is searched for among the pictures added earlier, except in the last seconds, and then
-    added. A JSON line is written for each picture that closes a loop. The map is created if there is none.
+    Each picture of SOURCE is compared with the pictures that were added before the last seconds, and then added to the
+    map. A JSON line is written for each picture that closes a loop. The map is made if it is missing.
     """
     if not math.isfinite(exclude):
         raise click.UsageError(f"--exclude {exclude}: give a number of seconds")

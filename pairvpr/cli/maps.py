@@ -1,4 +1,4 @@
-"""Implement the commands of `pairvpr map`. Function bodies import what they need, so that `--help` stays fast."""
+"""Define `pairvpr map`. Command bodies import what they need, so that help is instant."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ format_option = click.option(
 
 @click.group("map", cls=Group)
 def map_group() -> None:
-    """Build, extend, inspect and repair maps."""
+    """Build, extend and look at maps."""
 
 
 @map_group.command("build")
@@ -39,10 +39,9 @@ def map_group() -> None:
 @click.option("--model", type=FOLDER, help="Build with this bundle. Default: the default model.")
 @new_map_options
 def map_build(source: str, db: Path, model: Path | None, options: BuildOptions) -> None:
-    """Build a map from pictures.
+    """Build a map from a folder or other source.
 
-    SOURCE is a folder or anything else that `pairvpr-run --query` takes. Run the command again to continue after an
-    interruption.
+    SOURCE is anything that --query of `pairvpr-run` takes. Run the command again to go on after an interruption.
     """
     from pairvpr.runtime.model import load_model
 
@@ -56,7 +55,7 @@ def map_build(source: str, db: Path, model: Path | None, options: BuildOptions) 
 def map_add(source: str, db: Path, options: BuildOptions) -> None:
     """Add pictures to a map.
 
-    SOURCE is a folder or anything else that `pairvpr-run --query` takes. The map's own model encodes the pictures.
+    SOURCE is anything that --query of `pairvpr-run` takes. The map's own model encodes the pictures.
     """
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
@@ -86,7 +85,7 @@ def _add(source: str, db: Path, model: Model, options: BuildOptions, *, create: 
 def map_remove(names: tuple[str, ...], db: Path) -> None:
     """Remove pictures from a map.
 
-    NAME is a name that `map list` prints. An unknown name is an error, and no picture is removed.
+    NAMEs are those that `map list` gives. If one is unknown, no picture is removed.
     """
     from pairvpr.runtime.map import MapWriter
 
@@ -98,10 +97,10 @@ def map_remove(names: tuple[str, ...], db: Path) -> None:
 @click.argument("others", nargs=-1, required=True, type=FOLDER, metavar="OTHER...")
 @db_option
 def map_merge(others: tuple[Path, ...], db: Path) -> None:
-    """Add the pictures of other maps to a map.
+    """Add the pictures of other maps.
 
-    The maps must belong to the same model and store tokens in the same way. No picture is encoded again. Run the
-    command again to continue after an interruption.
+    The maps must have the same model and store tokens in the same way. Nothing is encoded again. Run the command again
+    to go on after an interruption.
     """
     from pairvpr.runtime.map import merge_maps
 
@@ -118,7 +117,7 @@ def map_merge(others: tuple[Path, ...], db: Path) -> None:
 def map_compact(db: Path) -> None:
     """Free the space of removed pictures.
 
-    Small segments are merged too.
+    Small segments are merged.
     """
     from pairvpr.runtime.map import MapWriter
 
@@ -131,7 +130,7 @@ def map_compact(db: Path) -> None:
 @db_option
 @format_option
 def map_list(db: Path, style: str) -> None:
-    """List a map's pictures."""
+    """List the pictures of a map."""
     from pairvpr.runtime.map import Map
 
     with Map.open(db) as map_:
@@ -151,7 +150,7 @@ def map_list(db: Path, style: str) -> None:
 @db_option
 @format_option
 def map_info(db: Path, style: str) -> None:
-    """Show a map's contents, size and model."""
+    """Show figures, size and model of a map."""
     import dataclasses
 
     from pairvpr.runtime.bundle import Bundle
@@ -183,9 +182,9 @@ def map_info(db: Path, style: str) -> None:
 @db_option
 @click.option("--out", required=True, type=FOLDER, help="Write the page to this file, as map.html.")
 def map_view(db: Path, out: Path) -> None:
-    """Write a map's figures and plot to a page.
+    """Show a map on an HTML page.
 
-    The page also shows some of the pictures.
+    The page has the figures of the map, a plot of the places of its pictures, and some of the pictures.
     """
     from pairvpr.viewing.map_page import view_map
 
@@ -203,7 +202,7 @@ def map_view(db: Path, out: Path) -> None:
 def map_verify(db: Path, repair: bool) -> None:
     """Check a map for damage.
 
-    Every byte that matters is read. Damage is listed, and the exit code is then 2.
+    Every byte that matters is read. The damage is listed, and the command exits with 2.
     """
     from pairvpr.errors import BundleError
     from pairvpr.runtime.bundle import Bundle
