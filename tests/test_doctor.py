@@ -314,7 +314,7 @@ def test_importing_the_doctor_imports_nothing_heavy() -> None:
         ("tensorrt_rtx_bindings", "1.7.1", "ok", "TensorRT-RTX 1.7.1; `pairvpr engines build`"),
     ],
 )
-def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, name: str, version: str, state: str, told: str) -> None:
+def test_tensorrt_lines(monkeypatch: pytest.MonkeyPatch, name: str, version: str, state: str, told: str) -> None:
     module = ModuleType(name)
     module.__version__ = version  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -330,7 +330,7 @@ def test_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, name: str, version: s
         assert 'pip install "pairvpr[tensorrt]" "cuda-python<13"' in (driver.remedy or "")
 
 
-def test_missing_tensorrt_is_told_where_it_would_be_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensorrt_matters_only_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setattr(engines, "find_module", lambda module: None)
     monkeypatch.setattr(machine, "jetson_release", lambda: None)

@@ -38,7 +38,7 @@ GRAPHS = {
         ("Add", [[2, 3], [2, 3]], [2, 3], 0),
     ],
 )
-def test_the_products(operation: str, inputs: list[list[int]], output: list[int], flop: int) -> None:
+def test_flop_of_a_node(operation: str, inputs: list[list[int]], output: list[int], flop: int) -> None:
     assert flop_of(operation, inputs, output) == flop
 
 
@@ -80,7 +80,7 @@ def test_the_graphs_are_counted_as_torch_counts_the_modules(tiny_bundle: Path, c
         assert counted[name].total(items, 1).flop == pytest.approx(counter.get_total_flops(), rel=1e-6), name
 
 
-def test_the_work_of_an_answer() -> None:
+def test_work_of_an_answer_with_and_without_a_cascade() -> None:
     work = answer_work(GRAPHS, candidates=10, kept=10, batch=4, cascade=False)
     assert work["encode"] == Work(10e9, 1001)
     assert work["rerank"] == Work(3 * (1e9 + 3e9) + 10 * (2e9 + 5e9), 3 * 300 + 10 * 6)
@@ -126,7 +126,7 @@ def test_a_page_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert np.isfinite(found["matrix_gflops"])
 
 
-def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["bench", "--json", str(tmp_path / "no" / "bench.json")])
     assert result.exit_code == 2
     assert "bench.json" in result.stderr

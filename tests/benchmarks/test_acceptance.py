@@ -97,7 +97,7 @@ def test_below_for_sure_is_more_than_chance() -> None:
     assert found["accepted"]["mean"] == 0.375
 
 
-def test_what_tells_right_from_wrong() -> None:
+def test_areas_under_the_curves_of_several_confidences() -> None:
     answers = made_up(200, night=0.0).known(TOP_K)
     areas = {name: figures["area"] for name, figures in as_confidence(answers, 25).items()}
     assert areas["re-ranked: pair score"] > areas["re-ranked: similarity"]

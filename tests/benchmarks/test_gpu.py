@@ -33,7 +33,7 @@ FEW = {"encode": (1, 4), "rerank": (5, 10)}
 
 
 @pytest.mark.slow
-def test_the_whole_of_it_on_a_cpu(
+def test_the_benchmark_runs_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (gpu, gpu_speed):
@@ -104,7 +104,7 @@ def test_a_wrong_graph_is_seen(
     assert not any(row["ok"] for row in gpu.exact(tmp_path, "cuda", precision, truth))
 
 
-def test_what_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_engines_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """TensorRT that takes no INT8 here leaves the other precisions, and the reason."""
     opened = []
 
@@ -133,7 +133,7 @@ def test_building_leaves_no_gpu_memory_taken(monkeypatch: pytest.MonkeyPatch, tm
     assert (driver.blocks, driver.pinned) == ({}, {})
 
 
-def test_sides_come_without_torch() -> None:
+def test_engine_sides_run_without_torch() -> None:
     """A side's process imports the command's module again, and what that imports is in its memory and first answer."""
     script = "import sys, benchmarks.gpu; sys.exit('torch' in sys.modules)"
     done = subprocess.run(
@@ -165,7 +165,7 @@ def test_wrong_graphs_are_seen() -> None:
     assert not gpu.relative_error(np.full_like(truth, np.nan), truth) <= gpu.RELATIVE["fp16"]
 
 
-def test_what_does_not_fit_into_memory_is_left_out() -> None:
+def test_batches_that_do_not_fit_into_memory_are_left_out() -> None:
     def job(batch: int) -> int:
         if batch > 8:
             raise MemoryError("out of memory")

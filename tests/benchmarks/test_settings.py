@@ -132,7 +132,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     return Work(benchmark, bundle, TOP_K, tmp_path / "work")  # type: ignore[arg-type]
 
 
-def test_what_was_scored_is_not_scored_again(work: Work) -> None:
+def test_kept_scores_are_not_computed_again(work: Work) -> None:
     asked = range(QUERIES)
     candidates = work.candidates(EXACT, asked)
     first = work.score(EXACT, asked)
@@ -150,7 +150,7 @@ def test_what_was_scored_is_not_scored_again(work: Work) -> None:
     assert not list(work.folder.glob(".*"))
 
 
-def test_ways_do_not_take_each_others_scores(work: Work) -> None:
+def test_each_way_keeps_its_own_scores(work: Work) -> None:
     asked = range(CHUNK)
     work.candidates(EXACT, asked)
     exact = work.score(EXACT, asked).scores

@@ -16,7 +16,7 @@ def rankings(seed: int):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_recall_is_what_counting_gives(seed):
+def test_recall_equals_a_direct_count(seed):
     _, ranked, positives = rankings(seed)
     found = recall_at(first_right(ranked, positives), 150, 120)
     assert list(found) == [1, 5, 10, 20, 100]
@@ -41,7 +41,7 @@ def plain_curve(confidence, right, answerable):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_precision_and_recall_are_what_counting_gives(seed):
+def test_precision_and_recall_equal_a_direct_count(seed):
     dice = np.random.default_rng(seed)
     count = int(dice.integers(1, 30))
     confidence = dice.integers(-6, 6, count) / 2  # many ties
@@ -57,7 +57,7 @@ def test_precision_and_recall_are_what_counting_gives(seed):
     assert curve.recall_at_full_precision == max([recall for _, p, recall in points if p == 1], default=0.0)
 
 
-def test_what_was_not_compared_is_accepted_last():
+def test_matches_without_a_score_are_accepted_last():
     curve = precision_recall(np.array([np.nan, -7.0, np.nan]), np.array([False, True, True]), 2)
     assert curve.precision.tolist() == [1.0, pytest.approx(2 / 3)]
     assert curve.recall.tolist() == [0.5, 1.0]

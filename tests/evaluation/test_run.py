@@ -6,7 +6,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +23,7 @@ from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle, Weights
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.mapping.builder import open_writer
+from tests.html.page_reader import Page
 from tests.scenes import draw_scene
 
 PLACES = 8
@@ -84,7 +84,7 @@ def test_the_answers_are_those_of_the_model(benchmark, model, evaluation):
     assert evaluation.bytes_per_picture > 1000
 
 
-def test_figures_are_what_counting_gives(benchmark, evaluation):
+def test_figures_equal_a_direct_count(benchmark, evaluation):
     figures = evaluation.figures()
     assert figures.without_answer == 1
     for found, ranked in (
@@ -161,7 +161,7 @@ except CheckpointError as error:
     assert (tmp_path / "report/index.html").exists()
 
 
-def test_a_checkpoint_becomes_a_passing_fp32_bundle(benchmark, model, monkeypatch):
+def test_a_checkpoint_is_exported_to_a_temporary_fp32_bundle(benchmark, model, monkeypatch):
     """With an exporter that hands out the default bundle; the slow test has the true one."""
     asked = []
 
@@ -192,36 +192,6 @@ def test_a_checkpoint_is_evaluated_as_the_bundle_it_exports_to(checkpoint_of, be
         pass
 
 
-class Page(HTMLParser):
-    """The tags and text of a page; complains about tags that are not closed."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.sources: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        values = dict(attrs)
-        self.sources += [values[name] for name in ("src", "href") if name in values]
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-
-
 @pytest.fixture
 def crafted(pictures: Path) -> Evaluation:
     """One query of each kind, by hand: won, lost, wrong, right, and one without a right answer."""
@@ -247,7 +217,7 @@ def crafted(pictures: Path) -> Evaluation:
     )
 
 
-def test_the_page_shows_each_kind_and_nothing_from_outside(crafted, tmp_path):
+def test_the_page_shows_each_effect_of_re_ranking(crafted, tmp_path):
     path = write_report(crafted, tmp_path / "report")
     html = path.read_text()
     page = Page(html)
@@ -258,10 +228,9 @@ def test_the_page_shows_each_kind_and_nothing_from_outside(crafted, tmp_path):
     assert page.text.count("A right answer") == 1 + 2  # the heading of recall, and where the first match is wrong
     assert "The database holds no right answer." in page.text
     assert "The first right answer is number 3 by descriptor, number 3 after re-ranking." in page.text
-    assert page.tags.count("polyline") == 2
-    assert page.tags.count("img") == 5 * 3 + 2
-    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
-    assert "script" not in page.tags
+    assert page.count("polyline") == 2
+    assert page.count("img") == 5 * 3 + 2
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.pictures)
     assert "<b>by hand" not in html
     assert "$" not in page.text
 
@@ -281,7 +250,7 @@ def test_results_and_summary(crafted, tmp_path):
     assert lines[3].split() == ["descriptor", "40.0"]
 
 
-def test_a_sequence_is_counted_and_its_harm_is_said(crafted, tmp_path):
+def test_sequence_figures_and_the_warning_about_a_harmful_filter(crafted, tmp_path):
     assert sequence_warning(crafted) is None
     filtered = dataclasses.replace(
         crafted,
@@ -292,11 +261,11 @@ def test_a_sequence_is_counted_and_its_harm_is_said(crafted, tmp_path):
     write_report(filtered, tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["sequence"] == {"recall": 0.6, "gained": 2, "lost": 1, "off_map": 0.5}
-    assert "sequence: Recall@1 60.0 %, 2 queries right only with the filter and 1 only without" in summary(filtered)
+    assert "sequence: Recall@1 60.0 %, 2 queries right only with the filter, 1 only without" in summary(filtered)
     assert "the filter takes 0.25 ms a query" in summary(filtered)
     assert sequence_warning(filtered) is None
     worse = dataclasses.replace(filtered, filtered=np.array([0, 1, 1, 0, 0]))
-    assert "Recall@1 40.0 % without the sequence filter, 20.0 % with it" in str(sequence_warning(worse))
+    assert "the sequence filter lowers Recall@1: 40.0 % without it, 20.0 % with it" in str(sequence_warning(worse))
 
 
 def test_a_sequence_follows_the_traverse_whatever_the_order_of_the_map(model, tmp_path):

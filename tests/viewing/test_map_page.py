@@ -20,8 +20,8 @@ from pairvpr.runtime.map import MapWriter
 from pairvpr.runtime.model import default_bundle
 from pairvpr.viewing import map_page
 from pairvpr.viewing.map_page import view_map
+from tests.html.page_reader import Page
 from tests.scenes import draw_scene
-from tests.viewing.page_reader import Page
 
 HOSTILE = '<script>alert("&\'1")</script>$style${x}'
 FEATURES = Features(np.full((1, 4), 0.5, np.float32), np.zeros((1, 2, 3), np.float16))[0]
@@ -108,7 +108,7 @@ def test_a_map_without_places_or_pictures(tmp_path: Path) -> None:
     assert "A map of 0 pictures" in Page(out.read_text()).text
 
 
-def test_what_cannot_be(tmp_path: Path) -> None:
+def test_a_missing_map_or_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     db = make_map(tmp_path / "map", [("a", "/", None, None)])
     before = tmp_path / "before.html"
     before.write_text("before")

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from pairvpr.html.charts import nice_step
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.viewing.plot import Mark, plots
 
@@ -44,8 +43,3 @@ def test_one_place_alone_and_lines_within_a_frame_only() -> None:
     assert "<path" in plots([Mark(Pose(0, 0, 0), "k", "", origin=Pose(1, 1, 0))])
     assert "<path" not in plots([Mark(Pose(0, 0, 0), "k", "", origin=Gps(1, 1))])
     assert plots([]) == ""
-
-
-@pytest.mark.parametrize(("span", "step"), [(1, 0.1), (10, 1), (11, 2), (49, 5), (51, 10), (0.3, 0.05), (1e5, 1e4)])
-def test_steps_are_nice(span: float, step: float) -> None:
-    assert nice_step(span, 10) == pytest.approx(step)

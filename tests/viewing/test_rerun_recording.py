@@ -137,7 +137,7 @@ def test_a_map_that_changes_is_shown_anew(recognizer: Any, tmp_path: Path) -> No
     assert ["EncodedImage:blob" in row for row in rows["/match"]] == [True, True, False]  # p0 is no longer in the map
 
 
-def test_what_cannot_be(recognizer: Any, tmp_path: Path) -> None:
+def test_a_recording_that_cannot_be_written_is_refused(recognizer: Any, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none" / "run.rrd"):
         with pytest.raises(PairVPRError), recording(path, "drive", SimpleNamespace(live=False), recognizer):
             pytest.fail("not refused before the run")

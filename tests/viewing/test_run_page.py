@@ -16,14 +16,13 @@ from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.sources import Frame
-from pairvpr.spread import spread
 from pairvpr.viewing import run_page
 from pairvpr.viewing.latency import BINS, Latency
 from pairvpr.viewing.run_page import reporting
 from pairvpr.viewing.run_record import ANSWERS, ERRORS, STRIPS, RunRecord
 from pairvpr.viewing.thinning import Thinned
+from tests.html.page_reader import Page
 from tests.scenes import draw_scene
-from tests.viewing.page_reader import Page
 
 HOSTILE = '<script>alert("&\'1")</script>$style${x}\udcff'
 PICTURE = Image.fromarray(draw_scene(0, 0, (48, 64)))
@@ -106,7 +105,7 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
         assert said in page.text, said
 
 
-def test_nothing_to_show_is_said(recognizer: Any, tmp_path: Path) -> None:
+def test_a_page_without_places_or_thresholds_says_so(recognizer: Any, tmp_path: Path) -> None:
     out = tmp_path / "run.html"
     with reporting(out, "folder", source(), recognizer) as record:
         fail(record, "a")
@@ -128,7 +127,7 @@ def test_a_run_that_breaks_off_has_its_page(recognizer: Any, tmp_path: Path, err
     assert said in Page(out.read_text()).text
 
 
-def test_what_cannot_be(
+def test_errors_of_the_page_and_of_the_run(
     recognizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for out in (tmp_path, tmp_path / "none" / "run.html"):
@@ -174,7 +173,7 @@ def test_times_stay_exact_in_sum_and_maximum() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 12, 13, 100, 1000])
-def test_thinning_keeps_even_distances(count: int) -> None:
+def test_thinned_items_have_even_distances(count: int) -> None:
     thinned: Thinned[int] = Thinned(6)
     for i in range(count):
         thinned.offer(lambda i=i: i)
@@ -183,6 +182,3 @@ def test_thinning_keeps_even_distances(count: int) -> None:
     assert len(kept) >= min(count, 3)
     stride = kept[1] - kept[0] if len(kept) > 1 else 1
     assert kept == list(range(0, count, stride))
-    chosen = spread(range(count), 6)
-    assert len(chosen) == min(count, 6)
-    assert not chosen or (chosen[0], chosen[-1]) == (0, count - 1)

@@ -1,4 +1,4 @@
-"""What tests of pages share: a page taken apart, and complaints about one that is not self-contained."""
+"""Take a page apart, and fail if it is not self-contained."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Page(HTMLParser):
             assert (attributes.get("href") or "#").startswith("#")
             assert (attributes.get("src") or "data:image/jpeg;").startswith("data:image/jpeg;")
         assert "url(" not in html
+        assert "@import" not in html
         assert "default-src 'none'" in html
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -37,6 +38,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+    @property
+    def pictures(self) -> list[str]:
+        """Sources of the page's pictures."""
+        return [attributes["src"] or "" for tag, attributes in self.tags if tag == "img"]
 
     def count(self, tag: str, css: str | None = None) -> int:
         return sum(found == tag and css in (None, attributes.get("class")) for found, attributes in self.tags)

@@ -1,0 +1,36 @@
+"""Charts: ticks, positions and marks."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from pairvpr.html.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, Chart, nice_step
+
+
+@pytest.mark.parametrize(("span", "step"), [(1, 0.1), (10, 1), (11, 2), (49, 5), (51, 10), (0.3, 0.05), (1e5, 1e4)])
+def test_steps_are_nice(span: float, step: float) -> None:
+    assert nice_step(span, 10) == pytest.approx(step)
+
+
+def test_ticks_are_multiples_of_the_step_between_the_ends() -> None:
+    assert Axis("", -0.25, 0.35, 0.1).ticks() == [-0.2, -0.1, 0.0, 0.1, 0.2, 0.3]
+    assert Axis.from_zero("", 0.3, 3).ticks() == [0.0, 0.1, 0.2, 0.3]
+    assert Axis("", 7.0, 8.0, 5.0).ticks() == []
+
+
+def test_ticks_of_shares_are_percent() -> None:
+    axis = Axis("", 0.0, 1.0, 0.2, percent=True)
+    assert [axis.format(value) for value in axis.ticks()] == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
+
+
+def test_the_ends_of_the_axes_are_the_corners() -> None:
+    chart = Chart("a < b", Axis.from_zero("x", 2.0, 4), Axis("y", -1.0, 1.0, 1.0), width=640.0, height=300.0)
+    assert (chart.x(0.0), chart.y(-1.0)) == (LEFT, 300 - BOTTOM)
+    assert (chart.x(2.0), chart.y(1.0)) == (640 - RIGHT, TOP)
+    assert chart.points([(0.0, 1.0), (0.0, 1.0), (1.0, 0.0)]) == f"{LEFT}.0,{TOP}.0 345.0,136.0"
+    svg = ET.fromstring(chart.svg([chart.line("k", [(0.0, 0.0), (2.0, 1.0)]), chart.level("l", 0.5)]))
+    assert svg.attrib["aria-label"] == "a < b"
+    assert [line.attrib["class"] for line in svg.iter("line")] == ["grid"] * 8 + ["l"]
+    assert [text.text for text in svg.iter("text")] == ["-1", "0", "1", "0", "0.5", "1", "1.5", "2", "x", "y"]
