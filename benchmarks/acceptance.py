@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("queries", type=Path, nargs="+", help="Folders of conditions, or conditions themselves.")
     parser.add_argument("--model", type=Path, help="Bundle; the default model's without one.")
     parser.add_argument("--tolerance", type=int, help="Frames: match by numbers in names, not @UTM@ positions.")
-    parser.add_argument("--every", type=int, default=1, help="Take one query in so many.")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="Take every N-th query.")
     parser.add_argument("--top-k", type=int, default=20)
     parser.add_argument("--levels", type=float, nargs="+", default=[0.95, 0.99])
     parser.add_argument("--splits", type=int, default=100)

@@ -15,7 +15,7 @@ from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.model import MAX_BATCH, Model, load_model
 
 GOES_ON = 5
-"""One candidate in so many goes on in the cascade: 20 of 100."""
+"""One candidate in GOES_ON goes on in the cascade."""
 MADE_UP_RANGE = 8.0
 
 Tokens = npt.NDArray[np.float32]

@@ -51,9 +51,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tolerance", type=int, help="Frames: match by numbers in names, not @UTM@ positions.")
     parser.add_argument("--model", type=Path, default=default_bundle(), help="Bundle; the default model's without one.")
     parser.add_argument("--work", type=Path, required=True, help="Folder for pair scores.")
-    parser.add_argument("--queries", type=int, metavar="N", help="Ask so many, spread evenly; all without.")
+    parser.add_argument("--queries", type=int, metavar="N", help="Use N queries, evenly spread. Default: all.")
     parser.add_argument(
-        "--rest", type=int, default=336, metavar="N", help="Queries for all but exact, cascade and INT8 with cascade."
+        "--rest",
+        type=int,
+        default=336,
+        metavar="N",
+        help="Queries of all but exact, cascade, INT8 with cascade.",
     )
     parser.add_argument("--top-k", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)

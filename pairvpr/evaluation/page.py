@@ -76,12 +76,12 @@ def _curves(evaluation: Evaluation, figures: Figures) -> str:
 
 def chart(before: PrecisionRecall, after: PrecisionRecall) -> str:
     """Return both precision-recall curves as inline SVG, from recall 0 on."""
-    axes = (Axis(title, 0.0, 1.0, 0.2, percent=True) for title in ("recall", "precision"))
-    drawn = Chart("Precision over recall", *axes)
+    recall, precision = (Axis(title, 0.0, 1.0, 0.2, percent=True) for title in ("recall", "precision"))
+    drawn = Chart("Precision over recall", recall, precision)
     curves = []
     for kind, curve in (("before", before), ("after", after)):
-        recall, precision = np.append(0.0, curve.recall), np.append(curve.precision[:1], curve.precision)
-        curves.append(drawn.line(f"curve {kind}", zip(recall.tolist(), precision.tolist(), strict=True)))
+        across, up = np.append(0.0, curve.recall), np.append(curve.precision[:1], curve.precision)
+        curves.append(drawn.line(f"curve {kind}", zip(across.tolist(), up.tolist(), strict=True)))
     return drawn.svg(curves)
 
 

@@ -116,23 +116,23 @@ def describe_record(record: Record) -> str:
 
 def _say_plotted(plotted: int, with_place: int, pictures: int) -> str:
     if not with_place:
-        return "None of the pictures has a pose or a GPS position, so there is nothing to plot."
+        return "No picture has a pose or GPS position, so there is nothing to plot."
     some = f"{plotted} of {with_place} places, evenly chosen" if plotted < with_place else f"All {with_place} places"
     without = f"; {pictures - with_place} pictures have none" if with_place < pictures else ""
-    return f"{some}{without}. Names and poses show under the mouse; numbers lead to the pictures below."
+    return f"{some}{without}. Point at a mark for its name and pose. Numbers are links to the pictures below."
 
 
 def _say_shown(album: _Album, pictures: int) -> str:
     chosen = len(album.shown) + album.unreadable
-    what = f"{len(album.shown)} of {pictures} pictures are shown" + (", evenly chosen" if chosen < album.there else "")
+    text = f"{len(album.shown)} of {pictures} pictures are shown" + (", evenly chosen" if chosen < album.there else "")
     if album.unreadable:
-        what += f"; {album.unreadable} more could not be read"
+        text += f"; {album.unreadable} more could not be read"
     if album.there < pictures:
-        what += (
+        text += (
             f". The map stores features, not pictures; {pictures - album.there} are not there as files, because "
             "they came out of a video, bag or camera, or were moved or deleted since"
         )
-    return what + "."
+    return text + "."
 
 
 def _numbers(map_: Map) -> str:
@@ -173,7 +173,7 @@ def _sources(records: list[Record]) -> str:
     rows = {source: f"{count} pictures" for source, count in counts.most_common(SOURCES)}
     if len(counts) > SOURCES:
         rows[f"and {len(counts) - SOURCES} more"] = f"{len(records) - sum(dict(counts.most_common(SOURCES)).values())}"
-    return _table("Where they come from", rows)
+    return _table("Sources", rows)
 
 
 def _table(title: str, rows: Mapping[str, str]) -> str:

@@ -45,7 +45,7 @@ def reporting(path: Path, query: str, source: Source, recognizer: PlaceRecognize
             ending = "was interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}"
             try:
                 _write(path, render(record, query, source, recognizer, ending))
-            except PairVPRError as fault:  # the run's own failure is what is reported
+            except PairVPRError as fault:  # the run's own failure is reported instead
                 log.warning("%s", fault)
         raise
     ending = "went on until it was stopped or the stream ended" if source.live else "came to its end"
@@ -120,13 +120,13 @@ def _say_plotted(record: RunRecord) -> str:
     kept = record.answers.items
     shown = sum(each.at is not None for each in kept)
     if not shown:
-        return "No matched picture has a pose or a GPS position, so no answer can be plotted."
+        return "No matched picture has a pose or GPS position, so no answer can be plotted."
     own = sum(each.at is not None and each.own is not None and frame_of(each.own) == frame_of(each.at) for each in kept)
     chosen = f", of {record.answers.seen} evenly chosen" if len(kept) < record.answers.seen else ""
-    lines = f" Lines lead from where {own} queries were taken to where they were matched." if own else ""
+    lines = f" Lines lead from the places of {own} queries to their matches." if own else ""
     return (
-        f"The places of {shown} best matches{chosen}: green if accepted, red if rejected, blue if not judged; "
-        f"grey is the map.{lines}"
+        f"The places of {shown} best matches{chosen}: green if accepted, red if rejected, blue if not judged. "
+        f"Grey marks are the map.{lines}"
     )
 
 
@@ -140,13 +140,13 @@ def _latency(record: RunRecord) -> str:
         spent = np.percentile([each.timings.get(step, 0.0) for each in kept], PERCENTILES)
         key = "" if step == "total" else f'<span class="key s{colour % COLOURS}"></span>'
         rows.append(f"<td>{key}{escape(step)}</td>" + "".join(f"<td>{value:.1f}</td>" for value in spent))
-    of = "" if len(kept) == record.answers.seen else f" Percentiles are those of {len(kept)} evenly chosen answers."
+    of = "" if len(kept) == record.answers.seen else f" Percentiles are of {len(kept)} evenly chosen answers."
     each = max(some.count for some in latency.bins)
     many = "" if each == 1 else f", each point {each} answers"
     return LATENCY.substitute(
         chart=latency.chart() if len(latency.bins) > 1 else "",
         rows="".join(f"<tr>{row}</tr>" for row in rows),
-        note=f"Areas are means by step, the dashed line is the longest{many}; the longest of all took "
+        note=f"Areas are means by step, the dashed line is the longest answer{many}. The longest of all took "
         f"{latency.longest:.1f} ms.{of}",
     )
 

@@ -42,7 +42,7 @@ MAP = Template("""<h1>$name</h1>
 <div class="figures two">
 $tables
 </div>
-<h2>Where the pictures were taken</h2>
+<h2>Places of the pictures</h2>
 <p class="faint">$plotted</p>
 $plots
 <h2>Pictures</h2>
@@ -54,13 +54,14 @@ $album
 SHOWN_PICTURE = Template('<div id="p$number">$figure</div>')
 
 RUN = Template("""<h1>$query</h1>
-<p class="faint">Asked of the map $db, $began, for $duration. Model $preset $identity ($origin), $engine, $candidates.
+<p class="faint">Queries to the map $db, from $began, for $duration. Model $preset $identity ($origin), $engine,
+$candidates.
 The run $ending.</p>
 $warning
 <div class="figures">
 $figures
 </div>
-<h2>Where the answers are</h2>
+<h2>Places of the answers</h2>
 <p class="faint">$plotted</p>
 $plots
 <h2>Time for an answer</h2>

@@ -26,9 +26,9 @@ BODY = Template("""<h1>Settings on this device</h1>
 <p><b>$verdict</b></p>
 <div class="figure"><h2>Agreement with the exact answer over time</h2>
 $chart
-<p class="faint">A point is a setting, the bar its 95 % interval; the line is the Pareto front: no faster setting agrees
-as well. Point at a setting for its name. Grey ones left early: fewer pictures, wider bars. Dashed are the share of
-other first matches that is allowed (green) and the budget, if there is one (red).</p></div>
+<p class="faint">Each point is a setting with its 95 % interval. Point at it for its name. The line is the Pareto
+front: no faster setting agrees as well. Grey settings left early, with fewer pictures and wider intervals. The dashed
+lines are the allowed share of other first matches (green) and the budget, if any (red).</p></div>
 <div class="figure"><h2>Settings</h2>
 <table class="numbers">$rows</table>
 $notes</div>""")
@@ -102,7 +102,7 @@ def chart(tuned: Tuned) -> str:
 
 
 def _mark(tuned: Tuned, trial: Trial, chart: Chart) -> str:
-    """Return a setting's point with its interval, as far as the chart shows it, and its figures as a title."""
+    """Return a setting's point with its interval, cut at the top of the chart, and its figures as a title."""
     kind = "trial" + (" on" if trial in tuned.front() else "") + (" chosen" if trial is tuned.chosen else "")
     low, high = (chart.y(min(bound, chart.up.high)) for bound in trial.interval)
     at = chart.x(trial.median_ms)
@@ -129,13 +129,13 @@ def _cells(tuned: Tuned, trial: Trial) -> tuple[str, ...]:
 
 def _notes(tuned: Tuned) -> Iterator[str]:
     yield (
-        "* on the Pareto front. Medians are of pictures asked of all settings in turn; x exact: times as fast as that; "
-        "changed: another first match than the exact answer's, among the pictures asked before a setting left."
+        "* on the Pareto front. Medians are of pictures that all settings answered in turn. x exact: speed relative to "
+        "the exact answer. changed: pictures with another first match than the exact answer's, before a setting left."
     )
     if not tuned.cascade:
-        yield "No cascade was calibrated for this map: `pairvpr calibrate`, then tune again, may be faster."
+        yield "This map has no calibrated cascade. Run `pairvpr calibrate` and tune again for faster settings."
     if tuned.same or tuned.unread:
-        yield f"Not asked: {tuned.same} pictures that are the map's own, {tuned.unread} that could not be read."
+        yield f"Not used: {tuned.same} pictures of the map itself, {tuned.unread} pictures that could not be read."
     for line in tuned.left_out:
         yield f"Not tried: {line}"
 

@@ -103,7 +103,7 @@ def test_a_map_without_places_or_pictures(tmp_path: Path) -> None:
     view_map(make_map(tmp_path / "map", [("clip.mp4#000000", "/nowhere/clip.mp4", None, None)]), out)
     page = Page(out.read_text())
     assert page.count("svg") == page.count("img") == 0
-    assert "None of the pictures has a pose or a GPS position" in page.text
+    assert "No picture has a pose or GPS position" in page.text
     view_map(make_map(tmp_path / "empty", []), out)
     assert "A map of 0 pictures" in Page(out.read_text()).text
 

@@ -96,7 +96,7 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
         "1 compared fewer candidates",
         "broken & gone is damaged",
         "Queries and their best matches 3 of 3",
-        "the longest of all took 11.0 ms",
+        "The longest of all took 11.0 ms",
         "Lines lead from where 2 queries were taken",
         "The map stores no pictures".lower(),
         "p0, score +1.500, similarity 0.750, accepted",
@@ -159,7 +159,7 @@ def test_a_long_run_takes_no_more_room(recognizer: Any, tmp_path: Path) -> None:
     page = Page(run_page.render(record, "drive", source(), recognizer, "came to its end"))
     assert "Queries and their best matches" in page.text
     assert f"{record.unread}, the last {ERRORS}" in page.text
-    assert f"Percentiles are those of {len(record.answers.items)} evenly chosen answers" in page.text
+    assert f"Percentiles are of {len(record.answers.items)} evenly chosen answers" in page.text
 
 
 def test_times_stay_exact_in_sum_and_maximum() -> None:
