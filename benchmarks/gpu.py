@@ -144,7 +144,7 @@ def measure(config: NetworkConfig, folder: Path, device: str, count: int, rounds
     rows = np.resize(np.arange(len(truth.images)), count + 1)
     images = truth.images[np.resize(rows, max(SWEEP["encode"]))]
     tokens = truth.features.tokens[rows].astype(np.float16)
-    work = {name: graph.of(1, 0).flop for name, graph in count_work(Bundle.open(folder), tokens.shape[1]).items()}
+    work = {name: graph.total(1, 0).flop for name, graph in count_work(Bundle.open(folder), tokens.shape[1]).items()}
     flop = {"encode": work["encoder"], "rerank": count * (work["pair_prefix"] + work["pair_suffix"])}
     sides = {
         "torch eager": (torch_jobs, config, device, False, images, tokens),

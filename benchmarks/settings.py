@@ -108,7 +108,7 @@ def measure(work: Work, asked: Sequence[int], rest: Sequence[int], threads: int)
         except EngineError as error:
             left_out.append(f"{way}: {error}")
             continue
-        part = truth.of(which)
+        part = truth.take(which)
         found[str(way)] = {"queries": len(which), **part.judge(answers.scores), **part.changes(answers.scores)}
         if way in fast:
             found |= cascades(str(way), part, answers, blocks)
@@ -138,7 +138,7 @@ class Truth:
         """Exact scores (n, k)."""
         return self.answers.scores
 
-    def of(self, which: Sequence[int]) -> Truth:
+    def take(self, which: Sequence[int]) -> Truth:
         """Return the answers to some of the queries."""
         rows = np.asarray(which)
         return Truth(Scores(self.answers.summaries[rows], self.scores[rows]), self.right[rows])

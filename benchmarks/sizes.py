@@ -95,8 +95,8 @@ def measure(db: Path, queries: Path, starts: int) -> dict[str, Any]:
     timings = asked["timings"][WARM_UP:]
     totals = np.array([each["total"] for each in timings])
     search = np.array([each["search"] for each in timings])
-    with Map.open(db) as places:
-        size = places.info().bytes
+    with Map.open(db) as map_:
+        size = map_.info().bytes
     return {
         "map_mb": round(size / 1e6, 1),
         "queries": len(totals),

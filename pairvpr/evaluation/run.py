@@ -94,12 +94,12 @@ def evaluate(
         start = time.perf_counter()
         built = _build_map(benchmark, path, model, progress)
         seconds = time.perf_counter() - start
-        places = stack.enter_context(Map.open(path))
-        index = DeepIndex(FaissIndex(places.descriptors), min(count, max(k, *RECALL_AT)))
-        answers = _Answers(benchmark, places, index.depth)
+        map_ = stack.enter_context(Map.open(path))
+        index = DeepIndex(FaissIndex(map_.descriptors), min(count, max(k, *RECALL_AT)))
+        answers = _Answers(benchmark, map_, index.depth)
         cascade = None if exact else Cascade.find_in(model.bundle)
-        recognizer = PlaceRecognizer(places, model, index, k, cascade=cascade)
-        follow = SequenceFilter(places.records, Topology.from_order([answers.in_order()], count)) if sequence else None
+        recognizer = PlaceRecognizer(map_, model, index, k, cascade=cascade)
+        follow = SequenceFilter(map_.records, Topology.from_order([answers.in_order()], count)) if sequence else None
         for number, (_, file) in enumerate(benchmark.queries, 1):
             answer = recognizer.recognize(file)
             answers.add(answer, *index.last)
@@ -118,7 +118,7 @@ def evaluate(
             timings={step: np.array(spent) for step, spent in answers.timings.items()},
             built=built,
             build_seconds=seconds,
-            bytes_per_picture=places.info().bytes_per_picture,
+            bytes_per_picture=map_.info().bytes_per_picture,
             cascade=cascade,
             filtered=np.array(answers.filtered) if sequence else None,
             off_map=np.array(answers.off_map) if sequence else None,
