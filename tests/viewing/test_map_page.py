@@ -76,7 +76,7 @@ def test_a_map_of_pictures_with_places(tmp_path: Path) -> None:
     assert view(db, out).stdout.endswith("5 on a plot, 0 shown\n")
     page = Page(out.read_text())
     assert page.count("img") == page.count("a") == 0
-    assert "0 of 6 pictures are shown. The map stores what the model makes of pictures" in page.text
+    assert "0 of 6 pictures are shown. The map stores features, not pictures" in page.text
 
 
 def test_ten_thousand_pictures_stay_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
         "broken & gone is damaged",
         "Queries and their best matches 3 of 3",
         "The longest of all took 11.0 ms",
-        "Lines lead from where 2 queries were taken",
+        "Lines lead from the places of 2 queries",
         "The map stores no pictures".lower(),
         "p0, score +1.500, similarity 0.750, accepted",
         HOSTILE.replace("\udcff", "\\udcff"),
