@@ -251,13 +251,13 @@ def eval_(
 
     Queries of the folder QUERIES are searched for in a map of the folder DATABASE, or both sides come from --dataset.
     """
-    benchmark = _load_benchmark(database, queries, dataset, root, tolerance)
     if model is not None and checkpoint is not None:
         raise click.UsageError("--model and --checkpoint exclude each other")
     if sequence and tolerance is None:
         raise click.UsageError("--sequence needs --tolerance: both folders must be traverses, numbered frame by frame")
     from pairvpr.evaluation import check_report_folder, evaluate, open_model, sequence_warning, summary, write_report
 
+    benchmark = _load_benchmark(database, queries, dataset, root, tolerance)
     if report is not None:
         check_report_folder(report)
     with open_model(model, checkpoint) as opened:
