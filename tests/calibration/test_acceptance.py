@@ -154,7 +154,7 @@ def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, mode
     for names, message in (
         (("p1.png", "x.png"), r"x\.png: no frame number"),
         (("a1.png", "b1.png"), r"b1\.png: has frame number 1, as a1\.png"),
-        (("@1@2@.png",), r"is a UTM position.*leave out --tolerance"),
+        (("@1@2@.png",), r"holds a UTM position.*leave out --tolerance"),
     ):
         folder = tmp_path / names[0]
         folder.mkdir()

@@ -80,7 +80,7 @@ def assert_one_line(result: Result, *parts: str) -> None:
 def assert_ends_in_one_line(done: subprocess.CompletedProcess[str]) -> None:
     """As above, where work may have begun and been shown."""
     assert done.returncode == 2, done
-    assert re.fullmatch(r"((engine|model|these|tokens|pictures).*\n)*Error: .*\n", done.stderr)
+    assert re.fullmatch(r"((engine|model|storing|tokens|pictures).*\n)*Error: .*\n", done.stderr)
 
 
 def commands(group: click.Group, *above: str) -> Iterator[tuple[str, ...]]:
@@ -212,7 +212,7 @@ def test_verify_finds_a_flipped_byte(db: Path, where: str) -> None:
 
 def test_verify_knows_a_model_of_another_identity(db: Path, other_model: Path) -> None:
     replace(db / "model" / FILE, (other_model / FILE).read_bytes())
-    assert "not the model the map was made with" in run("map", "verify", "--db", db).stdout
+    assert "not the model that the map was made with" in run("map", "verify", "--db", db).stdout
 
 
 def test_export_without_torch_says_how_to_get_it(tmp_path: Path) -> None:
