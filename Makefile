@@ -1,8 +1,10 @@
-# Few verbs: demo, test, test-runtime, test-gpu, test-ros, lint, format, clean. PYTHON chooses the interpreter, VENV the environment.
+# Few verbs: demo, test, test-runtime, test-lowest, test-gpu, test-ros, lint, format, docs, dist, bench, clean.
+# PYTHON chooses the interpreter, VENV the environment, TESTS what pytest is given.
 PYTHON ?= python3
 VENV ?= .venv
 # ONNX Runtime for CPUs and the one for GPUs exclude each other, so test-gpu has an environment of its own.
 GPU ?= .venv-gpu
+LOWEST ?= .venv-lowest
 # Each ROS distribution has an environment of its own: its wheels set the library path of every Python started in it.
 ROS ?= .venv-ros
 ROS_WHEELS = rclpy rmw-fastrtps-cpp sensor-msgs std-srvs diagnostic-msgs
@@ -12,17 +14,22 @@ SIZES ?= speed
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-runtime test-gpu test-ros lint format bench clean
+.PHONY: demo test test-runtime test-lowest test-gpu test-ros lint format docs dist bench clean
 
 demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
 
 test: $(VENV)/.all  ## everything; installs torch (several GB)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
 	$(PIP) -e ".[cpu,video,bags,serve,viz,test]"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
+
+test-lowest:  ## the same with the lowest versions that pyproject.toml allows, on Python 3.10
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint .ci/lowest.txt -e ".[cpu,video,bags,serve,test]"
+	$(LOWEST)/bin/python -m pytest $(TESTS)
 
 test-gpu: $(GPU)/.gpu  ## what needs an NVIDIA GPU, then its benchmark: a table, and figures in gpu.json
 	$(GPU)/bin/python -m pytest -m gpu
@@ -41,11 +48,19 @@ format: $(VENV)/.all
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.all  ## the site of docs/ and of the Python reference, in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(VENV)/.all  ## wheel and source distribution in dist/, checked
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 bench: $(VENV)/.all  ## pair scoring against plain PyTorch, a few minutes
 	$(BIN)/python -m benchmarks.pairs --bundles models --presets nano
 
 clean:
-	rm -rf $(VENV) $(GPU) $(ROS) build *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GPU) $(LOWEST) $(ROS) build dist site *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

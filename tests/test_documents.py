@@ -21,12 +21,18 @@ README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [
     README,
-    *PAGES,
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "ARCHITECTURE.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "benchmarks/results/README.md",
     ROOT / "pairvpr/weights/README.md",
     ROOT / "ros2/README.md",
 ]
+PROJECT = (ROOT / "pyproject.toml").read_text()
+REPOSITORY = re.findall(r'^Source = "(.+)"$', PROJECT, re.MULTILINE)[0]
+RAW = REPOSITORY.replace("github.com", "raw.githubusercontent.com")
 PROGRAMS: dict[str, click.Command] = {"pairvpr": main, "pairvpr-run": run}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`]+)`")
@@ -46,8 +52,11 @@ def spans(document: Path) -> list[str]:
 
 
 def links(document: Path) -> list[str]:
+    """All links of a document; those to the project's own address as `/path` from its top."""
     prose = CODE.sub("", FENCE.sub("", document.read_text()))
-    return [link for link in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", prose) if not re.match(r"https?://", link)]
+    found = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", prose)
+    own = [re.sub(rf"^({re.escape(REPOSITORY)}/(blob|tree)|{re.escape(RAW)})/main/", "/", link) for link in found]
+    return [link for link in own if not re.match(r"https?://", link)]
 
 
 def anchors(document: Path) -> set[str]:
@@ -125,7 +134,8 @@ def options_of(command: click.Command) -> set[str]:
 def test_links_lead_somewhere(document: Path) -> None:
     for link in links(document):
         path, _, anchor = link.partition("#")
-        target = (document.parent / path).resolve() if path else document
+        above = ROOT if path.startswith("/") else document.parent
+        target = (above / path.lstrip("/")).resolve() if path else document
         assert target.is_relative_to(ROOT), f"{link} leads out of the project"
         assert target.exists(), f"{link} leads nowhere"
         assert not anchor or anchor in anchors(target), f"{link}: no heading of this name"
@@ -192,11 +202,38 @@ def test_no_document_knows_somebodys_home(document: Path) -> None:
 
 def test_the_readme_stays_short_and_leads_to_every_page() -> None:
     assert len(README.read_text().splitlines()) <= 220
-    assert {f"docs/{page.name}" for page in PAGES} <= {link.partition("#")[0] for link in links(README)}
+    assert {f"/docs/{page.name}" for page in PAGES} - {"/docs/index.md"} <= {
+        link.partition("#")[0] for link in links(README)
+    }
 
 
-def test_the_json_line_of_the_readme_is_that_of_the_runtime() -> None:
-    shown = json.loads(blocks(README, "json")[0])
+def test_links_of_the_readme_are_absolute() -> None:
+    """The page is shown on the package index, too."""
+    assert all(link.startswith("/") for link in links(README))
+
+
+def test_the_project_has_one_address() -> None:
+    """Links to files of the project are under the address of pyproject.toml."""
+    files = [*DOCUMENTS, *(ROOT / name for name in ("CITATION.cff", "mkdocs.yml", "pyproject.toml"))]
+    files += sorted((ROOT / ".github").rglob("*.yml"))
+    name = REPOSITORY.rpartition("/")[2]
+    for file in files:
+        for address in re.findall(r"https://[\w.]+/[\w.-]+/[\w.-]+", file.read_text()):
+            assert name not in address or address in (REPOSITORY, RAW), f"{file}: {address}"
+
+
+def test_every_page_is_in_the_sites_order() -> None:
+    order = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert re.search(rf"[ :]{re.escape(page.relative_to(ROOT / 'docs').as_posix())}$", order, re.MULTILINE), page
+
+
+def test_the_first_picture_is_small() -> None:
+    assert (ROOT / "docs/images/overview.jpg").stat().st_size < 200_000
+
+
+def test_the_json_line_shown_is_the_runtimes() -> None:
+    shown = json.loads(blocks(ROOT / "docs/outputs.md", "json")[0])
     match = Match("a.jpg", 1.0, 0.5, "full")
     line = json.loads(Recognition(query="b.jpg", matches=(match,), compared=1, complete=True, timings={}).to_json())
     assert list(shown) == list(line)

@@ -140,3 +140,16 @@ def test_base_dependencies_are_the_runtimes() -> None:
     for extra, requirements in PROJECT["project"]["optional-dependencies"].items():
         engines = [text for text in requirements if text.startswith("onnxruntime")]
         assert len(engines) == (extra in ("cpu", "gpu")), extra
+
+
+def test_the_lowest_versions_tested_are_the_lowest_allowed() -> None:
+    """`.ci/lowest.txt` pins the lower bound of each package that a robot runs or a test needs."""
+    allowed = list(PROJECT["project"]["dependencies"])
+    for extra in ("cpu", "video", "bags", "serve", "test"):
+        allowed += PROJECT["project"]["optional-dependencies"][extra]
+    tested = [line for line in (ROOT / ".ci/lowest.txt").read_text().splitlines() if "==" in line]
+    versions = dict(line.split("==") for line in tested)
+    assert set(versions) == {text.partition(">=")[0] for text in allowed}
+    for text in allowed:
+        name, _, lowest = text.partition(">=")
+        assert versions[name] in (lowest, f"{lowest}.0", f"{lowest}.0.0"), text
