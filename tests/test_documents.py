@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from functools import partial
@@ -34,6 +35,7 @@ PROJECT = (ROOT / "pyproject.toml").read_text()
 REPOSITORY = re.findall(r'^Source = "(.+)"$', PROJECT, re.MULTILINE)[0]
 RAW = REPOSITORY.replace("github.com", "raw.githubusercontent.com")
 PROGRAMS: dict[str, click.Command] = {"pairvpr": main, "pairvpr-run": run}
+ROS_OPTIONS = {"--ros-args"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`]+)`")
 TOP_FOLDERS = "benchmarks|calibration|docs|examples|export|pairvpr|ros2|runtime|tests"
@@ -173,7 +175,7 @@ def test_options_in_sentences_exist(document: Path) -> None:
         for option in (word for word in words[1:] if word.startswith("--") and words[0] in PROGRAMS):
             assert option in options_of(find_command(words)[0].command), span
         for option in (word for word in words if word.startswith("--") and words[0].startswith("--")):
-            assert option in anywhere or f'"{option}"' in benchmarks, span
+            assert option in anywhere | ROS_OPTIONS or f'"{option}"' in benchmarks, span
 
 
 def test_whole_configurations_are_accepted(tmp_path: Path) -> None:
@@ -238,3 +240,19 @@ def test_the_json_line_shown_is_the_runtimes() -> None:
     line = json.loads(Recognition(query="b.jpg", matches=(match,), compared=1, complete=True, timings={}).to_json())
     assert list(shown) == list(line)
     assert list(shown["best"]) == list(line["best"])
+
+
+def test_the_reference_lists_parameters() -> None:
+    pytest.importorskip("griffe")
+    listed = runpy.run_path(str(ROOT / "docs/docstrings.py"))["listed"]
+    docstring = "Read a map.\n\npath: the folder,\nor a file.\ntop_k, depth: candidates.\nRaises MapError: no map."
+    assert listed(docstring).splitlines() == [
+        "Read a map.",
+        "",
+        "",
+        "- `path`: the folder,",
+        "  or a file.",
+        "- `top_k, depth`: candidates.",
+        "",
+        "Raises MapError: no map.",
+    ]
