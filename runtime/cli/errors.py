@@ -18,6 +18,7 @@ import click
 
 from pairvpr.errors import PairVPRError
 from pairvpr.runtime.cli.log import JsonLines, log, release_log
+from pairvpr.runtime.remarks import remark_scope
 
 INTERRUPTED, TERMINATED = 130, 143  # the exit codes of shells for Ctrl-C and SIGTERM
 
@@ -77,7 +78,7 @@ class Command(click.Command):
             # JSON lines are UTF-8 in any locale, and file names need not be text.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         try:
-            with _handle_sigterm():
+            with _handle_sigterm(), remark_scope():
                 code = super().main(
                     args, prog_name, complete_var, False, windows_expand_args=windows_expand_args, **extra
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,6 +51,19 @@ class Gps:
             "altitude": self.altitude,
             "frame": "wgs84",
         }
+
+
+def find_fix(latitude: float, longitude: float, altitude: float | None = None) -> Gps | None:
+    """Return the GPS position, None if a receiver without a fix wrote the numbers.
+
+    A position that is not finite, outside +-90 and +-180 degrees or within a metre of (0, 0) is no fix. An altitude
+    that is not finite is left out.
+    """
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):  # also if one is not a number
+        return None
+    if abs(latitude) < 1e-5 and abs(longitude) < 1e-5:
+        return None
+    return Gps(latitude, longitude, altitude if altitude is not None and math.isfinite(altitude) else None)
 
 
 class Place(NamedTuple):

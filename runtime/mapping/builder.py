@@ -22,6 +22,7 @@ from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
 from pairvpr.runtime.mapping.token_storage import token_settings
 from pairvpr.runtime.model import Model, load_model
+from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 
@@ -41,7 +42,8 @@ class BuildOptions:
 
     source: the part of the source to read, and the transforms of its pictures.
     poses: a pose file, see `PlaceFinder`.
-    strict: raise SourceError for a picture that cannot be read, instead of skipping it.
+    strict: raise SourceError for a picture that cannot be read, and for anything that is left out, guessed or
+    converted, instead of going on with a warning.
     min_distance: metres between two keyframes, see `KeyframeSelector`.
     min_change: descriptor change between two keyframes, see `KeyframeSelector`.
     token_type: "float16" or "int8", for a new map only, see `token_settings`.
@@ -99,7 +101,8 @@ def build_map(
     poses: a pose file (CSV or TUM). None takes the poses of the source, of file names or of EXIF.
     min_distance: metres; keep a picture only if it was taken this far from the last one kept.
     min_change: keep a picture only if 1 - cosine(descriptor, last kept) is at least this.
-    strict: raise for a picture that cannot be read. Without it, such pictures are listed in `skipped`.
+    strict: raise for a picture that cannot be read, and for anything that is left out, guessed or converted. Without
+    it, such pictures are listed in `skipped`, and the rest is logged.
     progress: called with the pictures done and the pictures in all (None if unknown).
     loop_closer: searches the map for each picture just before the picture is added.
 
@@ -138,6 +141,7 @@ def add_pictures(
     """
     db = Path(db)
     with ExitStack() as stack:
+        stack.enter_context(remark_scope(options.strict))
         source = stack.enter_context(open_source(str(images), options.source))
         finder = PlaceFinder(options.poses)
         known = _KnownPictures(db, source.origin, finder, _read_map(db, model.bundle.identity, create, options))

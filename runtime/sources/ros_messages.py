@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import SourceError, one_line
-from pairvpr.runtime.geometry.poses import UNKNOWN, Place
+from pairvpr.runtime.geometry.poses import UNKNOWN, Place, find_fix
 from pairvpr.runtime.geometry.rotations import normalize
 from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, load_picture, pillow_reads
 from pairvpr.runtime.sources.base import Frame, Header
@@ -110,12 +110,13 @@ def parse_pose(message: Any) -> list[float]:
 
 
 def parse_gps(message: Any) -> list[float]:
-    """Read latitude and longitude in degrees and altitude in metres. The latitude is NaN without a fix.
+    """Read latitude and longitude in degrees and altitude in metres. All are NaN without a fix.
 
     message: a NavSatFix message.
     """
     fixed = message.status.status >= 0  # STATUS_NO_FIX is -1
-    return [message.latitude if fixed else math.nan, message.longitude, message.altitude]
+    gps = find_fix(message.latitude, message.longitude) if fixed else None
+    return [math.nan] * 3 if gps is None else [gps.latitude, gps.longitude, message.altitude]
 
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")

@@ -7,6 +7,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.pose_files import MAX_TIME_GAP, PlaceFinder, exif_gps, read_poses, utm_pose
 from pairvpr.runtime.geometry.poses import Gps, Place, Pose
+from pairvpr.runtime.remarks import remark_scope
 
 
 def write(tmp_path, text, name="poses.csv"):
@@ -64,13 +65,16 @@ MALFORMED = [
     (POSE + "a,1,2,3,0,0,inf,1\n", "line 2: inf is not a finite number"),
     (POSE + "a,1,2,3,0,0,0,0\n", "line 2: the quaternion is zero"),
     (POSE + "a,1,2,3,0,0,0,1\n./a,1,2,3,0,0,0,1\n", "line 3: a is in the file twice"),
-    (GPS + "a,91,0,0\n", "line 2: 91.0, 0.0 is not a latitude and longitude"),
-    (GPS + "a,0,-181,0\n", "line 2: 0.0, -181.0 is not a latitude"),
+    (GPS + "a,91,0,0\nb,0,-181,0\nc,0,0,\nd,nan,1,\n", "none of its 4 GPS positions is a fix"),
+    (GPS + "a,1,2,high\n", "line 2: 'high' is not a number"),
+    ("name,x,y,z,qx,qy,qz,qw,X\n", "line 1: a column is in the header twice"),
     (POSE + "a" * 200_000 + ",1,2,3,0,0,0,1\n", "line 2: field larger"),
     ("# t x y z\n1.0 1 2 3 0 0 0 1\n2.0 1 2 3 0 0 0\n", "line 3: 7 fields, not the 8"),
     ("1.0 1 2 3 0 0 0 1\n\n1.00 1 2 3 0 0 0 1\n", "line 3: time stamp 1.00 is in the file twice"),
     ("1.0 1 2 3 0 0 0 0\n", "line 1: the quaternion is zero"),
     ("nan 1 2 3 0 0 0 1\n", "line 1: nan is not a finite number"),
+    ("1 nan nan nan nan nan nan nan\n", "holds no finite pose"),
+    ("1e21 1 2 3 0 0 0 1\n", "the time stamp 1e+21 is no time in seconds, milliseconds"),
 ]
 
 
@@ -176,6 +180,10 @@ def rational(numerator, denominator):
         {**HERE, 2: (rational(0, 0), rational(0, 0), rational(0, 0))},
         {**HERE, 2: (91.0, 0.0, 0.0)},
         {**HERE, 1: "E"},
+        {**HERE, 2: (0.0, 0.0, 0.0), 4: (0.0, 0.0, 0.0)},
+        {**HERE, 2: (17056881.0, 0.0, 0.0)},
+        {**HERE, 2: (47.0, rational(0, 0), rational(0, 0))},
+        {**HERE, 2: (47.0, 75.0, 0.0)},
     ],
 )
 def test_no_usable_gps(tmp_path, gps):
@@ -188,11 +196,100 @@ def test_unknown_altitude_leaves_the_position(tmp_path):
     assert math.isclose(gps.longitude, 8.75)
 
 
-def test_malformed_gps_is_an_error(tmp_path):
-    with pytest.raises(SourceError, match=r"a\.jpg is damaged"):
-        exif_gps(picture(tmp_path / "a.jpg", {**HERE, 2: (47.0, 30.0)}))
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({2: (47.0, 30.6)}, 47.51),
+        ({2: (47.0, 30.6, rational(0, 0))}, 47.51),
+        ({2: 47.51}, 47.51),
+        ({2: (47.51, rational(0, 0), rational(0, 0))}, 47.51),
+        ({1: "s"}, -47.51),
+        ({1: "South"}, -47.51),
+        ({1: b"S\0"}, -47.51),
+        ({1: "S", 2: -47.51}, -47.51),
+        ({9: "V"}, 47.51),
+        ({2: -47.51}, None),
+        ({1: b"\xff"}, None),
+        ({2: "47.51"}, None),
+        ({2: (47.0, 30.0, 36.0, 0.0)}, None),
+        ({2: ()}, None),
+    ],
+)
+def test_odd_forms_of_gps_positions(tmp_path, tags, expected, monkeypatch):
+    path = picture(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image.Exif, "get_ifd", lambda *_: {**HERE, **tags})  # Pillow writes well-formed tags only
+    gps = exif_gps(path)
+    assert (gps is None) == (expected is None)
+    if gps is not None:
+        assert (gps.latitude, gps.longitude) == pytest.approx((expected, 8.75), abs=1e-6)
+
+
+def test_damaged_gps_tags_are_no_place(tmp_path, monkeypatch):
+    path = picture(tmp_path / "a.jpg", HERE)
+    monkeypatch.setattr(Image.Exif, "get_ifd", lambda *_: 1 / 0)
+    assert exif_gps(path) is None
     with pytest.raises(SourceError, match="there is no picture"):
         exif_gps(tmp_path / "nope.jpg")
+
+
+def test_positions_without_a_fix_are_counted_and_said_once(tmp_path, caplog):
+    nowhere = {**HERE, 2: (0.0, 0.0, 0.0), 4: (0.0, 0.0, 0.0)}
+    paths = [picture(tmp_path / f"{i}.jpg", tags) for i, tags in enumerate([nowhere, HERE, nowhere, None])]
+    with remark_scope():
+        finder = PlaceFinder(write(tmp_path, GPS + "b.jpg,0,0,\nc.jpg,1,2,nan\nd.jpg,inf,2,\n"))
+        assert [finder.find_place(path.name, path).gps is None for path in paths] == [True, False, True, True]
+        assert finder.find_place("c.jpg") == Place(gps=Gps(1.0, 2.0))
+        assert finder.find_place("b.jpg") == Place()
+    assert [message[:40] for message in caplog.messages] == ["2 GPS positions are no fix (out of range"] * 2
+    assert caplog.messages[0].endswith("poses.csv, line 2")
+    assert caplog.messages[1].endswith("0.jpg")
+    with remark_scope(strict=True), pytest.raises(SourceError, match=r"first: .*0\.jpg; --strict stops here"):
+        PlaceFinder().find_place("0.jpg", paths[0])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '"name","x","y","z","qx","qy","qz","qw"',
+        "Name, X, Y, Z, QX, QY, QZ, QW",
+    ],
+)
+def test_headers_as_tables_are_saved(tmp_path, header):
+    assert read_poses(write(tmp_path, header + '\n"a.jpg",1,2,3,0,0,0,1\n')).find("a.jpg").pose.x == 1.0
+
+
+def test_columns_in_any_order_and_more_of_them(tmp_path, caplog):
+    poses = read_poses(write(tmp_path, ",lon,name,lat,speed\n0,153,a.jpg,-27,9\n"))
+    assert poses.find("a.jpg") == Place(gps=Gps(-27.0, 153.0))
+    assert 'the columns "", speed are not read' in caplog.text
+
+
+@pytest.mark.parametrize(("unit", "per"), [("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)])
+def test_time_stamps_are_brought_to_seconds(tmp_path, caplog, unit, per):
+    text = "".join(f"{(1403636579 + i / 2) * per:.0f} {i} 0 0 0 0 0 1\n" for i in range(3))
+    poses = read_poses(write(tmp_path, text))
+    assert f"the time stamps are {unit}, and are converted to seconds" in caplog.text
+    for stem in ("1403636579500000000", "1403636579500", "1403636579.5"):
+        found = poses.find(f"{stem}.png")
+        assert (found.pose.x, found.timestamp) == (1.0, pytest.approx(1403636579.5))
+    with remark_scope(strict=True), pytest.raises(SourceError, match=f"the time stamps are {unit}"):
+        read_poses(write(tmp_path, text))
+
+
+def test_lines_of_a_lost_tracker_are_left_out(tmp_path, caplog):
+    poses = read_poses(write(tmp_path, "1.0 1 0 0 0 0 0 1\n2.0 nan nan nan nan nan nan nan\n3.0 3 0 0 0 0 0 1\n"))
+    assert [poses.find(f"{second}.0.png") is None for second in (1, 2, 3)] == [False, True, False]
+    assert "line 2" in caplog.text
+
+
+def test_degrees_in_names_give_no_place(tmp_path, caplog):
+    with remark_scope():
+        finder = PlaceFinder()
+        assert finder.find_place("@116.3000000@40.0100000@.png") == Place()
+        assert finder.find_place("@-27.4772@153.0277@.png") == Place()
+        assert finder.find_place("@0584363.0212@4477128.9312@.png").pose.x == 584363.0212
+        assert finder.find_place("@12.5@40.25@.png").pose.x == 12.5
+    assert [message[:24] for message in caplog.messages] == ["2 names hold degrees whe"]
 
 
 def test_precedence_and_count(tmp_path):

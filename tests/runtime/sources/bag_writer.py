@@ -99,10 +99,10 @@ class BagWriter:
             message = self.new("nav_msgs/msg/Odometry", header, "base_link", inner, twist)
         self.write(topic, message, stamp + 40_000_000)  # a filter's poses come late
 
-    def fix(self, topic: str, stamp: int, latitude: float, status: int = 0) -> None:
+    def fix(self, topic: str, stamp: int, latitude: float, status: int = 0, longitude: float = 8.5) -> None:
         state = self.new("sensor_msgs/msg/NavSatStatus", status, 1)
         message = self.new(
-            "sensor_msgs/msg/NavSatFix", self.header(stamp, "gps"), state, latitude, 8.5, 400.0, np.zeros(9), 0
+            "sensor_msgs/msg/NavSatFix", self.header(stamp, "gps"), state, latitude, longitude, 400.0, np.zeros(9), 0
         )
         self.write(topic, message, stamp)
 

@@ -97,6 +97,8 @@ def test_gps_fixes(tmp_path: Path) -> None:
             bag.image("/image", stamp(5 * i), scene(i))
         bag.fix("/gps", stamp(0), 47.0)
         bag.fix("/gps", stamp(6), 0.0, status=-1)
+        bag.fix("/gps", stamp(7), 91.0)
+        bag.fix("/gps", stamp(8), 0.0, longitude=0.0)
         bag.fix("/gps", stamp(10), 48.0)
     frames = frames_of(bag.path)
     assert [frame.gps.latitude for frame in frames] == pytest.approx([47, 47.5, 48])

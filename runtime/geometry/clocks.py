@@ -1,0 +1,49 @@
+"""Find the unit of time stamps, and follow clocks that jump."""
+
+from __future__ import annotations
+
+SECONDS_BELOW = 1e11  # a larger number of seconds since 1970 is later than the year 5000
+UNIX_SECONDS = (5e8, 5e9)  # 1985 to 2128
+UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+MAX_STEP = 3600.0  # seconds; a longer step from one picture to the next is a clock that was set
+
+
+def find_unit(stamp: float) -> tuple[str, float] | None:
+    """Return the name of a time stamp's unit and the number of units in a second.
+
+    A stamp below SECONDS_BELOW is in seconds. Another is in the unit that makes it a Unix time of UNIX_SECONDS. Return
+    None if no unit does.
+    """
+    if abs(stamp) < SECONDS_BELOW:
+        return "seconds", 1.0
+    earliest, latest = UNIX_SECONDS
+    return next(((name, per) for name, per in UNITS if earliest <= stamp / per <= latest), None)
+
+
+class SteadyClock:
+    """Turn the time stamps of pictures in their order into seconds since the first that never run backwards.
+
+    A step backwards or of more than MAX_STEP is a jump. The clock then takes the last step before the jump once more.
+
+    jumps: number of jumps so far.
+    still: number of stamps so far that equal the stamp before.
+    """
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+        self.jumps = 0
+        self.still = 0
+        self._last: float | None = None
+        self._step = 0.0
+
+    def advance(self, stamp: float) -> float:
+        """Return the seconds since the first stamp. The argument is the next stamp in seconds."""
+        step = 0.0 if self._last is None else stamp - self._last
+        if 0 <= step <= MAX_STEP:
+            self.still += step == 0 and self._last is not None
+            self._step = step
+        else:
+            self.jumps += 1
+        self.elapsed += self._step
+        self._last = stamp
+        return self.elapsed
