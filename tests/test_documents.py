@@ -209,6 +209,14 @@ def test_the_readme_stays_short_and_leads_to_every_page() -> None:
     }
 
 
+def test_recall_in_the_readme_is_as_in_the_model_card() -> None:
+    card = (ROOT / "pairvpr/weights/README.md").read_text()
+    rows = re.findall(r"^\| by (?:day|night), .*$", README.read_text(), re.MULTILINE)
+    assert len(rows) == 3
+    for row in rows:
+        assert " | ".join(row.split(" | ")[1:]) in card, row
+
+
 def test_links_of_the_readme_are_absolute() -> None:
     """The page is shown on the package index, too."""
     assert all(link.startswith("/") for link in links(README))
