@@ -2,7 +2,7 @@
 
     python -m benchmarks.hog DATABASE QUERIES [--tolerance FRAMES]
 
-A learnt descriptor must be better than this one. It is that of Dalal & Triggs (CVPR 2005) at 64 x 32 pixels: cells of
+A learnt descriptor must be better than this one, by Dalal & Triggs (CVPR 2005) at 64 x 32 pixels: cells of
 8 x 8, 9 unsigned orientations, blocks of 2 x 2 cells, L2 norms.
 """
 

@@ -30,14 +30,11 @@ MODULES = sorted(
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "ros2/README.md"]
 DOCUMENTS += [ROOT / "pairvpr/weights/README.md", ROOT / "benchmarks/results/README.md"]
 REWRITE: set[str] = {
-    "benchmarks/hog.py",
     "calibration/acceptance.py",
     "calibration/cascade.py",
     "calibration/known_places.py",
     "calibration/threshold.py",
     "calibration/trials.py",
-    "pairvpr/evaluation/msls.py",
-    "ros2/README.md",
     "runtime/answer.py",
     "runtime/bundle.py",
     "runtime/calibrated/acceptance.py",

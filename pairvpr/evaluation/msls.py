@@ -2,7 +2,7 @@
 
     train_val/<city>/{query,database}/images/<key>.jpg, raw.csv, postprocessed.csv, subtask_index.csv
 
-The protocol is that of github.com/mapillary/mapillary_sls (`evaluate.py`, task im2im, subtask all, 25 m) and of
+The protocol is the one of github.com/mapillary/mapillary_sls (`evaluate.py`, task im2im, subtask all, 25 m) and of
 the papers that report "740 queries". It takes the rows of Copenhagen and San Francisco that are marked `all` in
 subtask_index.csv and are no panoramas. It leaves out queries without a database picture of their city within 25 m.
 Queries of both cities are searched for in both cities, among 18,871 database pictures.
