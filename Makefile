@@ -42,6 +42,7 @@ test-ros: $(ROS)/jazzy/.ros $(ROS)/kilted/.ros  ## the ROS 2 node under real ROS
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(VENV)/.all
@@ -60,7 +61,7 @@ bench: $(VENV)/.all  ## pair scoring against plain PyTorch, a few minutes
 	$(BIN)/python -m benchmarks.pairs --bundles models --presets nano
 
 clean:
-	rm -rf $(VENV) $(GPU) $(LOWEST) $(ROS) build dist site *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GPU) $(LOWEST) $(ROS) build dist site *.egg-info demo-out .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

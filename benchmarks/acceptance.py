@@ -5,7 +5,7 @@
     python -m benchmarks.acceptance day_left day_right night_right --tolerance 2 --levels 0.8 0.9
 
 Every query is answered once, with all candidates compared in full. Decisions are then calibrated as by
-`pairvpr calibrate --accept` on the answers of one half of the blocks of places, and tested on the other half. A
+`pairvpr calibrate threshold` on the answers of one half of the blocks of places, and tested on the other half. A
 condition is a folder of queries. `below` counts splits in which the accepted answers were right less often than
 promised. The test half is a sample too, so this happens in more splits than delta even if the promise is kept.
 `below_for_sure` counts splits whose wrong answers would come by chance in one case of 20 at most.
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from benchmarks.answers import Answers, answer
 from benchmarks.splits import decisions, halves, summary, tested
 from pairvpr.calibration.acceptance import DELTA, RADIUS, PrecisionTarget
-from pairvpr.calibration.known_places import AnsweredPicture, apart
+from pairvpr.calibration.known_places import AnsweredPicture, is_apart
 from pairvpr.evaluation.recall import precision_recall
 from pairvpr.runtime import load_model
 from pairvpr.runtime.geometry.poses import Pose
@@ -85,7 +85,7 @@ def spaced(answers: Answers, radius: float) -> Answers:
     chosen = []
     for number, (condition, position) in enumerate(zip(answers.conditions, answers.where, strict=True)):
         where = Pose(*position, 0)
-        if apart(where, taken[condition], radius):
+        if is_apart(where, taken[condition], radius):
             taken[condition].append(where)
             chosen.append(number)
     return Answers(**{name: value[chosen] for name, value in vars(answers).items()})

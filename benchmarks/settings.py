@@ -5,7 +5,7 @@
 
 BUNDLE holds fp32 and INT8 graphs that were calibrated with pictures of other places. All settings compare the same
 candidates. The cascade's heads and margins are learnt in turn from all places but those that they are checked on, as
-`pairvpr calibrate` does it. Pair scores are kept in the folder `--work`: an interrupted run goes on.
+`pairvpr calibrate cascade` does it. Pair scores are kept in the folder `--work`: an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from benchmarks.paired import Flags, flips, share
 from benchmarks.scoring import Scores, Way, Work
-from pairvpr.calibration.candidates import exact_setting, families
-from pairvpr.calibration.cascade import PROBABILITY, ComparedQuery, fit, margin_for
+from pairvpr.calibration.candidates import exact_setting, list_families
+from pairvpr.calibration.cascade import PROBABILITY, ComparedQuery, find_margin, fit_head
 from pairvpr.errors import EngineError
 from pairvpr.evaluation import Benchmark, load_folders
 from pairvpr.runtime.bundle import Bundle
@@ -83,7 +83,7 @@ def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
     """Return the exact way, those that are also tried with a cascade, and the others that the bundle allows."""
     exact = Way(RuntimeSetting(**{**vars(exact_setting(bundle)), "threads": threads}))
     settings = [
-        RuntimeSetting(each.device, each.precision, threads, exact=True) for each in families(bundle, exact=True)
+        RuntimeSetting(each.device, each.precision, threads, exact=True) for each in list_families(bundle, exact=True)
     ]
     if "int8-fp16" in bundle.info.precisions:
         settings.append(RuntimeSetting("cpu", "int8-fp16", threads, exact=True))  # TensorRT's, in float32 arithmetic
@@ -209,10 +209,10 @@ def predict(answers: Scores, blocks: npt.NDArray[np.int64]) -> tuple[Floats, Flo
             f"the queries are of {len(present)} parts of {FOLDS} of the places: too few to learn from; ask more"
         )
     for fold in present:
-        head, bias, gaps = fit(
+        head, bias, gaps = fit_head(
             [[compared[i] for i in np.flatnonzero(blocks == other)] for other in present if other != fold]
         )
-        margin = margin_for(gaps, PROBABILITY)
+        margin = find_margin(gaps, PROBABILITY)
         for i in np.flatnonzero(blocks == fold):
             predicted[i], margins[i] = compared[i].inputs @ head + np.float32(bias), margin
     return predicted, margins

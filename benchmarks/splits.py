@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.calibration.acceptance import PrecisionTarget, ThresholdFit, decide
-from pairvpr.calibration.known_places import AnsweredPicture, stretches
+from pairvpr.calibration.acceptance import PrecisionTarget, ThresholdFit, fit_threshold
+from pairvpr.calibration.known_places import AnsweredPicture, cut_stretches
 from pairvpr.calibration.threshold import binomial_tail
 from pairvpr.errors import SourceError
-from pairvpr.runtime.calibrated.acceptance import chance
+from pairvpr.runtime.calibrated.acceptance import logistic
 from pairvpr.runtime.geometry.poses import Pose
 
 BLOCKS = 40
@@ -41,7 +41,7 @@ class Outcome:
 
 def halves(wheres: Sequence[Pose], splits: int) -> Bools:
     """Return the places to calibrate with as (splits, n), half of the blocks of neighbours of n places in each."""
-    blocks, generator = stretches(wheres, BLOCKS), np.random.default_rng(0)
+    blocks, generator = cut_stretches(wheres, BLOCKS), np.random.default_rng(0)
     found = np.zeros((splits, len(wheres)), bool)
     for row in found:
         for block in generator.permutation(BLOCKS)[: BLOCKS // 2]:
@@ -54,7 +54,7 @@ def decisions(answers: Sequence[AnsweredPicture], parts: Bools, promise: Precisi
     found: list[ThresholdFit | None] = []
     for part in parts:
         try:
-            found.append(decide(_chosen(answers, part), promise, "split"))
+            found.append(fit_threshold(_chosen(answers, part), promise, "split"))
         except SourceError:
             found.append(None)
     return found
@@ -100,7 +100,7 @@ def _chosen(answers: Sequence[AnsweredPicture], part: Bools) -> list[AnsweredPic
 
 def _test(decision: ThresholdFit, answers: Sequence[AnsweredPicture]) -> Outcome:
     accepted = [each for each in answers if each.score >= decision.threshold]
-    chances = [chance(decision.slope, decision.bias, each.score) for each in answers]
+    chances = [logistic(decision.slope, decision.bias, each.score) for each in answers]
     return Outcome(
         count=len(answers),
         accepted=len(accepted),

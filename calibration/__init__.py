@@ -1,4 +1,5 @@
-"""What a bundle learns from the user's own pictures after export, without labels and without torch.
+"""Calibrate a bundle on the user's own pictures, without torch.
 
-The cascade, the pictures INT8 ranges come from, and the gate that INT8 graphs must pass.
+Fits the cascade and the acceptance threshold, tunes the runtime setting, chooses the pictures for INT8 ranges, and
+judges INT8 graphs.
 """

@@ -1,4 +1,4 @@
-"""Calibrating decisions: from which pair score on a robot may act on an answer, from pictures of known places."""
+"""Calibrate the acceptance threshold of a map on pictures of known places."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pairvpr.calibration.known_places import AnsweredPicture, Progress, ask, split
-from pairvpr.calibration.located import Locator
-from pairvpr.calibration.threshold import Bools, Floats, certify, fit_confidence, lower_bound, needed, sequence
+from pairvpr.calibration.known_places import AnsweredPicture, Progress, ask, split_places
+from pairvpr.calibration.locator import Locator
+from pairvpr.calibration.threshold import (
+    Bools,
+    Floats,
+    certify,
+    fit_confidence,
+    lower_bound,
+    order_thresholds,
+    trials_needed,
+)
 from pairvpr.errors import MapError, SourceError
-from pairvpr.runtime.calibrated.acceptance import FRAMES, METRES, Acceptance, ScoreSetup, Traverse, chance
+from pairvpr.runtime.calibrated.acceptance import FRAMES, METRES, Acceptance, ScoreSetup, Traverse, logistic
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
@@ -23,7 +31,7 @@ from pairvpr.runtime.sources import SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 
 RADIUS = 25.0
-"""Metres within which a match is right: the convention of Pitts30k, Tokyo 24/7, MSLS and others."""
+"""Largest distance of a right match in metres: the convention of Pitts30k, Tokyo 24/7, MSLS and others."""
 PRECISION = 0.99
 DELTA = 0.1
 MIN_PICTURES = 40
@@ -31,10 +39,12 @@ MIN_PICTURES = 40
 
 @dataclass(frozen=True)
 class PrecisionTarget:
-    """What is asked for: accepted answers are right in the share `precision`, or more, of all.
+    """Hold the promise that a threshold must keep.
 
-    delta: the chance that they are not after all. radius: within which one is right. unit: what the radius is in, "m"
-    (or the map's units), or "frames" where the numbers in pictures' names are places (see `frame_number`).
+    precision: lowest share of accepted answers that are right.
+    delta: chance that the share is lower after all.
+    radius: distance within which a match is right, in `unit`.
+    unit: METRES (the map's units), or FRAMES if the numbers in the pictures' names are places (see `frame_number`).
     """
 
     precision: float = PRECISION
@@ -42,17 +52,17 @@ class PrecisionTarget:
     radius: float = RADIUS
     unit: str = METRES
 
-    def pictures(self) -> int:
-        """How many pictures, a radius apart, can show it if the map knows all of them; never fewer than 40."""
-        return max(MIN_PICTURES, math.ceil(needed(self.precision, self.delta) * 1.5))
+    def min_pictures(self) -> int:
+        """Return the least number of pictures, a radius apart, that can show the precision. It is at least 40."""
+        return max(MIN_PICTURES, math.ceil(trials_needed(self.precision, self.delta) * 1.5))
 
 
 @dataclass(frozen=True)
 class ThresholdFit:
-    """What answers of known places decide: the threshold, and slope and bias of `confidence` (see `Acceptance`).
+    """Hold a threshold, slope and bias of the confidence (see `Acceptance`), and the answers behind them.
 
-    fitted: how many of the answers confidence and the thresholds to test come from. checked: the others, which the
-    threshold was tested on.
+    fitted: number of answers used to fit the confidence and to choose the thresholds to test.
+    checked: the other answers, which the threshold was tested on.
     """
 
     threshold: float
@@ -66,7 +76,7 @@ def calibrate_acceptance(
     map_: Map,
     model: Model,
     images: str | Path,
-    promise: PrecisionTarget,
+    target: PrecisionTarget,
     progress: Progress,
     *,
     poses: str | Path | None = None,
@@ -74,89 +84,90 @@ def calibrate_acceptance(
     top_k: int | None = None,
     exact: bool = False,
 ) -> Acceptance:
-    """Find the lowest pair score from which answers of the map `places` keep the promise.
+    """Find the lowest pair score from which accepted answers of a map keep a precision.
 
-    images, options: pictures of known places, whatever `open_source` takes; poses: a file (see `PlaceFinder`), where
-    the promise is not in frames.
-    top_k, exact: how answers will come about, as for `PlaceRecognizer.open`. An answer whose own place is not known
-    counts as wrong. Raises SourceError for too few pictures and where no score keeps the promise, MapError for a map
-    without places (in frames: with places), and what map, engine and source raise.
+    images, options: source of pictures of known places, as for `open_source`.
+    target: the precision to keep, and the distance within which a match is right.
+    poses: file of poses (see `PlaceFinder`), unless the target's unit is frames.
+    top_k, exact: settings of the answers, as for `PlaceRecognizer.open`.
+    A best match with no known place counts as wrong.
+    Raises SourceError for too few pictures and if no score keeps the precision. Raises MapError for a map without
+    places, or with places if the unit is frames. Errors of map, engine and source pass through.
     """
-    k = candidates(map_, model, top_k)
+    k = count_candidates(map_, model, top_k)
     cascade = None if exact else Cascade.find_in(model.bundle)
     recognizer = PlaceRecognizer(map_, model, FaissIndex(map_.descriptors), k, cascade=cascade)
     with open_source(str(images), options) as source:
         if source.live:
-            raise SourceError(f"{images}: is live, and where it is nobody knows; give pictures of known places")
-        in_frames = promise.unit == FRAMES
-        located = Locator.from_frame_numbers(map_, source) if in_frames else Locator.from_places(map_, poses)
+            raise SourceError(f"{images}: a live source has no known places; give recorded pictures with --images")
+        in_frames = target.unit == FRAMES
+        locator = Locator.from_frame_numbers(map_, source) if in_frames else Locator.from_places(map_, poses)
         if source.length is not None:
-            check_enough(images, source.length, promise)
-        asked = ask(recognizer, source, located, promise.radius, progress)
-    decision = decide(asked, promise, images)
-    checked = decision.checked
-    traverses = by_traverse(checked, decision.threshold, images)
+            check_enough(images, source.length, target)
+        answered = ask(recognizer, source, locator, target.radius, progress)
+    fit = fit_threshold(answered, target, images)
+    traverses = count_by_traverse(fit.checked, fit.threshold, images)
     return Acceptance(
         identity=model.bundle.identity,
         engine=model.engines.description,
         setup=ScoreSetup.from_map(map_, k, cascade),
-        threshold=decision.threshold,
-        slope=decision.slope,
-        bias=decision.bias,
-        radius=promise.radius,
-        unit=promise.unit,
-        precision=promise.precision,
-        delta=promise.delta,
-        fitted=decision.fitted,
-        checked=len(checked),
-        right=sum(each.right for each in checked),
-        outside=sum(each.outside for each in checked),
-        expected=sum(chance(decision.slope, decision.bias, each.score) for each in checked),
+        threshold=fit.threshold,
+        slope=fit.slope,
+        bias=fit.bias,
+        radius=target.radius,
+        unit=target.unit,
+        precision=target.precision,
+        delta=target.delta,
+        fitted=fit.fitted,
+        checked=len(fit.checked),
+        right=sum(each.right for each in fit.checked),
+        outside=sum(each.outside for each in fit.checked),
+        expected=sum(logistic(fit.slope, fit.bias, each.score) for each in fit.checked),
         accepted=sum(each.accepted for each in traverses),
         accepted_right=sum(each.right for each in traverses),
         traverses=traverses,
-        own=sum(each.own for each in asked),
+        own=sum(each.own for each in answered),
     )
 
 
-def candidates(map_: Map, model: Model, top_k: int | None) -> int:
-    """How many candidates an answer of the map will have; raises MapError where it cannot have so many."""
+def count_candidates(map_: Map, model: Model, top_k: int | None) -> int:
+    """Return the number of candidates of an answer. Raises MapError if `top_k` is outside 1 to the map's size."""
     if top_k is None:
         return min(model.bundle.info.top_k, len(map_))
     if not 1 <= top_k <= len(map_):
-        raise MapError(f"{map_.path}: top-k {top_k} is outside 1 to {len(map_)}, the map's pictures; choose another")
+        raise MapError(f"{map_.path}: --top-k {top_k} is outside 1 to {len(map_)}, the map's pictures; choose another")
     return top_k
 
 
-def check_enough(images: str | Path, count: int, promise: PrecisionTarget) -> None:
-    """Raise SourceError where so many pictures cannot show what is promised."""
-    if count < promise.pictures():
+def check_enough(images: str | Path, count: int, target: PrecisionTarget) -> None:
+    """Raise SourceError if `count` pictures cannot show the precision."""
+    if count < target.min_pictures():
         raise SourceError(
-            f"{images}: {count} pictures that can be used, a precision of {promise.precision:g} needs at least "
-            f"{promise.pictures()}, of known places {promise.radius:g} {promise.unit} apart within a traverse, even if "
-            "every answer is right; give more, or ask for less with --precision-target"
+            f"{images}: {count} usable pictures; a precision of {target.precision:g} needs at least "
+            f"{target.min_pictures()} of known places, {target.radius:g} {target.unit} apart within a traverse, even "
+            "if all answers are right; give more, or ask for less with --precision-target"
         )
 
 
-def decide(asked: Sequence[AnsweredPicture], promise: PrecisionTarget, images: str | Path) -> ThresholdFit:
-    """Learn in some stretches of the places, test in the others.
+def fit_threshold(answered: Sequence[AnsweredPicture], target: PrecisionTarget, images: str | Path) -> ThresholdFit:
+    """Fit the threshold in some stretches of the places and test it in the others.
 
-    images: what the answers come from, for messages. Raises SourceError for too few of them and where no score keeps
-    the promise.
+    images: source of the answers, for error messages.
+    Raises SourceError for too few answers and if no score keeps the precision.
     """
-    check_enough(images, len(asked), promise)
-    scores, right = np.array([each.score for each in asked]), np.array([each.right for each in asked])
-    learning, checking = split([each.where for each in asked])
-    thresholds = sequence(scores[learning], right[learning], promise.precision)
-    threshold = certify(scores[checking], right[checking], thresholds, promise.precision, promise.delta)
+    check_enough(images, len(answered), target)
+    scores, right = np.array([each.score for each in answered]), np.array([each.right for each in answered])
+    learning, checking = split_places([each.where for each in answered])
+    thresholds = order_thresholds(scores[learning], right[learning], target.precision)
+    threshold = certify(scores[checking], right[checking], thresholds, target.precision, target.delta)
     if threshold is None:
-        raise _not_shown(images, promise, thresholds[0], scores[checking], right[checking])
+        raise _not_shown(images, target, thresholds[0], scores[checking], right[checking])
     slope, bias = fit_confidence(scores[learning], right[learning])
-    return ThresholdFit(threshold, slope, bias, len(learning), tuple(asked[i] for i in checking))
+    return ThresholdFit(threshold, slope, bias, len(learning), tuple(answered[i] for i in checking))
 
 
-def by_traverse(checked: Sequence[AnsweredPicture], threshold: float, images: str | Path) -> tuple[Traverse, ...]:
-    """What became of the pictures of each folder, by its name in `images`; of those right in it, by its own."""
+def count_by_traverse(checked: Sequence[AnsweredPicture], threshold: float, images: str | Path) -> tuple[Traverse, ...]:
+    """Count the checked pictures of each folder. Pictures right in `images` count under its name."""
     found = []
     for name in sorted({each.traverse for each in checked}):
         own = [each for each in checked if each.traverse == name]
@@ -167,13 +178,13 @@ def by_traverse(checked: Sequence[AnsweredPicture], threshold: float, images: st
 
 
 def _not_shown(
-    images: str | Path, promise: PrecisionTarget, threshold: float, scores: Floats, right: Bools
+    images: str | Path, target: PrecisionTarget, threshold: float, scores: Floats, right: Bools
 ) -> SourceError:
     accepted = scores >= threshold
     hits, count = int(np.sum(right & accepted)), int(np.sum(accepted))
-    shown = math.floor(1000 * lower_bound(hits, count, promise.delta)) / 1000
+    shown = math.floor(1000 * lower_bound(hits, count, target.delta)) / 1000
     return SourceError(
-        f"{images}: no score shows a precision of {promise.precision:g}: from {threshold:.3f} on, the most promising, "
-        f"{hits} of {count} answers were right, which shows {shown:.3f}; ask for less with --precision-target, or give "
-        "more pictures"
+        f"{images}: no score shows a precision of {target.precision:g}: at the most promising threshold, "
+        f"{threshold:.3f}, {hits} of {count} answers were right, which shows {shown:.3f}; ask for less with "
+        "--precision-target, or give more pictures"
     )

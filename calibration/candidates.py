@@ -1,4 +1,4 @@
-"""The settings that a device can answer with: every device and precision that a bundle and its engines allow."""
+"""List the settings that a bundle and the installed engines allow, and find the fastest threads and batch size."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ PRECISIONS = {
     "cpu": ("fp32", "fp16", "int8-dynamic", "int8"),
     "openvino": ("fp32", "fp16", "bf16", "int8", "int8-bf16"),
 }
-"""What is worth trying on each device. ONNX Runtime's CUDA multiplies Q/DQ graphs in float."""
+"""Precisions worth trying on each device. ONNX Runtime's CUDA multiplies Q/DQ graphs in float."""
 SMALL_BATCH = 8
-"""Beside the default of up to 32: smaller batches may fit a processor's caches."""
+"""Batch size tried beside the default of up to 32. Smaller batches may fit a processor's caches."""
 CLEARLY = 0.95
-"""Another number of threads or pairs is taken where it needs at most this share of the default's time."""
+"""A rival replaces the default if it takes less than this share of its time."""
 RACED = 4
-"""Pictures that threads and batches are chosen on."""
+"""Number of pictures used to choose threads and batch size."""
 VARIANTS = 5
-"""Of a device and precision that are raced for that."""
+"""Most variants of one device and precision that are raced."""
 
 
 @dataclass
 class Candidate:
-    """A setting at work: milliseconds of whole answers and whether the first match changed, by picture number."""
+    """Run a setting. Hold, by picture number, milliseconds of whole answers and whether the first match changed."""
 
     setting: RuntimeSetting
     vpr: PlaceRecognizer
@@ -48,21 +48,21 @@ class Candidate:
 
     @property
     def engine(self) -> str:
-        """What runs it."""
+        """Return the description of the engine."""
         return self.vpr.model.engines.description
 
     def median(self, pictures: Sequence[int]) -> float:
-        """Median milliseconds of those of the pictures that it was asked."""
+        """Return the median milliseconds of its answers to these pictures. Pictures it was not asked are ignored."""
         return statistics.median(self.milliseconds[i] for i in pictures if i in self.milliseconds)
 
     def p99(self) -> float:
-        """99th percentile of all its answers."""
+        """Return the 99th percentile of all its answers in milliseconds."""
         return float(np.percentile(list(self.milliseconds.values()), 99))
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Makes candidates on one map, which they share with its search index."""
+    """Make candidates that share one map and its search index."""
 
     map_: Map
     index: FaissIndex
@@ -71,35 +71,35 @@ class Workshop:
 
     @staticmethod
     def from_map(map_: Map) -> Workshop:
-        """For a map and its own bundle; raises BundleError."""
+        """Open the map's own bundle and index the map. Raises BundleError."""
         bundle = Bundle.open(map_.model_path)
         return Workshop(map_, FaissIndex(map_.descriptors), bundle, Cascade.find_in(bundle))
 
     @property
     def top_k(self) -> int:
-        """Candidates of an answer."""
+        """Return the number of database pictures that an answer compares."""
         return min(self.bundle.info.top_k, len(self.map_))
 
     def open(self, setting: RuntimeSetting) -> Candidate:
-        """A candidate; raises EngineError where it cannot be had."""
+        """Open a candidate. Raises EngineError if the setting cannot run here."""
         return self.candidate(setting, setting.load(self.bundle.path))
 
     def candidate(self, setting: RuntimeSetting, model: Model) -> Candidate:
-        """A candidate on a model that is open."""
+        """Return a candidate on an opened model."""
         cascade = None if setting.exact else self.cascade
         return Candidate(setting, PlaceRecognizer(self.map_, model, self.index, self.top_k, cascade=cascade))
 
     def both(self, fastest: Candidate) -> list[Candidate]:
-        """With the cascade, where there is one, and without, on the same engine."""
+        """Return a candidate with the cascade, if there is one, and one without, on the same engine."""
         whole = self.candidate(replace(fastest.setting, exact=True), fastest.vpr.model)
         return [whole] if self.cascade is None else [fastest, whole]
 
 
-def families(bundle: Bundle, exact: bool) -> Iterator[RuntimeSetting]:
-    """A setting for each device and precision that a bundle allows, with the defaults for the rest.
+def list_families(bundle: Bundle, exact: bool) -> Iterator[RuntimeSetting]:
+    """Yield a setting for each device and precision that a bundle allows, with defaults for the rest.
 
-    Which of them can be had shows when they are opened. On CPUs float16 weights are cast up and computed with in
-    float32: they are tried where there are no float32 ones. Raises EngineError without ONNX Runtime.
+    Some may fail when they are opened. On CPUs float16 weights are cast up and computed in float32, so they are tried
+    only without float32 graphs. Raises EngineError without ONNX Runtime.
     """
     present = set(bundle.info.precisions)
     devices = [*(["tensorrt"] if has_plans(bundle) else []), *working_devices(), "openvino"]
@@ -113,21 +113,21 @@ def families(bundle: Bundle, exact: bool) -> Iterator[RuntimeSetting]:
 
 
 def exact_setting(bundle: Bundle) -> RuntimeSetting:
-    """What agreement is measured against: every candidate in full, in float32, on a GPU where there is one.
+    """Return the setting of exact answers: every candidate in full, in float32, on a GPU if there is one.
 
-    Raises EngineError where the bundle holds no float graphs.
+    Raises EngineError if the bundle holds no float graphs.
     """
-    found = list(families(bundle, exact=True))
+    found = list(list_families(bundle, exact=True))
     for device, precision in (("cuda", "fp32"), ("cpu", "fp32"), ("cpu", "fp16")):
         if RuntimeSetting(device, precision, exact=True) in found:
             return RuntimeSetting(device, precision, exact=True)
     raise EngineError(f"{bundle.path}: no float graphs to compare with; export with --fp32 or --fp16")
 
 
-def fastest(workshop: Workshop, family: RuntimeSetting, pictures: Sequence[Path]) -> Candidate:
-    """The family with the threads and the batch that answer the pictures in the least time. Raises EngineError."""
+def find_fastest(workshop: Workshop, family: RuntimeSetting, pictures: Sequence[Path]) -> Candidate:
+    """Return the family's candidate with the fastest threads and batch size on the pictures. Raises EngineError."""
     best = workshop.open(family)
-    for vary in (_threads, _batches):
+    for vary in (_vary_threads, _vary_batch):
         rivals = [workshop.open(setting) for setting in vary(best.setting)]
         if not rivals:
             continue
@@ -138,7 +138,7 @@ def fastest(workshop: Workshop, family: RuntimeSetting, pictures: Sequence[Path]
 
 
 def race(candidates: Sequence[Candidate], pictures: Sequence[Path]) -> list[float]:
-    """Median milliseconds of each candidate's answers to the pictures, in alternation, after one to warm up."""
+    """Return the median milliseconds of each candidate. Candidates answer in alternation, after one warm-up answer."""
     times: list[list[float]] = [[] for _ in candidates]
     for number, picture in enumerate([pictures[0], *pictures]):
         for candidate, found in zip(candidates, times, strict=True):
@@ -148,13 +148,13 @@ def race(candidates: Sequence[Candidate], pictures: Sequence[Path]) -> list[floa
     return [statistics.median(found) for found in times]
 
 
-def _threads(setting: RuntimeSetting) -> list[RuntimeSetting]:
-    """With all cores and with half of them, beside the engine's own choice."""
+def _vary_threads(setting: RuntimeSetting) -> list[RuntimeSetting]:
+    """Return variants with all cores and with half of them, to compare with the engine's own choice."""
     cores = usable_cores()
     if cores == 1 or setting.device not in ("cpu", "openvino"):
         return []
     return [replace(setting, threads=threads) for threads in (cores, cores // 2)]
 
 
-def _batches(setting: RuntimeSetting) -> list[RuntimeSetting]:
+def _vary_batch(setting: RuntimeSetting) -> list[RuntimeSetting]:
     return [replace(setting, batch_size=SMALL_BATCH)]

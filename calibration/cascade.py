@@ -1,7 +1,7 @@
-"""Calibrating the cascade: which candidates can be dropped after the pair prefix, and how often that loses the winner.
+"""Calibrate the cascade: learn which candidates to drop after the pair prefix, and measure how often the best is lost.
 
-Teacher is the full score. The pictures, in the order of their names, are cut into blocks; every other block is for
-learning, the rest for checking, because neighbouring pictures of a drive are alike and would check nothing.
+The head is fitted to the full scores. The pictures are sorted by name and cut into blocks. Every other block is for
+learning and the rest for checking: neighbouring pictures of a drive are alike, so single pictures would check nothing.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import list_pictures
 
 PROBABILITY = 0.998
-"""Share of queries whose winner is to go on: so high that 99.5 % are kept beyond doubt (`benchmarks.settings`)."""
+"""Share of queries whose best candidate the margin keeps. It ensures 99.5 % in use (`benchmarks.settings`)."""
 MIN_PICTURES = 40
-"""With fewer than 20 queries to check, an interval says nothing."""
+"""Half of them check the result. With fewer than 20 queries to check, the interval is useless."""
 MIN_PLACES = 3
-"""The query picture itself, and two to choose from."""
+"""The query picture itself and two candidates."""
 BLOCKS = 10
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(-5, 1, 13))
-"""Of the ridge regression, on standardised inputs and per observation."""
+"""Penalties of the ridge regression, on standardised inputs and per observation."""
 SAME = 1 - 1e-5
-"""Similarity from which a candidate is the query picture itself, which a robot never meets."""
+"""Similarity from which a candidate counts as the query picture itself, which a robot never meets."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done and of how many."""
+"""Called with the step, the number done, and the total."""
 Floats = npt.NDArray[np.floating]
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparedQuery:
-    """A query's candidates: summaries (k, 4 D) of the pairs after the prefix, full scores (k,)."""
+    """Hold a query's candidates: summaries (k, 4 D) of the pairs after the prefix, and full scores (k,)."""
 
     inputs: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
 
 
 @contextmanager
-def map_of(images: str | Path, model: Model, progress: Progress) -> Iterator[Map]:
-    """A passing map of the pictures in the folder `images`, where there is none to calibrate for."""
+def temporary_map(images: str | Path, model: Model, progress: Progress) -> Iterator[Map]:
+    """Build a map of the pictures in the folder `images`, and delete it after use."""
     with tempfile.TemporaryDirectory(prefix="pairvpr-calibrate-") as folder:
         path = Path(folder) / "map"
         add_pictures(images, path, model, create=True, progress=lambda *counts: progress("building a map", *counts))
@@ -63,30 +63,33 @@ def map_of(images: str | Path, model: Model, progress: Progress) -> Iterator[Map
 
 
 def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Progress) -> Cascade:
-    """Learn a cascade for `model` from the pictures in the folder `images`, asked of the map `places`.
+    """Learn a cascade for `model` from the pictures in the folder `images`, as queries to a map.
 
-    Every picture is compared in full with as many candidates as in use; all their summaries stay in memory, 16 D
-    bytes a pair. Raises SourceError for too few pictures that can be read, MapError for a map of too few, and what map
-    and engine raise.
+    Every picture is compared in full with as many candidates as in use. The summaries of all pairs stay in memory,
+    16 D bytes a pair.
+    Raises SourceError for too few readable pictures and MapError for too small a map. Errors of map and engine pass
+    through.
     """
     if len(map_) < MIN_PLACES:
-        raise MapError(f"{map_.path}: {len(map_)} pictures leave nothing to drop; calibrate on a larger map")
+        raise MapError(
+            f"{map_.path}: a map of {len(map_)} pictures has no candidates to drop; calibrate on a larger map"
+        )
     check_enough(images, len(list_pictures(images)))
-    queries = compare(map_, model, images, progress)
+    queries = compare_pictures(map_, model, images, progress)
     check_enough(images, len(queries))
-    learning, checking = split(len(queries))
-    head, bias, gaps = fit([[queries[i] for i in block] for block in learning])
-    margin = margin_for(gaps, PROBABILITY)
+    learning, checking = split_blocks(len(queries))
+    head, bias, gaps = fit_head([[queries[i] for i in block] for block in learning])
+    margin = find_margin(gaps, PROBABILITY)
     checked = [queries[i] for i in checking]
     predicted = [query.inputs @ head + bias for query in checked]
-    survived = sum(gap_of_winner(p, query.scores) <= margin for p, query in zip(predicted, checked, strict=True))
-    if len(gaps) < margin_needs(PROBABILITY):
+    survived = sum(winner_gap(p, query.scores) <= margin for p, query in zip(predicted, checked, strict=True))
+    if len(gaps) < gaps_needed(PROBABILITY):
         log.warning(
-            "%d pictures to learn from are few for a margin that keeps the winner in %.1f %% of queries: with %d or "
-            "more pictures the share could be as promised",
+            "%d pictures are too few to learn a margin that keeps the best candidate in %.1f %% of queries; give %d or "
+            "more with --images",
             len(gaps),
             100 * PROBABILITY,
-            2 * margin_needs(PROBABILITY),
+            2 * gaps_needed(PROBABILITY),
         )
     return Cascade(
         identity=model.bundle.identity,
@@ -100,23 +103,23 @@ def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Pro
         checked=len(checked),
         survived=survived,
         interval=wilson_interval(survived, len(checked)),
-        kept=float(sum(kept(p, margin, model.batch_size) for p in predicted) / sum(len(p) for p in predicted)),
+        kept=float(sum(count_kept(p, margin, model.batch_size) for p in predicted) / sum(len(p) for p in predicted)),
     )
 
 
 def check_enough(images: str | Path, count: int) -> None:
-    """Raise SourceError where so many pictures are too few."""
+    """Raise SourceError if `count` pictures are too few."""
     if count < MIN_PICTURES:
         raise SourceError(
-            f"{images}: {count} pictures that can be used; calibrating needs at least {MIN_PICTURES}, better "
-            f"{2 * margin_needs(PROBABILITY)}"
+            f"{images}: {count} usable pictures; give at least {MIN_PICTURES} with --images, better "
+            f"{2 * gaps_needed(PROBABILITY)}"
         )
 
 
-def compare(map_: Map, model: Model, images: str | Path, progress: Progress) -> list[ComparedQuery]:
-    """Each picture that can be read against its candidates in the map, itself left out.
+def compare_pictures(map_: Map, model: Model, images: str | Path, progress: Progress) -> list[ComparedQuery]:
+    """Compare each picture with its candidates in the map, the picture itself excluded.
 
-    Those with fewer than two candidates leave nothing to choose and are left out too.
+    Pictures that cannot be read, or that have fewer than two candidates, are left out.
     """
     pictures = list_pictures(images)
     index = FaissIndex(map_.descriptors)
@@ -144,16 +147,19 @@ def compare(map_: Map, model: Model, images: str | Path, progress: Progress) -> 
     return found
 
 
-def split(count: int) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
-    """Of `count` queries in order: the blocks to learn from, and those to check with; no query is in both."""
+def split_blocks(count: int) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
+    """Split `count` queries, in order, into blocks to learn from and indices to check with. No query is in both."""
     blocks = np.array_split(np.arange(count), BLOCKS)
     return blocks[::2], np.concatenate(blocks[1::2])
 
 
-def fit(blocks: Sequence[Sequence[ComparedQuery]]) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.float64]]:
-    """Head (d,) and bias by ridge regression, and each query's gap (n,), predicted by heads that did not see it.
+def fit_head(
+    blocks: Sequence[Sequence[ComparedQuery]],
+) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.float64]]:
+    """Fit head (d,) and bias by ridge regression. Return them and the gap of each query's winner (n,).
 
-    The penalty is the one whose heads predict the blocks they did not see with the least squared error.
+    The gaps come from cross-validation: the head that predicts a block was fitted without it. The penalty is the one
+    with the least squared error in cross-validation.
     """
     moments = [_moments(block) for block in blocks]
     whole = np.sum(moments, axis=0)
@@ -165,7 +171,7 @@ def fit(blocks: Sequence[Sequence[ComparedQuery]]) -> tuple[npt.NDArray[np.float
         for query in block:
             predicted = heads @ query.inputs.T.astype(np.float64) + biases[:, None]
             error += np.square(predicted - query.scores).sum(axis=1)
-            gaps[:, number] = [gap_of_winner(each, query.scores) for each in predicted]
+            gaps[:, number] = [winner_gap(each, query.scores) for each in predicted]
             number += 1
     best = int(np.argmin(error))
     heads, biases = ridge(whole, PENALTIES[best : best + 1])
@@ -173,9 +179,9 @@ def fit(blocks: Sequence[Sequence[ComparedQuery]]) -> tuple[npt.NDArray[np.float
 
 
 def ridge(moments: Floats, penalties: Sequence[float]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Heads (p, d) and biases (p,) for p penalties, from the moments (d + 2, d + 2) of inputs, 1 and scores.
+    """Return heads (p, d) and biases (p,) for p penalties, from the moments (d + 2, d + 2) of inputs, 1 and scores.
 
-    Hoerl & Kennard, Technometrics 1970, on inputs of mean 0 and standard deviation 1; constant ones get weight 0.
+    Hoerl & Kennard, Technometrics 1970, on inputs of mean 0 and standard deviation 1. Constant inputs get weight 0.
     """
     mean = moments[:, -2] / moments[-2, -2]
     covariance = moments / moments[-2, -2] - np.outer(mean, mean)
@@ -188,35 +194,35 @@ def ridge(moments: Floats, penalties: Sequence[float]) -> tuple[npt.NDArray[np.f
     return heads, mean[-1] - heads @ mean[:-2]
 
 
-def gap_of_winner(predicted: Floats, scores: Floats) -> float:
-    """How far the prediction of the candidate with the best full score lies below the best prediction."""
+def winner_gap(predicted: Floats, scores: Floats) -> float:
+    """Return the distance of the winner's prediction below the best one. The winner has the best full score."""
     return float(predicted.max() - predicted[np.argmax(scores)])
 
 
-def margin_for(gaps: Floats, probability: float) -> float:
-    """The smallest margin that a further gap exceeds with a chance of at most 1 - probability.
+def find_margin(gaps: Floats, probability: float) -> float:
+    """Return the smallest margin that a further gap exceeds with a chance of at most 1 - probability.
 
-    That of split conformal prediction (Vovk, Gammerman & Shafer 2005): the gap of rank (n + 1) probability. Where
-    there are too few gaps for that (`margin_needs`), the largest.
+    It is the gap of rank (n + 1) probability, by split conformal prediction (Vovk, Gammerman & Shafer 2005). With too
+    few gaps for that (`gaps_needed`) it is the largest gap.
     """
     rank = math.ceil((len(gaps) + 1) * probability)
     return float(np.sort(gaps)[min(rank, len(gaps)) - 1])
 
 
-def margin_needs(probability: float) -> int:
-    """How many gaps `margin_for` needs to keep its promise."""
+def gaps_needed(probability: float) -> int:
+    """Return the number of gaps that `find_margin` needs to keep its promise."""
     return math.ceil(probability / (1 - probability) - 1e-9)
 
 
-def kept(predicted: Floats, margin: float, batch: int) -> int:
-    """How many of the candidates, predicted in batches in descriptor order, go on."""
+def count_kept(predicted: Floats, margin: float, batch: int) -> int:
+    """Return how many candidates are kept, if predicted in batches in descriptor order."""
     best = np.maximum.accumulate(predicted)
     ends = np.minimum(np.arange(len(predicted)) // batch * batch + batch, len(predicted)) - 1
     return int(np.sum(predicted >= best[ends] - margin))
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a share (Wilson, JASA 1927)."""
+    """Return the 95 % confidence interval of a share (Wilson, JASA 1927)."""
     z = 1.959964
     share, spread = successes / trials, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
@@ -225,7 +231,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def _moments(block: Sequence[ComparedQuery]) -> npt.NDArray[np.float64]:
-    """The sums of products of inputs, 1 and scores, (d + 2, d + 2)."""
+    """Return the sums of products of inputs, 1 and scores, (d + 2, d + 2)."""
     total = np.zeros(2 * (block[0].inputs.shape[1] + 2,))
     for query in block:
         rows = np.column_stack([query.inputs, np.ones(len(query.scores)), query.scores]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""How far the answers of other graphs are from those of the float32 ones, and how far they may be."""
+"""Judge INT8 graphs: compare their answers with those of the float32 graphs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of pictures.
+    """Hold a model's answers to n pictures.
 
-    features of n pictures; candidates int64 (n, c): every picture's nearest others by descriptor; scores float32
-    (n, c): its pair scores with them.
+    features: features of the pictures.
+    candidates: int64 (n, c), the nearest other pictures of each picture by descriptor.
+    scores: float32 (n, c), the pair scores with the candidates.
     """
 
     features: Features
@@ -30,10 +31,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two models' answers compared.
+    """Compare the answers of two models.
 
-    cosine: of the descriptors of a picture, the lowest. rank_correlation: Spearman's, of all pair scores.
-    top1_changed: the share of pictures whose best candidate is another one.
+    cosine: lowest cosine between the two descriptors of a picture.
+    rank_correlation: Spearman's rank correlation of all pair scores.
+    top1_changed: share of pictures whose best candidate differs.
     """
 
     cosine: float
@@ -41,7 +43,7 @@ class Agreement:
     top1_changed: float
 
     def within(self, limits: Agreement) -> bool:
-        """Whether nothing is worse than `limits`; NaN is."""
+        """Return whether every figure is at least as good as in `limits`. NaN is not."""
         return (
             self.cosine >= limits.cosine
             and self.rank_correlation >= limits.rank_correlation
@@ -58,22 +60,22 @@ class Agreement:
 LIMITS = Agreement(cosine=0.995, rank_correlation=0.99, top1_changed=0.01)
 
 
-def answer(model: Model, pictures: Sequence[Path], count: int, progress: Progress) -> Answers:
-    """Encode pictures and compare each with the `count` others nearest to it. Raises SourceError."""
+def answer_pictures(model: Model, pictures: Sequence[Path], count: int, progress: Progress) -> Answers:
+    """Encode pictures and compare each with its `count` nearest others. Raises SourceError."""
     features = model.encode(list(pictures))
     similarity = features.descriptors @ features.descriptors.T
     np.fill_diagonal(similarity, -np.inf)
     return _score(model, features, np.argsort(-similarity, axis=1, kind="stable")[:, :count], progress)
 
 
-def agreement(model: Model, pictures: Sequence[Path], truth: Answers, progress: Progress) -> Agreement:
-    """Compare a model's answers with the truth, each picture with the same candidates."""
+def measure_agreement(model: Model, pictures: Sequence[Path], truth: Answers, progress: Progress) -> Agreement:
+    """Compare a model's answers with the truth, on the truth's candidates."""
     found = _score(model, model.encode(list(pictures)), truth.candidates, progress)
-    return compare(found, truth)
+    return compare_answers(found, truth)
 
 
-def compare(found: Answers, truth: Answers) -> Agreement:
-    """Compare answers on the same pictures and candidates."""
+def compare_answers(found: Answers, truth: Answers) -> Agreement:
+    """Compare two models' answers on the same pictures and candidates."""
     cosines = np.sum(found.features.descriptors * truth.features.descriptors, axis=1)
     ranks = [np.argsort(np.argsort(each.scores, axis=None)).astype(np.float64) for each in (found, truth)]
     changed = np.argmax(found.scores, axis=1) != np.argmax(truth.scores, axis=1)

@@ -1,9 +1,9 @@
-"""Answers to pictures of known places, as far as they can teach and test a decision.
+"""Ask a map pictures of known places, and split the answers into a part to learn from and a part to test on.
 
-Neighbouring frames of a drive are no independent trials: whoever recognises one recognises the next. So of a traverse
-only pictures count that are a radius apart, and the places are cut into stretches, as in spatial cross-validation
-(Roberts et al., Ecography 2017): what is learnt in some is tested in others. What remains is an assumption, that such
-pictures are independent and like those to come; pictures of one place from several traverses count each.
+Neighbouring frames of a drive are not independent trials: if one is recognised, so is the next. Therefore only
+pictures a radius apart count within a traverse. The places are cut into stretches, as in spatial cross-validation
+(Roberts et al., Ecography 2017); some stretches are for learning, the others for testing. Two assumptions remain: such
+pictures are independent, and they resemble later queries. Pictures of one place from several traverses count each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.calibration.cascade import SAME
-from pairvpr.calibration.located import Locator, traverse
+from pairvpr.calibration.locator import Locator, traverse_name
 from pairvpr.errors import MapError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.geodesy import distance_between
@@ -28,20 +28,24 @@ from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Frame, Source
 
 STRETCHES = 12
-"""One in three to learn from, two to test on: the test is what takes many pictures."""
+"""One in three is for learning, two are for testing: the test needs many pictures."""
 
 Progress = Callable[[str, int, "int | None"], None]
-"""Told what is being done, how many are done and of how many (None: not known)."""
+"""Called with the step, the number done, and the total (None: not known)."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AnsweredPicture:
-    """A picture of a known place and the answer to it.
+    """Hold the place of a picture and the answer to the picture.
 
-    score: of the best match. right: it lies within the radius. outside: nothing in the map does. own: the picture is
-    of a traverse that the map was made of.
+    where: place of the picture.
+    traverse: folder of the picture.
+    score: pair score of the best match.
+    right: whether the best match lies within the radius.
+    outside: whether no map picture lies within the radius.
+    own: whether the picture belongs to a traverse that the map was built from.
     """
 
     where: Pose | Gps
@@ -53,53 +57,55 @@ class AnsweredPicture:
 
 
 def ask(
-    recognizer: PlaceRecognizer, source: Source, located: Locator, radius: float, progress: Progress
+    recognizer: PlaceRecognizer, source: Source, locator: Locator, radius: float, progress: Progress
 ) -> list[AnsweredPicture]:
-    """The answers to the source's pictures, as far as these can be read, have a place and are no pictures of the map.
+    """Return the answers to the source's pictures.
 
-    Of each folder (a traverse) only pictures are taken that are at least `radius` from all taken before. Raises
-    MapError where nothing in the map has a place in the frame of a picture's.
+    Pictures that cannot be read, that have no place, or that are the map's own are left out with a warning. From each
+    folder (a traverse) only pictures at least `radius` from all earlier ones are taken.
+    Raises MapError if no map picture has a place in a query's coordinate frame.
     """
     sources = {record.source for record in recognizer.map.records}
     taken: dict[str, list[Pose | Gps]] = defaultdict(list)
-    asked: list[AnsweredPicture] = []
+    answered: list[AnsweredPicture] = []
     without = same = 0
     for number, frame in enumerate(source, 1):
-        progress("recognising pictures", number, source.length)
+        progress("asking pictures", number, source.length)
         if frame.picture is None:
             log.warning("skipped: %s", frame.error)
             continue
-        where, drive = located.of_frame(frame), traverse(frame.name)
+        where, drive = locator.of_frame(frame), traverse_name(frame.name)
         if where is None:
             without += 1
             continue
-        if not apart(where, taken[drive], radius):
+        if not is_apart(where, taken[drive], radius):
             continue
         answer = recognizer.recognize_frame(frame)
         if max(match.similarity for match in answer.matches) >= SAME:  # a picture that a robot never meets again
             same += 1
             continue
         taken[drive].append(where)
-        right, outside = _judge(answer, where, located, radius, recognizer.map)
+        right, outside = _judge(answer, where, locator, radius, recognizer.map)
         assert answer.best.score is not None  # all candidates were compared
-        asked.append(AnsweredPicture(where, drive, answer.best.score, right, outside, _own(frame, source, sources)))
+        own = _is_own(frame, source, sources)
+        answered.append(AnsweredPicture(where, drive, answer.best.score, right, outside, own))
     if without:
-        log.warning("%d pictures have no place and tell nothing", without)
+        log.warning("%d pictures left out: they have no place", without)
     if same:
-        log.warning("%d pictures are the map's own and tell nothing", same)
-        asked = [replace(each, own=True) for each in asked]
-    return asked
+        log.warning("%d pictures left out: they are in the map themselves", same)
+        answered = [replace(each, own=True) for each in answered]
+    return answered
 
 
-def apart(where: Pose | Gps, others: Sequence[Pose | Gps], radius: float) -> bool:
-    """Whether a place lies at least `radius` from all others."""
+def is_apart(where: Pose | Gps, others: Sequence[Pose | Gps], radius: float) -> bool:
+    """Return whether a place lies at least `radius` from all others."""
     return all(distance_between(where, other) >= radius for other in others)
 
 
-def stretches(wheres: Sequence[Pose | Gps], count: int) -> list[npt.NDArray[np.int64]]:
-    """`count` stretches across the longest way through n places, as indices of these.
+def cut_stretches(wheres: Sequence[Pose | Gps], count: int) -> list[npt.NDArray[np.int64]]:
+    """Cut n places into `count` stretches along their principal axis. Return the indices of each stretch.
 
-    All traverses are cut at the same places, so that no place is in two stretches but where they meet.
+    All traverses are cut at the same places, so stretches overlap only at their ends.
     """
     positions = np.array([_plane(where) for where in wheres])
     centred = positions - positions.mean(axis=0)
@@ -107,22 +113,22 @@ def stretches(wheres: Sequence[Pose | Gps], count: int) -> list[npt.NDArray[np.i
     return np.array_split(np.argsort(along, kind="stable"), count)
 
 
-def split(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of n places: those to learn from and those to test on, in whole stretches."""
-    learning = np.sort(np.concatenate(stretches(wheres, STRETCHES)[1::3]))
+def split_places(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the indices of the places to learn from and to test on, in whole stretches."""
+    learning = np.sort(np.concatenate(cut_stretches(wheres, STRETCHES)[1::3]))
     return learning, np.setdiff1d(np.arange(len(wheres)), learning)
 
 
-def _judge(answer: Recognition, where: Pose | Gps, located: Locator, radius: float, map_: Map) -> tuple[bool, bool]:
-    """Whether the answer to a picture from `where` is right, which one of no known place is not, or none could be."""
-    best = located.of_match(answer.best)
+def _judge(answer: Recognition, where: Pose | Gps, locator: Locator, radius: float, map_: Map) -> tuple[bool, bool]:
+    """Return whether the best match is right, and whether no map picture could be. A match without a place is wrong."""
+    best = locator.of_match(answer.best)
     right = best is not None and distance_between(where, best) <= radius
-    nearest = 0.0 if right else min(distance_between(where, place) for place in located.known)
+    nearest = 0.0 if right else min(distance_between(where, place) for place in locator.known)
     if math.isinf(nearest):
         frame_of = where.frame if isinstance(where, Pose) else "wgs84"
         raise MapError(
-            f"{map_.path}: none of its pictures has a place in {frame_of!r}, as {answer.query} has; give --poses in "
-            "the map's frame"
+            f"{map_.path}: none of its pictures has a place in frame {frame_of!r}, the frame of {answer.query}; give "
+            "--poses in the map's frame"
         )
     return right, nearest > radius
 
@@ -133,7 +139,7 @@ def _plane(where: Pose | Gps) -> tuple[float, float, float]:
     return where.latitude, where.longitude * math.cos(math.radians(where.latitude)), 0.0
 
 
-def _own(frame: Frame, source: Source, sources: set[str]) -> bool:
-    """Whether the frame comes from a folder or file that the map was made of."""
+def _is_own(frame: Frame, source: Source, sources: set[str]) -> bool:
+    """Return whether the frame comes from a folder or file that the map was built from."""
     path = None if frame.path is None else frame.path.resolve()
     return source.origin in sources or (path is not None and not sources.isdisjoint(map(str, (path, *path.parents))))

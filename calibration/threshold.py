@@ -1,9 +1,10 @@
-"""From which score on an answer may be acted on, with a promise: Learn-Then-Test on labelled scores.
+"""Find the lowest score threshold that keeps a precision, by Learn-Then-Test on labelled scores.
 
 Angelopoulos, Bates, Candes, Jordan & Lei, "Learn then Test: Calibrating Predictive Algorithms to Achieve Risk Control"
-(2021): every threshold is a hypothesis "the precision of what it accepts is below the target", tested on answers that
-had no part in choosing it. Testing in an order fixed beforehand, up to the first that is not rejected, keeps the chance
-of any false rejection below the level (fixed-sequence testing); the order may come from other data.
+(2021). Every threshold stands for the hypothesis "the precision of the accepted answers is below the target". The
+hypothesis is tested on answers that played no part in choosing the threshold. Thresholds are tested in a fixed order
+up to the first that is not rejected, which keeps the chance of any false rejection below the level (fixed-sequence
+testing). The order may come from other data.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 STEPS = 50
-"""Thresholds tested at most, evenly over the scores they come from: each more is one more chance to stop early."""
+"""Most thresholds to test, spread evenly over the scores. Every further test is a further chance to stop early."""
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
 
 def binomial_tail(errors: int, trials: int, rate: float) -> float:
-    """The chance of at most so many errors in so many trials, each of them one with the chance `rate` (0 to 1)."""
+    """Return the chance of at most `errors` errors in `trials` trials that each fail with chance `rate` (0 to 1)."""
     if not trials:
         return 1.0
     counts = range(min(errors, trials) + 1)
@@ -30,13 +31,16 @@ def binomial_tail(errors: int, trials: int, rate: float) -> float:
     return min(1.0, math.fsum(math.exp(way + odd) for way, odd in zip(ways, odds, strict=True)))
 
 
-def needed(precision: float, delta: float) -> int:
-    """How many accepted answers, all of them right, it takes to show the precision at the level `delta`."""
+def trials_needed(precision: float, delta: float) -> int:
+    """Return the number of accepted answers, all of them right, that shows the precision at the level `delta`."""
     return math.ceil(math.log(delta) / math.log(precision) - 1e-9)
 
 
 def lower_bound(right: int, trials: int, delta: float) -> float:
-    """The precision that `right` of so many answers show at the level `delta` (Clopper & Pearson, Biometrika 1934)."""
+    """Return the precision that `right` of `trials` answers show at level `delta`.
+
+    Clopper & Pearson, Biometrika 1934.
+    """
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
@@ -47,10 +51,10 @@ def lower_bound(right: int, trials: int, delta: float) -> float:
     return low
 
 
-def sequence(scores: Floats, right: Bools, precision: float) -> npt.NDArray[np.float64]:
-    """The thresholds to test, in order, from scores (n,) and whether their answers were right (n,).
+def order_thresholds(scores: Floats, right: Bools, precision: float) -> npt.NDArray[np.float64]:
+    """Return the thresholds to test, in falling order, from scores (n,) and the correctness of their answers (n,).
 
-    The first is the one that these answers speak for most clearly, then ever lower ones.
+    The first is the threshold with the strongest evidence in these answers.
     """
     order = np.argsort(-scores, kind="stable")
     falling = np.asarray(scores, np.float64)[order]
@@ -64,10 +68,11 @@ def sequence(scores: Floats, right: Bools, precision: float) -> npt.NDArray[np.f
 
 
 def certify(scores: Floats, right: Bools, thresholds: Floats, precision: float, delta: float) -> float | None:
-    """The lowest of `thresholds` whose precision is shown, on answers (n,) that had no part in choosing them.
+    """Return the lowest of `thresholds` whose precision is shown, or None if not even the first one's is.
 
-    The chance that it is one below `precision` is at most `delta`, where the answers are independent and drawn as those
-    to come. Of several that accept the same answers, the first. None where not even the first of all can be shown.
+    scores, right: (n,) from answers that played no part in choosing the thresholds.
+    The chance that the threshold's precision is below `precision` is at most `delta`, if these answers are independent
+    and drawn like later ones. Among thresholds that accept the same answers, the first is returned.
     """
     found: float | None = None
     most = 0
@@ -82,10 +87,10 @@ def certify(scores: Floats, right: Bools, thresholds: Floats, precision: float, 
 
 
 def fit_confidence(scores: Floats, right: Bools) -> tuple[float, float]:
-    """Slope and bias of the chance 1 / (1 + exp(-(slope score + bias))) that an answer is right, from n of them.
+    """Fit slope and bias of the chance 1 / (1 + exp(-(slope score + bias))) that an answer is right, to n answers.
 
     Platt, "Probabilistic outputs for support vector machines" (1999): logistic regression to targets a little inside
-    0 and 1, so that it ends where the scores tell all apart. A slope below 0 becomes 0: then scores tell nothing.
+    0 and 1, so that it converges even if the scores separate right from wrong. A negative slope becomes 0.
     """
     hits = int(np.sum(right))
     targets = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
@@ -108,7 +113,8 @@ def fit_confidence(scores: Floats, right: Bools) -> tuple[float, float]:
 
 
 def _logistic(values: Floats) -> npt.NDArray[np.float64]:
-    return 0.5 * (1 + np.tanh(0.5 * values))
+    chances: npt.NDArray[np.float64] = 0.5 * (1 + np.tanh(0.5 * values))
+    return chances
 
 
 def _loss(values: Floats, targets: Floats) -> float:

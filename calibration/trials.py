@@ -1,9 +1,10 @@
-"""What tuning measured: a trial of each setting, the exact and the chosen one among them, and the Pareto front."""
+"""Hold the measurements of tuning: a trial of each setting, and the Pareto front."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from pairvpr.calibration.cascade import wilson_interval
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
@@ -12,10 +13,13 @@ from pairvpr.runtime.map import MapInfo
 
 @dataclass(frozen=True)
 class Trial:
-    """What was measured of a setting.
+    """Hold the measurements of a setting.
 
-    median_ms: on the pictures that all settings were asked in alternation. p99_ms: of all its answers. pictures: that
-    its match is known of, in `changed` of which it is another than the exact answer's. told: what became of it.
+    median_ms: median milliseconds on the pictures that all settings were asked in alternation.
+    p99_ms: 99th percentile of all its answers in milliseconds.
+    pictures: number of pictures it was asked.
+    changed: pictures whose first match differed from the exact answer's.
+    outcome: why the setting was chosen or not.
     """
 
     setting: RuntimeSetting
@@ -24,25 +28,35 @@ class Trial:
     p99_ms: float
     pictures: int
     changed: int
-    told: str
+    outcome: str
 
     @property
     def loss(self) -> float:
-        """Share of the pictures with another first match."""
+        """Return the share of pictures with a changed first match."""
         return self.changed / self.pictures
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the loss."""
+        """Return the 95 % interval of the loss."""
         return wilson_interval(self.changed, self.pictures)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """All trials, fastest first, the exact one and the chosen one, None where none keeps the budget.
+    """Hold the result of tuning.
 
-    left_out: settings that could not be had, and why. same: pictures that are the map's own, unread: that could not be
-    read; neither were asked.
+    trials: all trials, fastest first.
+    exact: trial of the exact answers.
+    chosen: trial of the chosen setting, or None if no setting keeps the budget.
+    left_out: settings that cannot run here, with the reason.
+    map: facts about the map.
+    candidates: number of candidates of an answer.
+    cascade: whether a cascade was calibrated.
+    computer: name of the computer.
+    max_loss: largest share of changed first matches allowed.
+    budget_ms: limit for the 99th percentile in milliseconds, or None.
+    same: pictures left out because they are in the map.
+    unread: pictures left out because they cannot be read.
     """
 
     trials: Sequence[Trial]
@@ -59,7 +73,7 @@ class Tuned:
     unread: int
 
     def front(self) -> list[Trial]:
-        """The trials that no faster one matches in agreement, fastest first: the Pareto front."""
+        """Return the Pareto front, fastest first: the trials with less loss than every faster one."""
         found: list[Trial] = []
         for trial in self.trials:
             if not found or trial.loss < found[-1].loss:
@@ -67,7 +81,7 @@ class Tuned:
         return found
 
     def tuning(self, chosen: Trial) -> Tuning:
-        """As it is stored."""
+        """Return the tuning to store for a chosen trial."""
         return Tuning(
             setting=chosen.setting,
             computer=self.computer,
@@ -83,3 +97,13 @@ class Tuned:
             p99_ms=round(chosen.p99_ms, 3),
             exact_ms=round(self.exact.median_ms, 3),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all trials and the chosen tuning as JSON values. `chosen` is None if no setting keeps the budget."""
+        return {
+            **asdict(self),
+            "trials": [{**asdict(each), "loss": each.loss, "interval": list(each.interval)} for each in self.trials],
+            "left_out": list(self.left_out),
+            "map": {**asdict(self.map), "path": str(self.map.path)},
+            "chosen": None if self.chosen is None else self.tuning(self.chosen).to_json(),
+        }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairvpr.calibration.gate import LIMITS, Answers, agreement, answer
+from pairvpr.calibration.gate import LIMITS, Answers, answer_pictures, measure_agreement
 from pairvpr.errors import ExportError
 from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges, write_int8
 from pairvpr.export.int8_cache import Measured, cache_file, load, store
@@ -48,7 +48,7 @@ class Int8Export:
         self.floats, self.folder, self.pictures, self.progress = floats, folder, pictures, progress
         self.model = self._model({name: floats.graph("fp32", name, cpu=True) for name in GRAPHS}, "fp32")
         progress("float32: answers on the calibration pictures")
-        self.seen = answer(self.model, pictures.calibration, CALIBRATION_CANDIDATES, progress)
+        self.seen = answer_pictures(self.model, pictures.calibration, CALIBRATION_CANDIDATES, progress)
         self.ranges, errors = self._calibrate()
         self.ranking = sorted(errors, key=lambda name: -errors[name])
         self.errors = errors
@@ -61,7 +61,7 @@ class Int8Export:
         left = {kind: self._choose(kind) for kind in ("int8", "int8-dynamic")}
         left["int8-fp16"] = left["int8"]
         self.progress("float32: answers on the held-out pictures")
-        held_out = answer(self.model, self.pictures.held_out, GATE_CANDIDATES, self.progress)
+        held_out = answer_pictures(self.model, self.pictures.held_out, GATE_CANDIDATES, self.progress)
         precisions = {}
         for kind, names in left.items():
             graphs = self._graphs(kind, names)
@@ -121,7 +121,7 @@ class Int8Export:
         for share in FLOAT_SHARES:
             names = self.ranking[: round(share * len(self.ranking))]
             model = self._model(self._files(self._graphs(kind, names)), kind)
-            found = agreement(model, self.pictures.calibration, self.seen, self.progress)
+            found = measure_agreement(model, self.pictures.calibration, self.seen, self.progress)
             self.progress(f"{kind}, {len(names)} of {len(self.ranking)} layers left in float: {found}")
             if found.within(LIMITS):
                 break
@@ -145,7 +145,7 @@ class Int8Export:
         Raises ExportError if they are larger than allowed.
         """
         model = self._model(self._files(graphs), kind)
-        found = agreement(model, self.pictures.held_out, held_out, self.progress)
+        found = measure_agreement(model, self.pictures.held_out, held_out, self.progress)
         self.progress(f"{kind}, held-out pictures: {found}")
         if not found.within(LIMITS):
             worst = ", ".join(f"{name} ({self.errors[name]:.1%})" for name in self.ranking[:NAMED])

@@ -1,4 +1,4 @@
-"""The answer to "where is this?": ranked matches and how they came about."""
+"""Hold the answer to "where is this?": ranked matches, acceptance and timings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ Stage = Literal["full", "prefix", "descriptor"]
 
 @dataclass(frozen=True)
 class Match:
-    """One database picture in the order of the answer.
+    """Hold one database picture in the order of the answer.
 
-    score: pair score, both orders summed (higher = same place); None where the pair was not compared.
+    name: name of the picture in the map.
+    score: pair score, both orders summed (higher = same place). None if the pair was not compared.
     similarity: cosine similarity of the global descriptors.
-    stage: "full" where the pair classifier compared the pair; "prefix" where the cascade dropped it after the first
-    blocks, its score then being what they predict; "descriptor" where only descriptors were compared.
+    stage: "full" if the pair classifier compared the pair. "prefix" if the cascade dropped it after the first blocks,
+    with a predicted score. "descriptor" if only descriptors were compared.
+    pose: pose or GPS position of the picture, or None.
     """
 
     name: str
@@ -33,7 +35,7 @@ class Match:
     pose: Pose | Gps | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The match as it stands in JSONL output."""
+        """Return the match as JSON values."""
         return {
             "name": self.name,
             "score": None if self.score is None else round(self.score, 6),
@@ -45,10 +47,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Filtered:
-    """Where the robot is after all pictures so far, see `pairvpr.runtime.sequence.filter`.
+    """Hold the position after all pictures so far. See `pairvpr.runtime.sequence.filter`.
 
-    name: the likeliest database picture. probability: of being there or beside it. off_map: of being nowhere in the
-    map. pose: that of the picture.
+    name: the likeliest database picture.
+    probability: probability of being at this picture or next to it.
+    off_map: probability of being outside the map.
+    pose: pose or GPS position of the picture, or None.
     """
 
     name: str
@@ -57,7 +61,7 @@ class Filtered:
     pose: Pose | Gps | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The place as it stands in JSONL output."""
+        """Return the position as JSON values."""
         return {
             "name": self.name,
             "probability": round(self.probability, 6),
@@ -68,18 +72,22 @@ class Filtered:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The answer for one query picture.
+    """Hold the answer for one query picture.
 
-    matches: all candidates, best first: fully compared ones by score, then those that the cascade dropped by
-    predicted score, then the others by similarity.
-    accepted: whether a robot may act on the first match; confidence: the chance that it is right. None where no
-    calibration holds for this answer (see `pairvpr.runtime.calibrated`); `reason` says why, and why not accepted.
-    acceptance: the calibration that says so, None exactly where `accepted` is None.
-    compared: how many candidates the pair classifier compared, if only to drop them; complete: whether that is all it
-    was asked to, which it is not where the budget was spent before.
+    query: name of the picture.
+    timestamp: seconds, or None.
+    matches: all candidates, best first: fully compared ones by score, then those that the cascade dropped by predicted
+    score, then the others by similarity.
+    accepted: whether a robot may act on the first match. None if no threshold is valid for this answer (see
+    `pairvpr.runtime.calibrated`).
+    confidence: chance that the first match is right, or None.
+    reason: reason for `accepted`.
+    acceptance: the threshold in use. None if `accepted` is None.
+    compared: number of candidates that the pair classifier compared, dropped ones included.
+    complete: whether all candidates were compared. False if the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
-    error: why the picture could not be read, None where it could.
-    sequence: where the robot is after this and all earlier pictures, None without a `SequenceFilter`; the rest is of
+    error: reason why the picture could not be read, or None.
+    sequence: position after this and all earlier pictures. None without a `SequenceFilter`. All other fields concern
     this picture alone.
     """
 
@@ -98,13 +106,13 @@ class Recognition:
 
     @property
     def best(self) -> Match:
-        """The first match. Raises LookupError where there is none (`error` says why)."""
+        """Return the first match. Raises LookupError if there is none (see `error`)."""
         if not self.matches:
             raise LookupError(f"{self.query}: no match ({self.error})")
         return self.matches[0]
 
     def to_json(self, matches: int = 10) -> str:
-        """One line of JSON, format 1, with the first `matches` matches; `sequence` where a filter gave one."""
+        """Return one line of JSON, format 1, with the first `matches` matches, and `sequence` if there is one."""
         content = {
             "format": FORMAT,
             "query": self.query,

@@ -1,7 +1,7 @@
-"""The model on disk: a folder with all that a robot needs of the model.
+"""Read a bundle: the folder that holds everything a robot needs of the model.
 
-`bundle.json` says what the graphs are and holds the sha256 of every file, and of itself. Files are written beside
-and renamed, never written in place.
+`bundle.json` describes the graphs and holds the sha256 of every file and its own checksum. Files are written under
+another name and renamed, never written in place.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FILE = "bundle.json"
 REFERENCE = "reference.safetensors"
 ENGINES = "engines"
 TUNING = "tuning"
-"""The calibration result that holds for one map and the other results beside it: it goes where either is another."""
+"""Key of the tuned setting. It is valid for one map and one set of other results, and is dropped with them."""
 RESTORE = "copy the bundle again or export it again with `pairvpr export`"
 
 
 @dataclass(frozen=True)
 class PictureFormat:
-    """What the encoder is fed: uint8 RGB of this size; `mean` and `std` are applied inside the graph."""
+    """Describe the encoder's input: uint8 RGB of this size in pixels. The graph itself applies `mean` and `std`."""
 
     height: int
     width: int
@@ -45,7 +45,12 @@ class PictureFormat:
 
 @dataclass(frozen=True)
 class Dims:
-    """G, T and D of design and graphs; heads and depth of the pair decoder, blocks in its prefix."""
+    """Hold the sizes of the graphs.
+
+    descriptor, tokens, token_dim: G, T and D.
+    heads, decoder_depth: attention heads and blocks of the pair decoder.
+    split: number of its blocks in the prefix.
+    """
 
     descriptor: int
     tokens: int
@@ -57,7 +62,7 @@ class Dims:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights come from, under which terms, and whether they were ever trained."""
+    """Hold origin and licence of the weights. trained: False for seeded weights."""
 
     origin: str
     licence: str
@@ -66,11 +71,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """One graph in one precision: the file, its weights beside it, and the forms for CPUs and for CUDA.
+    """Name the files of one graph in one precision. All forms read the same weights.
 
-    All forms read the same weights. The file is pure ONNX for any engine; the others may hold ONNX Runtime's own
-    operators. The form for CPUs computes in float32, whatever the weights are stored in. Older bundles and INT8
-    have no form for CUDA.
+    file: pure ONNX, for any engine.
+    cpu_file: form for CPUs. It computes in float32, whatever the weights are stored in, and may hold ONNX Runtime's
+    own operators.
+    weights: file of the weights.
+    cuda_file: form for CUDA, which may hold ONNX Runtime's own operators. None for INT8 and in older bundles.
     """
 
     file: str
@@ -81,7 +88,7 @@ class GraphFiles:
 
 @dataclass(frozen=True)
 class PrecisionInfo:
-    """The graphs of one precision and what their export measured against the network."""
+    """Hold the graphs of one precision and their errors against the network, as measured by the export."""
 
     graphs: Mapping[str, GraphFiles]
     errors: Mapping[str, float]
@@ -89,7 +96,7 @@ class PrecisionInfo:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Size in bytes and sha256 of one file of the bundle."""
+    """Hold size in bytes and sha256 of one file of the bundle."""
 
     bytes: int
     sha256: str
@@ -97,7 +104,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """The content of `bundle.json`."""
+    """Hold the content of `bundle.json`."""
 
     identity: str
     preset: str
@@ -111,13 +118,13 @@ class BundleInfo:
     made_with: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The text of `bundle.json`, with its checksum."""
+        """Return the text of `bundle.json`, with its checksum."""
         content = {"format": FORMAT, **asdict(self)}
         return json.dumps({**content, "checksum": _checksum(content)}, indent=1) + "\n"
 
     @staticmethod
     def from_json(text: str, where: Path) -> BundleInfo:
-        """Read `bundle.json`; raises BundleError where it is damaged or of a newer format."""
+        """Parse the text of `bundle.json`. Raises BundleError if it is damaged or of a newer format."""
         try:
             content = json.loads(text)
             checksum = content.pop("checksum")
@@ -125,7 +132,7 @@ class BundleInfo:
             if isinstance(number, int) and number > FORMAT:
                 raise BundleError(f"{where}: bundle format {number}, this pairvpr reads {FORMAT}; upgrade pairvpr")
             if checksum != _checksum({"format": number, **content}):
-                raise BundleError(f"{where}: its checksum does not fit its content; {RESTORE}")
+                raise BundleError(f"{where}: its checksum does not match its content; {RESTORE}")
             return BundleInfo(
                 identity=content["identity"],
                 preset=content["preset"],
@@ -148,7 +155,7 @@ class BundleInfo:
 
 
 class Bundle:
-    """An opened bundle. Files are checked against their sha256 before they are used."""
+    """Give access to a bundle's files. Each is checked against its sha256 before use."""
 
     def __init__(self, path: Path, info: BundleInfo) -> None:
         self.path = path
@@ -156,7 +163,7 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Open a bundle folder; raises BundleError where it is missing or damaged."""
+        """Open a bundle folder. Raises BundleError if it is missing or damaged."""
         folder = Path(path)
         try:
             text = (folder / FILE).read_text(encoding="utf-8")
@@ -170,27 +177,27 @@ class Bundle:
 
     @property
     def identity(self) -> str:
-        """Hash of weights, preprocessing and token format; a map belongs to one."""
+        """Return the hash of weights, preprocessing and token format. A map belongs to one identity."""
         return self.info.identity
 
     def graph(self, precision: str, graph: str, cpu: bool) -> Path:
-        """The verified ONNX file of a graph, in the form for CPUs or for devices that compute in its precision."""
+        """Return the verified ONNX file of a graph, in the form for CPUs or the pure one. Raises BundleError."""
         files = self.info.precisions[precision].graphs[graph]
         self.verify([files.weights])
         return self.verify([files.cpu_file if cpu else files.file])[0]
 
     def cuda_graph(self, precision: str, graph: str) -> Path:
-        """The verified ONNX file of a graph for ONNX Runtime's CUDA, or the one for devices where there is none."""
+        """Return the verified ONNX file of a graph for ONNX Runtime's CUDA, or the pure one. Raises BundleError."""
         files = self.info.precisions[precision].graphs[graph]
         self.verify([files.weights])
         return self.verify([files.cuda_file or files.file])[0]
 
     def reference(self) -> Path:
-        """The verified file of the reference check."""
+        """Return the verified file of the reference check. Raises BundleError."""
         return self.verify([REFERENCE])[0]
 
     def verify(self, names: Sequence[str] | None = None) -> list[Path]:
-        """Check files (all by default) against their size and sha256; raises BundleError, else their paths."""
+        """Check files (all by default) against size and sha256, and return their paths. Raises BundleError."""
         names = list(self.info.files) if names is None else names
         for name in names:
             info, file = self.info.files.get(name), self.path / name
@@ -207,9 +214,9 @@ class Bundle:
         return [self.path / name for name in names]
 
     def install(self, folder: Path) -> None:
-        """Put the verified bundle into `folder` (made if missing): hard links, or copies where links cannot be.
+        """Verify the bundle and hard-link its files into `folder`, or copy them if links are impossible.
 
-        A setting that was tuned for a map stays behind.
+        The folder is made if it is missing. A setting tuned for a map is not installed. Raises BundleError.
         """
         self.verify()
         try:
@@ -223,26 +230,26 @@ class Bundle:
                 link_or_copy(self.path / FILE, folder / FILE)
         except OSError as error:
             raise BundleError(
-                f"{folder}: the model could not be put there ({error.strerror}); free or allow the folder"
+                f"{folder}: the model cannot be written there ({error.strerror}); free space or allow writing"
             ) from error
 
     def check_writable(self) -> None:
-        """Raise BundleError where calibration results could not be stored, before they are worked out."""
+        """Raise BundleError if calibration results cannot be stored. Checked before they are computed."""
         try:
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def store_calibration(self, name: str, result: Mapping[str, Any]) -> None:
-        """Put a JSON value among the calibration results, in place of an earlier one of that name.
+        """Store a JSON value among the calibration results. It replaces an earlier one of that name.
 
-        A tuned setting was measured with the results there were: it goes when another comes.
-        The description is written beside and renamed; where it was linked to another bundle's, that keeps its own.
-        Raises BundleError where it cannot be written or the bundle became another model's meanwhile.
+        A tuned setting is dropped: it was measured with the earlier results. If `bundle.json` is linked to another
+        bundle's file, that file stays unchanged.
+        Raises BundleError if `bundle.json` cannot be written, or if the bundle has become another model's meanwhile.
         """
         now = Bundle.open(self.path).info  # an export may have added a precision
         if now.identity != self.identity:
-            raise BundleError(f"{self.path}: became another model's bundle meanwhile; calibrate again")
+            raise BundleError(f"{self.path}: has become another model's bundle meanwhile; calibrate again")
         info = replace(now, calibration={**_without_tuning(now.calibration), name: dict(result)})
         try:
             with write_atomically(self.path / FILE) as partial:
@@ -253,12 +260,12 @@ class Bundle:
 
 
 def has_plans(bundle: Bundle) -> bool:
-    """Whether TensorRT plans of whatever kind lie in the bundle."""
+    """Return whether the bundle holds any TensorRT plans."""
     return any((bundle.path / ENGINES).glob("*/*.plan"))
 
 
 def sha256(file: Path) -> str:
-    """Hex sha256 of a file."""
+    """Return the sha256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -272,7 +279,7 @@ def _without_tuning(calibration: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cannot_write(folder: Path, error: OSError) -> BundleError:
     return BundleError(
-        f"{folder}: cannot be written ({error.strerror or error}); free or allow the folder, or calibrate a copy of it"
+        f"{folder}: cannot be written ({error.strerror or error}); free space, allow writing, or calibrate a copy"
     )
 
 
@@ -282,7 +289,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where there can be none."""
+    """Hard-link a file, or copy it if it cannot be linked. Raises OSError."""
     try:
         os.link(source.resolve(), target)
     except OSError as error:
@@ -293,10 +300,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def read_result(bundle: Bundle, key: str, what: str, remedy: str, parse: Callable[[Any], Result]) -> Result | None:
-    """The bundle's calibration result of that name; None where there is none.
+    """Read and validate a calibration result of a bundle. Return None if the bundle has none.
 
-    parse: makes it of its JSON value; KeyError, TypeError and ValueError say that it cannot be used. what, remedy: for
-    the message. Raises BundleError for one that cannot.
+    key: name of the result in `bundle.json`.
+    what, remedy: parts of the error message.
+    parse: makes the result from its JSON value. It raises KeyError, TypeError or ValueError for an unusable value.
+    Raises BundleError for an unusable value.
     """
     content = bundle.info.calibration.get(key)
     if content is None:
@@ -310,6 +319,6 @@ def read_result(bundle: Bundle, key: str, what: str, remedy: str, parse: Callabl
 
 
 def check_model(bundle: Bundle, identity: str) -> None:
-    """Raise ValueError where a result is another model's."""
+    """Raise ValueError if a result was calibrated for another model."""
     if identity != bundle.identity:
         raise ValueError(f"calibrated for model {str(identity)[:12]}, not for {bundle.identity[:12]}")

@@ -1,4 +1,4 @@
-"""What the encoder makes of pictures: descriptors to search with, tokens to compare pairs with."""
+"""Hold the encoder's output: descriptors for the search and tokens for the pair classifier."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, repr=False)
 class Features:
-    """Features of n pictures; `features[i]` and `features[i:j]` are Features too.
+    """Hold the features of n pictures. `features[i]` and `features[i:j]` are Features too.
 
     descriptors: (n, G) float32, L2-normalised global descriptors.
     tokens: (n, T, D) float32 or float16, decoder-ready: embedded and with positions added.
@@ -34,7 +34,7 @@ class Features:
 
     @staticmethod
     def concatenate(parts: Sequence[Features]) -> Features:
-        """One Features of all pictures of `parts`, in order; `parts` must not be empty."""
+        """Join the pictures of `parts`, in order. `parts` must not be empty."""
         return Features(
             np.concatenate([part.descriptors for part in parts]),
             np.concatenate([part.tokens for part in parts]),

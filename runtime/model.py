@@ -1,4 +1,4 @@
-"""The model as the robot uses it: encode pictures, score pairs."""
+"""Encode pictures and score pairs with a bundle's graphs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +25,15 @@ from pairvpr.runtime.image import load_picture, resize
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
 MAX_BATCH = 32
-"""Larger batches than this are no faster on any device seen so far and only take memory."""
+"""Largest batch. Larger ones only take memory: they were faster on no device measured."""
 MEMORY_SHARE = 4
-"""A batch may take one part in this many of the memory that is available."""
+"""A batch may take 1 / MEMORY_SHARE of the available memory."""
 SUMMARIES = ("class_tokens", "token_means")
-"""What the prefix says of a pair in short: outputs (n, 2, D), both orders each."""
+"""Outputs of the prefix that summarize a pair: (n, 2, D) each, for both orders."""
 
 
 def default_bundle() -> Path:
-    """The bundle that is used where none is named: the `nano` preset, package data."""
+    """Return the folder of the default bundle: the `nano` preset, which is package data."""
     return Path(str(importlib.resources.files("pairvpr.weights"))) / "nano"
 
 
@@ -44,30 +45,38 @@ def load_model(
     threads: int | None = None,
     batch_size: int | None = None,
 ) -> Model:
-    """Open a bundle (the default model's without one) on a device; see `open_engines`.
+    """Open a bundle on a device.
 
-    batch_size: pairs per forward pass; None derives it from the memory that is available.
+    bundle: folder of the bundle. None opens the default model.
+    device, precision, threads: see `open_engines`.
+    batch_size: pairs per forward pass. None derives it from the available memory.
     Raises BundleError or EngineError.
     """
     opened = Bundle.open(bundle if bundle is not None else default_bundle())
     if batch_size is not None and batch_size < 1:
-        raise EngineError(f"batch size {batch_size}: give at least 1")
+        raise EngineError(f"--batch-size {batch_size}: give at least 1")
     return Model(opened, open_engines(opened, device, precision, threads), batch_size)
 
 
 @dataclass(frozen=True)
 class HalfComparedPairs:
-    """n pairs after the prefix: SUMMARIES side by side (n, 4 D), and what the suffix goes on with."""
+    """Hold n pairs after the prefix.
+
+    summaries: SUMMARIES side by side, (n, 4 D).
+    states: the inputs of the suffix, except `keep`.
+    """
 
     summaries: npt.NDArray[np.float32]
     states: Arrays
 
 
 class Model:
-    """A bundle on an engine.
+    """Run a bundle on an engine.
 
-    turn: held while one thread uses the engine, from encoding or the prefix to its last result: graphs on a GPU have
-    buffers that are used again, those on a CPU have not, and run in any number of threads.
+    bundle, engines: the opened bundle and its graphs.
+    batch_size: pairs per forward pass.
+    turn: lock to hold from encoding, or the prefix, to the last result. Graphs on a GPU reuse their buffers, so only
+    one thread at a time may run them. Graphs on a CPU run in any number of threads.
     """
 
     def __init__(self, bundle: Bundle, engines: Engines, batch_size: int | None = None) -> None:
@@ -79,17 +88,17 @@ class Model:
 
     @property
     def picture_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the pictures the encoder takes."""
+        """Return height and width in pixels of the encoder's input."""
         return self.bundle.info.picture.height, self.bundle.info.picture.width
 
     def prepare(self, picture: Picture) -> npt.NDArray[np.uint8]:
-        """A picture as the encoder takes it: uint8 (H, W, 3). Raises SourceError."""
+        """Load and resize a picture for the encoder: uint8 (H, W, 3). Raises SourceError."""
         return resize(load_picture(picture), self.picture_size)
 
     def encode(self, pictures: Sequence[Picture]) -> Features:
-        """Features of pictures (paths, PIL pictures or uint8 (H, W, 3) RGB arrays). Raises SourceError."""
+        """Encode pictures (paths, PIL pictures or uint8 (H, W, 3) RGB arrays). Raises SourceError."""
         if isinstance(pictures, str | Path | Image.Image):
-            raise TypeError("encode takes a list of pictures: put the picture into one")
+            raise TypeError("encode takes a list of pictures: put the picture into a list")
         if not pictures:
             dims = self.bundle.info.dims
             return Features(
@@ -104,13 +113,13 @@ class Model:
         )
 
     def encode_prepared(self, images: npt.NDArray[np.uint8]) -> Features:
-        """Features of already resized pictures, uint8 (n, H, W, 3), in one forward pass."""
+        """Encode resized pictures, uint8 (n, H, W, 3), in one forward pass. Raises EngineError."""
         outputs = self.engines.encoder.run({"images": images})
         self._check_finite(outputs["descriptors"])
         return Features(outputs["descriptors"], outputs["tokens"])
 
     def score(self, query: Features, database: Features) -> npt.NDArray[np.float32]:
-        """Pair scores (n,) of one query with n database pictures, both orders summed: higher = same place."""
+        """Return pair scores (n,) of one query with n database pictures, both orders summed. Higher = same place."""
         if len(query) != 1:
             raise ValueError(f"query must be the features of one picture, not of {len(query)}")
         step, parts = self.batch_size, []
@@ -118,20 +127,20 @@ class Model:
         for i in range(0, len(database), step):
             tokens, size = ahead, len(ahead)
             scores = self.start_suffix(self.prefix(query.tokens, tokens), np.arange(size))
-            ahead = self.stage(database.tokens[i + step : i + 2 * step])  # while the scores are worked out
+            ahead = self.stage(database.tokens[i + step : i + 2 * step])  # while the scores are computed
             parts.append(self.finish(scores))
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def prefix(
         self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
     ) -> HalfComparedPairs:
-        """The first blocks of the pair decoder on query tokens (1, T, D) and database tokens (n, M, D)."""
+        """Run the first blocks of the pair decoder on query tokens (1, T, D) and database tokens (n, M, D)."""
         tokens = self.engines.stage({"query_tokens": query_tokens, "database_tokens": database_tokens})
         states = self.engines.pair_prefix.run(tokens)
         if missing := [name for name in SUMMARIES if name not in states]:
             raise EngineError(
                 f"{self.bundle.path}: graphs of an older version, without {', '.join(missing)}; export the checkpoint "
-                "again and give the new bundle with --model (its maps stay valid)"
+                "again and give the new bundle with --model (maps stay valid)"
             )
         parts = [states.pop(name).reshape(len(database_tokens), -1) for name in SUMMARIES]
         summaries = np.concatenate(parts, axis=1, dtype=np.float32)
@@ -139,27 +148,27 @@ class Model:
         return HalfComparedPairs(summaries, {**tokens, **states})
 
     def suffix(self, pairs: HalfComparedPairs, keep: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Pair scores (m,) of those of the pairs that `keep` (m,) selects, m at least 1."""
+        """Return pair scores (m,) of the pairs that `keep` (m,) selects. m is at least 1."""
         return self.finish(self.start_suffix(pairs, keep))
 
     def start_suffix(self, pairs: HalfComparedPairs, keep: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """As `suffix`, but where a device computes by itself it may still do so: `finish` waits for the scores."""
+        """Start the suffix. The device may still compute afterwards: `finish` waits for the scores."""
         return self.engines.pair_suffix.run({**pairs.states, "keep": keep})["scores"]
 
     def finish(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The scores (m,) that `start_suffix` began to work out."""
+        """Wait for the scores (m,) of `start_suffix` and check them. Raises EngineError."""
         scores = np.asarray(scores)
         self._check_finite(scores)
         return scores
 
     def stage(self, database_tokens: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Database tokens (n, M, D) on their way to the device, for `prefix`; begun work goes on meanwhile."""
+        """Start to copy database tokens (n, M, D) to the device, for `prefix`. Work in progress goes on."""
         if not len(database_tokens):
             return database_tokens
         return self.engines.stage({"database_tokens": database_tokens})["database_tokens"]
 
-    def _check_finite(self, values: npt.NDArray) -> None:
-        """Raise EngineError for NaN and infinity, which would sort as if they were answers."""
+    def _check_finite(self, values: npt.NDArray[Any]) -> None:
+        """Raise EngineError for NaN and infinity, which would sort like valid scores."""
         if not np.isfinite(values).all():
             raise EngineError(
                 f"{self.bundle.path}: the {self.engines.precision} graphs gave values that are not numbers on "
@@ -168,7 +177,7 @@ class Model:
 
 
 def pair_batch(dims: Dims, memory: int) -> int:
-    """Pairs per forward pass that fit a share of `memory` bytes.
+    """Return the number of pairs per forward pass that fit into 1 / MEMORY_SHARE of `memory` bytes.
 
     A pair holds, in float32 and for both orders: tokens, states, normed states, queries, keys, values and the MLP's
     hidden layer (about 14 times tokens x width), and two attention matrices per head.
@@ -179,7 +188,7 @@ def pair_batch(dims: Dims, memory: int) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be had now without swapping."""
+    """Return the bytes of memory that are available without swapping."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""From a picture to an answer: encode, search, gather, re-rank."""
+"""Answer a picture: encode it, search the map, gather candidates, re-rank them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class PlaceRecognizer:
-    """Recognises the places of a map.
+    """Recognize the places of a map.
 
     vpr = PlaceRecognizer.open("map/")
     answer = vpr.recognize("query.jpg")
@@ -51,12 +51,17 @@ class PlaceRecognizer:
         cascade: Cascade | None = None,
         judged: bool = False,
     ) -> None:
-        """Put together what `open` opens; judged: whether answers are accepted or not, as the bundle's threshold says.
+        """Combine an opened map, model and index. `open` does all this for a map folder.
 
-        Raises BundleError for a threshold that is damaged.
+        top_k: number of candidates to re-rank.
+        judged: whether the bundle's threshold accepts or rejects answers.
+        For the rest see `open`.
+        Raises EngineError for a budget that is not above 0, and BundleError for a damaged threshold.
         """
         if budget_ms is not None and not 0 < budget_ms < math.inf:
-            raise EngineError(f"budget of {budget_ms:g} ms: give more than 0, or none for no limit")
+            raise EngineError(
+                f"budget of {budget_ms:g} ms: give more than 0 with --budget-ms, or leave it out for no limit"
+            )
         self.model = model
         self.budget_ms = budget_ms
         self._wanted, self._cascade, self._judged = top_k, cascade, judged
@@ -80,28 +85,28 @@ class PlaceRecognizer:
     ) -> PlaceRecognizer:
         """Open a map folder.
 
-        model: another bundle of the same identity; None takes the map's own, with the setting that `pairvpr tune` found
-        for it on this device for what is left open here: device, precision, threads, batch_size and exact.
-        top_k: candidates to re-rank; None takes the model's default or the whole map, whichever is less.
-        rerank: false answers by descriptors alone.
-        budget_ms: milliseconds for a whole answer, from decoding on; candidates that do not fit in are not compared,
-        and where encoding takes it all none is.
-        exact: compare every candidate in full, as published; false: drop those on the way that the cascade sees no
-        prospects for, which must have been calibrated; None: as tuned, else the cascade where there is one. The rest:
-        see `load_model`.
-        Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, EngineError (also
-        for a budget that is not above 0).
+        model: another bundle of the same identity. None takes the map's own bundle. With it, the setting that
+        `pairvpr tune` found for this device fills the fields left open: device, precision, threads, batch_size, exact.
+        top_k: number of candidates to re-rank. None takes the model's default or the whole map, whichever is less.
+        rerank: whether to re-rank. False answers by descriptors alone.
+        budget_ms: milliseconds for a whole answer, from decoding on. Candidates that do not fit in are not compared,
+        and none is if encoding takes the whole budget.
+        exact: True compares every candidate in full, as published. False drops candidates by the cascade, which must
+        have been calibrated. None follows the tuned setting, or else uses the cascade if there is one.
+        device, precision, threads, batch_size: see `load_model`.
+        Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, and EngineError
+        (also for a budget that is not above 0).
         """
         map_ = Map.open(path)
         try:
             count = len(map_.records)
             if count == 0:
                 raise MapError(
-                    f"{path}: the map holds no pictures yet; let its `pairvpr map build` finish, run it again if it "
-                    "was interrupted, or add pictures with `pairvpr map add`"
+                    f"{path}: the map holds no pictures yet; wait for its `pairvpr map build`, run it again if it was "
+                    "interrupted, or add pictures with `pairvpr map add`"
                 )
             if top_k is not None and not 1 <= top_k <= count:
-                raise MapError(f"{path}: top-k {top_k} is outside 1 to {count}, the map's pictures; choose one inside")
+                raise MapError(f"{path}: --top-k {top_k} is outside 1 to {count}, the map's pictures; choose another")
             setting = RuntimeSetting(device, precision, threads, batch_size, exact)
             tuned = ""
             if model is None:
@@ -117,11 +122,12 @@ class PlaceRecognizer:
             cascade = Cascade.find_in(loaded.bundle) if rerank and not setting.exact else None
             if cascade is None and rerank and setting.exact is False:
                 raise BundleError(
-                    f"{loaded.bundle.path}: no cascade was calibrated; run `pairvpr calibrate` or ask for exact answers"
+                    f"{loaded.bundle.path}: no cascade was calibrated, but --cascade needs one; run "
+                    "`pairvpr calibrate cascade`, or leave out --cascade"
                 )
             index = FaissIndex(map_.descriptors)
             recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True)
-            log.info("%s", "; ".join(filter(None, (str(recognizer), tuned))))
+            log.info("%s", recognizer._describe(tuned))
             return recognizer
         except BaseException:
             map_.close()
@@ -129,28 +135,27 @@ class PlaceRecognizer:
 
     @property
     def map(self) -> Map:
-        """The map, as it was opened or last refreshed."""
+        """Return the map, as it was opened or last refreshed."""
         return self._view.map
 
     @property
     def index(self) -> DescriptorIndex:
-        """The search among its descriptors."""
+        """Return the index of the map's descriptors."""
         return self._view.index
 
     @property
     def top_k(self) -> int:
-        """How many candidates are re-ranked: as asked for, at most the whole map."""
+        """Return the number of candidates to re-rank: as given, at most the whole map."""
         return self._view.top_k
 
     def refresh(self) -> bool:
-        """Take in what writers have committed since the map was opened or last refreshed; whether there was anything.
+        """Reload the map if a writer has committed to it since it was opened or last refreshed. Return whether it was.
 
-        Costs next to nothing where there was not. May be called in any thread beside `recognize`: an answer on its way
-        ends with the map that it began with. The descriptors' index becomes a `FaissIndex`; a top_k that the map has
-        become too small for is its size for the time being; model and cascade stay, a threshold that was calibrated for
-        the map as it was is set aside. Raises
-        MapError where the map cannot be read, holds no pictures any more or is another model's now; answers then go on
-        from the map as it was.
+        Without a commit this costs next to nothing. It may run in any thread beside `recognize`: an answer in progress
+        ends with the map that it began with. The index becomes a `FaissIndex`. A top_k above the new size is limited
+        to it. Model and cascade stay. A threshold calibrated for the old map is set aside.
+        Raises MapError if the map cannot be read, holds no pictures any more, or belongs to another model now. Answers
+        then go on from the old map.
         """
         with self._refreshing:
             old = self._view
@@ -161,23 +166,28 @@ class PlaceRecognizer:
                 if not len(map_):
                     raise MapError(f"{map_.path}: the map holds no pictures any more; add some with `pairvpr map add`")
                 if map_.identity != self.model.bundle.identity:
-                    raise MapError(f"{map_.path}: became a map of another model; open it again")
+                    raise MapError(f"{map_.path}: is now a map of another model; open it again")
                 reranker = None if old.reranker is None else old.reranker.on(map_)
                 view = self._show(map_, FaissIndex(map_.descriptors), reranker)
             except BaseException:
                 map_.close()
                 raise
-            told = "%s: refreshed, %d pictures in place of %d; decisions: %s"
-            log.info(told, map_.path, len(map_), len(old.map), view.judge.brief)
+            log.info(
+                "%s: refreshed, %d pictures instead of %d; decisions: %s",
+                map_.path,
+                len(map_),
+                len(old.map),
+                _describe_decisions(view.judge),
+            )
             with self._switching:
                 self._view = view
                 old.leave()
         return True
 
     def recognize(self, picture: Picture) -> Recognition:
-        """The answer for one picture: a path, a PIL picture or a uint8 array (H, W, 3) RGB. In any thread.
+        """Answer one picture: a path, a PIL picture or a uint8 array (H, W, 3) RGB. May run in any thread.
 
-        Raises SourceError where the picture cannot be read, MapError where the map turns out to be damaged.
+        Raises SourceError if the picture cannot be read, and MapError if the map proves to be damaged.
         """
         clock = Stopwatch()
         name = Path(picture).name if isinstance(picture, str | Path) else ""
@@ -186,20 +196,21 @@ class PlaceRecognizer:
         return self._answer(Recognition(name), decoded, clock)
 
     def recognize_frame(self, frame: Frame) -> Recognition:
-        """The answer for a frame of a source; one that could not be read gives an answer with `error`."""
+        """Answer a frame of a source. A frame that could not be read gives an answer with `error`."""
         answer = Recognition(frame.name, frame.timestamp)
         if frame.picture is None:
             return replace(answer, reason="no picture", error=frame.error)
         return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms))
 
-    def __str__(self) -> str:
-        """What answers, under which licence, and how far answers may be acted on; figures are in `pairvpr map info`."""
+    def _describe(self, tuned: str) -> str:
+        """Return the log line on model, licence, engine, cascade and threshold. `pairvpr map info` has the figures."""
         bundle = self.model.bundle
         parts = [
             f"model: {bundle.info.preset} {bundle.identity[:12]}, licence: {bundle.info.weights.licence}",
             f"engine: {self.model.engines.description}",
-            *([] if self._cascade is None else [f"cascade: {self._cascade.kept:.0%} of candidates go on"]),
-            f"decisions: {self._view.judge.brief}",
+            *([] if self._cascade is None else [f"cascade: keeps {self._cascade.kept:.0%} of candidates"]),
+            f"decisions: {_describe_decisions(self._view.judge)}",
+            *([tuned] if tuned else []),
         ]
         return "; ".join(parts)
 
@@ -216,7 +227,7 @@ class PlaceRecognizer:
         self.close()
 
     def _answer(self, answer: Recognition, picture: Image.Image, clock: Stopwatch) -> Recognition:
-        """`answer` with all that follows from its picture (upright RGB)."""
+        """Fill in `answer` for its picture (upright RGB)."""
         with clock.step("preprocess"):
             image = resize(picture, self.model.picture_size)
         with self.model.turn, clock.step("encode"):
@@ -240,7 +251,7 @@ class PlaceRecognizer:
         )
 
     def _show(self, map_: Map, index: DescriptorIndex, reranker: Reranker | None) -> _View:
-        """A state of the map, and what depends on it."""
+        """Return a view of one state of the map."""
         k = min(self._wanted, len(map_))
         if not self._judged:
             return _View(map_, index, k, reranker, Judge())
@@ -249,7 +260,7 @@ class PlaceRecognizer:
 
     @contextmanager
     def _viewing(self) -> Iterator[_View]:
-        """The map as it is now, kept open until the block ends."""
+        """Keep the current state of the map open until the block ends."""
         with self._switching:
             view = self._view
             view.users += 1
@@ -262,9 +273,9 @@ class PlaceRecognizer:
 
 @dataclass
 class _View:
-    """One state of the map, and all that depends on it.
+    """Hold one state of the map and everything that depends on it.
 
-    users: the recogniser that shows it, and the answers under way.
+    users: number of users: the recognizer while it shows this state, and the answers in progress.
     """
 
     map: Map
@@ -275,10 +286,18 @@ class _View:
     users: int = 1
 
     def leave(self) -> None:
-        """One user less; the last one closes the map's files."""
+        """Count one user less. The last one closes the map's files."""
         self.users -= 1
         if not self.users:
             self.map.close()
+
+
+def _describe_decisions(judge: Judge) -> str:
+    acceptance = judge.acceptance
+    if acceptance is None:
+        return judge.reason
+    text = f"accepted from score {acceptance.threshold:.3f} (precision {acceptance.precision:g})"
+    return f"{text} (OPTIMISTIC: calibrated on the map's own traverse)" if acceptance.own else text
 
 
 def _matches(

@@ -1,9 +1,10 @@
-"""The reference check: a few pictures with what the network made of them, against what an engine makes of them."""
+"""Run the reference check: compare an engine's results on a few pictures with the network's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,11 @@ from pairvpr.runtime.model import Model
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest error of a precision: descriptors (absolute and as cosine distance) and pair scores.
+    """Hold the largest errors that a precision may have.
 
-    Scores may be off by `scores` plus `scores_relative` times their size.
+    descriptors: largest absolute difference of a descriptor's element.
+    cosine: largest cosine distance of descriptors.
+    scores, scores_relative: pair scores may differ by `scores` plus `scores_relative` times their size.
     """
 
     descriptors: float
@@ -32,9 +35,9 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(descriptors=1e-4, cosine=1e-6, scores=1e-3, scores_relative=0.0),
     "fp16": Tolerance(descriptors=np.inf, cosine=0.01, scores=0.02, scores_relative=0.01),
-    # Eight times coarser than float16, whose rounding it replaces.
+    # Its rounding is eight times coarser than float16's.
     "bf16": Tolerance(descriptors=np.inf, cosine=0.01, scores=0.1, scores_relative=0.05),
-    # Only what is broken: how good INT8 is was judged by the gate, on pictures like those its ranges come from.
+    # This finds only broken engines. The export judged the quality of INT8 on pictures like those of its ranges.
     **dict.fromkeys(
         ("int8", "int8-fp16", "int8-dynamic", "int8-bf16"),
         Tolerance(descriptors=np.inf, cosine=0.05, scores=0.3, scores_relative=0.2),
@@ -44,7 +47,12 @@ TOLERANCES = {
 
 @dataclass(frozen=True)
 class Reference:
-    """images (n, H, W, 3) uint8; their features; scores (n,) of the first picture with each."""
+    """Hold the network's results.
+
+    images: (n, H, W, 3) uint8.
+    features: features of the images.
+    scores: (n,), pair scores of the first image with each image.
+    """
 
     images: npt.NDArray[np.uint8]
     features: Features
@@ -52,7 +60,7 @@ class Reference:
 
     def save(self, file: Path) -> None:
         """Write the reference as safetensors."""
-        arrays: dict[str, npt.NDArray] = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "images": self.images,
             "descriptors": self.features.descriptors,
             "tokens": self.features.tokens,
@@ -62,7 +70,7 @@ class Reference:
 
     @staticmethod
     def load(file: Path) -> Reference:
-        """Read a reference; raises BundleError where the file is not one."""
+        """Read a reference. Raises BundleError if the file is not one."""
         try:
             arrays = load_file(file)
             return Reference(arrays["images"], Features(arrays["descriptors"], arrays["tokens"]), arrays["scores"])
@@ -72,7 +80,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Errors:
-    """Largest differences from the network, and whether they are within the precision's tolerance."""
+    """Hold the largest differences from the network. ok: whether all are within the precision's tolerance."""
 
     descriptors: float
     cosine: float
@@ -81,14 +89,14 @@ class Errors:
 
 
 def measure(features: Features, scores: npt.NDArray[np.float32], truth: Reference, precision: str) -> Errors:
-    """Compare features (n pictures) and scores (n,) with the reference's."""
+    """Compare features of n pictures and scores (n,) with the reference's."""
     expected = truth.features.descriptors
     cosine = float(np.max(1.0 - np.sum(features.descriptors * expected, axis=1)))
     descriptors = float(np.max(np.abs(features.descriptors - expected)))
     differences = np.abs(scores - truth.scores)
     limit = TOLERANCES[precision]
     allowed = limit.scores + limit.scores_relative * np.abs(truth.scores)
-    # Written so that NaN fails.
+    # The comparisons are written so that NaN fails.
     ok = descriptors <= limit.descriptors and cosine <= limit.cosine and bool(np.all(differences <= allowed))
     return Errors(descriptors, cosine, float(np.max(differences)), ok)
 

@@ -1,4 +1,4 @@
-"""Re-ranking: compare the query with its candidates, as many as the time allows, and put them in order."""
+"""Re-rank: compare the query with as many candidates as the time allows, and sort them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from pairvpr.runtime.model import Model
 from pairvpr.runtime.stopwatch import Stopwatch
 
 STAGES: tuple[Stage, ...] = ("full", "prefix", "descriptor")
-"""In the order of an answer."""
+"""Stages in the order of an answer."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What became of k candidates, which come in descriptor order.
+    """Hold scores and stages of k candidates in descriptor order.
 
-    scores: (k,) float32; predicted ones at stage "prefix", NaN at "descriptor". stages: (k,) indices into STAGES.
-    compared: the first so many were compared.
+    scores: (k,) float32. Predicted scores at stage "prefix", NaN at stage "descriptor".
+    stages: (k,) indices into STAGES.
+    compared: number of compared candidates, from the first on.
     """
 
     scores: npt.NDArray[np.float32]
@@ -31,27 +32,27 @@ class Ranking:
     compared: int
 
     def order(self) -> npt.NDArray[np.int64]:
-        """Candidates (k,), best first: by stage, then by score, then by descriptor similarity."""
+        """Return the indices of the candidates (k,), sorted by stage, then score, then descriptor similarity."""
         return np.lexsort((-np.nan_to_num(self.scores), self.stages))
 
     @staticmethod
     def by_descriptor(count: int) -> Ranking:
-        """Of `count` candidates none of which was compared."""
+        """Return the ranking of `count` candidates, none of which was compared."""
         return Ranking(np.full(count, np.nan, np.float32), np.full(count, STAGES.index("descriptor")), 0)
 
 
 class Reranker:
-    """Compares queries with candidates from a map, batch by batch, so that their tokens need not fit in memory."""
+    """Compare queries with candidates from a map. Batches keep the candidates' tokens from filling the memory."""
 
     def __init__(self, map_: Map, model: Model, cascade: Cascade | None = None) -> None:
-        """cascade: drops candidates without prospects after the prefix; without one every answer is exact."""
+        """Set up for a map. The cascade drops poor candidates after the prefix; without it every answer is exact."""
         self._map = map_
         self._model = model
         self._cascade = cascade
         self._cost = CostEstimate()
 
     def on(self, map_: Map) -> Reranker:
-        """The same for another state of the map, with the pace measured so far."""
+        """Return a reranker for another state of the map, with the cost measured so far."""
         other = Reranker(map_, self._model, self._cascade)
         other._cost = self._cost
         return other
@@ -59,11 +60,12 @@ class Reranker:
     def rank(
         self, query: Features, rows: npt.NDArray[np.int64], clock: Stopwatch, budget_ms: float | None = None
     ) -> Ranking:
-        """Compare one query with the map's `rows` (k,), which come in descriptor order.
+        """Compare one query with the map's `rows` (k,), given in descriptor order.
 
-        budget_ms: until when, in milliseconds on the `clock`; what is left then is not compared. A batch is begun only
-        if it should end in time, so one batch at most ends late. Without a budget the next batch is read while a
-        device works out the scores of the last; with one, how large it may be is known only afterwards.
+        budget_ms: deadline in milliseconds on the `clock`. Later candidates are not compared. A batch starts only if
+        it is expected to end in time, so at most one batch ends late.
+        Without a budget the next batch is read while the device computes the scores of the last one. With a budget
+        this is impossible: the size of the next batch depends on the time of the last one.
         """
         ranking = Ranking.by_descriptor(len(rows))
         scores, stages = ranking.scores, ranking.stages
@@ -100,29 +102,29 @@ class Reranker:
         return Ranking(scores, stages, done)
 
     def _gather(self, rows: npt.NDArray[np.int64], clock: Stopwatch) -> npt.NDArray[np.floating]:
-        """The tokens of some rows, on their way to the device."""
+        """Read the tokens of some rows and start to copy them to the device."""
         with clock.step("gather"):
             return self._model.stage(self._map.read_tokens(rows))
 
 
 class CostEstimate:
-    """Milliseconds that a pair takes here and now, as measured: it rises at once and falls slowly.
+    """Estimate the milliseconds a pair takes, from measured batches. The estimate rises at once and falls slowly.
 
-    Other work comes and goes on a robot's computer: an estimate that believes good news at once would break budgets.
+    Other programs come and go on a robot's computer. An estimate that fell at once would break budgets.
     """
 
     SHARE = 0.5
-    """A batch gets this part of the time that is left, so that one which takes twice as long still ends in time."""
+    """Share of the remaining time planned for a batch, so that a batch of twice the estimate still ends in time."""
     WEIGHT_OF_FASTER = 0.2
-    """Weight of a batch that was faster than the estimate."""
+    """Weight of a batch that was faster than the estimate, in its moving average."""
     DECAY = 0.9
-    """What an estimate under which nothing fits keeps; else one that was once too high would never be mended."""
+    """Factor by which a too-high estimate decays when nothing fits the budget, so that it recovers."""
 
     def __init__(self) -> None:
         self._pair_ms: float | None = None
 
     def affordable_pairs(self, remaining_ms: float) -> int:
-        """How many pairs to compare next where so much time is left; a single one where nothing is known yet."""
+        """Return the number of pairs to compare next in `remaining_ms` milliseconds. It is 1 before the first batch."""
         if remaining_ms <= 0:
             return 0
         if self._pair_ms is None:
@@ -133,7 +135,7 @@ class CostEstimate:
         return max(1, int(min(remaining_ms * self.SHARE / self._pair_ms, 1e9)))
 
     def update(self, spent_ms: float, pairs: int) -> None:
-        """Take note of a batch."""
-        news = max(spent_ms / pairs, 1e-6)
-        known = news if self._pair_ms is None else self._pair_ms
-        self._pair_ms = max(news, known + self.WEIGHT_OF_FASTER * (news - known))
+        """Update the estimate with a batch of `pairs` pairs that took `spent_ms` milliseconds."""
+        measured = max(spent_ms / pairs, 1e-6)
+        known = measured if self._pair_ms is None else self._pair_ms
+        self._pair_ms = max(measured, known + self.WEIGHT_OF_FASTER * (measured - known))

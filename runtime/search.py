@@ -1,4 +1,4 @@
-"""Descriptor search: which database pictures are worth comparing."""
+"""Search descriptors: find the database pictures worth comparing."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 HALF_PRECISION_FROM = 50_000
-"""Pictures from which the index stores descriptors in float16: half the memory, the same order but for near-ties."""
+"""Number of pictures from which the index stores float16: half the memory, the same order except near-ties."""
 
 
 class DescriptorIndex(Protocol):
-    """Something that finds the nearest descriptors; another library can stand behind it."""
+    """Find the nearest descriptors. Any search library can implement this."""
 
     def search(
         self, descriptor: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The k best rows for one descriptor (1, G): similarities (k,), best first, and rows (k,)."""
+        """Return similarities (k,), best first, and rows (k,) of the k rows nearest to one descriptor (1, G)."""
         ...
 
 
 class FaissIndex:
-    """Exhaustive inner-product search over L2-normalised descriptors (n, G) float32."""
+    """Search L2-normalised descriptors (n, G) float32 exhaustively by inner product."""
 
     def __init__(self, descriptors: npt.NDArray[np.float32]) -> None:
         count, dim = descriptors.shape
@@ -37,6 +37,6 @@ class FaissIndex:
     def search(
         self, descriptor: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """See `DescriptorIndex`; k must not exceed the number of descriptors."""
+        """Return similarities and rows as `DescriptorIndex` does. k must not exceed the number of descriptors."""
         similarities, rows = self._index.search(descriptor, k)
         return similarities[0], rows[0]

@@ -1,4 +1,4 @@
-"""Where the time of an answer goes."""
+"""Time the steps of an answer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ STEPS = ("decode", "preprocess", "encode", "search", "gather", "rerank")
 
 
 class Stopwatch:
-    """Milliseconds by step; steps entered more than once add up. It runs from the start of decoding on."""
+    """Measure milliseconds by step, from the start of decoding on. Steps entered more than once add up."""
 
     def __init__(self, decode_ms: float = 0.0) -> None:
-        """decode_ms: what was spent on decoding before."""
+        """Start. decode_ms: milliseconds already spent on decoding."""
         self._start = perf_counter() - decode_ms / 1e3
         self._spent = {**dict.fromkeys(STEPS, 0.0), "decode": decode_ms}
 
@@ -25,9 +25,9 @@ class Stopwatch:
         self._spent[name] += 1e3 * (perf_counter() - start)
 
     def elapsed(self) -> float:
-        """Milliseconds since the start of decoding, whatever they were spent on."""
+        """Return the milliseconds since the start of decoding, untimed work included."""
         return 1e3 * (perf_counter() - self._start)
 
     def timings(self) -> Mapping[str, float]:
-        """Every step of an answer, 0 where it was not taken, and their total."""
+        """Return the milliseconds of every step (0 for a step not taken) and their total."""
         return {**self._spent, "total": sum(self._spent.values())}

@@ -29,31 +29,6 @@ MODULES = sorted(
 )
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "ros2/README.md"]
 DOCUMENTS += [ROOT / "pairvpr/weights/README.md", ROOT / "benchmarks/results/README.md"]
-REWRITE: set[str] = {
-    "calibration/acceptance.py",
-    "calibration/cascade.py",
-    "calibration/known_places.py",
-    "calibration/threshold.py",
-    "calibration/trials.py",
-    "runtime/answer.py",
-    "runtime/bundle.py",
-    "runtime/calibrated/acceptance.py",
-    "runtime/calibrated/cascade.py",
-    "runtime/calibrated/judge.py",
-    "runtime/calibrated/tuning.py",
-    "runtime/engines/base.py",
-    "runtime/engines/onnxruntime.py",
-    "runtime/engines/openvino.py",
-    "runtime/engines/tensorrt/api.py",
-    "runtime/engines/tensorrt/engine.py",
-    "runtime/engines/tensorrt/plans.py",
-    "runtime/rerank.py",
-}
-"""Modules and documents that are still to be rewritten."""
-REWRITE_HELP: set[str] = {
-    "pairvpr calibrate --radius",
-}
-"""Options whose help is still to be rewritten, as "command --option"."""
 
 
 def name(path: Path) -> str:
@@ -90,25 +65,16 @@ def helps() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("module", MODULES, ids=name)
 def test_docstrings_are_plain(module: Path) -> None:
-    if name(module) in REWRITE:
-        pytest.skip("still to be rewritten")
     assert not [text for text in docstrings(module) if found(text)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_documents_are_plain(document: Path) -> None:
-    if name(document) in REWRITE:
-        pytest.skip("still to be rewritten")
     assert not found(document.read_text(encoding="utf-8"))
 
 
 def test_help_is_plain() -> None:
-    assert not [(where, found(text)) for where, text in helps() if found(text) and where not in REWRITE_HELP]
-
-
-def test_what_is_to_be_rewritten_exists() -> None:
-    assert {name(path) for path in (*MODULES, *DOCUMENTS)} >= REWRITE
-    assert {where for where, _ in helps()} >= REWRITE_HELP
+    assert not [(where, found(text)) for where, text in helps() if found(text)]
 
 
 def test_the_phrases_are_found() -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pairvpr.runtime.cli.errors import Command, if_interrupted
-from pairvpr.runtime.cli.log import say_model
+from pairvpr.cli.maps import format_option
+from pairvpr.runtime.cli.errors import Command, Group, if_interrupted
+from pairvpr.runtime.cli.log import log, say_model
 from pairvpr.runtime.cli.progress import Meters
 from pairvpr.runtime.cli.source_options import source_options
 
+if TYPE_CHECKING:
+    from pairvpr.runtime.sources.options import SourceOptions
+
 PATH = click.Path(path_type=Path)
+
+images_option = click.option("--images", required=True, type=PATH, help="Your own pictures, as the robot sees them.")
 
 
 @click.command("tune", cls=Command)
@@ -21,28 +29,30 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--budget-ms",
     type=click.FloatRange(min=0, min_open=True),
-    help="Milliseconds that 99 of 100 answers must keep. Default: as fast as can be.",
+    help="Limit in milliseconds for 99 of 100 answers. Default: no limit, the fastest setting is chosen.",
 )
 @click.option(
     "--max-loss",
     type=click.FloatRange(0, 1, min_open=True),
     default=0.003,
     show_default=True,
-    help="Share of pictures in which another match than the exact answer's may come first; 2 / share are needed.",
+    help="Largest share of pictures whose first match may differ from the exact answer's. Needs 2 / share pictures.",
 )
 @click.option(
-    "--report", type=PATH, default=Path("tune.html"), show_default=True, help="Write the page with the plot here."
+    "--report", type=PATH, default=Path("tune.html"), show_default=True, help="Write a page with a plot to this file."
 )
-def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, report: Path) -> None:
+@format_option
+def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, report: Path, style: str) -> None:
     """Find the fastest setting for this device.
 
-    The setting is chosen for the map and written into it. This takes minutes.
+    The setting is written into the map, for answers on this device. Takes minutes.
     """
     from pairvpr.calibration.tune import tune as find
     from pairvpr.html.document import check_page, write_page
     from pairvpr.runtime.bundle import TUNING, Bundle
     from pairvpr.runtime.map import Map
-    from pairvpr.viewing import tuning_page as tune_page
+    from pairvpr.viewing import tuning_page
+    from pairvpr.viewing.calibration_results import block
 
     check_page(report)
     with Map.open(db) as map_:
@@ -51,72 +61,71 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
         say_model(bundle)
         with if_interrupted("nothing was written, neither page nor setting"):
             tuned = find(map_, images, max_loss, budget_ms, Meters().update)
-    click.echo(tune_page.table(tuned))
-    click.echo(tune_page.verdict(tuned))
-    write_page(report, tune_page.render(tuned))
+    if style == "jsonl":
+        click.echo(json.dumps({"bundle": str(bundle.path), **tuned.to_json()}))
+    else:
+        click.echo(tuning_page.table(tuned))
+        click.echo(block(tuning_page.verdict(tuned), tuning_page.chosen_rows(tuned)))
+    write_page(report, tuning_page.render(tuned))
     if tuned.chosen is not None:
         bundle.store_calibration(TUNING, tuned.tuning(tuned.chosen).to_json())
-    click.echo(f"page: {report}")
+    click.echo(f"page: {report}", err=style == "jsonl")
 
 
-@click.command("calibrate", cls=Command)
-@click.option("--model", type=PATH, help="The bundle to calibrate, on a map of the pictures themselves.")
+class CalibrateGroup(Group):
+    """Accept `pairvpr calibrate [--accept] ...`, the spelling of version 0.1, with a warning that names the new one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the subcommand in front of the options of the old spelling."""
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            name = "threshold" if "--accept" in args else "cascade"
+            args = [name, *(argument for argument in args if argument != "--accept")]
+            old = "pairvpr calibrate --accept" if name == "threshold" else "pairvpr calibrate"
+            log.warning("`%s` is now `pairvpr calibrate %s`; the old spelling ends with the next version", old, name)
+        return super().parse_args(ctx, args)
+
+
+class CalibrateCommand(Command):
+    """Name the subcommand that an option belongs to."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options. Raises click.UsageError for an option of the other subcommand."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            for other in calibrate.commands.values():
+                if any(error.option_name in parameter.opts for parameter in other.params):
+                    raise click.UsageError(
+                        f"{error.option_name} needs `pairvpr calibrate {other.name}`", ctx
+                    ) from error
+            raise
+
+
+@click.group("calibrate", cls=CalibrateGroup)
+def calibrate() -> None:
+    """Calibrate answers on your own pictures."""
+
+
+@calibrate.command("cascade", cls=CalibrateCommand)
+@click.option("--model", type=PATH, help="The bundle to calibrate, on a temporary map of the pictures.")
 @click.option("--db", type=PATH, help="The map whose model to calibrate, on answers from this map.")
-@click.option("--images", required=True, type=PATH, help="Your own pictures, as the robot sees them.")
-@click.option(
-    "--accept", is_flag=True, help="Find the score from which answers may be acted on; needs --db and places."
-)
-@click.option(
-    "--precision-target",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="With --accept: the share of accepted answers that is to be right. Default: 0.99.",
-)
-@click.option(
-    "--delta",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="With --accept: the chance that it is less after all. Default: 0.1.",
-)
-@click.option(
-    "--radius",
-    type=click.FloatRange(min=0, min_open=True),
-    help="With --accept: a match is right within so many metres, or the map's units. Default: 25.",
-)
-@click.option(
-    "--tolerance",
-    type=click.IntRange(min=0),
-    help="With --accept, in place of --radius: frames. The numbers in names are places then, as for `pairvpr eval`.",
-)
-@click.option("--poses", type=PATH, help="With --accept: poses, as for `map build`. Else: @UTM@ names, EXIF GPS.")
-@click.option("--top-k", type=click.IntRange(min=1), help="With --accept: candidates, as `pairvpr-run` will take.")
-@click.option("--exact", is_flag=True, default=None, help="With --accept: for `pairvpr-run --exact`.")
-@source_options
-def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, **how: Any) -> None:
-    """Calibrate a model on your pictures.
+@images_option
+@format_option
+def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: str) -> None:
+    """Learn which candidates to drop early.
 
-    Without --accept: learn which candidates need no full comparison, and measure the effect on answers.
-    With --accept, and after that: find the score from which answers can be accepted. Options of a source, as --topic
-    and --every, need --accept.
+    Compares your pictures with all their candidates, learns which candidates need no full comparison, and measures how
+    often the best one is lost. Needs no labels.
     """
-    from pairvpr.runtime.sources.options import DEFAULT
-
-    asked = {name: value for name, value in how.items() if value not in (None, DEFAULT)}
-    if accept:
-        if db is None or model is not None:
-            raise click.UsageError("--accept decides on answers from a map: give --db MAP")
-        if "tolerance" in asked and not asked.keys().isdisjoint(("radius", "poses")):
-            raise click.UsageError("--tolerance goes by numbers in names, --radius and --poses by places: give either")
-        _calibrate_acceptance(db, images, **asked)
-        return
     if (model is None) == (db is None):
-        raise click.UsageError("give --model BUNDLE or --db MAP")
-    if asked:
-        raise click.UsageError("all options but --model, --db and --images go with --accept")
-    from contextlib import ExitStack
+        raise click.UsageError("give either --model BUNDLE or --db MAP")
 
-    from pairvpr.calibration.cascade import calibrate_cascade, map_of
+    from pairvpr.calibration.cascade import calibrate_cascade as learn
+    from pairvpr.calibration.cascade import temporary_map
     from pairvpr.runtime.calibrated.cascade import KEY
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
+    from pairvpr.viewing.calibration_results import cascade_rows
 
     with ExitStack() as stack:
         map_ = None if db is None else stack.enter_context(Map.open(db))
@@ -124,32 +133,87 @@ def calibrate(model: Path | None, db: Path | None, images: Path, accept: bool, *
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
         meters = Meters().update
-        map_ = map_ or stack.enter_context(map_of(images, opened, meters))
-        cascade = calibrate_cascade(map_, opened, images, meters)
+        map_ = map_ or stack.enter_context(temporary_map(images, opened, meters))
+        cascade = learn(map_, opened, images, meters)
     opened.bundle.store_calibration(KEY, cascade.to_json())
-    click.echo(f"{opened.bundle.path}: {cascade}")
+    _print_result(opened.bundle.path, "cascade", cascade_rows(cascade), cascade.figures(), style)
 
 
-def _calibrate_acceptance(
+@calibrate.command("threshold", cls=CalibrateCommand)
+@click.option("--db", required=True, type=PATH, help="The map whose answers to calibrate.")
+@images_option
+@click.option(
+    "--precision-target",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of accepted answers that must be right. Default: 0.99.",
+)
+@click.option(
+    "--delta",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Chance that the share is lower after all. Default: 0.1.",
+)
+@click.option(
+    "--radius",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest distance of a right match, in metres or the map's units. Default: 25.",
+)
+@click.option(
+    "--tolerance",
+    type=click.IntRange(min=0),
+    metavar="FRAMES",
+    help="Use the numbers in picture names as places, as `pairvpr eval` does: largest distance of a right match.",
+)
+@click.option("--poses", type=PATH, help="Poses file, as for `map build`. Default: @UTM@ names, EXIF GPS.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Number of candidates, as `pairvpr-run` will take.")
+@click.option("--exact", is_flag=True, help="Calibrate answers of `pairvpr-run --exact`.")
+@source_options
+@format_option
+def calibrate_threshold(
     db: Path,
     images: Path,
-    precision_target: float | None = None,
-    delta: float | None = None,
-    radius: float | None = None,
-    tolerance: int | None = None,
-    **how: Any,
+    precision_target: float | None,
+    delta: float | None,
+    radius: float | None,
+    tolerance: int | None,
+    poses: Path | None,
+    top_k: int | None,
+    exact: bool,
+    options: SourceOptions,
+    style: str,
 ) -> None:
+    """Find the score from which to accept answers.
+
+    Asks the map pictures of known places and finds the lowest pair score from which the promised share of answers is
+    right. A new cascade makes a threshold invalid: calibrate the cascade first.
+    """
+    if tolerance is not None:
+        for name, value in (("--radius", radius), ("--poses", poses)):
+            if value is not None:
+                raise click.UsageError(f"{name} goes by poses, --tolerance by numbers in names: give one of them")
+
     from pairvpr.calibration.acceptance import DELTA, PRECISION, RADIUS, PrecisionTarget, calibrate_acceptance
     from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, METRES
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
+    from pairvpr.viewing.calibration_results import acceptance_rows
 
     within = (radius or RADIUS, METRES) if tolerance is None else (tolerance, FRAMES)
-    promise = PrecisionTarget(precision_target or PRECISION, delta or DELTA, *within)
+    target = PrecisionTarget(precision_target or PRECISION, delta or DELTA, *within)
     with Map.open(db) as map_:
         opened = load_model(map_.model_path)
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
-        acceptance = calibrate_acceptance(map_, opened, images, promise, Meters().update, **how)
+        acceptance = calibrate_acceptance(
+            map_, opened, images, target, Meters().update, poses=poses, options=options, top_k=top_k, exact=exact
+        )
     opened.bundle.store_calibration(KEY, acceptance.to_json())
-    click.echo(f"{opened.bundle.path}: {acceptance}")
+    _print_result(opened.bundle.path, "acceptance threshold", acceptance_rows(acceptance), acceptance.to_json(), style)
+
+
+def _print_result(bundle: Path, title: str, rows: list[tuple[str, str]], figures: dict[str, Any], style: str) -> None:
+    """Print a result as a block of labelled lines, or as one line of JSON."""
+    from pairvpr.viewing.calibration_results import block
+
+    click.echo(
+        json.dumps({"bundle": str(bundle), **figures}) if style == "jsonl" else block(f"{bundle}: {title}", rows)
+    )

@@ -160,6 +160,7 @@ def map_info(db: Path, style: str) -> None:
     from pairvpr.runtime.calibrated.tuning import Tuning
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.mapping.token_storage import describe
+    from pairvpr.viewing.calibration_results import align, cascade_rows, judge_rows, tuning_rows
 
     with Map.open(db) as map_:
         info = {**dataclasses.asdict(map_.info()), "path": str(db)}
@@ -169,13 +170,21 @@ def map_info(db: Path, style: str) -> None:
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
-        info.update(decisions=judge.figures())
+        info.update(decisions=judge.acceptance and judge.acceptance.to_json())
         click.echo(json.dumps(info))
         return
-    info.update(tokens=describe(info["tokens"]), cascade=cascade or "not calibrated", tuned=tuning or "no")
-    info.update(decisions=judge, bytes_per_picture=round(info["bytes_per_picture"]))
-    for name, value in info.items():
-        click.echo(f"{name.replace('_', ' '):18} {value}")
+    info.update(tokens=describe(info["tokens"]), bytes_per_picture=round(info["bytes_per_picture"]))
+    rows = [(name.replace("_", " "), str(value)) for name, value in info.items()]
+    results = {
+        "cascade": cascade_rows(cascade) if cascade else [],
+        "tuned": tuning_rows(tuning) if tuning else [],
+        "decisions": judge_rows(judge),
+    }
+    for name, found in results.items():
+        lines = align(found) or ["not calibrated" if name == "cascade" else "no"]
+        rows += [(name if number == 0 else "", line) for number, line in enumerate(lines)]
+    for label, text in rows:
+        click.echo(f"{label:18} {text}")
 
 
 @map_group.command("view")

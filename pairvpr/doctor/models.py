@@ -82,4 +82,6 @@ def tuned_setting(db: Path) -> Check:
         tuning.open(model)
     except (EngineError, BundleError) as error:
         return Check(TUNED, "missing", f"{db}: {tuning.setting}; not used, the defaults are used: {error}", remedy)
-    return Check(TUNED, "ok", f"{db}: {tuning}")
+    return Check(
+        TUNED, "ok", f"{db}: {tuning.setting}, median {tuning.median_ms:.0f} ms an answer, p99 {tuning.p99_ms:.0f}"
+    )

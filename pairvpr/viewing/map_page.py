@@ -16,6 +16,7 @@ from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.mapping.token_storage import describe
 from pairvpr.spread import spread
+from pairvpr.viewing.calibration_results import cascade_rows
 from pairvpr.viewing.plot import Mark, plots
 from pairvpr.viewing.template import MAP, SHOWN_PICTURE, STYLE, TABLE
 from pairvpr.viewing.thumbnails import picture_file, recorded_thumbnail
@@ -152,7 +153,7 @@ def _numbers(map_: Map) -> str:
 
 
 def _model(map_: Map, bundle: Bundle) -> str:
-    info, weights = map_.info(), bundle.info.weights
+    info, weights, cascade = map_.info(), bundle.info.weights, Cascade.find_in(bundle)
     return _table(
         "Model",
         {
@@ -163,7 +164,7 @@ def _model(map_: Map, bundle: Bundle) -> str:
             "descriptor": f"{info.descriptor_dim} numbers",
             "tokens": f"{info.token_shape[0]} of {info.token_shape[1]} numbers",
             "stored as": describe(info.tokens),
-            "cascade": str(Cascade.find_in(bundle) or "not calibrated"),
+            "cascade": "; ".join(text for _, text in cascade_rows(cascade)) if cascade else "not calibrated",
         },
     )
 

@@ -10,6 +10,7 @@ from pairvpr.calibration.trials import Trial, Tuned
 from pairvpr.html.charts import Axis, Chart
 from pairvpr.html.document import document, table_rows
 from pairvpr.runtime.mapping.token_storage import describe
+from pairvpr.viewing.calibration_results import align, tuning_rows
 
 CHART_STYLE = """
 p + .figure, .figure + .figure { margin-top: 14px; }
@@ -24,6 +25,7 @@ svg .chosen circle { fill: var(--right); }
 BODY = Template("""<h1>Settings on this device</h1>
 <p class="faint">$about</p>
 <p><b>$verdict</b></p>
+$chosen
 <div class="figure"><h2>Agreement with the exact answer over time</h2>
 $chart
 <p class="faint">Each point is a setting with its 95 % interval. Point at it for its name. The line is the Pareto
@@ -57,26 +59,31 @@ def about(tuned: Tuned) -> str:
 
 
 def verdict(tuned: Tuned) -> str:
-    """Return a sentence on the chosen setting, or on why there is none."""
-    allowed = f"another first match in at most {tuned.max_loss:.2%} of pictures"
+    """Return one line that says why a setting was chosen, or why none was."""
+    allowed = f"a changed first match in at most {tuned.max_loss:.2%} of pictures"
     if tuned.chosen is None:
-        passed = [trial for trial in tuned.trials if trial.told != "too many other matches"]
+        passed = [trial for trial in tuned.trials if trial.outcome != "too many other matches"]
         nearest = min(passed, key=lambda trial: trial.p99_ms)
         return (
-            f"none of these settings keeps {tuned.budget_ms:g} ms in 99 of 100 answers with {allowed}: nothing was "
-            f"written; nearest comes {nearest.setting}, p99 {nearest.p99_ms:.0f} ms. `pairvpr-run --budget-ms` keeps a "
-            "budget by comparing fewer candidates"
+            f"No setting keeps {tuned.budget_ms:g} ms in 99 of 100 answers with {allowed}. Nothing was written. The "
+            f"nearest is {nearest.setting}, p99 {nearest.p99_ms:.0f} ms. To keep a budget by comparing fewer "
+            "candidates, run `pairvpr-run --budget-ms`."
         )
-    return f"chosen, the fastest with {allowed}: {tuned.tuning(tuned.chosen)}"
+    return f"Chosen: the fastest setting with {allowed}"
+
+
+def chosen_rows(tuned: Tuned) -> list[tuple[str, str]]:
+    """Describe the chosen setting in labelled rows. Without one there are none."""
+    return [] if tuned.chosen is None else tuning_rows(tuned.tuning(tuned.chosen))
 
 
 def render(tuned: Tuned) -> str:
     """Return the page as HTML, which needs no other file."""
     rows = [HEADINGS, *(_cells(tuned, trial) for trial in tuned.trials)]
-    chosen = verdict(tuned)
     body = BODY.substitute(
         about=escape(about(tuned)),
-        verdict=escape(chosen[0].upper() + chosen[1:]),
+        verdict=escape(verdict(tuned)),
+        chosen="<pre>" + escape("\n".join(align(chosen_rows(tuned)))) + "</pre>" if tuned.chosen else "",
         chart=chart(tuned),
         rows=table_rows(rows),
         notes="\n".join(f'<p class="faint">{escape(note)}</p>' for note in _notes(tuned)),
@@ -114,7 +121,7 @@ def _mark(tuned: Tuned, trial: Trial, chart: Chart) -> str:
 
 def _cells(tuned: Tuned, trial: Trial) -> tuple[str, ...]:
     low, high = trial.interval
-    told = "the exact answer" if trial is tuned.exact and not trial.told else trial.told
+    told = "the exact answer" if trial is tuned.exact and not trial.outcome else trial.outcome
     return (
         f"{'*' if trial in tuned.front() else ' '} {trial.setting}",
         f"{trial.median_ms:.1f}",
@@ -133,11 +140,11 @@ def _notes(tuned: Tuned) -> Iterator[str]:
         "the exact answer. changed: pictures with another first match than the exact answer's, before a setting left."
     )
     if not tuned.cascade:
-        yield "This map has no calibrated cascade. Run `pairvpr calibrate` and tune again for faster settings."
+        yield "No cascade is calibrated. Run `pairvpr calibrate cascade` and tune again: answers may be faster."
     if tuned.same or tuned.unread:
-        yield f"Not used: {tuned.same} pictures of the map itself, {tuned.unread} pictures that could not be read."
+        yield f"Left out: {tuned.same} pictures that are in the map, {tuned.unread} that cannot be read."
     for line in tuned.left_out:
-        yield f"Not tried: {line}"
+        yield f"Left out: {line}"
 
 
 def _corners(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

@@ -1,1 +1,1 @@
-"""Calibration results that change answers: acceptance threshold, cascade, tuned setting."""
+"""Calibration results that change answers: acceptance threshold, cascade and tuned setting."""

@@ -1,6 +1,6 @@
-"""Which answers may be acted on: a threshold on the best match's pair score, and how sure a score is.
+"""Read the acceptance threshold of a map: the pair score from which a robot may act on an answer.
 
-Both are learnt and tested by `pairvpr.calibration.acceptance` and stored in the map's bundle.
+`pairvpr.calibration.acceptance` fits and tests the threshold. The map's bundle stores it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 
 KEY = "acceptance"
-"""Its name among a bundle's calibration results."""
+"""Key of the threshold among a bundle's calibration results."""
 UNCALIBRATED = "not calibrated"
 METRES, FRAMES = "m", "frames"
-"""What the radius may be in. Metres are the map's units."""
-SHOWN = 10
-"""Traverses that are named in a line; all of them are stored."""
+"""Units of the radius. Metres are the map's units."""
 
 
 @dataclass(frozen=True)
 class ScoreSetup:
-    """How answers come about, as far as scores depend on it; a threshold holds for one setup alone.
+    """Hold the settings that influence scores. A threshold is valid only for the setup it was calibrated with.
 
-    places: checksum of the map's pictures. top_k: candidates compared. cascade: checksum of the one that drops some,
-    None where all are compared in full.
+    places: checksum of the map's pictures.
+    top_k: number of candidates compared.
+    cascade: checksum of the cascade that drops candidates, or None if all candidates are compared in full.
     """
 
     places: str
@@ -39,38 +38,48 @@ class ScoreSetup:
 
     @staticmethod
     def from_map(map_: Map, top_k: int, cascade: Cascade | None) -> ScoreSetup:
-        """That of answers from this map."""
+        """Return the setup of answers from this map."""
         pictures = sorted((record.name, record.descriptor_crc) for record in map_.records)
         return ScoreSetup(_digest(pictures), top_k, None if cascade is None else _digest(cascade.to_json()))
 
 
 @dataclass(frozen=True)
 class Traverse:
-    """A folder of pictures, how many of them were checked and accepted, and how many of these `right`ly."""
+    """Count the test pictures of one folder.
+
+    name: the folder.
+    checked: pictures the threshold was tested on.
+    accepted: pictures whose answer was accepted.
+    right: accepted answers that were right.
+    """
 
     name: str
     checked: int
     accepted: int
     right: int
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.right} of {self.accepted} accepted right, {self.checked} checked)"
-
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A threshold, the chance of being right by score, and what stands behind them.
+    """Hold a threshold, the confidence curve, and the evidence for both.
 
-    identity: of the bundle. engine: what it was calibrated on. setup: what it holds for.
-    threshold: pair score from which the best match is accepted. slope, bias: `confidence` of a score s is
-    1 / (1 + exp(-(slope s + bias))).
-    radius: within which a match is right, in `unit`: METRES or FRAMES. precision: the share of accepted answers that
-    is right, or more; delta: the chance that it is less after all.
-    fitted: pictures that `confidence` and the thresholds to test come from. checked: others that the threshold was
-    tested on, `right` of them answered rightly, `outside` of them without a map picture within the radius;
-    expected: how many of them `confidence` says are right. accepted, accepted_right: those at or above the threshold.
-    traverses: the folders that those checked come from: what it was not checked on it says nothing about.
-    own: how many of all pictures come from the map's own traverse, which is optimistic.
+    identity: identity of the bundle.
+    engine: engine used for the calibration.
+    setup: the only setup that the threshold is valid for.
+    threshold: pair score from which the best match is accepted.
+    slope, bias: the confidence of a score s is 1 / (1 + exp(-(slope s + bias))).
+    radius: distance within which a match is right, in `unit`.
+    unit: METRES or FRAMES.
+    precision: lowest share of accepted answers that are right.
+    delta: chance that the share is lower after all.
+    fitted: number of pictures used to fit the confidence and to choose the thresholds to test.
+    checked: number of other pictures, which the threshold was tested on.
+    right: checked pictures that were answered rightly.
+    outside: checked pictures with no map picture within the radius.
+    expected: number of right answers among the checked ones that `confidence` predicts.
+    accepted, accepted_right: checked pictures at or above the threshold, and the right ones of these.
+    traverses: folders of the checked pictures. The threshold says nothing about other conditions.
+    own: number of all pictures that come from the map's own traverse, which makes the result optimistic.
     """
 
     identity: str
@@ -95,7 +104,10 @@ class Acceptance:
 
     @staticmethod
     def find_in(bundle: Bundle) -> Acceptance | None:
-        """The bundle's threshold, None where there is none; raises BundleError for a damaged or foreign one."""
+        """Read the bundle's threshold. Return None if the bundle has none.
+
+        Raises BundleError for a damaged threshold and for another model's.
+        """
 
         def parse(content: Any) -> Acceptance:
             traverses = tuple(Traverse(**each) for each in content["traverses"])
@@ -105,7 +117,7 @@ class Acceptance:
             return found
 
         return read_result(
-            bundle, KEY, "acceptance threshold", "calibrate again with `pairvpr calibrate --accept`", parse
+            bundle, KEY, "acceptance threshold", "calibrate again with `pairvpr calibrate threshold`", parse
         )
 
     def _check(self) -> None:
@@ -121,8 +133,8 @@ class Acceptance:
         if not 0 <= self.accepted_right <= self.accepted <= self.checked:
             raise ValueError(f"{self.accepted} of {self.checked} accepted")
 
-    def objection(self, setup: ScoreSetup) -> str | None:
-        """Why this threshold does not hold for answers of this setup; None where it does."""
+    def find_objection(self, setup: ScoreSetup) -> str | None:
+        """Return the reason why this threshold is not valid for answers of this setup, or None if it is valid."""
         if setup.places != self.setup.places:
             return f"{UNCALIBRATED} for this map as it is now"
         if setup.top_k != self.setup.top_k:
@@ -133,39 +145,16 @@ class Acceptance:
         return None
 
     def confidence(self, score: float) -> float:
-        """The chance (0 to 1) that a best match with this pair score is right."""
-        return chance(self.slope, self.bias, score)
+        """Return the chance (0 to 1) that a best match with this pair score is right."""
+        return logistic(self.slope, self.bias, score)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return the threshold as the bundle stores it."""
         return asdict(self)
 
-    @property
-    def brief(self) -> str:
-        """What it promises, without the figures behind it."""
-        text = f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g}"
-        return f"{text} (OPTIMISTIC: calibrated on the map's own traverse)" if self.own else text
 
-    def __str__(self) -> str:
-        text = (
-            f"accepted from a pair score of {self.threshold:.3f} on, for a precision of {self.precision:g} with "
-            f"{1 - self.delta:.0%} confidence: {self.accepted} of {self.checked} checked, {self.accepted_right} of "
-            f"them right within {self.radius:g} {self.unit}; {self.right} of all were right "
-            f"(expected {self.expected:.0f}), {self.outside or 'none'} were outside the map; {self.engine}; "
-            "holds for light, weather and camera as in "
-            f"{', '.join(map(str, self.traverses[:SHOWN]))}"
-        )
-        if len(self.traverses) > SHOWN:
-            text += f" and {len(self.traverses) - SHOWN} more"
-        if not self.outside:
-            text += ", for a robot that does not leave the map"
-        if self.own:
-            text += f"; OPTIMISTIC: {self.own} pictures come from the map's own traverse"
-        return text
-
-
-def chance(slope: float, bias: float, score: float) -> float:
-    """1 / (1 + exp(-(slope score + bias)))."""
+def logistic(slope: float, bias: float, score: float) -> float:
+    """Return 1 / (1 + exp(-(slope score + bias)))."""
     return 0.5 * (1 + math.tanh(0.5 * (slope * score + bias)))
 
 

@@ -1,6 +1,7 @@
-"""The setting tuned for a map: how to answer on one device, and what that was measured to take and to change.
+"""Read and apply the setting tuned for a map: device, precision, threads, batch size and cascade.
 
-It is found by `pairvpr.calibration.tune` and stored in the map's bundle. It holds for the device it was measured on.
+`pairvpr.calibration.tune` finds the setting. The map's bundle stores it. It is valid only for the device it was
+measured on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RuntimeSetting:
-    """How to answer, by the names that `PlaceRecognizer.open` has for it; None, and device "auto", leave it open."""
+    """Hold how to run the model, under the argument names of `PlaceRecognizer.open`.
+
+    None, and device "auto", leave a field open.
+    """
 
     device: str = "auto"
     precision: str | None = None
@@ -30,13 +34,13 @@ class RuntimeSetting:
     exact: bool | None = None
 
     def load(self, bundle: Path) -> Model:
-        """Open a bundle so; raises BundleError or EngineError."""
+        """Open a bundle with this setting. Raises BundleError or EngineError."""
         return load_model(bundle, self.device, self.precision, threads=self.threads, batch_size=self.batch_size)
 
-    def completed(self, tuned: RuntimeSetting) -> RuntimeSetting | None:
-        """Itself, with what it leaves open from a tuned setting; None where it asks for another device or precision.
+    def fill_from(self, tuned: RuntimeSetting) -> RuntimeSetting | None:
+        """Fill open fields from the tuned setting. Return None if device or precision differ.
 
-        Threads and batch of the tuned one were found for its own device and precision, and mean nothing for others.
+        Tuned threads and batch size were found for the tuned device and precision, and mean nothing for others.
         """
         if self.device not in ("auto", tuned.device) or self.precision not in (None, tuned.precision):
             return None
@@ -51,12 +55,19 @@ class RuntimeSetting:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A tuned setting and what was measured.
+    """Hold a tuned setting and its measured figures.
 
-    computer: where, by `pairvpr.machine.name`. engine: what ran. map_pictures, candidates: of the map and of an
-    answer. pictures: that were asked, in `changed` of which the first match was not that of the exact answer;
-    interval: of that share, 95 %. max_loss: the share allowed. budget_ms: what the 99th percentile had to keep, None
-    without. median_ms, p99_ms: of whole answers. exact_ms: median of exact answers to the same pictures.
+    computer: name of the computer, from `pairvpr.machine.name`.
+    engine: engine and precision that ran.
+    map_pictures: number of pictures in the map.
+    candidates: number of candidates of an answer.
+    pictures: number of pictures asked.
+    changed: pictures whose first match differed from the exact answer's.
+    interval: 95 % interval of the share changed / pictures.
+    max_loss: largest share allowed.
+    budget_ms: limit for the 99th percentile of whole answers in milliseconds, or None.
+    median_ms, p99_ms: milliseconds of whole answers.
+    exact_ms: median milliseconds of exact answers to the same pictures.
     """
 
     setting: RuntimeSetting
@@ -75,7 +86,10 @@ class Tuning:
 
     @staticmethod
     def find_in(bundle: Bundle) -> Tuning | None:
-        """The bundle's tuning, None where there is none; raises BundleError for one that cannot be understood."""
+        """Read the bundle's tuned setting. Return None if the bundle has none.
+
+        Raises BundleError for a tuned setting that cannot be parsed.
+        """
 
         def parse(content: Any) -> Tuning:
             low, high = content["interval"]
@@ -88,50 +102,43 @@ class Tuning:
         return read_result(bundle, TUNING, "tuned setting", remedy, parse)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return the tuning as the bundle stores it."""
         return {**asdict(self), "interval": list(self.interval)}
 
     def open(self, bundle: Path, setting: RuntimeSetting | None = None) -> Model:
-        """Open a bundle with the tuned setting, or what became of it.
+        """Open a bundle with the tuned setting, or with a setting filled from it.
 
-        Raises EngineError, saying why, where this is another device or lacks what the setting needs.
+        Raises EngineError, with the reason, on another device and without the engine or precision of the setting.
         """
         here = machine.name()
         if here != self.computer:
             raise EngineError(f"it was measured on {self.computer}, this is {here}")
         return (setting or self.setting).load(bundle)
 
-    def __str__(self) -> str:
-        low, high = self.interval
-        return (
-            f"{self.setting}; {self.median_ms:.0f} ms an answer (p99 {self.p99_ms:.0f}, exact {self.exact_ms:.0f}), "
-            f"another first match than the exact answer's in {self.changed} of {self.pictures} pictures (95 % interval "
-            f"{low:.1%} to {high:.1%}), with {self.candidates} of {self.map_pictures} pictures of the map as candidates"
-        )
-
 
 def open_tuned(bundle: Path, asked: RuntimeSetting) -> tuple[Model, RuntimeSetting, str]:
-    """Open a map's bundle with its tuned setting where `asked` leaves things open; the setting, and what to say of it.
+    """Open a map's bundle, with its tuned setting for the fields that `asked` leaves open.
 
-    A tuned setting of another device, or one that cannot be had here, is not used, with a warning. Raises BundleError
-    or EngineError.
+    A tuned setting of another device, or one that cannot be used here, is set aside with a warning.
+    Returns the model, the setting used, and a note on the tuned setting for the log ("" without one).
+    Raises BundleError or EngineError.
     """
     tuning = Tuning.find_in(Bundle.open(bundle))
     if tuning is None:
         return asked.load(bundle), asked, ""
-    setting = asked.completed(tuning.setting)
+    setting = asked.fill_from(tuning.setting)
     if setting is None:
-        told = f"not the setting tuned for this map ({tuning.setting}): another was asked for"
-        return asked.load(bundle), asked, told
+        note = f"the setting tuned for this map ({tuning.setting}) is not used: another device or precision was given"
+        return asked.load(bundle), asked, note
     try:
         model = tuning.open(bundle, setting)
     except EngineError as error:
-        model = asked.load(bundle)  # what was asked for and cannot be had is raised, without a word of tuning
+        model = asked.load(bundle)  # if this fails too, its error alone is raised: the tuned setting plays no part
         log.warning(
-            "the setting tuned for this map (%s) is not used: %s; `pairvpr tune` finds one for here",
+            "the setting tuned for this map (%s) is not used: %s; find one for this computer with `pairvpr tune`",
             tuning.setting,
             error,
         )
         return model, asked, ""
-    asked_for = "" if setting == tuning.setting else ", but for what was asked for"
-    return model, setting, f"tuned{asked_for}: {setting}"
+    given = "" if setting == tuning.setting else ", with the options given"
+    return model, setting, f"tuned{given}: {setting}"

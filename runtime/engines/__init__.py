@@ -1,1 +1,1 @@
-"""Run a bundle's graphs: one protocol, and a module for each inference library."""
+"""Run a bundle's graphs: one protocol, and one module for each inference library."""

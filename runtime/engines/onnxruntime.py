@@ -1,4 +1,4 @@
-"""The engine protocol on ONNX Runtime, CPU and CUDA."""
+"""Run graphs with ONNX Runtime, on CPUs and CUDA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.errors import EngineError
+from pairvpr.errors import EngineError, one_line
 from pairvpr.runtime.engines.base import Arrays, try_engine
 from pairvpr.runtime.engines.onnxruntime_cuda import (
     PROVIDER_OPTIONS,
@@ -26,37 +26,38 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 INSTALL = {
     "cpu": 'pip install "pairvpr[cpu]"',
-    "cuda": 'pip uninstall -y onnxruntime, then pip install "pairvpr[gpu]"',  # side by side they break each other
+    "cuda": 'pip uninstall -y onnxruntime, then pip install "pairvpr[gpu]"',  # installed together they break each other
 }
 
 
 def load() -> ModuleType:
-    """The onnxruntime module; raises EngineError with the line that installs it."""
+    """Return the onnxruntime module. Raises EngineError with the command that installs it."""
     try:
         import onnxruntime
     except ImportError as error:
         raise EngineError(f"ONNX Runtime cannot be imported ({error}); run {INSTALL['cpu']}") from error
     if not hasattr(onnxruntime, "InferenceSession"):
-        # What is left when onnxruntime and onnxruntime-gpu were both installed and one was removed.
+        # This remains when onnxruntime and onnxruntime-gpu were both installed and one was removed.
         raise EngineError(
             "the onnxruntime package is broken; run pip uninstall -y onnxruntime onnxruntime-gpu, "
             f"then {INSTALL['cpu']} or {INSTALL['cuda']}"
         )
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 def version() -> str:
-    """Version of ONNX Runtime."""
+    """Return the version of ONNX Runtime."""
     return str(load().__version__)
 
 
 class OnnxRuntimeEngine:
-    """One graph in an inference session on one device."""
+    """Run one graph in an inference session on one device."""
 
     def __init__(
         self, model: Path | bytes, device: str = "cpu", threads: int | None = None, options: Any = None
     ) -> None:
-        """options: the library's own, None for its defaults."""
+        """Load a graph. options: the library's session options, or None for its defaults. Raises EngineError."""
         ort = load()
         provider = PROVIDERS[device]
         available = ort.get_available_providers()
@@ -66,11 +67,11 @@ class OnnxRuntimeEngine:
                 f"(it has: {', '.join(available)}); run {INSTALL[device]}"
             )
         options = options or ort.SessionOptions()
-        options.log_severity_level = 3  # errors; a warning of the library's is not the user's concern
+        options.log_severity_level = 3  # errors only: the library's warnings are of no use to the user
         if threads is not None:
             options.intra_op_num_threads = threads
-        # Each session has threads of its own, which by default spin for a while after a run: those of one graph would
-        # take the cores from the next one's, and nano's pairs twice the time.
+        # Each session has its own threads, which spin for a while after a run by default. The threads of one graph
+        # would then take the cores from the next graph, and nano's pairs would take twice the time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         name, on_gpu = model.name if isinstance(model, Path) else "graph", device == "cuda"
         if on_gpu:
@@ -81,9 +82,9 @@ class OnnxRuntimeEngine:
             self.session: Any = ort.InferenceSession(
                 model if isinstance(model, bytes) else str(model), options, providers=[asked]
             )
-        except Exception as error:  # the library raises its own kinds, which share no base class
-            raise EngineError(f"{name}: ONNX Runtime cannot load it on {device} ({_first_line(error)})") from error
-        # ONNX Runtime falls back to the CPU with no more than a log line: what was obtained is read back.
+        except Exception as error:  # the library's exceptions share no base class
+            raise EngineError(f"{name}: ONNX Runtime cannot load it on {device} ({one_line(error)})") from error
+        # ONNX Runtime falls back to the CPU with only a log line, so the provider in use is read back.
         if self.session.get_providers()[0] != provider:
             raise EngineError(
                 f"device {device}: {provider} could not be started (got: {', '.join(self.session.get_providers())}); "
@@ -97,25 +98,29 @@ class OnnxRuntimeEngine:
             self.bound = BoundSession(ort, self.session, self.types, self.outputs, "cuda")
 
     def stage(self, inputs: Arrays) -> Arrays:
-        """Inputs in the memory of the device, for `run`."""
+        """Copy inputs to the memory of the device, for `run`."""
         return inputs if self.bound is None else self.bound.stage(inputs)
 
-    def run(self, inputs: Arrays) -> dict[str, npt.NDArray]:
-        """Run the graph on host arrays or staged ones; float inputs are cast to the type the graph takes."""
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Run the graph on host arrays or staged ones. Float inputs are cast to the type that the graph takes.
+
+        Raises EngineError.
+        """
         try:
             if self.bound is not None:
                 return self.bound.run(inputs)
             feed = {name: np.ascontiguousarray(array, dtype=self.types[name]) for name, array in inputs.items()}
             results = self.session.run(self.outputs, feed)
-        except Exception as error:  # as above
-            raise EngineError(f"ONNX Runtime failed ({_first_line(error)}); try a smaller batch") from error
+        except Exception as error:  # see above
+            raise EngineError(f"ONNX Runtime failed ({one_line(error)}); try a smaller batch") from error
         return dict(zip(self.outputs, results, strict=True))
 
 
-def profile(model: Path, inputs: Arrays) -> tuple[dict[str, npt.NDArray], list[dict[str, Any]]]:
-    """Run a graph once as it stands, not optimised: its outputs, and what ONNX Runtime notes of every node that ran.
+def profile(model: Path, inputs: Arrays) -> tuple[dict[str, npt.NDArray[Any]], list[dict[str, Any]]]:
+    """Run a graph once without optimisation. Return its outputs and ONNX Runtime's profile of every node.
 
-    A node's notes: `op_name`, `input_type_shape` and `output_type_shape` (lists of {type: shape}). Raises EngineError.
+    A node's profile holds `op_name`, `input_type_shape` and `output_type_shape` (lists of {type: shape}).
+    Raises EngineError.
     """
     ort = load()
     options = ort.SessionOptions()
@@ -131,19 +136,15 @@ def profile(model: Path, inputs: Arrays) -> tuple[dict[str, npt.NDArray], list[d
 
 @functools.lru_cache(maxsize=1)
 def working_devices() -> dict[str, str | None]:
-    """The devices that really ran a tiny graph here."""
+    """Return the devices that ran a tiny graph correctly."""
     return {device: None for device, problem in try_devices().items() if problem is None}
 
 
 def try_devices() -> dict[str, str | None]:
-    """Each device this ONNX Runtime claims, tried on a tiny graph: None where it works, else the problem."""
+    """Try each device of this ONNX Runtime on a tiny graph. Return None, or the problem, for each."""
     claimed = load().get_available_providers()
     return {
         device: try_engine(functools.partial(OnnxRuntimeEngine, device=device))
         for device, provider in PROVIDERS.items()
         if provider in claimed
     }
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""What runs a graph: one protocol, and the one place that chooses device and precision."""
+"""Choose device and precision, and open a bundle's graphs on them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16", "int8-dynamic", "bf16", "int8-bf16")
-# What each device prefers among the precisions a bundle has. ONNX Runtime's CUDA multiplies Q/DQ graphs in float.
+# The best precision of a bundle for each device comes first. ONNX Runtime's CUDA multiplies Q/DQ graphs in float.
 PREFERENCES = {
     "cpu": ("int8-dynamic", "int8", "fp32", "fp16"),
     "cuda": ("fp16", "fp32"),
     "openvino": ("int8", "fp32", "fp16"),
-    "tensorrt": ("fp16", "fp32"),  # and before them INT8 where it was measured on this device and kept
+    "tensorrt": ("fp16", "fp32"),  # preceded by INT8 if it was measured on this device and kept
 }
 
 
 @dataclass(frozen=True)
 class Engines:
-    """A bundle's three graphs, ready to run, and what they run on.
+    """Hold a bundle's three opened graphs.
 
-    largest_batch: most pictures or pairs that they take at once, None without a limit. stage: starts to copy inputs of
-    the pair graphs to where these run, beside the work that is under way; `run` takes what it gives.
+    encoder, pair_prefix, pair_suffix: the graphs.
+    device: one of DEVICES, except "auto".
+    precision: one of PRECISIONS.
+    description: engine, version, device and precision for people.
+    largest_batch: most pictures or pairs in one run, or None without a limit.
+    stage: starts to copy inputs of the pair graphs to the device, while other work goes on. `run` takes its result.
     """
 
     encoder: Engine
@@ -44,22 +48,23 @@ class Engines:
 def open_engines(
     bundle: Bundle, device: str = "auto", precision: str | None = None, threads: int | None = None
 ) -> Engines:
-    """Load a bundle's graphs on a device.
+    """Open a bundle's graphs on a device.
 
-    device: "auto" takes TensorRT where the bundle has plans for this GPU, else CUDA where ONNX Runtime has it and it
-    works, else the CPU, and logs what is there and does not work; anything else is obtained or refused. precision:
-    None takes the device's best that the bundle has; "bf16" runs the float32 graphs, or else the float16 ones, in
-    bfloat16 arithmetic, "int8-bf16" what is not INT8 in the INT8 graphs, which only OpenVINO does. threads: CPU
-    threads, None for the engine's own choice. Raises EngineError or BundleError.
+    device: "auto" takes TensorRT if the bundle has plans for this GPU, else CUDA if ONNX Runtime can use it, else the
+    CPU. It logs engines that are present and fail. Any other device is used or refused.
+    precision: None takes the bundle's best for the device. "bf16" runs the float32 graphs, or else the float16 ones,
+    in bfloat16 arithmetic. "int8-bf16" runs the float part of the INT8 graphs in bfloat16. Both need OpenVINO.
+    threads: number of CPU threads, or None for the engine's own choice.
+    Raises EngineError or BundleError.
     """
     if device not in DEVICES:
-        raise EngineError(f"device {device}: unknown; choose one of {', '.join(DEVICES)}")
+        raise EngineError(f"--device {device}: unknown; choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
-        raise EngineError(f"threads {threads}: give at least 1")
+        raise EngineError(f"--threads {threads}: give at least 1")
     if precision in ("bf16", "int8-bf16") and device != "openvino":
-        raise EngineError(f"precision {precision}: not on device {device}; it needs --device openvino")
+        raise EngineError(f"--precision {precision} needs --device openvino, not {device}")
     if precision == "int8-dynamic" and device in ("cuda", "tensorrt", "openvino"):
-        raise EngineError(f"precision int8-dynamic: not on device {device}; it is for --device cpu")
+        raise EngineError(f"--precision int8-dynamic needs --device cpu, not {device}")
     if device == "tensorrt":
         return _open_tensorrt(bundle, precision)
     if device == "auto" and has_plans(bundle):
@@ -99,10 +104,10 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
 def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
     from pairvpr.runtime.engines.tensorrt import engine as trt
 
-    precision = _choose_precision(bundle, "tensorrt", precision or trt.kept_int8(bundle))
-    plans = trt.matching_plans(bundle, precision)
+    precision = _choose_precision(bundle, "tensorrt", precision or trt.find_kept_int8(bundle))
+    plans = trt.find_matching_plans(bundle, precision)
     graphs = trt.open_plans(plans)
-    description = f"{trt.description()}, {precision}"
+    description = f"{trt.describe()}, {precision}"
     return Engines(
         **graphs,
         device="tensorrt",
@@ -114,7 +119,7 @@ def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
 
 
 def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -> Engines:
-    """OpenVINO computes in an arithmetic of its own choice unless told: float32, but for "bf16" and "int8-bf16"."""
+    """Open OpenVINO with float32 arithmetic, or bfloat16 for "bf16" and "int8-bf16". Its own choice would vary."""
     from pairvpr.runtime.engines import openvino as ov
 
     floats = "fp32" if "fp32" in bundle.info.precisions else "fp16"

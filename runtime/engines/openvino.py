@@ -1,4 +1,4 @@
-"""The engine protocol on OpenVINO, on CPUs."""
+"""Run graphs with OpenVINO, on CPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.errors import EngineError
+from pairvpr.errors import EngineError, one_line
 from pairvpr.runtime.engines.base import ARITHMETIC, Arrays, try_engine
 
 DEVICE = "CPU"
@@ -22,26 +22,28 @@ _keeping = threading.Lock()
 
 
 def load() -> ModuleType:
-    """The openvino module; raises EngineError with the line that installs it."""
+    """Return the openvino module. Raises EngineError with the command that installs it."""
     try:
         import openvino
         import openvino.preprocess
     except ImportError as error:
         raise EngineError(f"OpenVINO cannot be imported ({error}); run {INSTALL}") from error
-    return openvino
+    module: ModuleType = openvino
+    return module
 
 
 def version() -> str:
-    """Version of OpenVINO, without its build."""
+    """Return the version of OpenVINO, without its build number."""
     return str(load().__version__).partition("-")[0]
 
 
 def core() -> Any:
-    """The one Core of this process, which lives as long as the process does.
+    """Return the only Core of this process, which lives as long as the process.
 
-    A Core's CPU plugin gives the thread that loads it a stack for signal handlers, and takes it away when it goes. Of
-    two Cores that go in the order they came, the second puts back the stack of the first, which is gone: the next
-    signal that Python handles (Ctrl-C, SIGTERM, the end of a child) kills the process without a word.
+    A Core's CPU plugin gives the thread that loads it a stack for signal handlers, and restores the previous stack
+    when it is destroyed. If two Cores are destroyed in the order of their creation, the second restores the stack of
+    the first, which is freed by then. The next signal that Python handles (Ctrl-C, SIGTERM, the end of a child) then
+    kills the process without a message.
     """
     with _keeping:
         if not _kept:
@@ -50,10 +52,10 @@ def core() -> Any:
 
 
 class OpenVinoEngine:
-    """One graph, pure ONNX, compiled for the CPU. Any batch size runs without compiling again.
+    """Run one graph, pure ONNX, compiled for the CPU. Any batch size runs without compiling again.
 
-    arithmetic: "f32" or "bf16", whatever the graph's weights are stored in. Left to itself OpenVINO takes bfloat16
-    wherever the CPU has it.
+    arithmetic: "f32" or "bf16", whatever the graph's weights are stored in. By default OpenVINO would choose bfloat16
+    on every CPU that supports it.
     """
 
     def __init__(self, model: Path | bytes, arithmetic: str = "f32", threads: int | None = None) -> None:
@@ -61,7 +63,7 @@ class OpenVinoEngine:
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": arithmetic,
             "PERFORMANCE_HINT": "LATENCY",
-            # A thread that is bound to a core waits there while another program has it.
+            # A thread bound to a core would wait while another program uses that core.
             "ENABLE_CPU_PINNING": False,
         }
         if threads is not None:
@@ -76,29 +78,29 @@ class OpenVinoEngine:
             obtained = self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         except RuntimeError as error:
             raise EngineError(f"{name}: OpenVINO cannot load it ({_last_line(error)})") from error
-        # A CPU without an arithmetic gets another one with no word: what was obtained is read back.
+        # OpenVINO silently replaces an arithmetic that the CPU lacks, so the one in use is read back.
         if devices != [DEVICE] or obtained != arithmetic:
             raise EngineError(
                 f"OpenVINO cannot compute in {ARITHMETIC[arithmetic]} here (got: {obtained} on {', '.join(devices)}); "
-                "this CPU lacks it, choose another --precision"
+                "this CPU lacks it; choose another --precision"
             )
-        # Ports of the compiled graph have further names: those of the casts that became one with them.
+        # Ports of the compiled graph have additional names, from the casts that were fused into them.
         types = [port.element_type.to_dtype() for port in self.compiled.inputs]
         self.types = dict(zip(inputs, types, strict=True))
 
-    def run(self, inputs: Arrays) -> dict[str, npt.NDArray]:
-        """Run the graph on host arrays; float inputs are cast to the type the graph takes."""
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Run the graph on host arrays. Float inputs are cast to the type that the graph takes. Raises EngineError."""
         self._check(inputs)
         feed = {name: np.ascontiguousarray(array, dtype=self.types[name]) for name, array in inputs.items()}
         try:
-            # A request of its own: the one that OpenVINO keeps cannot serve two threads.
+            # A new request: the one that OpenVINO keeps cannot serve two threads.
             results = self.compiled.create_infer_request().infer(feed, share_inputs=True)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed ({_last_line(error)}); try a smaller batch") from error
         return dict(zip(self.outputs, results.values(), strict=True))
 
     def _check(self, inputs: Arrays) -> None:
-        """Refuse what OpenVINO would take for something else: it runs without inputs, and casts any type."""
+        """Raise EngineError for wrong inputs. OpenVINO itself runs with missing inputs and casts any type."""
         if inputs.keys() != self.types.keys():
             raise EngineError(f"OpenVINO failed (inputs {', '.join(inputs)}, the graph takes {', '.join(self.types)})")
         for name, array in inputs.items():
@@ -108,13 +110,13 @@ class OpenVinoEngine:
 
 
 def try_arithmetics() -> dict[str, str | None]:
-    """Float32 and bfloat16 tried on a tiny graph: None where it works, else the problem. Raises EngineError."""
+    """Try float32 and bfloat16 on a tiny graph. Return None, or the problem, for each. Raises EngineError."""
     load()
     return {name: try_engine(functools.partial(OpenVinoEngine, arithmetic=name)) for name in ARITHMETIC}
 
 
 def _with_float32_ports(ov: ModuleType, graph: Any) -> Any:
-    """Float16 inputs and outputs as float32: a graph that is computed in float32 then rounds nothing to half."""
+    """Make float16 inputs and outputs float32, so that a graph computed in float32 rounds nothing to half."""
     ports = ov.preprocess.PrePostProcessor(graph)
     for port in graph.inputs:
         if port.element_type == ov.Type.f16:
@@ -126,5 +128,5 @@ def _with_float32_ports(ov: ModuleType, graph: Any) -> Any:
 
 
 def _last_line(error: Exception) -> str:
-    """What went wrong, after the lines that say where in the library."""
-    return str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
+    """Return the last line of a message. The lines before it name places in the library."""
+    return one_line(str(error).strip().splitlines()[-1] if str(error).strip() else error)

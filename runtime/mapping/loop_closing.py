@@ -56,7 +56,7 @@ class Threshold:
     def from_text(text: str, identity: str) -> Threshold:
         """Read a threshold from a number, or from a calibrated map.
 
-        text: a finite pair score, or the folder of a map that `pairvpr calibrate --accept` gave a threshold.
+        text: a finite pair score, or the folder of a map that `pairvpr calibrate threshold` gave a threshold.
         identity: the model that the map must belong to.
 
         Raises MapError or BundleError.
@@ -78,7 +78,7 @@ class Threshold:
                 )
         if acceptance is None:
             raise MapError(
-                f"--threshold {text}: this map has no threshold; calibrate one (`pairvpr calibrate --accept`), or "
+                f"--threshold {text}: this map has no threshold; calibrate one (`pairvpr calibrate threshold`), or "
                 "give a score"
             )
         return Threshold(acceptance.threshold, acceptance, text)

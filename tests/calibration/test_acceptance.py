@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pairvpr.calibration.acceptance import PrecisionTarget, calibrate_acceptance
-from pairvpr.calibration.known_places import STRETCHES, split, stretches
+from pairvpr.calibration.known_places import STRETCHES, cut_stretches, split_places
 from pairvpr.cli.main import main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
@@ -27,6 +27,7 @@ from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.outputs.writers import format_text
 from pairvpr.runtime.sources import Frame
+from pairvpr.viewing.calibration_results import acceptance_rows
 from tests.scenes import draw_scene
 
 SIZE, APART, COUNT = (64, 64), 100, 60
@@ -95,7 +96,7 @@ def test_scores_of_wrong_answers_are_not_accepted(home: Path, model: Model, monk
     found = calibrated(home, model)
     assert len(names) == COUNT == found.fitted + found.checked
     assert found.threshold == 5
-    _, checking = split([Pose(float(name.split("@")[1]), 1, 0) for name in names])
+    _, checking = split_places([Pose(float(name.split("@")[1]), 1, 0) for name in names])
     tested = {names[i] for i in checking}
     assert found.right == len(tested - wrong)
     assert found.accepted_right == found.accepted == found.right
@@ -107,7 +108,7 @@ def test_scores_of_wrong_answers_are_not_accepted(home: Path, model: Model, monk
     assert found.confidence(5) > 0.85
     assert found.confidence(-5) < 0.15
     assert found.expected == pytest.approx(found.right, abs=5)
-    assert "OPTIMISTIC" not in str(found)
+    assert "OPTIMISTIC" not in str(acceptance_rows(found))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch:
     assert (found.threshold, found.fitted + found.checked) == (5, 36)
     assert found.checked > found.right == found.accepted == found.accepted_right
     assert found.outside == found.checked - found.right  # of frame 8 and 18 the map's nearest is 5
-    assert f"{found.accepted_right} of them right within 2 frames; " in str(found)
+    assert any("within 2 frames" in text for _, text in acceptance_rows(found))
     assert Acceptance(**{**found.to_json(), "setup": found.setup, "traverses": found.traverses}) == found
 
 
@@ -166,7 +167,7 @@ def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, mode
 
 def test_a_traverse_counts_once_for_each_place(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     names = answers(monkeypatch)
-    with pytest.raises(SourceError, match=r"30 pictures that can be used.*40 m apart"):
+    with pytest.raises(SourceError, match=r"30 usable pictures.*40 m apart"):
         calibrated(home, model, radius=40)
     assert len(names) == 30
     assert {name.split("@")[1] for name in names} == {str(60 * n) for n in range(10)}
@@ -182,15 +183,10 @@ def test_it_says_what_it_was_checked_on(home: Path, model: Model, monkeypatch: p
     ]
     worst = found.traverses[2]
     assert (worst.right, worst.accepted > 0) == (0, found.threshold == -5)
-    assert f"as in {found.traverses[0]}, {found.traverses[1]}, {worst}" in str(found)
-    assert str(worst) == f"drive2 (0 of {worst.accepted} accepted right, {worst.checked} checked)"
-    many = dataclasses.replace(found, traverses=found.traverses * 5)
-    assert f"{found.traverses[0]} and 5 more" in str(many)
-    assert f"{found.outside} were outside the map" in str(found)
-    assert "leave the map" not in str(found)
-    within = str(dataclasses.replace(found, outside=0))
-    assert "none were outside the map" in within
-    assert within.endswith("for a robot that does not leave the map")
+    rows = acceptance_rows(found)
+    assert ("conditions", f"drive2: {worst.checked} queries, {worst.accepted} accepted, 0 of them right") in rows
+    assert [label for label, _ in rows].count("conditions") == 4
+    assert not any(label == "warning" for label, _ in rows)  # some pictures were outside the map
     answers(monkeypatch)
     monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 20)
     assert [each.name for each in calibrated(home, model, "queries/drive1", precision=0.5).traverses] == ["drive1"]
@@ -200,11 +196,11 @@ def test_too_few_pictures_are_refused_with_the_number_needed(
     home: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = answers(monkeypatch)
-    with pytest.raises(SourceError, match=r"60 pictures that can be used, a precision of 0.99 needs at least 345"):
+    with pytest.raises(SourceError, match=r"60 usable pictures; a precision of 0.99 needs at least 345"):
         calibrated(home, model, precision=0.99)
     assert not names  # said before anything is worked out
-    assert PrecisionTarget().pictures() == 345
-    assert PrecisionTarget(0.5, 0.5).pictures() == 40
+    assert PrecisionTarget().min_pictures() == 345
+    assert PrecisionTarget(0.5, 0.5).min_pictures() == 40
 
 
 def test_what_no_score_shows_is_refused(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +211,7 @@ def test_what_no_score_shows_is_refused(home: Path, model: Model, monkeypatch: p
 
 def test_pictures_of_the_map_itself_tell_nothing(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, similarity=1.0)
-    with pytest.raises(SourceError, match="0 pictures that can be used"):
+    with pytest.raises(SourceError, match="0 usable pictures"):
         calibrated(home, model)
 
 
@@ -232,7 +228,7 @@ def test_the_maps_own_traverse_is_optimistic(home: Path, tmp_path: Path, model: 
         with Map.open(tmp_path / "map") as map_:
             found = calibrate_acceptance(map_, model, images, PrecisionTarget(0.9), quiet)
         assert found.own == own
-        assert ("OPTIMISTIC" in str(found)) == bool(own)
+        assert ("OPTIMISTIC" in str(acceptance_rows(found))) == bool(own)
 
 
 def test_places_that_cannot_be_compared(home: Path, tmp_path: Path, model: Model, monkeypatch) -> None:
@@ -242,13 +238,13 @@ def test_places_that_cannot_be_compared(home: Path, tmp_path: Path, model: Model
     )
     with (
         Map.open(tmp_path / "gps") as map_,
-        pytest.raises(MapError, match="none of its pictures has a place in 'utm'"),
+        pytest.raises(MapError, match="none of its pictures has a place in frame 'utm'"),
     ):
         calibrate_acceptance(map_, model, home / "queries", PrecisionTarget(0.9), quiet)
     (tmp_path / "plain").mkdir()
     for number in range(50):
         shutil.copy(home / "db" / "@0@0@.png", tmp_path / "plain" / f"{number}.png")
-    with pytest.raises(SourceError, match="0 pictures that can be used"), Map.open(home / "map") as map_:
+    with pytest.raises(SourceError, match="0 usable pictures"), Map.open(home / "map") as map_:
         calibrate_acceptance(map_, model, tmp_path / "plain", PrecisionTarget(0.9), quiet)
     shutil.copytree(tmp_path / "plain", tmp_path / "few")
     for number in range(2, 50):
@@ -268,13 +264,13 @@ def test_what_is_learnt_and_tested_lies_in_other_stretches() -> None:
     chance = np.random.default_rng(0)
     along = chance.permutation(240) * 10.0
     wheres = [Pose(3 * x, 4 * x, chance.normal()) for x in along]
-    learning, checking = split(wheres)
+    learning, checking = split_places(wheres)
     assert sorted([*learning, *checking]) == list(range(240))
     assert len(learning) == 80
     order = np.argsort(along)
     sides = np.isin(order, learning)
     assert np.sum(sides[1:] != sides[:-1]) == STRETCHES * 2 // 3
-    assert np.concatenate(stretches(wheres, 7)).tolist() in (order.tolist(), order[::-1].tolist())
+    assert np.concatenate(cut_stretches(wheres, 7)).tolist() in (order.tolist(), order[::-1].tolist())
 
 
 # What answers say
@@ -341,7 +337,7 @@ def test_a_damaged_or_foreign_threshold_is_refused(acceptance: Acceptance, home:
     bundle = Bundle.open(home / "bundle")
     for content in ({**acceptance.to_json(), **change}, {**acceptance.to_json(), "identity": "1" * 64}, [1]):
         spoilt = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content}))
-        with pytest.raises(BundleError, match=r"acceptance threshold .*pairvpr calibrate --accept"):
+        with pytest.raises(BundleError, match=r"acceptance threshold .*pairvpr calibrate threshold"):
             Acceptance.find_in(spoilt)
 
 
@@ -365,10 +361,14 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
     images = ("--images", tmp_path / "drives")
     before = command("--db", db, "--query", tmp_path / "drives" / "3", "--format", "jsonl", of=run_main)
     assert json.loads(before.stdout)["reason"] == "not calibrated"
-    done = command("calibrate", "--accept", "--db", db, *images, "--precision-target", 0.6, "--radius", 1000)
+    asked = (*images, "--precision-target", 0.6, "--radius", 1000)
+    done = command("calibrate", "threshold", "--db", db, *asked)
     assert done.exit_code == 0, done.stderr
-    assert "for a precision of 0.6 with 90% confidence" in done.stdout
-    assert "accepted from a pair score" in command("map", "info", "--db", db).stdout
+    assert done.stdout.startswith(f"{db / 'model'}: acceptance threshold\n  threshold    score >= ")
+    assert "(precision 0.6 at 90% confidence, within 1000 m)" in done.stdout
+    block = [line.strip() for line in done.stdout.splitlines()[1:]]
+    shown = command("map", "info", "--db", db).stdout
+    assert all(line in shown for line in block)
     figures = json.loads(command("map", "info", "--db", db, "--format", "jsonl").stdout)["decisions"]
     assert (figures["checked"], figures["right"], figures["setup"]["top_k"]) == (8, 8, 3)
     assert command("map", "verify", "--db", db).exit_code == 0
@@ -397,15 +397,34 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
 def test_options_that_do_not_go_together(home: Path) -> None:
     images = ("--images", home / "queries")
     for given, message in (
-        (("--accept", "--model", home / "bundle"), "give --db MAP"),
-        (("--db", home / "map", "--radius", 5), "go with --accept"),
-        (("--db", home / "map", "--every", 2), "go with --accept"),
-        (("--db", home / "map", "--tolerance", 0), "go with --accept"),
-        (("--accept", "--db", home / "map", "--tolerance", 0, "--radius", 5), "--tolerance goes by numbers in names"),
-        (("--accept", "--db", home / "map", "--tolerance", 2), "have places, which say more; leave out --tolerance"),
-        (("--accept", "--db", home / "map"), "needs at least 345"),
-        (("--accept", "--db", home / "map", "--top-k", 9), "top-k 9 is outside 1 to 6"),
+        (("threshold", "--model", home / "bundle"), "--model needs `pairvpr calibrate cascade`"),
+        (("cascade", "--db", home / "map", "--radius", 5), "--radius needs `pairvpr calibrate threshold`"),
+        (("cascade", "--db", home / "map", "--every", 2), "--every needs `pairvpr calibrate threshold`"),
+        (("--db", home / "map", "--tolerance", 0), "--tolerance needs `pairvpr calibrate threshold`"),
+        (("threshold", "--db", home / "map", "--colour", "red"), "No such option '--colour'"),
+        (
+            ("threshold", "--db", home / "map", "--tolerance", 0, "--radius", 5),
+            "--radius goes by poses, --tolerance",
+        ),
+        (
+            ("threshold", "--db", home / "map", "--tolerance", 0, "--poses", "p.csv"),
+            "--poses goes by poses, --tolerance",
+        ),
+        (("threshold", "--db", home / "map", "--tolerance", 2), "are more precise; leave out --tolerance"),
+        (("threshold", "--db", home / "map"), "needs at least 345"),
+        (("threshold", "--db", home / "map", "--top-k", 9), "--top-k 9 is outside 1 to 6"),
     ):
         result = command("calibrate", *given, *images)
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+@pytest.mark.parametrize(("old", "new"), [(["--accept"], "threshold"), ([], "cascade")])
+def test_the_old_spellings_name_the_new_command(home: Path, old: list[str], new: str) -> None:
+    arguments = ("--db", home / "map", "--images", home / "queries" / "none")
+    before, after = command("calibrate", *old, *arguments), command("calibrate", new, *arguments)
+    warning, *rest = before.stderr.splitlines()
+    spelling = " ".join(["pairvpr calibrate", *old])
+    assert warning == f"`{spelling}` is now `pairvpr calibrate {new}`; the old spelling ends with the next version"
+    assert rest == after.stderr.splitlines()
+    assert (before.exit_code, before.stdout) == (after.exit_code, after.stdout) == (2, "")

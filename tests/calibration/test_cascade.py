@@ -21,16 +21,16 @@ from pairvpr.calibration.cascade import (
     PROBABILITY,
     ComparedQuery,
     calibrate_cascade,
-    compare,
-    fit,
-    gap_of_winner,
-    kept,
-    map_of,
-    margin_for,
-    margin_needs,
+    compare_pictures,
+    count_kept,
+    find_margin,
+    fit_head,
+    gaps_needed,
     ridge,
-    split,
+    split_blocks,
+    temporary_map,
     wilson_interval,
+    winner_gap,
 )
 from pairvpr.cli.main import main
 from pairvpr.errors import BundleError, MapError, SourceError
@@ -44,6 +44,7 @@ from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.search import FaissIndex
+from pairvpr.viewing.calibration_results import block, cascade_rows
 from tests.scenes import draw_scene
 
 PLACES, SIZE = 7, (96, 128)
@@ -86,13 +87,13 @@ def map_(home: Path) -> Iterator[Map]:
 
 @pytest.fixture(scope="module")
 def compared(map_: Map, model: Model, home: Path) -> list[ComparedQuery]:
-    return compare(map_, model, home / "queries", quiet)
+    return compare_pictures(map_, model, home / "queries", quiet)
 
 
 @pytest.fixture(scope="module")
 def calibrated(map_: Map, model: Model, home: Path, compared: list[ComparedQuery]) -> Cascade:
     with pytest.MonkeyPatch.context() as patch:  # what takes its time was done for `compared`
-        patch.setattr(calibration, "compare", lambda *_: compared)
+        patch.setattr(calibration, "compare_pictures", lambda *_: compared)
         return calibrate_cascade(map_, model, home / "queries", quiet)
 
 
@@ -117,7 +118,7 @@ def with_margin(cascade: Cascade, margin: float) -> Cascade:
 
 def test_the_head_recovers_a_planted_relation() -> None:
     queries, head, bias = planted(60, 16, noise=0.0)
-    found, constant, gaps = fit([queries[start : start + 12] for start in range(0, 60, 12)])
+    found, constant, gaps = fit_head([queries[start : start + 12] for start in range(0, 60, 12)])
     np.testing.assert_allclose(found, head, atol=1e-3)
     assert constant == pytest.approx(bias, abs=0.02)
     np.testing.assert_allclose(gaps, 0, atol=1e-3)  # the best prediction is the winner's
@@ -144,7 +145,7 @@ def test_the_penalty_grows_with_the_noise() -> None:
     quiet_blocks, *_ = planted(30, 200, noise=0.0)
     chance = np.random.default_rng(2)
     noisy = [ComparedQuery(query.inputs, chance.normal(size=20).astype(np.float32)) for query in quiet_blocks]
-    heads = [fit([queries[i : i + 6] for i in range(0, 30, 6)])[0] for queries in (quiet_blocks, noisy)]
+    heads = [fit_head([queries[i : i + 6] for i in range(0, 30, 6)])[0] for queries in (quiet_blocks, noisy)]
     moments = np.column_stack([np.concatenate([q.inputs for q in noisy]), np.ones(600)])
     scores = np.concatenate([q.scores for q in noisy])
     free = np.linalg.lstsq(moments, scores, rcond=None)[0][:-1]
@@ -155,32 +156,32 @@ def test_the_penalty_grows_with_the_noise() -> None:
 
 @pytest.mark.parametrize("count", [MIN_PICTURES, 41, 199, 1000])
 def test_learning_and_checking_share_no_query(count: int) -> None:
-    learning, checking = split(count)
+    learning, checking = split_blocks(count)
     learnt = np.concatenate(learning)
     assert not set(learnt) & set(checking)
     assert sorted([*learnt, *checking]) == list(range(count))
     assert abs(len(learnt) - len(checking)) <= 5
-    for block in learning:  # whole stretches of a drive: neighbours are alike
-        assert list(block) == list(range(block[0], block[-1] + 1))
-        assert len(block) >= count // 10
+    for stretch in learning:  # whole stretches of a drive: neighbours are alike
+        assert list(stretch) == list(range(stretch[0], stretch[-1] + 1))
+        assert len(stretch) >= count // 10
 
 
 def test_the_gap_of_the_winner() -> None:
     predicted = np.array([1.0, 4.0, 2.0])
-    assert gap_of_winner(predicted, np.array([0.0, 9.0, 1.0])) == 0
-    assert gap_of_winner(predicted, np.array([9.0, 0.0, 1.0])) == 3
+    assert winner_gap(predicted, np.array([0.0, 9.0, 1.0])) == 0
+    assert winner_gap(predicted, np.array([9.0, 0.0, 1.0])) == 3
 
 
 def test_the_margin_holds_as_often_as_it_says() -> None:
     gaps = np.arange(1000.0)
-    assert margin_for(gaps, 0.995) == 995  # rank 996 of 1001 chances
-    assert margin_for(gaps, 0.5) == 500
-    assert margin_for(gaps[::-1][:50], 0.995) == 999  # too few: the largest
-    assert margin_needs(0.995) == 199
+    assert find_margin(gaps, 0.995) == 995  # rank 996 of 1001 chances
+    assert find_margin(gaps, 0.5) == 500
+    assert find_margin(gaps[::-1][:50], 0.995) == 999  # too few: the largest
+    assert gaps_needed(0.995) == 199
     assert math.ceil((199 + 1) * 0.995) == 199
     chance = np.random.default_rng(3)
     trials = chance.exponential(size=(4000, 20))
-    margins = [margin_for(row[:-1], 0.9) for row in trials]
+    margins = [find_margin(row[:-1], 0.9) for row in trials]
     assert np.mean(trials[:, -1] <= margins) == pytest.approx(0.9, abs=0.02)
 
 
@@ -200,11 +201,11 @@ def test_the_share_kept_is_that_of_the_rule_in_use(calibrated: Cascade, batch: i
             part = predicted[start : start + batch]
             best = max(best, float(part.max()))
             count += len(rule.keep(part, best))
-        assert kept(predicted, margin, batch) == count
+        assert count_kept(predicted, margin, batch) == count
 
 
 def test_calibration_counts_right(calibrated: Cascade, compared: list[ComparedQuery], model: Model) -> None:
-    learning, checking = split(QUERIES)
+    learning, checking = split_blocks(QUERIES)
     assert len(compared) == QUERIES
     assert {query.inputs.shape for query in compared} == {(5, 4 * model.bundle.info.dims.token_dim)}
     survived = 0
@@ -216,21 +217,21 @@ def test_calibration_counts_right(calibrated: Cascade, compared: list[ComparedQu
     assert calibrated.interval == wilson_interval(survived, len(checking))
     assert 1 / 5 <= calibrated.kept <= 1
     assert calibrated.identity == model.bundle.identity
-    assert f"in {survived} of {len(checking)} queries" in str(calibrated)
+    assert f"in {survived} of {len(checking)} queries" in str(cascade_rows(calibrated))
 
 
 def test_a_head_that_predicts_nothing_loses_winners() -> None:
     """The check can fail: gaps of queries that the head knows nothing about exceed a margin of those it knows."""
     known, *_ = planted(50, 8, noise=0.0)
-    head, bias, gaps = fit([known[i : i + 10] for i in range(0, 50, 10)])
-    margin = margin_for(gaps, PROBABILITY)
+    head, bias, gaps = fit_head([known[i : i + 10] for i in range(0, 50, 10)])
+    margin = find_margin(gaps, PROBABILITY)
     strange, *_ = planted(50, 8, noise=0.0, seed=7)
-    lost = [gap_of_winner(query.inputs @ head + bias, query.scores) > margin for query in strange]
+    lost = [winner_gap(query.inputs @ head + bias, query.scores) > margin for query in strange]
     assert sum(lost) > 10
 
 
 def test_the_query_itself_is_no_candidate(map_: Map, model: Model, home: Path) -> None:
-    found = compare(map_, model, home / "db", quiet)
+    found = compare_pictures(map_, model, home / "db", quiet)
     assert len(found) == PLACES
     features = model.encode(sorted((home / "db").iterdir()))
     for number, query in enumerate(found):
@@ -408,7 +409,7 @@ def test_json_and_text_say_the_stage(map_: Map, model: Model, calibrated: Cascad
 
 
 def calibrate(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["calibrate", *map(str, arguments)])
+    return CliRunner().invoke(main, ["calibrate", "cascade", *map(str, arguments)])
 
 
 def assert_one_line(result: Result, *parts: str) -> None:
@@ -433,11 +434,13 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
     db = own(home, tmp_path, "map")
     done = calibrate("--db", db, "--images", home / "queries")
     assert done.exit_code == 0, done.stderr
-    assert f"{db / 'model'}: " in done.stdout
+    learnt = Cascade.find_in(Bundle.open(db / "model"))
+    assert learnt is not None
+    assert done.stdout == block(f"{db / 'model'}: cascade", cascade_rows(learnt)) + "\n"
     assert "95 % interval" in done.stdout
-    assert "998 or more pictures" in done.stderr
+    assert "give 998 or more with --images" in done.stderr
     runner = CliRunner()
-    assert "of up to 5 candidates go on" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
+    assert "of up to 5 candidates are compared in full" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
     info = json.loads(runner.invoke(main, ["map", "info", "--db", str(db), "--format", "jsonl"]).stdout)
     assert info["cascade"]["fitted"] + info["cascade"]["checked"] == QUERIES
     assert "head" not in info["cascade"]
@@ -454,12 +457,12 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
 
 def test_a_bundle_is_calibrated_on_its_own(home: Path, tmp_path: Path) -> None:
     bundle = own(home, tmp_path, "bundle")
-    done = calibrate("--model", bundle, "--images", home / "queries")
+    done = calibrate("--model", bundle, "--images", home / "queries", "--format", "jsonl")
     assert done.exit_code == 0, done.stderr
     cascade = Cascade.find_in(Bundle.open(bundle))
     assert cascade is not None
     assert cascade.candidates == 5
-    assert str(cascade) in done.stdout
+    assert json.loads(done.stdout) == {"bundle": str(bundle), **cascade.figures()}
     assert Bundle.open(bundle).identity == Bundle.open(home / "bundle").identity
 
 
@@ -491,7 +494,7 @@ def test_what_cannot_be_calibrated(home: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "none").mkdir()
     assert_one_line(calibrate("--db", db, "--images", tmp_path / "none"), "holds no pictures")
     assert_one_line(calibrate("--model", bundle, "--images", tmp_path / "nowhere"), "is not a file, folder")
-    assert_one_line(calibrate("--db", db, "--images", home / "db"), f"{PLACES} pictures", "at least 40")
+    assert_one_line(calibrate("--db", db, "--images", home / "db"), f"{PLACES} usable pictures", "at least 40")
     assert_one_line(calibrate("--model", tmp_path / "none", "--images", pictures), "no model bundle there")
     assert_one_line(calibrate("--db", tmp_path / "none", "--images", pictures), "holds no map")
 
@@ -507,9 +510,12 @@ def test_what_cannot_be_calibrated(home: Path, tmp_path: Path, monkeypatch: pyte
 def test_pictures_that_cannot_be_read_are_too_few(home: Path, tmp_path: Path, map_: Map, model: Model) -> None:
     for number in range(MIN_PICTURES):
         (tmp_path / f"{number}.jpg").write_bytes(b"broken")
-    with pytest.raises(SourceError, match="0 pictures that can be used"):
+    with pytest.raises(SourceError, match="0 usable pictures"):
         calibrate_cascade(map_, model, tmp_path, quiet)
-    with pytest.raises(SourceError, match="none of its 40 pictures could be read"), map_of(tmp_path, model, quiet):
+    with (
+        pytest.raises(SourceError, match="none of its 40 pictures could be read"),
+        temporary_map(tmp_path, model, quiet),
+    ):
         pass
 
 
@@ -518,7 +524,10 @@ def test_a_map_with_nothing_to_drop(home: Path, tmp_path: Path, model: Model) ->
     for place in range(2):
         Image.fromarray(draw_scene(place, 0, SIZE)).save(tmp_path / "two" / f"{place}.png")
     add_pictures(tmp_path / "two", tmp_path / "map", model, create=True)
-    with Map.open(tmp_path / "map") as small, pytest.raises(MapError, match="2 pictures leave nothing to drop"):
+    with (
+        Map.open(tmp_path / "map") as small,
+        pytest.raises(MapError, match="2 pictures has no candidates to drop"),
+    ):
         calibrate_cascade(small, model, home / "queries", quiet)
 
 

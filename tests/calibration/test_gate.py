@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pairvpr.calibration.gate import LIMITS, Agreement, Answers, agreement, answer, compare
+from pairvpr.calibration.gate import LIMITS, Agreement, Answers, answer_pictures, compare_answers, measure_agreement
 from pairvpr.calibration.splits import CALIBRATION, HELD_OUT, split_pictures
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Features, load_model
@@ -30,18 +30,18 @@ TRUTH = answers([[1, 2], [3, 4], [6, 5]])
 
 
 def test_the_same_answers_agree() -> None:
-    assert compare(TRUTH, TRUTH) == Agreement(1.0, pytest.approx(1.0), 0.0)
-    assert compare(TRUTH, TRUTH).within(LIMITS)
+    assert compare_answers(TRUTH, TRUTH) == Agreement(1.0, pytest.approx(1.0), 0.0)
+    assert compare_answers(TRUTH, TRUTH).within(LIMITS)
 
 
 def test_what_differs_is_counted() -> None:
-    assert compare(answers(TRUTH.scores.tolist(), 0.2), TRUTH).cosine == pytest.approx(np.cos(0.2))
-    swapped = compare(answers([[2, 1], [3, 4], [6, 5]]), TRUTH)
+    assert compare_answers(answers(TRUTH.scores.tolist(), 0.2), TRUTH).cosine == pytest.approx(np.cos(0.2))
+    swapped = compare_answers(answers([[2, 1], [3, 4], [6, 5]]), TRUTH)
     assert swapped.top1_changed == pytest.approx(1 / 3)
     # Spearman's for one swap of neighbours among six: 1 - 6 * 2 / (6 * 35).
     assert swapped.rank_correlation == pytest.approx(1 - 12 / 210)
     # Any growing function of the scores has the same ranks.
-    assert compare(answers(np.exp(TRUTH.scores).tolist()), TRUTH).rank_correlation == pytest.approx(1)
+    assert compare_answers(answers(np.exp(TRUTH.scores).tolist()), TRUTH).rank_correlation == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_pictures_are_compared_with_their_nearest_others(tmp_path: Path) -> None
         pictures.append(tmp_path / f"{place}.png")
         Image.fromarray(draw_scene(place, 0, (96, 128))).save(pictures[-1])
     model = load_model()
-    truth = answer(model, pictures, 2, lambda step: None)
+    truth = answer_pictures(model, pictures, 2, lambda step: None)
     for i in range(4):
         similarity = truth.features.descriptors @ truth.features.descriptors[i]
         others = sorted(set(range(4)) - {i}, key=lambda j: -similarity[j])
         assert truth.candidates[i].tolist() == others[:2]
         one = model.score(truth.features[i], truth.features[others[0]])
         np.testing.assert_allclose(truth.scores[i, 0], one[0], atol=1e-4)
-    found = agreement(model, pictures, truth, lambda step: None)
+    found = measure_agreement(model, pictures, truth, lambda step: None)
     assert found.within(LIMITS)
 
 
@@ -93,7 +93,7 @@ def test_pictures_are_split_evenly_and_never_shared(tmp_path: Path) -> None:
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
     for i in range(CALIBRATION + HELD_OUT - 1):
         (tmp_path / f"{i}.jpg").touch()
-    with pytest.raises(SourceError, match=r"263 pictures, INT8 needs 264 \(64 to calibrate with, 200 to judge"):
+    with pytest.raises(SourceError, match=r"263 pictures; INT8 needs 264 \(64 to calibrate with, 200 to judge"):
         split_pictures(tmp_path)
     (tmp_path / "last.jpg").touch()
     assert len(split_pictures(tmp_path)[1]) == HELD_OUT

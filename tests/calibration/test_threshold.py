@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pairvpr.calibration.threshold import binomial_tail, certify, fit_confidence, lower_bound, needed, sequence
+from pairvpr.calibration.threshold import (
+    binomial_tail,
+    certify,
+    fit_confidence,
+    lower_bound,
+    order_thresholds,
+    trials_needed,
+)
 
 PRECISION, DELTA, APART = 0.9, 0.1, 2.0
 SPLITS = 300
@@ -33,7 +40,7 @@ def test_the_promise_is_kept_in_repeated_splits() -> None:
     for _ in range(SPLITS):
         scores, right = answers(chance, 300)
         learning, checking = slice(0, 100), slice(100, None)
-        thresholds = sequence(scores[learning], right[learning], PRECISION)
+        thresholds = order_thresholds(scores[learning], right[learning], PRECISION)
         threshold = certify(scores[checking], right[checking], thresholds, PRECISION, DELTA)
         if threshold is not None:
             found.append(threshold)
@@ -53,7 +60,7 @@ def test_scores_that_tell_nothing_are_not_certified() -> None:
     chance, found = np.random.default_rng(1), 0
     for _ in range(100):
         scores, right = chance.normal(size=300), chance.random(300) < 0.85
-        thresholds = sequence(scores[:100], right[:100], PRECISION)
+        thresholds = order_thresholds(scores[:100], right[:100], PRECISION)
         found += certify(scores[100:], right[100:], thresholds, PRECISION, DELTA) is not None
     assert found <= 10
 
@@ -69,13 +76,13 @@ def test_thresholds_end_with_the_first_that_fails() -> None:
 
 def test_the_sequence_falls_and_begins_where_most_is_shown() -> None:
     scores = np.arange(200.0)
-    thresholds = sequence(scores, scores >= 80, 0.9)
+    thresholds = order_thresholds(scores, scores >= 80, 0.9)
     assert thresholds[0] == 80
     assert np.all(np.diff(thresholds) < 0)
     assert len(thresholds) <= 51
-    tied = sequence(np.repeat([1.0, 2.0], 50), np.repeat([False, True], 50), 0.9)
+    tied = order_thresholds(np.repeat([1.0, 2.0], 50), np.repeat([False, True], 50), 0.9)
     assert list(tied) == [2.0, 1.0]  # equal scores stand and fall together
-    assert sequence(np.zeros(5), np.zeros(5, bool), 0.9).tolist() == [0.0]
+    assert order_thresholds(np.zeros(5), np.zeros(5, bool), 0.9).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def test_the_lower_bound_is_the_clopper_pearson_one(right: int, trials: int, del
 
 def test_how_many_it_takes() -> None:
     for precision, delta, count in ((0.99, 0.1, 230), (0.99, 0.05, 299), (0.95, 0.1, 45), (0.5, 0.5, 1)):
-        assert needed(precision, delta) == count
+        assert trials_needed(precision, delta) == count
         assert binomial_tail(0, count, 1 - precision) <= delta * (1 + 1e-9)
         assert binomial_tail(0, count - 1, 1 - precision) > delta
     assert binomial_tail(0, 0, 0.1) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -15,7 +16,7 @@ from PIL import Image
 from pairvpr import machine
 from pairvpr.calibration import candidates as candidates_module
 from pairvpr.calibration import tune as tune_module
-from pairvpr.calibration.candidates import SMALL_BATCH, Candidate, exact_setting, families
+from pairvpr.calibration.candidates import SMALL_BATCH, Candidate, exact_setting, list_families
 from pairvpr.calibration.trials import Tuned
 from pairvpr.calibration.tune import pictures_needed, tune
 from pairvpr.cli.main import main
@@ -27,7 +28,8 @@ from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.map import MapInfo
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
-from pairvpr.viewing.tuning_page import render, table, verdict
+from pairvpr.viewing.calibration_results import align, tuning_rows
+from pairvpr.viewing.tuning_page import chosen_rows, render, table, verdict
 from tests.scenes import draw_scene
 
 PICTURES = 200
@@ -58,7 +60,7 @@ class Plan:
     def info(self) -> MapInfo:
         return MapInfo(self.path, "0", "0", 500, 0, 0, 0, 1, 256, (100, 192), {"type": "int8", "keep": 1}, 0, 0, 0.0)
 
-    def families(self, bundle: object, exact: bool) -> list[RuntimeSetting]:
+    def list_families(self, bundle: object, exact: bool) -> list[RuntimeSetting]:
         names = dict.fromkeys(name.removesuffix(" cascade") for name in self.milliseconds)
         return [RuntimeSetting(*name.split(), exact=exact) for name in names]
 
@@ -108,7 +110,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
         milliseconds, {"openvino int8": often, "openvino int8 cascade": often, "openvino bf16 cascade": {PICTURES - 1}}
     )
     monkeypatch.setattr(tune_module.Workshop, "from_map", lambda map_: map_)
-    monkeypatch.setattr(tune_module, "families", plan.families)
+    monkeypatch.setattr(tune_module, "list_families", plan.list_families)
     monkeypatch.setattr(tune_module, "exact_setting", lambda bundle: EXACT)
     monkeypatch.setattr(candidates_module, "usable_cores", lambda: 2)
     return plan
@@ -119,7 +121,7 @@ def run(plan: Plan, images: Path, max_loss: float = 0.02, budget_ms: float | Non
 
 
 def told(tuned: Tuned) -> dict[str, str]:
-    return {trial.engine + (", 2 threads" if trial.setting.threads else ""): trial.told for trial in tuned.trials}
+    return {trial.engine + (", 2 threads" if trial.setting.threads else ""): trial.outcome for trial in tuned.trials}
 
 
 # What is chosen
@@ -150,7 +152,7 @@ def test_what_cannot_win_is_not_asked_for_long(plan: Plan, images: Path) -> None
     plan.milliseconds |= {"cpu int8": 150, "cpu int8 cascade": 130}
     tuned = run(plan, images)
     by_name = {trial.engine: trial for trial in tuned.trials if trial.setting.threads}
-    assert by_name["cpu int8 cascade"].told == by_name["cpu int8"].told == "no faster than exact"
+    assert by_name["cpu int8 cascade"].outcome == by_name["cpu int8"].outcome == "no faster than exact"
     assert by_name["cpu int8"].pictures == tune_module.ROUND
     assert 3 < by_name["openvino int8 cascade"].changed <= 4  # left at the fourth: three in 150 are allowed
     assert by_name["openvino int8 cascade"].pictures < 100
@@ -179,8 +181,8 @@ def test_a_budget_is_kept_at_p99_or_nothing_is_chosen(plan: Plan, images: Path) 
     assert none.chosen is None
     assert told(none)["openvino bf16 cascade, 2 threads"] == "over the budget at p99"
     assert told(none)["cpu fp32"] == "over the budget at the median"
-    assert "none of these settings keeps 20 ms" in verdict(none)
-    assert "nothing was written; nearest comes openvino bf16, 2 threads, cascade, p99" in verdict(none)
+    assert "No setting keeps 20 ms" in verdict(none)
+    assert "Nothing was written. The nearest is openvino bf16, 2 threads, cascade, p99" in verdict(none)
 
 
 def test_where_nothing_else_agrees_the_exact_setting_is_chosen(plan: Plan, images: Path) -> None:
@@ -203,7 +205,7 @@ def test_what_cannot_be_had_is_told(plan: Plan, images: Path) -> None:
     plan.lacks = {"bf16"}
     tuned = run(plan, images)
     assert tuned.left_out == ["openvino bf16: no bf16 here"]
-    assert "Not tried: openvino bf16: no bf16 here" in table(tuned)
+    assert "Left out: openvino bf16: no bf16 here" in table(tuned)
 
 
 # Pictures
@@ -217,11 +219,11 @@ def test_pictures_needed(max_loss: float, budget_ms: float | None, needed: int) 
 
 
 def test_too_few_pictures_are_refused(plan: Plan, images: Path) -> None:
-    with pytest.raises(SourceError, match=r"200 pictures .* loss of 0\.30% can be told from none with 667 or more"):
+    with pytest.raises(SourceError, match=r"200 usable pictures; a loss of 0\.30% needs at least 667"):
         run(plan, images, max_loss=0.003)
     assert not plan.asked  # before anything is
     plan.changed["own"] = set(range(0, 150))
-    with pytest.raises(SourceError, match=r"38 pictures that can be asked \(112 more are the map's own, 0 cannot"):
+    with pytest.raises(SourceError, match=r"38 usable pictures \(112 more are in the map, 0 cannot"):
         run(plan, images)
     plan.changed["own"] = {0}
     assert run(plan, images).same == 1
@@ -229,7 +231,7 @@ def test_too_few_pictures_are_refused(plan: Plan, images: Path) -> None:
 
 def test_a_map_with_nothing_to_choose_is_refused(plan: Plan, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Plan, "__len__", lambda self: 2)
-    with pytest.raises(MapError, match="2 pictures leave nothing to choose"):
+    with pytest.raises(MapError, match="a map of 2 pictures has nothing to choose"):
         run(plan, images)
 
 
@@ -243,7 +245,7 @@ def test_the_settings_of_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     def tried(*precisions: str) -> list[str]:
         held = {name: PrecisionInfo({}, {}) for name in precisions}
         fake = Bundle(bundle.path, dataclasses.replace(bundle.info, precisions=held))
-        return [f"{each.device} {each.precision}" for each in families(fake, exact=True)]
+        return [f"{each.device} {each.precision}" for each in list_families(fake, exact=True)]
 
     assert tried("fp16") == ["cpu fp16", "openvino fp16", "openvino bf16"]
     assert tried("fp16", "fp32") == ["cpu fp32", "openvino fp32", "openvino bf16"]
@@ -270,7 +272,9 @@ def test_the_page_and_the_table(plan: Plan, images: Path) -> None:
     text, html = table(tuned), render(tuned)
     assert re.search(r"^\* openvino bf16, 2 threads, cascade +16\.0 .* 6\.25 +1 of 150 +0\.67% .* chosen$", text, re.M)
     assert "150 queries to a map of 500 pictures, 100 candidates each; tokens of the map: int8" in text
-    assert "chosen, the fastest with another first match in at most 2.00% of pictures" in verdict(tuned)
+    assert verdict(tuned) == "Chosen: the fastest setting with a changed first match in at most 2.00% of pictures"
+    assert ("setting", "openvino bf16, 2 threads, cascade") in chosen_rows(tuned)
+    assert "setting     openvino bf16, 2 threads, cascade" in html
     svg = ET.fromstring(re.search(r"<svg.*</svg>", html, re.S)[0])  # type: ignore[index]
     marks = svg.findall("g")
     assert len(marks) == len(tuned.trials)
@@ -326,9 +330,11 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     assert not page.exists()
     assert TUNING not in Bundle.open(db / "model").info.calibration
 
-    none = invoke(main, *tuning, page, "--budget-ms", "0.001")
+    none = invoke(main, *tuning, page, "--budget-ms", "0.001", "--format", "jsonl")
     assert none.exit_code == 0, none.output
-    assert "nothing was written" in none.stdout
+    result = json.loads(none.stdout)
+    assert (result["bundle"], result["chosen"], result["candidates"]) == (str(db / "model"), None, 3)
+    assert {"over the budget at the median"} <= {trial["outcome"] for trial in result["trials"]}
     assert TUNING not in Bundle.open(db / "model").info.calibration
 
     done = invoke(main, *tuning, page)
@@ -338,7 +344,8 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     found = Tuning.find_in(Bundle.open(db / "model"))
     assert found is not None
     assert found.setting in [RuntimeSetting("cpu", "fp16", None, batch, True) for batch in (None, SMALL_BATCH)]
-    assert f"chosen, the fastest with another first match in at most 50.00% of pictures: {found}" in done.stdout
+    assert "\nChosen: the fastest setting with a changed first match in at most 50.00% of pictures\n" in done.stdout
+    assert all(f"  {line}\n" in done.stdout for line in align(tuning_rows(found)))
     assert TUNING not in Bundle.open(default_bundle()).info.calibration
 
     query = ["--db", db, "--query", tmp_path / "images" / "p0.png"]
@@ -346,7 +353,9 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     assert answered.exit_code == 0, answered.output
     (said,) = answered.stderr.splitlines()
     assert said.endswith(f"; tuned: {found.setting}")
-    assert f"tuned              {found}" in invoke(main, "map", "info", "--db", db).stdout
+    shown = invoke(main, "map", "info", "--db", db).stdout
+    assert f"tuned              setting     {found.setting}\n" in shown
+    assert all(line in shown for line in align(tuning_rows(found)))
     cascade = invoke(run_main, *query, "--cascade")
     assert (cascade.exit_code, len(cascade.stderr.splitlines())) == (2, 1)
     assert "no cascade was calibrated" in cascade.stderr
@@ -357,4 +366,4 @@ def test_a_map_is_tuned_and_answers_so(tmp_path: Path, few: None, monkeypatch: p
     assert moved.stdout.split("(")[0] == answered.stdout.split("(")[0]
     warned = [line for line in moved.stderr.splitlines() if "is not used" in line]
     assert len(warned) == 1
-    assert "this is a robot with 6 cores; `pairvpr tune` finds one for here" in warned[0]
+    assert "this is a robot with 6 cores; find one for this computer with `pairvpr tune`" in warned[0]

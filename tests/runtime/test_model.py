@@ -130,7 +130,7 @@ def test_a_query_is_one_picture(model: Model, features: Features) -> None:
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_batch_holds_at_least_one(size: int) -> None:
-    with pytest.raises(EngineError, match=f"batch size {size}"):
+    with pytest.raises(EngineError, match=f"--batch-size {size}"):
         load_model(batch_size=size)
     assert load_model(batch_size=2).batch_size == 2
 

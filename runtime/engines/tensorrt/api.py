@@ -1,7 +1,7 @@
-"""TensorRT: every call into the library is in this module, from building a plan to running it.
+"""Call TensorRT, from building a plan to running it. No other module calls the library.
 
-One code for TensorRT 10.3 to 11 and TensorRT-RTX: precision is in the graph, the network is strongly typed. Whatever
-stands for an object of the library is annotated with its class, so that a test can look every name up in each version.
+The same code serves TensorRT 10.3 to 11 and TensorRT-RTX: precision is in the graph, and networks are strongly typed.
+Every object of the library is annotated with its class, so that a test can look up each attribute in each version.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INSTALL = (
-    "on a Jetson it comes with JetPack, make the environment with python3 -m venv --system-site-packages; "
+    "on a Jetson it comes with JetPack: make the environment with python3 -m venv --system-site-packages; "
     "elsewhere run pip install tensorrt (or tensorrt-rtx, for RTX GPUs)"
 )
-# The inspector writes types in words ("Row major linear FP16 format", "Half"), other ones in each version.
+# The inspector describes types in words ("Row major linear FP16 format", "Half") that differ between versions.
 TYPE_WORDS = {
     "int8": r"\bint8\b",
     "fp16": r"\b(fp16|half|float16)\b",
@@ -39,26 +39,32 @@ TYPE_WORDS = {
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
-"""Smallest, usual and largest shape of each input."""
+"""The smallest, usual and largest shape of each input."""
 
 
 class Monitor:
-    """What is told of a build. Phases nest; `step` returns False to give up."""
+    """Receive the progress of a build. Phases nest."""
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """A phase of so many steps begins."""
+        """Begin a phase of `steps` steps."""
 
     def step(self, phase: str, step: int) -> bool:
-        """A step of a phase is done."""
+        """Finish a step of a phase. Return False to cancel the build."""
         return True
 
     def finish(self, phase: str) -> None:
-        """A phase is over."""
+        """Finish a phase."""
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How a plan is built. workspace: bytes of scratch memory for a layer, None for TensorRT's own limit."""
+    """Hold the options of a build.
+
+    workspace: bytes of scratch memory for a layer, or None for TensorRT's own limit.
+    optimization_level: 0 (fast build) to 5 (fast plan), or None for TensorRT's default.
+    version_compatible: whether the plan runs on later versions of the same major version.
+    hardware_compatible: whether the plan runs on other GPUs from Ampere on.
+    """
 
     workspace: int | None = None
     optimization_level: int | None = None
@@ -68,28 +74,29 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Built:
-    """A plan, and the timing cache after its build."""
+    """Hold a plan and the timing cache after its build."""
 
     plan: bytes
     timing_cache: bytes
 
 
 def load() -> ModuleType:
-    """The tensorrt module, or that of TensorRT-RTX where only that is there; raises EngineError with a remedy."""
+    """Return the module of TensorRT, or else of TensorRT-RTX. Raises EngineError with a remedy."""
     try:
         import tensorrt
     except ImportError as error:
         try:
-            import tensorrt_rtx_bindings as tensorrt  # all that its module tensorrt_rtx holds
+            import tensorrt_rtx_bindings as tensorrt  # the module tensorrt_rtx only re-exports it
         except ImportError:
             raise EngineError(f"TensorRT cannot be imported ({error}); {INSTALL}") from error
     if not hasattr(tensorrt, "Builder"):
         raise EngineError(f"the tensorrt package is broken (it has no Builder); {INSTALL}")
-    return tensorrt
+    module: ModuleType = tensorrt
+    return module
 
 
 def version() -> str:
-    """Version of TensorRT; that of TensorRT-RTX begins with "rtx-", for neither loads the other's plans."""
+    """Return the version. TensorRT-RTX's begins with "rtx-": neither library loads the other's plans."""
     trt = load()
     return f"rtx-{trt.__version__}" if _is_rtx(trt) else str(trt.__version__)
 
@@ -104,10 +111,10 @@ def _major(trt: ModuleType) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _logger() -> Any:
-    """The library's log in ours. It keeps one logger for all its objects, which must outlive them."""
+    """Return the logger that forwards to ours. The library uses one for all its objects, and it must outlive them."""
     trt = load()
 
-    class Log(trt.ILogger):  # type: ignore[name-defined]
+    class Log(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last_error = ""
@@ -121,13 +128,13 @@ def _logger() -> Any:
 
 
 def _fail(what: str, remedy: str) -> EngineError:
-    """An error with the last thing that the library complained of."""
-    complaint = " ".join(_logger().last_error.split())[:300] or "it does not say why"
+    """Return an error that quotes the library's last error message."""
+    complaint = " ".join(_logger().last_error.split())[:300] or "it gives no reason"
     return EngineError(f"{what} ({complaint}); {remedy}")
 
 
 class Network:
-    """An ONNX file as TensorRT understood it. Raises EngineError where it does not."""
+    """Parse an ONNX file. Raises EngineError if TensorRT cannot."""
 
     def __init__(self, file: Path) -> None:
         trt = load()
@@ -145,10 +152,10 @@ class Network:
         for index in range(self._parser.num_errors):
             error: tensorrt.ParserError = self._parser.get_error(index)
             return " ".join(f"{error.node_operator()} {error.node_name()}: {error.desc()}".split())[:300]
-        return "it does not say why"
+        return "it gives no reason"
 
     def inputs(self) -> dict[str, Shape]:
-        """Shape of every input; -1 where it varies."""
+        """Return the shape of every input, with -1 for a variable size."""
         shapes = {}
         for index in range(self._network.num_inputs):
             tensor: tensorrt.ITensor = self._network.get_input(index)
@@ -156,7 +163,7 @@ class Network:
         return shapes
 
     def product_types(self) -> Counter[str]:
-        """Types that matrix products and convolutions are computed in, and how many of them are."""
+        """Count the matrix products and convolutions by the type they are computed in."""
         trt = load()
         types: Counter[str] = Counter()
         for index in range(self._network.num_layers):
@@ -167,7 +174,7 @@ class Network:
         return types
 
     def quantized_tensors(self) -> int:
-        """How many tensors are read from 8 bits."""
+        """Count the tensors that are dequantized from 8 bits."""
         trt = load()
         found = 0
         for index in range(self._network.num_layers):
@@ -178,11 +185,11 @@ class Network:
     def build(
         self, profiles: Sequence[Profile], settings: BuildSettings, timing_cache: bytes, monitor: Monitor
     ) -> Built:
-        """The plan for these profiles; takes minutes. Raises EngineError."""
+        """Build a plan for these profiles. Takes minutes. Raises EngineError."""
         trt = load()
         config: tensorrt.IBuilderConfig = self._builder.create_builder_config()
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector knows no types
-        config.clear_flag(trt.BuilderFlag.TF32)  # float32 that was asked for is float32
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # without it the inspector lists no types
+        config.clear_flag(trt.BuilderFlag.TF32)  # compute float32 in float32
         if settings.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace)
         if settings.optimization_level is not None:
@@ -196,15 +203,15 @@ class Network:
             for name, (smallest, usual, largest) in shapes.items():
                 profile.set_shape(name, smallest, usual, largest)
             if config.add_optimization_profile(profile) < 0:
-                raise _fail(f"{self.name}: TensorRT refuses the batch sizes", "give others with --batches")
-        # An old or foreign cache is refused by TensorRT: then it starts with an empty one.
+                raise _fail(f"{self.name}: TensorRT refuses the batch sizes", "give other sizes with --batches")
+        # TensorRT refuses an old or foreign cache. Then the build starts with an empty one.
         cache: tensorrt.ITimingCache = config.create_timing_cache(timing_cache)
         if cache is None or not config.set_timing_cache(cache, False):
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
         config.progress_monitor = reporter = _reporter(monitor)
         plan: tensorrt.IHostMemory = self._builder.build_serialized_network(self._network, config)
-        del reporter  # the library holds no reference of its own
+        del reporter  # kept alive until here: the library holds no reference
         if plan is None:
             raise _fail(
                 f"{self.name}: TensorRT could not build it",
@@ -217,7 +224,7 @@ class Network:
 def _reporter(monitor: Monitor) -> Any:
     trt = load()
 
-    class Reporter(trt.IProgressMonitor):  # type: ignore[name-defined]
+    class Reporter(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
@@ -234,14 +241,14 @@ def _reporter(monitor: Monitor) -> Any:
 
 
 class Execution:
-    """A plan on the GPU. Raises EngineError where TensorRT does not take it."""
+    """Load a plan on the GPU. Raises EngineError if TensorRT refuses it."""
 
     def __init__(self, plan: bytes, name: str, version_compatible: bool = False) -> None:
         trt = load()
         self.name = name
         self._runtime: tensorrt.Runtime = trt.Runtime(_logger())
         if version_compatible:
-            self._runtime.engine_host_code_allowed = True  # such plans bring a runtime of their own
+            self._runtime.engine_host_code_allowed = True  # such plans contain their own runtime
         self._engine: tensorrt.ICudaEngine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise _fail(f"{name}: TensorRT cannot load it", "build it again with `pairvpr engines build`")
@@ -254,9 +261,11 @@ class Execution:
         self.scratch_bytes = int(self._engine.device_memory_size_v2)
 
     def context(self, scratch: int) -> Context:
-        """What runs the plan, with `scratch_bytes` of GPU memory from this address on for what lies between layers.
+        """Return a context that runs the plan.
 
-        Contexts may share that memory where their work is on one stream. Raises EngineError.
+        scratch: address of `scratch_bytes` bytes of GPU memory for the values between layers. Contexts on one stream
+        may share it.
+        Raises EngineError.
         """
         trt = load()
         made = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
@@ -267,14 +276,14 @@ class Execution:
         return Context(made, self.name, list(self.outputs), scratch, self.scratch_bytes)
 
     def layer_types(self) -> dict[str, int]:
-        """How many layers write which type, as the library's inspector tells."""
+        """Count the layers by output type, from the library's inspector."""
         trt = load()
         inspector: tensorrt.EngineInspector = self._engine.create_engine_inspector()
-        return layer_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        return count_layer_types(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 class Context:
-    """A plan with a profile, shapes and addresses, ready to run."""
+    """Run a plan with a profile, shapes and addresses."""
 
     def __init__(self, made: Any, name: str, outputs: Sequence[str], scratch: int, scratch_bytes: int) -> None:
         self._context: tensorrt.IExecutionContext = made
@@ -283,7 +292,7 @@ class Context:
         self._profile = 0
 
     def set_shapes(self, profile: int, shapes: Mapping[str, Shape], stream: int) -> dict[str, Shape]:
-        """Take a profile and the inputs' shapes; the outputs' shapes. Raises EngineError."""
+        """Set a profile and the shapes of the inputs. Return the shapes of the outputs. Raises EngineError."""
         if profile != self._profile:
             if not self._context.set_optimization_profile_async(profile, stream):
                 raise _fail(f"{self._name}: TensorRT refused profile {profile}", "try another --batch-size")
@@ -294,18 +303,18 @@ class Context:
         return {name: tuple(int(n) for n in self._context.get_tensor_shape(name)) for name in self._outputs}
 
     def enqueue(self, addresses: Mapping[str, int], stream: int) -> None:
-        """Start the graph on device memory at these addresses, of all inputs and outputs. Raises EngineError."""
+        """Start the graph. addresses: device memory of all inputs and outputs. Raises EngineError."""
         for name, address in addresses.items():
             self._context.set_tensor_address(name, address)
         if not self._context.execute_async_v3(stream):
             raise _fail(f"{self._name}: TensorRT failed", "try a smaller --batch-size")
 
 
-def layer_types(inspected: str) -> dict[str, int]:
-    """How many layers write which type, from the inspector's JSON; a type it has no word for is "other"."""
+def count_layer_types(inspected: str) -> dict[str, int]:
+    """Count the layers by output type, from the inspector's JSON. Unknown types count as "other"."""
     found: Counter[str] = Counter()
     for entry in json.loads(inspected)["Layers"]:
-        outputs = entry.get("Outputs", []) if isinstance(entry, dict) else []  # no more than names: not DETAILED
+        outputs = entry.get("Outputs", []) if isinstance(entry, dict) else []  # names only, if not built with DETAILED
         for text in {str(output.get("Format/Datatype", "")).lower() for output in outputs}:
             found[next((name for name, words in TYPE_WORDS.items() if re.search(words, text)), "other")] += 1
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""The GPU's memory and copies, through cuda-python, which only this module imports."""
+"""Allocate and copy GPU memory through cuda-python. No other module imports it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INSTALL = 'pip install "pairvpr[tensorrt]"; with CUDA 12, as on JetPack 6, pip i
 
 @dataclass(frozen=True)
 class Gpu:
-    """What decides whether a plan runs: Jetsons of different size have the same name."""
+    """Identify a GPU, to decide whether a plan runs on it. Jetsons of different sizes share a name."""
 
     name: str
     compute_capability: str
@@ -29,16 +29,17 @@ class Gpu:
 
 
 def load() -> ModuleType:
-    """cuda-python's runtime module; raises EngineError with the line that installs it."""
+    """Return cuda-python's runtime module. Raises EngineError with the command that installs it."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
         raise EngineError(f"cuda-python cannot be imported ({error}); run {INSTALL}") from error
-    return runtime
+    module: ModuleType = runtime
+    return module
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    """Call a function of the CUDA runtime; what it returns. Raises EngineError."""
+    """Call a function of the CUDA runtime and return its result. Raises EngineError."""
     cuda = load()
     code, *results = getattr(cuda, name)(*arguments)
     if code != cuda.cudaError_t.cudaSuccess:
@@ -49,23 +50,23 @@ def _call(name: str, *arguments: Any) -> Any:
 
 
 def gpu() -> Gpu:
-    """The GPU that is used, the first one. Raises EngineError where there is none."""
+    """Return the first GPU, the only one used. Raises EngineError if there is none."""
     found = _call("cudaGetDeviceProperties", 0)
     name = found.name.decode(errors="replace").strip("\0 ")
     return Gpu(name, f"{found.major}.{found.minor}", int(found.multiProcessorCount))
 
 
 def versions() -> dict[str, str]:
-    """CUDA's version as the driver and as the runtime library have it."""
+    """Return CUDA's version in the driver and in the runtime library."""
     numbers = {"driver": _call("cudaDriverGetVersion"), "runtime": _call("cudaRuntimeGetVersion")}
     return {name: f"{number // 1000}.{number % 1000 // 10}" for name, number in numbers.items()}
 
 
 class DeviceArray:
-    """An array in GPU memory that an engine computed and another one takes; numpy fetches it when it looks at it."""
+    """Hold an array in GPU memory, passed from graph to graph. numpy copies it to the host on access."""
 
     def __init__(self, stream: Stream, shape: tuple[int, ...], dtype: npt.DTypeLike, staged: bool = False) -> None:
-        """staged: filled by a copy that runs beside the stream's work, so only of memory that no work uses any more."""
+        """Allocate. staged: filled by a copy beside the stream's work, so only in memory that no work uses any more."""
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._stream = stream
         self.address, give_back = stream.take(self.nbytes, staged)
@@ -76,15 +77,15 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes."""
+        """Return the size in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return self._stream.fetch(self).astype(dtype or self.dtype, copy=False)
 
 
 class _Pool:
-    """Blocks of one kind of memory; freed ones are kept for others of their size."""
+    """Allocate blocks of one kind of memory. Freed blocks are kept for later blocks of the same size."""
 
     def __init__(self, allocate: str, free: str) -> None:
         self._names = allocate, free
@@ -92,47 +93,47 @@ class _Pool:
         self._resting: list[tuple[int, int]] = []
 
     def take(self, nbytes: int) -> int:
-        """Address of a block. Raises EngineError where there is none left."""
+        """Return the address of a block. Raises EngineError if memory is short."""
         kept = self._free[nbytes]
         return kept.pop() if kept else int(_call(self._names[0], max(nbytes, 1)))
 
     def give_back(self, address: int, nbytes: int) -> None:
-        """The block is free at once."""
+        """Free a block at once."""
         self._free[nbytes].append(address)
 
     def rest(self, address: int, nbytes: int) -> None:
-        """The block is free once all work begun so far is done."""
+        """Free a block once all work started so far is done."""
         self._resting.append((address, nbytes))
 
     def settle(self) -> None:
-        """All work is done: what rested is free."""
+        """Free the resting blocks, after all work is done."""
         while self._resting:
             self.give_back(*self._resting.pop())
 
     def release(self) -> None:
-        """Give free blocks to the system."""
+        """Return the free blocks to the system."""
         for blocks in self._free.values():
             while blocks:
                 _call(self._names[1], blocks.pop())
 
 
 class Recording:
-    """Work on a stream that was recorded once and is started again by one call."""
+    """Hold work recorded on a stream. One call starts all of it again."""
 
     def __init__(self, executable: Any, stream: Stream) -> None:
         self._executable, self._stream = executable, stream
         weakref.finalize(self, load().cudaGraphExecDestroy, executable).atexit = False
 
     def start(self) -> None:
-        """Start it, on the memory it was recorded with. Raises EngineError."""
+        """Start the work, on the memory it was recorded with. Raises EngineError."""
         _call("cudaGraphLaunch", self._executable, self._stream.handle)
 
 
 class Stream:
-    """The order of work on the GPU, and the memory it works on.
+    """Order the work on the GPU, and manage its memory.
 
-    A block that work has written can be taken again as soon as its array is gone, for all such work is in order. Host
-    arrays come by a second stream, from pinned memory, while that work runs: their blocks rest until it is done.
+    All work is in order, so a block is free as soon as its array is deleted. Host arrays are copied on a second
+    stream, from pinned memory, while that work runs. Their blocks rest until the work is done.
     """
 
     def __init__(self) -> None:
@@ -145,7 +146,7 @@ class Stream:
         self._pinned = _Pool("cudaMallocHost", "cudaFreeHost")
 
     def take(self, nbytes: int, staged: bool = False) -> tuple[int, Callable[[int, int], None]]:
-        """Address of a block of GPU memory, and what gives it back. Raises EngineError."""
+        """Return the address of a block of GPU memory and the function that frees it. Raises EngineError."""
         pool = self._staged if staged else self._device
         return self._take(pool, nbytes), pool.rest if staged else pool.give_back
 
@@ -153,17 +154,17 @@ class Stream:
         try:
             return pool.take(nbytes)
         except EngineError:
-            self.release()  # what other batch sizes have left
+            self.release()  # blocks left by other batch sizes
             return pool.take(nbytes)
 
     def release(self) -> None:
-        """Give the free blocks back to the system."""
+        """Return the free blocks to the system."""
         self.wait()
         for pool in (self._device, self._staged, self._pinned):
             pool.release()
 
-    def upload(self, array: npt.NDArray, dtype: npt.DTypeLike) -> DeviceArray:
-        """A copy of a host array on the GPU, as another type if need be. All work begun after it waits for it."""
+    def upload(self, array: npt.NDArray[Any], dtype: npt.DTypeLike) -> DeviceArray:
+        """Copy a host array to the GPU, converted to `dtype`. All later work waits for the copy."""
         there = DeviceArray(self, array.shape, dtype, staged=True)
         here, size = self._pinned_like(there)
         self._view(here, there)[...] = array
@@ -174,33 +175,34 @@ class Stream:
         return there
 
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
-        """Copy an array within the GPU, once all work before it is done."""
+        """Copy an array within the GPU, after all earlier work."""
         self._copy(target.address, source.address, source.nbytes, "cudaMemcpyDeviceToDevice", self.handle)
 
-    def fetch(self, there: DeviceArray) -> npt.NDArray:
-        """A copy of a GPU array on the host, once all work before it is done."""
+    def fetch(self, there: DeviceArray) -> npt.NDArray[Any]:
+        """Copy a GPU array to the host, after all earlier work."""
         here, size = self._pinned_like(there)
         try:
             self._copy(here, there.address, there.nbytes, "cudaMemcpyDeviceToHost", self.handle)
             self.wait()
-            return self._view(here, there).copy()
+            copied: npt.NDArray[Any] = self._view(here, there).copy()
+            return copied
         finally:
             self._pinned.rest(here, size)
 
     def record(self, work: Callable[[], None]) -> Recording:
-        """Record what `work` would start on this stream. Raises EngineError where it cannot be recorded."""
+        """Record the work that `work` starts on this stream. Raises EngineError if it cannot be recorded."""
         cuda = load()
         _call("cudaStreamBeginCapture", self.handle, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             work()
         except BaseException:
             cuda.cudaStreamEndCapture(self.handle)
-            cuda.cudaGetLastError()  # else the next call of whoever asks for it would fail with this one's error
+            cuda.cudaGetLastError()  # clear the error, or a later check would report it
             raise
         try:
             graph = _call("cudaStreamEndCapture", self.handle)
             try:
-                # Takes the same arguments in CUDA 11.4 to 13, cudaGraphInstantiate does not.
+                # Unlike cudaGraphInstantiate, it has the same arguments in CUDA 11.4 to 13.
                 return Recording(_call("cudaGraphInstantiateWithFlags", graph, 0), self)
             finally:
                 _call("cudaGraphDestroy", graph)
@@ -209,7 +211,7 @@ class Stream:
             raise
 
     def milliseconds(self, work: Callable[[], object]) -> float:
-        """How long the GPU takes from where `work` begins to where all that it started is done."""
+        """Return the milliseconds of GPU time for the work that `work` starts."""
         begin, end = _call("cudaEventCreate"), _call("cudaEventCreate")
         try:
             _call("cudaEventRecord", begin, self.handle)
@@ -222,19 +224,19 @@ class Stream:
                 _call("cudaEventDestroy", event)
 
     def wait(self) -> None:
-        """Until all work is done."""
+        """Wait until all work is done."""
         _call("cudaStreamSynchronize", self.handle)
         for pool in (self._staged, self._pinned):
             pool.settle()
 
     def _pinned_like(self, array: DeviceArray) -> tuple[int, int]:
-        """Pinned memory for an array: address and size, a power of two, so that few sizes are kept."""
+        """Return address and size of pinned memory for an array. Sizes are powers of two, so that blocks are reused."""
         size = 1 << (max(array.nbytes, 1) - 1).bit_length()
         return self._take(self._pinned, size), size
 
     @staticmethod
-    def _view(address: int, array: DeviceArray) -> npt.NDArray:
-        """Host memory seen as such an array."""
+    def _view(address: int, array: DeviceArray) -> npt.NDArray[Any]:
+        """View host memory as an array of the same shape and type."""
         memory: Any = (ctypes.c_char * array.nbytes).from_address(address)
         return np.frombuffer(memory, array.dtype).reshape(array.shape)
 
@@ -245,5 +247,5 @@ class Stream:
 
 @functools.lru_cache(maxsize=1)
 def stream() -> Stream:
-    """The one stream of this process: arrays of one graph are inputs of another."""
+    """Return the only stream of this process. One graph's outputs are another graph's inputs."""
     return Stream()

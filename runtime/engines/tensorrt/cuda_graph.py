@@ -1,7 +1,7 @@
-"""A plan at one shape of its inputs, recorded as a CUDA graph: started by one call instead of one for each kernel.
+"""Record a plan at one shape of its inputs as a CUDA graph. One call then starts it, instead of one per kernel.
 
-TensorRT binds a recording to the execution context, shapes and addresses it was made with, and leaves open what it
-does where one of them changes. So each has a context and buffers of its own that nobody else touches.
+TensorRT binds a recording to its execution context, shapes and addresses. If one of them changes, the result is
+undefined. Each recording therefore has its own context and buffers.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pairvpr.runtime.engines.tensorrt.cuda import DeviceArray, Recording, Stream
 
 
 class RecordedPlan:
-    """Fixed buffers for the inputs and outputs of one shape, and the work between them.
+    """Run a plan on fixed buffers for the inputs and outputs of one shape.
 
-    Its first run is an ordinary one: TensorRT puts work off until then that a recording must not contain.
+    The first run is an ordinary one: in it TensorRT does deferred work that a recording must not contain.
     """
 
     def __init__(
         self, execution: Execution, context: Context, stream: Stream, profile: int, shapes: Mapping[str, Shape]
     ) -> None:
-        """Raises EngineError where memory is short."""
+        """Allocate the buffers. Raises EngineError if memory is short."""
         self.shapes = dict(shapes)
         self._stream, self._context = stream, context
         found = context.set_shapes(profile, shapes, stream.handle)
@@ -30,7 +30,7 @@ class RecordedPlan:
         self._recording: Recording | None = None
 
     def run(self, inputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
-        """Start the plan on arrays of its shapes; the outputs, in memory of their own. Raises EngineError."""
+        """Start the plan on arrays of its shapes. Return the outputs in new memory. Raises EngineError."""
         for name, array in inputs.items():
             self._stream.copy(array, self._inputs[name])
         if self._recording is None:
@@ -43,7 +43,7 @@ class RecordedPlan:
         return results
 
     def record(self) -> None:
-        """From the next run on, start what is recorded now. Raises EngineError where it cannot be recorded."""
+        """Record the work, for all later runs. Raises EngineError if it cannot be recorded."""
         self._stream.wait()
         self._recording = self._stream.record(self._enqueue)
 

@@ -1,11 +1,11 @@
-"""The engine protocol on TensorRT, with what goes from graph to graph staying in GPU memory."""
+"""Run graphs with TensorRT. Arrays passed from graph to graph stay in GPU memory."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +24,19 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 INT8 = "int8-fp16"
 RESIDENT = ("query_state", "database_state", "scores")
-"""Outputs that stay in GPU memory until they are looked at: only another graph takes the states, and while scores
-are worked out the next candidates can be read and copied."""
+"""Outputs that stay in GPU memory until they are accessed. Only another graph takes the states. While the scores are
+computed, the next candidates can be read and copied."""
 
 
 class TensorRtEngine:
-    """One plan on the GPU. Any batch size that one of its profiles takes.
+    """Run one plan on the GPU, at any batch size that one of its profiles accepts.
 
-    The first shape of each profile that comes twice in a row is recorded as a CUDA graph; others are started kernel
-    by kernel, as is all where recording fails, which is logged.
+    For each profile, the first shape that occurs twice in a row is recorded as a CUDA graph. Other shapes are started
+    kernel by kernel. If recording fails, all are, and a warning is logged.
     """
 
     def __init__(self, plan: Path, resident: Collection[str] = RESIDENT) -> None:
-        """resident: outputs that `run` leaves in GPU memory, as arrays that numpy fetches when it looks at them."""
+        """Load a plan. resident: outputs that `run` leaves in GPU memory; numpy copies them on access."""
         info = PlanInfo.load(info_file(plan))
         self._profiles = info.profiles
         self._largest = info.largest_batch
@@ -49,8 +49,11 @@ class TensorRtEngine:
         self._last_shapes: dict[int, dict[str, tuple[int, ...]]] = {}
         self._may_record = True
 
-    def run(self, inputs: Arrays) -> dict[str, npt.NDArray]:
-        """Run the graph on arrays of the host or the GPU; float inputs are cast to the type the graph takes."""
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Run the graph on arrays on the host or the GPU. Float inputs are cast to the type that the graph takes.
+
+        Raises EngineError.
+        """
         types = self.execution.inputs
         if inputs.keys() != types.keys():
             raise EngineError(f"{self.execution.name}: takes {', '.join(types)}, got {', '.join(inputs)}")
@@ -59,20 +62,20 @@ class TensorRtEngine:
         if profile is None:
             raise EngineError(
                 f"{self.execution.name}: built for batches of 1 to {self._largest}, got {shapes}; "
-                "give a smaller --batch-size, build it again with other --batches, or, for a map of merged tokens, "
+                "give a smaller --batch-size or build it again with other --batches; for a map of merged tokens, "
                 "choose another --device"
             )
         arrays = {name: self._on_gpu(array, types[name]) for name, array in inputs.items()}
         results = self._run_recorded(profile, shapes, arrays) or self._run_plain(profile, shapes, arrays)
         return {
-            name: cast("npt.NDArray", array) if name in self._resident else self._stream.fetch(array)
+            name: cast("npt.NDArray[Any]", array) if name in self._resident else self._stream.fetch(array)
             for name, array in results.items()
         }
 
     def stage(self, inputs: Arrays) -> Arrays:
-        """Host arrays on their way to the GPU, copied while work that was begun goes on; `run` takes them."""
+        """Start to copy host arrays to the GPU, beside the work in progress. `run` takes the result."""
         types = self.execution.inputs
-        return {name: cast("npt.NDArray", self._on_gpu(array, types[name])) for name, array in inputs.items()}
+        return {name: cast("npt.NDArray[Any]", self._on_gpu(array, types[name])) for name, array in inputs.items()}
 
     def _run_plain(self, profile: int, shapes: Shapes, arrays: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
         stream, outputs = self._stream, self.execution.outputs
@@ -87,7 +90,7 @@ class TensorRtEngine:
     def _run_recorded(
         self, profile: int, shapes: Shapes, arrays: Mapping[str, DeviceArray]
     ) -> dict[str, DeviceArray] | None:
-        """Run as it was recorded, or record it where it is time to; None where this shape has no recording."""
+        """Run the recording of this shape, or record it if it is due. Return None if the shape has no recording."""
         known = self._recorded.get(profile)
         if known is not None:
             return known.run(arrays) if known.shapes == shapes else None
@@ -102,28 +105,28 @@ class TensorRtEngine:
             plan.record()
         except EngineError as error:
             self._may_record = False
-            log.warning("%s: runs without CUDA graphs, somewhat slower (%s)", self.execution.name, error)
+            log.warning("%s: runs without CUDA graphs, which is slower (%s)", self.execution.name, error)
             return None
         self._recorded[profile] = plan
         return results
 
-    def _on_gpu(self, array: npt.NDArray | DeviceArray, dtype: npt.DTypeLike) -> DeviceArray:
+    def _on_gpu(self, array: npt.NDArray[Any] | DeviceArray, dtype: npt.DTypeLike) -> DeviceArray:
         if isinstance(array, DeviceArray) and array.dtype == dtype:
             return array
         return self._stream.upload(np.asarray(array), dtype)
 
 
-def matching_plans(bundle: Bundle, precision: str) -> dict[str, Path]:
-    """The bundle's plans for this GPU and this TensorRT, by graph. Raises EngineError where they are not there."""
+def find_matching_plans(bundle: Bundle, precision: str) -> dict[str, Path]:
+    """Return the bundle's plans for this GPU and this TensorRT, by graph. Raises EngineError if one is missing."""
     return find_plans(bundle, precision, cuda.gpu(), api.version())
 
 
-def kept_int8(bundle: Bundle) -> str | None:
-    """The precision of INT8 plans that were measured here, found faster and kept; None without such."""
+def find_kept_int8(bundle: Bundle) -> str | None:
+    """Return the precision of INT8 plans that were measured faster here and kept, or None without such plans."""
     if INT8 not in bundle.info.precisions or not any((bundle.path / ENGINES).glob(f"*/*.{INT8}.plan")):
         return None
     try:
-        matching_plans(bundle, INT8)
+        find_matching_plans(bundle, INT8)
     except EngineError as error:
         log.info("not INT8: %s", error)
         return None
@@ -131,15 +134,15 @@ def kept_int8(bundle: Bundle) -> str | None:
 
 
 def open_plans(plans: dict[str, Path]) -> dict[str, TensorRtEngine]:
-    """An engine for each plan. Raises EngineError."""
+    """Load every plan. Raises EngineError."""
     return {graph: TensorRtEngine(plans[graph]) for graph in GRAPHS}
 
 
-def description() -> str:
-    """TensorRT's version and the GPU."""
+def describe() -> str:
+    """Return TensorRT's version and the GPU's name."""
     return f"TensorRT {api.version()} on {cuda.gpu().name}"
 
 
 def largest_batch(plans: dict[str, Path]) -> int:
-    """Most pictures and pairs that all the plans take at once."""
+    """Return the largest batch that all the plans accept."""
     return min(PlanInfo.load(info_file(plan)).largest_batch for plan in plans.values())

@@ -1,7 +1,7 @@
-"""TensorRT plans on disk: each beside a JSON file that says what it was built of, on what, and for which shapes.
+"""Find and check TensorRT plans on disk. A JSON file beside each plan names its sources, its device and its shapes.
 
-They lie in a bundle's `engines/<gpu>-<tensorrt version>/`. A plan runs where it was built, so what it says of itself
-is compared with what is here before TensorRT sees it.
+Plans lie in a bundle's `engines/<gpu>-<tensorrt version>/`. A plan runs only on the device it was built on, so its
+description is compared with this device before TensorRT reads the plan.
 """
 
 from __future__ import annotations
@@ -28,12 +28,19 @@ Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 
 @dataclass(frozen=True)
 class PlanInfo:
-    """What the file beside a plan says.
+    """Hold the description of a plan, from the file beside it.
 
-    sources: sha256 of the ONNX file and its weights. profiles: smallest, usual and largest shape of each input.
-    layer_types: how many layers write which type. versions: of CUDA's driver and runtime, JetPack, display driver.
-    decision: where INT8 was measured against float16, which was kept and why; such a plan's `precision` may be float16
-    among those of INT8.
+    graph, precision: the graph that the plan runs, and its precision.
+    bytes, sha256: size and checksum of the plan.
+    sources: sha256 of the ONNX file and its weights.
+    gpu, tensorrt: GPU and TensorRT version of the build.
+    versions: versions of CUDA's driver and runtime, JetPack and display driver.
+    version_compatible, hardware_compatible: see `BuildSettings`.
+    profiles: smallest, usual and largest shape of each input.
+    layer_types: number of layers by output type.
+    build_seconds: duration of the build.
+    decision: result of the measurement of INT8 against float16, or None. If float16 was kept, the `precision` of a
+    plan among those of INT8 is float16.
     """
 
     graph: str
@@ -52,12 +59,12 @@ class PlanInfo:
     decision: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
-        """The text of the file."""
+        """Return the text of the file."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
 
     @staticmethod
     def load(file: Path) -> PlanInfo:
-        """Read the file beside a plan; raises EngineError where it is damaged or of a newer format."""
+        """Read the file beside a plan. Raises EngineError if it is damaged or of another format."""
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             number = content.pop("format")
@@ -69,13 +76,13 @@ class PlanInfo:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineError(f"{file}: not a plan's description ({error}); {REBUILD}") from error
 
-    def problem(self, sources: Mapping[str, str], gpu: Gpu, tensorrt: str) -> str | None:
-        """Why the plan does not serve this bundle here; None where it does."""
+    def find_problem(self, sources: Mapping[str, str], gpu: Gpu, tensorrt: str) -> str | None:
+        """Return the reason why the plan cannot run this bundle here, or None if it can."""
         if dict(self.sources) != dict(sources):
-            return "it was built of other ONNX files than this bundle's"
+            return "it was built from other ONNX files than this bundle's"
         here, there = tensorrt.split("."), self.tensorrt.split(".")
         if self.version_compatible:
-            # TensorRT's own rule: the same major version, and not an older one than the builder's.
+            # TensorRT's own rule: the same major version, and no older than the builder's.
             if here[0] != there[0] or _numbers(here) < _numbers(there):
                 return f"it was built by TensorRT {self.tensorrt}, which TensorRT {tensorrt} cannot run"
         elif here != there:
@@ -89,40 +96,40 @@ class PlanInfo:
 
     @property
     def largest_batch(self) -> int:
-        """Most pictures or pairs that it takes at once."""
+        """Return the largest number of pictures or pairs in one run."""
         name = "images" if self.graph == "encoder" else "database_tokens"
         return max(profile[name][2][0] for profile in self.profiles)
 
 
 def describe(gpu: Gpu) -> str:
-    """A GPU in words."""
+    """Describe a GPU."""
     return f"{gpu.name} ({gpu.multiprocessors} multiprocessors, compute capability {gpu.compute_capability})"
 
 
 def folder_name(gpu: Gpu, tensorrt: str) -> str:
-    """Name of the folder of plans for a GPU and a version."""
+    """Return the name of the folder of plans for a GPU and a version."""
     slug = re.sub(r"[^a-z0-9]+", "-", f"{gpu.name} {gpu.multiprocessors}sm".lower()).strip("-")
     return f"{slug}-{tensorrt}"
 
 
 def plan_name(graph: str, precision: str) -> str:
-    """Name of a plan's file."""
+    """Return the name of a plan's file."""
     return f"{graph}.{precision}.plan"
 
 
 def info_file(plan: Path) -> Path:
-    """The file that says what a plan is."""
+    """Return the path of a plan's description."""
     return plan.with_suffix(".json")
 
 
 def sources(bundle: Bundle, precision: str, graph: str) -> dict[str, str]:
-    """The sha256 that `bundle.json` has of a graph's ONNX file and weights."""
+    """Return the sha256 of a graph's ONNX file and weights from `bundle.json`."""
     files = bundle.info.precisions[precision].graphs[graph]
     return {name: bundle.info.files[name].sha256 for name in (files.file, files.weights)}
 
 
 def find_plans(bundle: Bundle, precision: str, gpu: Gpu, tensorrt: str) -> dict[str, Path]:
-    """The plan of each graph that runs here, by graph. Raises EngineError with the reason and the rebuild command."""
+    """Return the plan of each graph that runs here, by graph. Raises EngineError with the command to build one."""
     flag = {"fp16": " --fp16", "int8-fp16": " --int8"}.get(precision, "")
     command = f"build it here with `pairvpr engines build --model {bundle.path}{flag}`"
     found: dict[str, Path] = {}
@@ -131,7 +138,7 @@ def find_plans(bundle: Bundle, precision: str, gpu: Gpu, tensorrt: str) -> dict[
         for plan in sorted((bundle.path / ENGINES).glob(f"*/{plan_name(graph, precision)}")):
             info = PlanInfo.load(info_file(plan))
             made_of = info.precision if info.precision in bundle.info.precisions else precision
-            problem = info.problem(sources(bundle, made_of, graph), gpu, tensorrt)
+            problem = info.find_problem(sources(bundle, made_of, graph), gpu, tensorrt)
             if problem is None:
                 found[graph] = plan
                 break
@@ -142,7 +149,7 @@ def find_plans(bundle: Bundle, precision: str, gpu: Gpu, tensorrt: str) -> dict[
 
 
 def read_plan(plan: Path, info: PlanInfo) -> bytes:
-    """A plan's content, checked. Raises EngineError where it is damaged."""
+    """Read a plan and check its sha256. Raises EngineError if it is damaged."""
     try:
         content = plan.read_bytes()
     except OSError as error:
@@ -153,7 +160,7 @@ def read_plan(plan: Path, info: PlanInfo) -> bytes:
 
 
 def choose_profile(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | None:
-    """The first profile that takes inputs of these shapes; None where none does."""
+    """Return the index of the first profile that accepts these shapes, or None."""
     for index, profile in enumerate(profiles):
         if all(_within(shape, profile[name]) for name, shape in shapes.items()):
             return index
@@ -161,9 +168,10 @@ def choose_profile(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> 
 
 
 def graph_profiles(graph: str, dims: Dims, picture: PictureFormat, batches: Sequence[int]) -> list[Profile]:
-    """A profile for each of the ascending batch sizes: it is tuned for that size and takes all above the one before.
+    """Return a profile for each of the ascending batch sizes.
 
-    The suffix's size is that of `keep`: however few candidates go on, they come out of as large a batch as any.
+    Each profile is tuned for its batch size and accepts all sizes above the previous one. The batch size of the suffix
+    is the length of `keep`: even a few kept candidates may come from a batch of any size.
     """
     tokens, width, most = dims.tokens, dims.token_dim, batches[-1]
     profiles: list[Profile] = []

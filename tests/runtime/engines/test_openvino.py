@@ -242,4 +242,4 @@ def test_a_map_is_asked(tmp_path: Path, images: list[np.ndarray], model: Model) 
     assert matches[0] == matches[1]
     refused = CliRunner().invoke(main, [*command, "--device", "cpu", "--precision", "bf16"])
     assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
-    assert "it needs --device openvino" in refused.stderr
+    assert "needs --device openvino, not" in refused.stderr

@@ -181,4 +181,4 @@ def test_the_inspectors_words() -> None:
     texts += ["Float", "Row major linear FP32", "BFloat16"]
     layers = [{"Name": "x", "Outputs": [{"Format/Datatype": text}]} for text in texts]
     inspected = json.dumps({"Layers": [*layers, "only a name", {"Name": "no outputs"}], "Bindings": []})
-    assert tensorrt_api.layer_types(inspected) == {"fp16": 2, "fp32": 2, "int8": 1, "other": 1}
+    assert tensorrt_api.count_layer_types(inspected) == {"fp16": 2, "fp32": 2, "int8": 1, "other": 1}

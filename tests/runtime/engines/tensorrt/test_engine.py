@@ -225,7 +225,7 @@ def test_no_gpu(model: Model, driver: gpu_on_cpu.Driver, monkeypatch: pytest.Mon
     [
         ({"tensorrt": "10.4.0"}, "built by TensorRT 10.4.0, here is 10.3.0"),
         ({"gpu": Gpu(gpu_on_cpu.NAME, "8.7", 8)}, "built on Test Board .8 multiprocessors"),
-        ({"sources": {"encoder.fp16.onnx": "0" * 64}}, "built of other ONNX files"),
+        ({"sources": {"encoder.fp16.onnx": "0" * 64}}, "built from other ONNX files"),
         ({"tensorrt": "10.4.0", "version_compatible": True}, "TensorRT 10.4.0, which TensorRT 10.3.0 cannot run"),
         ({"tensorrt": "9.3.0", "version_compatible": True}, "TensorRT 9.3.0, which TensorRT 10.3.0 cannot run"),
     ],
@@ -245,24 +245,24 @@ def test_a_foreign_plan(bundle: Bundle, changes: dict[str, object], reason: str,
 
 def test_auto_takes_plans_that_run_here(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
     assert load_model(bundle.path).engines.device == "tensorrt"
-    with pytest.raises(EngineError, match="not on device tensorrt"):
+    with pytest.raises(EngineError, match="needs --device cpu, not tensorrt"):
         load_model(bundle.path, "tensorrt", "int8-dynamic")
 
 
 def test_compatible_plans_run_elsewhere(bundle: Bundle) -> None:
     info = PlanInfo.load(info_file(plans(bundle)[0]))
-    assert info.problem(info.sources, HERE, VERSION) is None
+    assert info.find_problem(info.sources, HERE, VERSION) is None
     free = dataclasses.replace(info, version_compatible=True, hardware_compatible=True)
-    assert free.problem(info.sources, Gpu("other", "8.0", 100), "10.16.1.11") is None
-    assert "needs compute capability 8.0" in (free.problem(info.sources, Gpu("old", "7.5", 40), VERSION) or "")
-    assert "cannot run" in (free.problem(info.sources, HERE, "11.0.0") or "")
+    assert free.find_problem(info.sources, Gpu("other", "8.0", 100), "10.16.1.11") is None
+    assert "needs compute capability 8.0" in (free.find_problem(info.sources, Gpu("old", "7.5", 40), VERSION) or "")
+    assert "cannot run" in (free.find_problem(info.sources, HERE, "11.0.0") or "")
 
 
 def test_another_export_makes_plans_stale(bundle: Bundle) -> None:
     name = bundle.info.precisions["fp16"].graphs["pair_suffix"].weights
     files = {**bundle.info.files, name: dataclasses.replace(bundle.info.files[name], sha256="0" * 64)}
     other = Bundle(bundle.path, dataclasses.replace(bundle.info, files=files))
-    with pytest.raises(EngineError, match=r"pair_suffix.fp16.plan: it was built of other ONNX files"):
+    with pytest.raises(EngineError, match=r"pair_suffix.fp16.plan: it was built from other ONNX files"):
         find_plans(other, "fp16", HERE, VERSION)
 
 

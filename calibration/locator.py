@@ -1,4 +1,4 @@
-"""Where the pictures of a calibration were taken, and those of the map: by their places, or by frame numbers."""
+"""Locate the pictures of a calibration and of the map, by poses and GPS or by frame numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from pairvpr.runtime.sources import Frame, Source
 
 @dataclass(frozen=True)
 class Locator:
-    """of_frame, of_match: where a picture that is asked was taken, and a match; None: not known. known: the map's."""
+    """Look up the places of queries and matches.
+
+    of_frame: returns the place of a query, or None.
+    of_match: returns the place of a match, or None.
+    known: places of the map's pictures.
+    """
 
     of_frame: Callable[[Frame], Pose | Gps | None]
     of_match: Callable[[Match], Pose | Gps | None]
@@ -26,16 +31,17 @@ class Locator:
 
     @staticmethod
     def from_places(map_: Map, poses: str | Path | None = None) -> Locator:
-        """By poses and GPS positions; poses: a file of those of the pictures that are asked (see `PlaceFinder`).
+        """Locate by poses and GPS positions.
 
-        Raises MapError for a map without any.
+        poses: file with the poses of the queries (see `PlaceFinder`).
+        Raises MapError for a map without places.
         """
         finder = PlaceFinder(poses)
         known = [place for record in map_.records if (place := record.pose or record.gps)]
         if not known:
             raise MapError(
-                f"{map_.path}: none of its pictures has a place; build it again with --poses or @UTM@ names, or "
-                "give --tolerance FRAMES where the number in a name is a frame's"
+                f"{map_.path}: none of its pictures has a place; build it again with --poses or @UTM@ names, or give "
+                "--tolerance FRAMES if the numbers in the names are frame numbers"
             )
 
         def of_frame(frame: Frame) -> Pose | Gps | None:
@@ -46,13 +52,13 @@ class Locator:
 
     @staticmethod
     def from_frame_numbers(map_: Map, source: Source) -> Locator:
-        """By the numbers in names, which say the same place in all traverses: of frames, so distances are too.
+        """Locate by the frame numbers in names, which mark the same place in all traverses. Distances are in frames.
 
-        Raises SourceError for names without, or twice in a traverse; MapError for a map that has places: answers from
-        it would have them too, and a radius in frames says nothing of how far these are off.
+        Raises SourceError for a name without a number and for a number that a traverse has twice. Raises MapError for
+        a map with places: its answers have poses, and a radius in frames says nothing about their error.
         """
         if any(record.pose or record.gps for record in map_.records):
-            raise MapError(f"{map_.path}: its pictures have places, which say more; leave out --tolerance")
+            raise MapError(f"{map_.path}: its pictures have places, which are more precise; leave out --tolerance")
         _check([(record.source, record.name) for record in map_.records])
         _check([(source.origin, name) for name in source.names or ()])
 
@@ -64,15 +70,15 @@ class Locator:
         )
 
 
-def traverse(name: str) -> str:
-    """What a picture's traverse is called: its folder."""
+def traverse_name(name: str) -> str:
+    """Return the name of a picture's traverse, which is its folder."""
     return str(PurePosixPath(name).parent)
 
 
 def _check(pictures: Sequence[tuple[str, str]]) -> None:
-    """Raise SourceError unless each traverse of the pictures (source, name) has a frame number of its own for each."""
+    """Raise SourceError unless the pictures (source, name) of each traverse have distinct frame numbers."""
     traverses: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for source, name in pictures:
-        traverses[source, traverse(name)].append((name, f"{source}: {name}"))
+        traverses[source, traverse_name(name)].append((name, f"{source}: {name}"))
     for each in traverses.values():
         frame_numbers(each)

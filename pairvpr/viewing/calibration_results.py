@@ -1,0 +1,100 @@
+"""Write calibration results as labelled rows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pairvpr.runtime.calibrated.acceptance import Acceptance, Traverse
+from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.judge import Judge
+from pairvpr.runtime.calibrated.tuning import Tuning
+
+Row = tuple[str, str]
+"""Label and text. A label may repeat."""
+
+SHOWN = 10
+"""Most traverses that are shown. The bundle stores all of them."""
+
+
+def cascade_rows(cascade: Cascade) -> list[Row]:
+    """Describe a cascade: the share of candidates it keeps and how often it keeps the best one."""
+    low, high = cascade.interval
+    return [
+        ("kept", f"{cascade.kept:.0%} of up to {cascade.candidates} candidates are compared in full"),
+        (
+            "evidence",
+            f"best candidate kept in {cascade.survived} of {cascade.checked} queries "
+            f"({cascade.survived / cascade.checked:.1%}, 95 % interval {low:.1%} to {high:.1%})",
+        ),
+        ("engine", cascade.engine),
+    ]
+
+
+def acceptance_rows(acceptance: Acceptance) -> list[Row]:
+    """Describe a threshold: its promise, the evidence, the conditions it is valid for, and warnings."""
+    rows = [
+        (
+            "threshold",
+            f"score >= {acceptance.threshold:.3f} (precision {acceptance.precision:g} at {1 - acceptance.delta:.0%} "
+            f"confidence, within {acceptance.radius:g} {acceptance.unit})",
+        ),
+        (
+            "evidence",
+            f"{acceptance.checked} queries, {acceptance.accepted} accepted, {acceptance.accepted_right} of them right",
+        ),
+        (
+            "all queries",
+            f"{acceptance.right} right ({acceptance.expected:.0f} expected), {acceptance.outside} outside the map",
+        ),
+        ("engine", acceptance.engine),
+        *(("conditions", _describe_traverse(each)) for each in acceptance.traverses[:SHOWN]),
+    ]
+    if len(acceptance.traverses) > SHOWN:
+        rows.append(("conditions", f"and {len(acceptance.traverses) - SHOWN} more traverses"))
+    rows.append(("conditions", "recalibrate for other light, weather or camera"))
+    if not acceptance.outside:
+        rows.append(("warning", "no query was outside the map: valid only for a robot that does not leave the map"))
+    if acceptance.own:
+        rows.append(("warning", f"OPTIMISTIC: {acceptance.own} pictures come from the map's own traverse"))
+    return rows
+
+
+def tuning_rows(tuning: Tuning) -> list[Row]:
+    """Describe a tuned setting: its time, its agreement with exact answers, and the device it is valid for."""
+    low, high = tuning.interval
+    budget = "" if tuning.budget_ms is None else f", budget {tuning.budget_ms:g}"
+    return [
+        ("setting", str(tuning.setting)),
+        (
+            "time",
+            f"median {tuning.median_ms:.0f} ms an answer (p99 {tuning.p99_ms:.0f}{budget}; exact answers "
+            f"{tuning.exact_ms:.0f})",
+        ),
+        (
+            "agreement",
+            f"first match changed in {tuning.changed} of {tuning.pictures} pictures (95 % interval {low:.1%} to "
+            f"{high:.1%}; allowed {tuning.max_loss:.2%})",
+        ),
+        ("candidates", f"{tuning.candidates} of the map's {tuning.map_pictures} pictures"),
+        ("device", f"{tuning.computer}; {tuning.engine}"),
+    ]
+
+
+def judge_rows(judge: Judge) -> list[Row]:
+    """Describe the threshold in use, or the reason why there is none."""
+    return [("threshold", judge.reason)] if judge.acceptance is None else acceptance_rows(judge.acceptance)
+
+
+def align(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each row, with the texts in one column."""
+    width = max((len(label) for label, _ in rows), default=0)
+    return [f"{label:{width}}  {text}" for label, text in rows]
+
+
+def block(title: str, rows: Sequence[Row]) -> str:
+    """Return a title and the indented rows below it."""
+    return "\n".join([title, *(f"  {line}" for line in align(rows))])
+
+
+def _describe_traverse(traverse: Traverse) -> str:
+    return f"{traverse.name}: {traverse.checked} queries, {traverse.accepted} accepted, {traverse.right} of them right"
