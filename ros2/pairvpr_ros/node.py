@@ -48,7 +48,11 @@ class VisualLocalization(LifecycleNode):
         self._throttle = health.Throttle()
         self._since = 0.0
         self.fault: Exception | None = None  # of the last transition, if it failed
-        declare(self)
+        try:
+            declare(self)
+        except BaseException:
+            self.destroy_node()
+            raise
         self.add_on_set_parameters_callback(self._set)
         self._jump = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=BACKWARD, on_clock_change=True), post_callback=self._forget

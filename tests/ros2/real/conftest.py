@@ -45,10 +45,9 @@ def start(home: Path, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """A function: parameters and arguments -> the node as a process, which ends with the test."""
     started: list[NodeProcess] = []
 
-    def begin(*arguments: str, stand_in: bool = True, **parameters: Any) -> NodeProcess:
+    def begin(*arguments: str, **parameters: Any) -> NodeProcess:
         log = tmp_path / f"node{len(started)}.log"
-        paths = [STAND_INS] if stand_in else []
-        started.append(NodeProcess(log, arguments, paths, **{"map_dir": str(home / "map"), **parameters}))
+        started.append(NodeProcess(log, arguments, [STAND_INS], **{"map_dir": str(home / "map"), **parameters}))
         return started[-1]
 
     yield begin

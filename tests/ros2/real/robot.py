@@ -49,6 +49,7 @@ class Robot:
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self._publishers: dict[str, Any] = {}
+        self._subscriptions: dict[str, Any] = {}
 
     def _spin(self) -> None:
         try:
@@ -74,9 +75,15 @@ class Robot:
 
     def listen(self, kind: type, topic: str, qos: Any = 10) -> list[Any]:
         """Return the list that messages of the topic are added to."""
+        self.forget(topic)
         self.heard[topic] = []
-        self.node.create_subscription(kind, topic, self.heard[topic].append, qos)
+        self._subscriptions[topic] = self.node.create_subscription(kind, topic, self.heard[topic].append, qos)
         return self.heard[topic]
+
+    def forget(self, topic: str) -> None:
+        """Listen to the topic no more."""
+        if topic in self._subscriptions:
+            self.node.destroy_subscription(self._subscriptions.pop(topic))
 
     def send(self, topic: str, message: Any, qos: Any = 10) -> None:
         """Publish once somebody listens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import re
 import signal
 import threading
 import time
@@ -17,9 +18,12 @@ pytest.importorskip("rclpy", reason="needs ROS 2: make test-ros")
 
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
+from pairvpr_ros.node import VisualLocalization
+from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
+from pairvpr.errors import PairVPRError
 from tests.ros2.real.robot import ROOT, Robot, answers, compressed, image, wait_for
 from tests.runtime.sources.bag_writer import scene
 
@@ -109,28 +113,43 @@ def test_quality_of_service_is_overridden(start: Callable[..., Any], robot: Robo
     assert found.qos_profile.reliability == ReliabilityPolicy.RELIABLE
 
 
-@pytest.mark.parametrize(
-    ("arguments", "parameters", "told"),
-    [
-        ([], {"map_dir": "nowhere"}, "nowhere holds no map"),
-        ([], {"map_dir": ""}, "the parameter map_dir is empty: name the folder"),
-        ([], {"rotate": 45}, "the parameter rotate is 45: set it to one of 0, 90, 180, 270"),
-        ([], {"crop": "1,2"}, "'1,2' is not X,Y,WIDTH,HEIGHT"),
-        ([], {"top_k": "many"}, "the parameter top_k is not of its type: write a whole number"),
-        ([], {"max_rate": 5}, "the parameter max_rate is not of its type: write a number with a point, as 5.0"),
-        ([], {"num_cameras": 9}, "the parameter num_cameras is out of range: set it to 1 to 8"),
-        ([], {"top_k": 4}, "top-k 4 is outside 1 to 3"),
-        ([], {"camera_poses": "0,0,0"}, "the parameter camera_poses has '0,0,0': write X,Y,Z,QX,QY,QZ,QW"),
-        ([], {"publish_map_to_odom_tf": True, "publish_map_to_base_tf": True}, "a frame has one parent"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_used_is_one_line_and_exit_code_2(
-    start: Callable[..., Any], arguments: list[str], parameters: dict[str, Any], told: str
-) -> None:
-    node = start(*arguments, **parameters)
+@pytest.mark.parametrize("parameters", [{"map_dir": "nowhere"}, {"top_k": "many"}])
+def test_what_cannot_be_used_is_one_line_and_exit_code_2(start: Callable[..., Any], parameters: dict[str, Any]) -> None:
+    node = start(**parameters)
     assert node.wait() == 2
-    assert told in node.output
-    assert len(node.output.splitlines()) == 1
+    (line,) = node.output.splitlines()
+    assert "nowhere holds no map" in line or "the parameter top_k is not of its type: write a whole number" in line
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"map_dir": ""}, "the parameter map_dir is empty: name the folder"),
+        ({"rotate": 45}, "the parameter rotate is 45: set it to one of 0, 90, 180, 270"),
+        ({"crop": "1,2"}, "'1,2' is not X,Y,WIDTH,HEIGHT"),
+        ({"image_transport": "theora"}, "the parameter image_transport is 'theora'"),
+        ({"max_rate": 5}, "the parameter max_rate is not of its type: write a number with a point, as 5.0"),
+        ({"num_cameras": 9}, "the parameter num_cameras is out of range: set it to 1 to 8"),
+        ({"top_k": 4}, "top-k 4 is outside 1 to 3"),
+        ({"camera_poses": "0,0,0"}, "the parameter camera_poses has '0,0,0': write X,Y,Z,QX,QY,QZ,QW"),
+        ({"camera_poses": "0,0,0,0,0,0,1;0,0,0,0,0,0,1"}, "has 2 poses for 1 cameras"),
+        ({"publish_map_to_odom_tf": True, "publish_map_to_base_tf": True}, "a frame has one parent"),
+        ({"publish_map_to_base_tf": True}, "transforms need tf2_ros"),
+    ],
+)
+def test_parameters_that_cannot_be_used(home: Path, robot: Robot, parameters: dict[str, Any], told: str) -> None:
+    given = {"map_dir": str(home / "map"), **parameters}
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+
+    def start() -> None:
+        node = VisualLocalization(context=robot.context, parameter_overrides=overrides)
+        try:
+            node.start()
+        finally:
+            node.close()
+
+    with pytest.raises(PairVPRError, match=re.escape(told)):
+        start()
 
 
 def test_the_parameters_file_holds_in_a_namespace(

@@ -113,9 +113,3 @@ def test_map_to_base_is_sent_once_with_the_images_stamp(start: Callable[..., Any
     assert np.allclose(transform_of(sent[0]).position, [2, 2, 0])
     time.sleep(0.5)
     assert len(sent) == len(poses)
-
-
-def test_what_needs_tf2_says_so_where_there_is_none(start: Callable[..., Any]) -> None:
-    node = start(publish_map_to_odom_tf=True, stand_in=False)
-    assert node.wait() == 2
-    assert "transforms need tf2_ros (No module named 'tf2_ros'): install the package tf2_ros_py" in node.output
