@@ -68,7 +68,7 @@ class Robot:
             time.sleep(0.1)
 
     def measure(self, message: Any) -> tuple[float, float] | None:
-        """Return milliseconds from publishing to the pose, and the node's own; None for an image that is not accepted."""
+        """Return milliseconds from publishing to the pose and the node's own; None if the image is not accepted."""
         self._arrived.clear()
         self._seconds = self._own = None
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(time.time_ns(), 10**9)

@@ -137,8 +137,9 @@ def test_malformed_messages_end_nothing(start: Callable[..., Any], robot: Robot,
 @pytest.mark.parametrize("seconds", [10, long(600)])
 def test_two_cameras_at_full_rate(start: Callable[..., Any], robot: Robot, seconds: int) -> None:
     """960 x 540 at 30 Hz from either: memory stays flat, answers are for the newest images."""
-    node = start("-p", f"qos_overrides./{IMAGE}.subscription.depth:=1", num_cameras=2)
     topics = [IMAGE, "visual_localization/image_1"]
+    reliable = [f"qos_overrides./{topic}.subscription.reliability:=reliable" for topic in topics]
+    node = start(*(part for each in reliable for part in ("-p", each)), num_cameras=2)
     pixels = np.asarray(scene(1)).repeat(15, axis=0).repeat(15, axis=1)[:540]
     assert pixels.shape == (540, 960, 3)
     poses = robot.listen(PoseWithCovarianceStamped, POSE)
