@@ -23,11 +23,13 @@ from pairvpr_ros.names import DEBUG_IMAGE
 from pairvpr_ros.parameters import CAMERA_INFO, TF, Parameters
 from pairvpr_ros.transforms import Transform, map_to_odom
 
+JUMP = 10**9  # nanoseconds by which an image is older than the one before it if a recording has begun anew
+
 log = logging.getLogger("pairvpr.ros")
 
 
 class Outlet(Protocol):
-    """Where messages go."""
+    """The publishers of answers."""
 
     def publish(self, topic: str, message: Message) -> None:
         """Publish a message on a topic of `names.OUTPUTS`."""
@@ -51,6 +53,10 @@ class Frames(Protocol):
 
     def keep_odom(self, map_frame: str, odom: Transform, stamp: int) -> None:
         """Publish the pose of odom_frame in the map from now on; it holds from a stamp in nanoseconds."""
+        ...
+
+    def forget(self) -> None:
+        """Drop all that was known, after time has jumped back."""
         ...
 
     def send_base(self, map_frame: str, base: Transform, stamp: int) -> None:
@@ -94,6 +100,7 @@ class Localizer:
         self._refresh = Refresher(self._recognizer)
         self._throttle = Throttle()
         self._asked, self._served, self._published = 1, 0, 0
+        self._stamp = 0  # of the image before
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"pairvpr {node}", daemon=True)
         self._thread.start()
@@ -212,6 +219,9 @@ class Localizer:
         if parameters.publish_map_to_base_tf:
             self._frames.send_base(map_frame, base_in_map, header.stamp)
             return
+        if header.stamp < self._stamp - JUMP:
+            self._frames.forget()  # else odometry of the new round would count as outdated
+        self._stamp = header.stamp
         base_in_odom = self._frames.base_in_odom(header.stamp)
         if base_in_odom is not None:
             self._frames.keep_odom(map_frame, map_to_odom(base_in_map, base_in_odom), header.stamp)

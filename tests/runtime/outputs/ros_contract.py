@@ -21,7 +21,7 @@ from tests.runtime.sources.bag_writer import scene
 DISTRIBUTIONS = {
     store.name.removeprefix("ROS2_").lower(): get_typestore(store)
     for store in Stores
-    if store.name in ("ROS2_HUMBLE", "ROS2_JAZZY", "ROS2_KILTED", "ROS2_LYRICAL")  # rosbags before 0.11.2 lacks some
+    if store.name in ("ROS2_HUMBLE", "ROS2_JAZZY", "ROS2_KILTED", "ROS2_LYRICAL")  # older rosbags lack the newest
 }
 RANGES = {f"{sign}int{bits}": (bits, sign) for bits in (8, 16, 32, 64) for sign in ("", "u")}
 
