@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pairvpr.errors import SourceError, one_line
+from pairvpr.runtime.remarks import remark
 
 MIN_SIDE = 16  # pixels; a smaller picture shows no place
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+NARROW = 1 / 8  # a band of grey values that is narrower than this share of its brightest value
+SIGNIFICANT_BITS = "significant bits"  # key in the information of a PNG picture
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; a larger picture may be a decompression bomb
+
+
+def _registers(module: str, flag: str) -> bool:
+    """Register a plugin of Pillow. Return False if it is not installed or not usable."""
+    try:
+        found = getattr(importlib.import_module(module), flag)
+    except (ImportError, AttributeError):
+        return False
+    return bool(found() is None if callable(found) else found)
+
 
 # Common formats of photographs. Pillow's other formats are left out, because some of them run programs (EPS).
 EXTENSIONS_OF_FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "JPEG2000": (".jp2",),
     "PNG": (".png",),
     "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+# Formats that Pillow reads with a plugin or in newer versions, and the remedy if it does not.
+if _registers("PIL.AvifImagePlugin", "SUPPORTED"):
+    EXTENSIONS_OF_FORMATS["AVIF"] = (".avif",)
+if _registers("pillow_heif", "register_heif_opener"):
+    EXTENSIONS_OF_FORMATS["HEIF"] = (".heic", ".heif")
+_CONVERT = "convert them to JPEG or PNG"
+UNREAD_EXTENSIONS = {
+    ".avif": "upgrade Pillow to 11.3",
+    ".heic": "pip install pillow-heif",
+    ".heif": "pip install pillow-heif",
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2"), _CONVERT),
+}
+for _extensions in EXTENSIONS_OF_FORMATS.values():
+    for _extension in _extensions:
+        UNREAD_EXTENSIONS.pop(_extension, None)
 PICTURE_EXTENSIONS = tuple(sorted(ext for group in EXTENSIONS_OF_FORMATS.values() for ext in group))
 
 _TURN_OF_ORIENTATION = {
@@ -45,8 +76,8 @@ _TURN_OF_ORIENTATION = {
 def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
     """Load an upright RGB picture from a file, a PIL picture or a uint8 array (H, W, 3) in RGB order.
 
-    EXIF orientation is applied, alpha is dropped and 16-bit grey is scaled to 8 bit. A PIL picture that needs no change
-    is returned itself.
+    EXIF orientation is applied, alpha is dropped and 16-bit grey is scaled to 8 bit by the range that it uses. A PIL
+    picture that needs no change is returned itself.
 
     Raises SourceError if the picture is missing, damaged, not representable in 8 bit, smaller than MIN_SIDE on a side
     or larger than MAX_PIXELS.
@@ -61,19 +92,22 @@ def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> I
         return _upright_rgb(opened, str(picture))
 
 
-def decode_picture(content: bytes | bytearray, title: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_picture(
+    content: bytes | bytearray, title: str, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
+) -> Image.Image:
     """Load an upright RGB picture from the bytes of a picture file.
 
     content: the bytes of the file.
     title: the name in error messages.
     max_pixels: a larger picture is refused before it is decoded.
+    formats: the formats of EXTENSIONS_OF_FORMATS to accept, None for all.
 
     Raises SourceError like `load_picture`.
     """
     if not content:
         raise SourceError(f"{title} is empty: send the bytes of a picture file")
     with pillow_reads(title):
-        opened = Image.open(io.BytesIO(content), formats=tuple(EXTENSIONS_OF_FORMATS))
+        opened = _open(io.BytesIO(content), tuple(formats or EXTENSIONS_OF_FORMATS))
     with opened:
         _check_size(opened, title, max_pixels)
         return _upright_rgb(opened, title)
@@ -107,7 +141,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
             raise SourceError(f"{path} is an empty file: replace or remove it")
         stream.seek(0)
         with pillow_reads(str(path)):
-            opened = Image.open(stream, formats=tuple(EXTENSIONS_OF_FORMATS))
+            opened = _open(stream, tuple(EXTENSIONS_OF_FORMATS))
         with opened:
             _check_size(opened, str(path), MAX_PIXELS)
             yield opened
@@ -122,6 +156,8 @@ def pillow_reads(title: str) -> Iterator[None]:
         except (MemoryError, SourceError):
             raise
         except UnidentifiedImageError as error:
+            if advice := UNREAD_EXTENSIONS.get(Path(title).suffix.lower()):
+                raise SourceError(f"{title} is of a format that is not read: {advice}") from error
             known = " ".join(PICTURE_EXTENSIONS)
             raise SourceError(f"{title} is not a picture of a known format: convert it to one of {known}") from error
         except Image.DecompressionBombError as error:
@@ -130,6 +166,78 @@ def pillow_reads(title: str) -> Iterator[None]:
             raise SourceError(
                 f"{title} is damaged or cannot be decoded ({one_line(error)}): replace or remove it"
             ) from error
+
+
+def _open(stream: BinaryIO, formats: Sequence[str]) -> Image.Image:
+    """Open a picture. Text and colour profiles of a PNG file that Pillow finds too large are left out."""
+    try:
+        picture = Image.open(stream, formats=formats)
+    except ValueError:
+        stream.seek(0)
+        content = stream.read()
+        if not content.startswith(PNG_HEAD):
+            raise
+        stream = io.BytesIO(_without_text(content))
+        picture = Image.open(stream, formats=formats)
+    if picture.format == "PNG" and picture.mode.startswith("I"):
+        picture.info[SIGNIFICANT_BITS] = _significant_bits(stream)
+    return picture
+
+
+def _significant_bits(stream: BinaryIO) -> int:
+    """Return the bits of a grey PNG file's values by its sBIT chunk, 16 without (PNG specification 11.3.2.7)."""
+    back = stream.tell()
+    stream.seek(len(PNG_HEAD))
+    bits = 16
+    while len(head := stream.read(8)) == 8 and head[4:] not in (b"PLTE", b"IDAT"):
+        if head[4:] == b"sBIT":
+            bits = (stream.read(1) or b"\x10")[0]
+            break
+        stream.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
+    stream.seek(back)
+    return bits
+
+
+def _load(picture: Image.Image) -> Image.Image:
+    """Decode an opened picture, and return it. Mend a JPEG file that lacks its end marker alone.
+
+    The pixels are then whole if they do not depend on the bytes that are put in the place of the end.
+    """
+    stream = getattr(picture, "fp", None)
+    try:
+        picture.load()
+        return picture
+    except (OSError, ValueError) as error:
+        if stream is None or stream.closed or picture.format not in ("JPEG", "PNG"):
+            raise
+        stream.seek(0)
+        content = stream.read()
+        if picture.format == "PNG":
+            if not isinstance(error, ValueError):
+                raise
+            return _decode(_without_text(content), "PNG")
+        content = content.removesuffix(b"\xff")  # half of the marker
+        first, second = (_decode(content + fill * 512 + b"\xff\xd9", "JPEG") for fill in (b"\x00", b"\x5a"))
+        if first.tobytes() != second.tobytes():
+            raise
+        return first
+
+
+def _decode(content: bytes, kind: str) -> Image.Image:
+    picture = Image.open(io.BytesIO(content), formats=(kind,))
+    picture.load()
+    return picture
+
+
+def _without_text(content: bytes) -> bytes:
+    """Return a PNG file without its text and colour profile, which do not change the pixels (PNG specification 11)."""
+    kept, at = [content[: len(PNG_HEAD)]], len(PNG_HEAD)
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
@@ -143,7 +251,7 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 def _upright_rgb(picture: Image.Image, title: str) -> Image.Image:
     with pillow_reads(title):
-        picture.load()  # before the orientation is read, because a TIFF file is rotated while loading
+        picture = _load(picture)  # before the orientation is read, because a TIFF file is rotated while loading
         turn = _TURN_OF_ORIENTATION.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
         if picture.mode == "F":
             raise SourceError(f"{title} holds floating-point values: convert it to 8 or 16 bit")
@@ -159,11 +267,28 @@ def _upright_rgb(picture: Image.Image, title: str) -> Image.Image:
 
 
 def _grey_from_16_bit(picture: Image.Image, title: str) -> Image.Image:
-    """Scale 16-bit grey to 8 bit. Pillow's own conversion clips all values above 255 to white."""
+    """Scale 16-bit grey to 8 bit by the range that the picture uses.
+
+    The range is 0 to the most that the used bits (8, 10, 12, 14 or 16) can hold, as in machine-vision cameras. Values
+    in a narrow band, as of thermal cameras, are stretched to it. The rule needs one picture alone, so that a map and
+    its queries are treated in one way. Pillow's own conversion clips all values above 255 to white.
+    """
     values = np.asarray(picture)
-    if values.min() < 0 or values.max() > 65535:
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > 65535:
         raise SourceError(f"{title} holds grey values outside 0 to 65535: convert it to 8 or 16 bit")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    bits = next(b for b in (8, 10, 12, 14, 16) if most < 2**b)
+    given = int(picture.info.get(SIGNIFICANT_BITS, 16))
+    if bits <= given < 16:  # else the values are scaled to 16 bits, as the specification has it
+        bits = given
+    low, high = 0.0, float(2**bits - 1)
+    darkest, brightest = np.percentile(values, (0.5, 99.5)).tolist()
+    if 0 < brightest - darkest < NARROW * brightest:
+        low, high = darkest, brightest
+    if bits < 16 or low > 0:
+        remark("16-bit grey pictures that use fewer bits or a narrow band are scaled to 8 bits by the range they use")
+    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
+    return Image.fromarray(np.clip(scaled + 0.5, 0, 255).astype(np.uint8))
 
 
 def _check_size(picture: Image.Image, title: str, max_pixels: int) -> None:

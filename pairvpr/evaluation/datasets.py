@@ -15,9 +15,10 @@ from types import MappingProxyType
 
 from pairvpr.errors import SourceError
 from pairvpr.evaluation.benchmark import Benchmark, Picture, within_frames
-from pairvpr.evaluation.folders import utm_folders
+from pairvpr.evaluation.folders import utm_folders, warn_of_doubts
 from pairvpr.evaluation.indices import DATABASE, load_index_files
 from pairvpr.evaluation.msls import load_msls_val
+from pairvpr.evaluation.traverses import doubt_order
 from pairvpr.runtime.sources import list_pictures
 
 LAYOUTS = ("images/test/database", "images/test/queries"), ("database", "queries"), ("ref", "query")
@@ -75,12 +76,15 @@ def _nordland(name: str, root: Path, every: int, tolerance: int) -> Benchmark:
             f"{sides[1]}: {len(queries)} pictures and a database of {len(database)}; {name} needs a query "
             f"for every frame, or for every {every}th"
         )
+    positives = within_frames(range(len(database)), [frame for frame, _ in asked], tolerance)
+    doubts = [doubt_order([each for each, _ in database], [each for each, _ in queries])]
     return Benchmark(
         name,
         tuple(database),
         tuple(picture for _, picture in asked),
-        within_frames(range(len(database)), [frame for frame, _ in asked], tolerance),
-        f"Right is a database frame at most {tolerance} off. Every query has one.",
+        positives,
+        f"Right is a database frame at most {tolerance} off. Every query has one."
+        + warn_of_doubts(name, doubts, positives, len(database)),
     )
 
 

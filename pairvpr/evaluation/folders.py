@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import SourceError
-from pairvpr.evaluation.benchmark import Benchmark, Picture, within_frames, within_radius
-from pairvpr.evaluation.traverses import frame_numbers
-from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.evaluation.benchmark import Benchmark, Indices, Picture, within_frames, within_radius
+from pairvpr.evaluation.traverses import doubt_numbers, doubt_sides, frame_numbers
+from pairvpr.runtime.geometry.pose_files import is_degrees, utm_pose
+from pairvpr.runtime.remarks import remark
 from pairvpr.runtime.sources import list_pictures
 
 RADIUS = 25.0
@@ -38,13 +39,16 @@ def utm_folders(database: Path, queries: Path, name: str | None = None) -> Bench
     known, asked = list_pictures(database), list_pictures(queries)
     positives = within_radius(_positions(known), _positions(asked), RADIUS)
     without = sum(not len(right) for right in positives)
+    title = name or f"{database.name} <- {queries.name}"
+    degrees = any(is_degrees(each) for each, _ in (*known, *asked))
+    doubts = ["numbers in names look like degrees, but are read as metres"] if degrees else []
     return Benchmark(
-        name or f"{database.name} <- {queries.name}",
+        title,
         tuple(known),
         tuple(asked),
         positives,
         f"Right is a database picture within {RADIUS:.0f} m by UTM position. Queries without one count as misses "
-        f"(here {without}), as in VPR-methods-evaluation.",
+        f"(here {without}), as in VPR-methods-evaluation." + warn_of_doubts(title, doubts, positives, len(known)),
     )
 
 
@@ -57,16 +61,37 @@ def traverses(database: Path, queries: Path, tolerance: int) -> Benchmark:
     if tolerance < 0:
         raise ValueError(f"tolerance {tolerance}: give 0 or more frames")
     known, asked = list_pictures(database), list_pictures(queries)
-    positives = within_frames(frame_numbers(known), frame_numbers(asked), tolerance)
+    frames, asked_frames = frame_numbers(known), frame_numbers(asked)
+    positives = within_frames(frames, asked_frames, tolerance)
     without = sum(not len(right) for right in positives)
+    title = f"{database.name} <- {queries.name}"
+    doubts = [
+        doubt_numbers(name for name, _ in known),
+        doubt_numbers(name for name, _ in asked),
+        doubt_sides(frames, asked_frames, tolerance),
+    ]
     return Benchmark(
-        f"{database.name} <- {queries.name}",
+        title,
         tuple(known),
         tuple(asked),
         positives,
         f"Right is a database picture whose frame number differs by at most {tolerance}. Queries without one count "
-        f"as misses (here {without}).",
+        f"as misses (here {without})." + warn_of_doubts(title, doubts, positives, len(known)),
     )
+
+
+def warn_of_doubts(title: str, doubts: Iterable[str | None], positives: Sequence[Indices], count: int) -> str:
+    """Remark on reasons to doubt the right answers, and return them as sentences for the protocol.
+
+    positives: the right answers to each query. If every picture of the database (count) is right for every query, the
+    figures measure nothing, which is a reason too.
+    """
+    reasons = list(dict.fromkeys(doubt for doubt in doubts if doubt is not None))
+    if count > 1 and all(len(right) == count for right in positives):
+        reasons.append("every database picture is right for every query, so that the figures measure nothing")
+    for reason in reasons:
+        remark(f"{title}: {reason}")
+    return "".join(f" WARNING: {reason}." for reason in reasons)
 
 
 def _positions(pictures: Sequence[Picture]) -> npt.NDArray[np.float64]:

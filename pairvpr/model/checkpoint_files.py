@@ -18,6 +18,7 @@ from pairvpr.model import published
 from pairvpr.model.presets import NetworkConfig
 
 FORMAT = 1
+ANCHOR = "encoder.model.cls_token"  # a tensor of every published checkpoint
 SHOWN = 3  # offending tensors that an error names
 
 
@@ -156,7 +157,10 @@ def _fold_class_position(tensors: dict[str, Tensor]) -> None:
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.pth` file: a bare state dict (stage two), or a state dict under "model" (stage one)."""
+    """Read the tensors of a `.pth` file: a bare state dict (stage two), or one under a key, as "model" (stage one).
+
+    A prefix that all names share is left out: wrappers add it, as "module." and "_orig_mod.".
+    """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -166,8 +170,30 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise CheckpointError(f"{file}: damaged, truncated or not a checkpoint; fetch it again") from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    state = _state_dict(content, file)
+    prefix = next((name[: -len(ANCHOR)] for name in state if name.endswith(ANCHOR)), "")
+    if all(name.startswith(prefix) for name in state):
+        state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+def _state_dict(content: object, file: Path) -> dict[str, Tensor]:
+    """Return the state dict that a file holds, itself or one level deep."""
+    named: Mapping[object, object] = content if isinstance(content, Mapping) else {}
+    held = {str(key): value for key, value in named.items() if _is_state_dict(value)}
+    if _is_state_dict(content):
+        found: object = content
+    elif "model" in held or len(held) == 1:
+        found = held["model"] if "model" in held else next(iter(held.values()))
+    elif held:
+        raise CheckpointError(
+            f"{file}: holds several state dicts ({', '.join(sorted(held))}); save the network's alone"
+        )
+    else:
         raise CheckpointError(f"{file}: holds no state dict; give a published stage-one or stage-two checkpoint")
-    return {str(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in content.items()}
+    assert isinstance(found, Mapping)
+    return {str(name): tensor for name, tensor in found.items()}
+
+
+def _is_state_dict(content: object) -> bool:
+    return isinstance(content, Mapping) and len(content) > 0 and all(isinstance(v, Tensor) for v in content.values())

@@ -6,6 +6,7 @@ SECONDS_BELOW = 1e11  # a larger number of seconds since 1970 is later than the 
 UNIX_SECONDS = (5e8, 5e9)  # 1985 to 2128
 UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 MAX_STEP = 3600.0  # seconds; a longer step from one picture to the next is a clock that was set
+MAX_LATE = 0.5  # seconds; pictures may arrive out of order by less
 
 
 def find_unit(stamp: float) -> tuple[str, float] | None:
@@ -23,8 +24,10 @@ def find_unit(stamp: float) -> tuple[str, float] | None:
 class SteadyClock:
     """Turn the time stamps of pictures in their order into seconds since the first that never run backwards.
 
-    A step backwards or of more than MAX_STEP is a jump. The clock then takes the last step before the jump once more.
+    A step of more than MAX_LATE backwards, or of more than MAX_STEP ahead, is a jump. The clock then takes the last
+    step before the jump once more.
 
+    elapsed: seconds since the first stamp.
     jumps: number of jumps so far.
     still: number of stamps so far that equal the stamp before.
     """
@@ -33,17 +36,24 @@ class SteadyClock:
         self.elapsed = 0.0
         self.jumps = 0
         self.still = 0
-        self._last: float | None = None
+        self._start: float | None = None
+        self._last = 0.0
         self._step = 0.0
 
     def advance(self, stamp: float) -> float:
         """Return the seconds since the first stamp. The argument is the next stamp in seconds."""
-        step = 0.0 if self._last is None else stamp - self._last
+        if self._start is None:
+            self._start = self._last = stamp
+            return self.elapsed
+        step = stamp - self._last
+        if -MAX_LATE <= step < 0:
+            return self.elapsed
         if 0 <= step <= MAX_STEP:
-            self.still += step == 0 and self._last is not None
+            self.still += step == 0
             self._step = step
         else:
             self.jumps += 1
-        self.elapsed += self._step
+            self._start = stamp - self.elapsed - self._step
+        self.elapsed = stamp - self._start
         self._last = stamp
         return self.elapsed

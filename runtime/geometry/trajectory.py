@@ -10,19 +10,20 @@ import numpy.typing as npt
 
 from pairvpr.runtime.geometry.poses import UNKNOWN, Gps, Place, Pose
 
-# Largest gap in seconds between neighbours to interpolate. Poses come at 10 Hz or more, GPS positions at 1 Hz, and
-# a fix may be missing. At an acceleration of 3 m/s^2 a straight line over these gaps is off by at most 0.1 m or 2.4 m
-# (a t^2 / 8).
+# Largest gap in seconds between neighbours to interpolate. Poses mostly come at 10 Hz or more, GPS positions at 1 Hz,
+# and a fix may be missing. At an acceleration of 3 m/s^2 a straight line over these gaps is off by at most 0.1 m or
+# 2.4 m (a t^2 / 8). Poses that come more slowly may be MISSING steps apart, up to the gap of GPS positions.
 MAX_POSE_GAP = 0.5
 MAX_GPS_GAP = 2.5
+MISSING = 2.5
 
 
 class Trajectory:
     """Interpolate poses or GPS positions between neighbours that are close in time.
 
     stamps: seconds (n,), in any order. The first of several values with the same stamp counts.
-    values: poses (n, 7): x, y, z in metres and a unit quaternion (x, y, z, w). With frame None, GPS positions (n, 3):
-    latitude and longitude in degrees, and altitude in metres or NaN.
+    values: poses (n, 7): x, y, z in metres and a unit quaternion (x, y, z, w), NaN if the orientation is not known.
+    With frame None, GPS positions (n, 3): latitude and longitude in degrees, and altitude in metres or NaN.
     frame: the coordinate frame of the poses, None for GPS positions.
     """
 
@@ -30,7 +31,10 @@ class Trajectory:
         self._frame = frame
         self._stamps, rows = np.unique(np.asarray(stamps, np.float64), return_index=True)
         self._values = np.asarray(values, np.float64).reshape(len(stamps), 3 if frame is None else 7)[rows]
-        self._max_gap = MAX_GPS_GAP if frame is None else MAX_POSE_GAP
+        self._max_gap = MAX_GPS_GAP
+        if frame is not None:
+            step = float(np.median(np.diff(self._stamps))) if len(self) > 1 else 0.0
+            self._max_gap = min(max(MISSING * step, MAX_POSE_GAP), MAX_GPS_GAP)
 
     def __len__(self) -> int:
         return len(self._stamps)
@@ -54,7 +58,8 @@ class Trajectory:
         x, y, z, *q = values.tolist()
         if self._frame is None:
             return Place(gps=Gps(x, (y + 180) % 360 - 180, z if math.isfinite(z) else None))
-        return Place(pose=Pose(x, y, z, (q[0], q[1], q[2], q[3]), self._frame))
+        known = (q[0], q[1], q[2], q[3]) if math.isfinite(q[0]) else None
+        return Place(pose=Pose(x, y, z, known, self._frame))
 
 
 def slerp(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], share: float) -> npt.NDArray[np.float64]:

@@ -19,12 +19,14 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.features import Features
+from pairvpr.runtime.geometry.clocks import SteadyClock
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.rerank import STAGES, Reranker
@@ -135,9 +137,13 @@ class Closure:
 class LoopCloser:
     """Search a map for each picture that is about to be added to it. Use as a context manager, in one thread.
 
-    Pictures of the last `exclude` seconds are ignored. An older picture can be found only after a commit, so the writer
-    commits when its oldest uncommitted picture leaves the last `exclude` seconds: at most every `exclude` seconds. The
-    memory holds the map's descriptors and records, and the names of the last `exclude` seconds.
+    Pictures of the last `exclude` seconds are ignored. These are the pictures added in that time by a clock that never
+    runs backwards, and the pictures of the same source whose time stamps are that near, for a source whose clock was
+    set or that is continued.
+
+    An older picture can be found only after a commit, so the writer commits when its oldest uncommitted picture leaves
+    the last `exclude` seconds: at most every `exclude` seconds. The memory holds the map's descriptors and records, and
+    the names of the last `exclude` seconds.
     """
 
     def __init__(
@@ -166,8 +172,9 @@ class LoopCloser:
         self._model = model
         self._top_k = model.bundle.info.top_k if top_k is None else top_k
         self._cascade = Cascade.find_in(model.bundle)
-        self._recent: deque[tuple[float, str]] = deque()
-        self._waiting: float | None = None  # time of the oldest picture that `_snapshot` lacks
+        self._clock = SteadyClock()
+        self._recent: deque[tuple[float, str]] = deque()  # by the steady clock
+        self._waiting: float | None = None  # time of the oldest picture that `_snapshot` lacks, by the steady clock
         self._snapshot: _Snapshot | None = None
 
     @staticmethod
@@ -188,22 +195,23 @@ class LoopCloser:
         writer: the map's open writer.
         name: the picture's name in the map.
         source: the picture's source. Pictures that an earlier run added from the same source may be recent too.
-        timestamp: seconds, on one clock for all pictures of the source.
+        timestamp: seconds. A clock that is set takes the source into a new stretch of time.
         features: the features of this one picture.
 
         Raises SourceError without a time stamp, and MapError if the map cannot be written or read.
         """
         timestamp = self.require_timestamp(name, timestamp)
-        while self._recent and abs(timestamp - self._recent[0][0]) > self.exclude:
+        now = self._clock.advance(timestamp)
+        while self._recent and now - self._recent[0][0] > self.exclude:
             self._recent.popleft()
-        if self._waiting is not None and abs(timestamp - self._waiting) > self.exclude:
+        if self._waiting is not None and now - self._waiting > self.exclude:
             writer.commit()
             self._waiting = None
-        snapshot = self._look(writer.path, source, timestamp)
+        snapshot = self._look(writer.path, source)
         closure = self._closure(snapshot, name, timestamp, features)
-        self._recent.append((timestamp, name))
+        self._recent.append((now, name))
         if self._waiting is None:
-            self._waiting = timestamp
+            self._waiting = now
         if closure is not None and self.report is not None:
             self.report(closure)
         return closure
@@ -221,29 +229,31 @@ class LoopCloser:
     ) -> None:
         self.close()
 
-    def _look(self, path: Path, source: str, timestamp: float) -> _Snapshot:
+    def _look(self, path: Path, source: str) -> _Snapshot:
         """Return the state of the map at its last commit."""
         if self._snapshot is None:
-            map_ = Map.open(path)
-            before = [(record.timestamp, record.name) for record in map_.records if record.source == source]
-            stamped = [(stamp, name) for stamp, name in before if stamp is not None]
-            self._recent.extend(sorted(each for each in stamped if abs(timestamp - each[0]) <= self.exclude))
-            self._snapshot = self._take(map_)
+            self._snapshot = self._take(Map.open(path), source)
         elif self._waiting is None and (newer := self._snapshot.map_.open_newer()) is not None:
             self._snapshot.map_.close()
-            self._snapshot = self._take(newer)
+            self._snapshot = self._take(newer, source)
         return self._snapshot  # while a picture waits, all newly committed ones are too recent
 
-    def _take(self, map_: Map) -> _Snapshot:
-        return _Snapshot(map_, FaissIndex(map_.descriptors), Reranker(map_, self._model, self._cascade))
+    def _take(self, map_: Map, source: str) -> _Snapshot:
+        stamps = [
+            math.nan if each.source != source or each.timestamp is None else each.timestamp for each in map_.records
+        ]
+        return _Snapshot(
+            map_, np.array(stamps), FaissIndex(map_.descriptors), Reranker(map_, self._model, self._cascade)
+        )
 
     def _closure(self, snapshot: _Snapshot, name: str, timestamp: float, features: Features) -> Closure | None:
-        recent = {each for _, each in self._recent}
-        depth = min(self._top_k + len(recent), len(snapshot.map_))
+        names = {each for _, each in self._recent}
+        recent = np.abs(snapshot.stamps - timestamp) <= self.exclude
+        depth = min(self._top_k + len(names) + int(recent.sum()), len(snapshot.map_))
         if depth == 0:
             return None
         similarities, rows = snapshot.index.search(features.descriptors, depth)
-        old = np.array([snapshot.map_.records[row].name not in recent for row in rows])
+        old = np.array([not recent[row] and snapshot.map_.records[row].name not in names for row in rows])
         rows, similarities = rows[old][: self._top_k], similarities[old][: self._top_k]
         if not len(rows):
             return None
@@ -258,8 +268,12 @@ class LoopCloser:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Hold one state of the map, with the index and the reranker that search it."""
+    """Hold one state of the map, with the index and the reranker that search it.
+
+    stamps: time stamps (n,) of the records of the present source in seconds, NaN for others.
+    """
 
     map_: Map
+    stamps: npt.NDArray[np.float64]
     index: FaissIndex
     reranker: Reranker

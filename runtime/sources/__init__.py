@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from pairvpr.errors import SourceError
 from pairvpr.runtime.image import PICTURE_EXTENSIONS, open_picture
 from pairvpr.runtime.sources import gstreamer
-from pairvpr.runtime.sources.bags import BagSource, is_bag
+from pairvpr.runtime.sources.bags import METADATA, BagSource, is_bag
 from pairvpr.runtime.sources.base import Frame, Source
-from pairvpr.runtime.sources.euroc import EurocSource, is_euroc_folder
+from pairvpr.runtime.sources.euroc import EurocSource, find_euroc_camera
 from pairvpr.runtime.sources.folder import FolderSource, PictureSource, list_pictures, natural_order
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
 from pairvpr.runtime.sources.options import DEFAULT, SourceOptions
@@ -25,6 +25,16 @@ __all__ = ["Frame", "LiveSource", "Source", "SourceOptions", "list_pictures", "o
 
 DEVICES = Path("/dev")
 FORMS = "a picture, folder, video or bag, a camera as camN, csiN or /dev/videoN, or a stream as rtsp:// or http(s)://"
+
+# Endings that recorders and archives leave, and the remedy.
+NOT_READY = {
+    ".active": "its recording was not closed; run `rosbag reindex` on it, rename it to .bag and give that",
+    ".zst": "it is compressed; decompress it with `zstd -d` and give the result",
+    ".zstd": "it is compressed; decompress it with `zstd -d` and give the result",
+    ".gz": "it is compressed; decompress it with `gunzip` and give the result",
+    ".zip": "it is an archive; unpack it and give the folder",
+    ".tar": "it is an archive; unpack it and give the folder",
+}
 
 
 def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
@@ -43,8 +53,10 @@ def open_source(query: str, options: SourceOptions = DEFAULT) -> Source:
 
 def _open(query: str, options: SourceOptions) -> Source:
     mode = _mode(query)
-    if mode is not None and is_bag(Path(query)):
-        return BagSource(Path(query), options.topic, options.pose_topic)
+    if mode is not None:
+        path = Path(query).parent if Path(query).name == METADATA else Path(query)
+        if is_bag(path):
+            return BagSource(path, options.topic, options.pose_topic)
     if options.topic is not None or options.pose_topic is not None:
         raise SourceError(f"{query} is not a bag, and only bags have topics: leave out --topic and --pose-topic")
     if mode is not None:
@@ -72,10 +84,13 @@ def _open_path(path: Path, mode: int) -> Source:
     if stat.S_ISCHR(mode):
         return _open_camera(path, path.name)
     if stat.S_ISDIR(mode):
-        return EurocSource(path) if is_euroc_folder(path) else FolderSource(path)
+        camera = find_euroc_camera(path)
+        return FolderSource(path) if camera is None else EurocSource(camera)
     if not stat.S_ISREG(mode):
         raise SourceError(f"{path} is neither file, folder nor camera: give {FORMS}")
     extension = path.suffix.lower()
+    if extension in NOT_READY:
+        raise SourceError(f"{path} cannot be read yet: {NOT_READY[extension]}")
     if extension in VIDEO_EXTENSIONS:
         # Absolute, because FFmpeg takes text before a colon for a protocol.
         return VideoSource(open_container(str(path.absolute()), str(path)), path.name, str(path.resolve()))

@@ -9,7 +9,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from PIL import Image
 
+from pairvpr.runtime.geometry.clocks import SteadyClock
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.remarks import Tally
 
 Wanted = Callable[[int, str, "float | None"], bool]
 """Decides, from a frame's number, name and timestamp, whether its picture is converted and yielded."""
@@ -53,6 +55,23 @@ class Frame:
 def every_frame(number: int, name: str, timestamp: float | None) -> bool:
     """Accept every frame."""
     return True
+
+
+class ClockWatch:
+    """Count the jumps of a recording's clock, and say them once."""
+
+    def __init__(self) -> None:
+        self._clock = SteadyClock()
+        self._jumps = Tally("jumps of the clock; times before and after a jump are not compared")
+
+    def look(self, name: str, stamp: float | None) -> None:
+        """Look at the next frame's time stamp in seconds."""
+        if stamp is None:
+            return
+        jumps = self._clock.jumps
+        self._clock.advance(stamp)
+        if self._clock.jumps > jumps:
+            self._jumps.add(name)
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""Read camera folders in the layout of the EuRoC MAV data set (Burri et al., IJRR 2016)."""
+"""Read camera folders in the layout of the EuRoC MAV data set (Burri et al., IJRR 2016), also of TUM-VI."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.pose_files import read_pose
 from pairvpr.runtime.geometry.rotations import IDENTITY
 from pairvpr.runtime.geometry.trajectory import Trajectory
-from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
-from pairvpr.runtime.sources.folder import read_frame
+from pairvpr.runtime.remarks import remark
+from pairvpr.runtime.sources.base import ClockWatch, Frame, Source, Wanted, every_frame
+from pairvpr.runtime.sources.folder import is_clean, read_frame
 
 TABLE, PICTURES = "data.csv", "data"
-GROUND_TRUTH = Path("state_groundtruth_estimate0", TABLE)  # beside the camera's folder
+GROUND_TRUTHS = (Path("state_groundtruth_estimate0", TABLE), Path("mocap0", TABLE))  # EuRoC, TUM-VI; beside a camera
+CAMERAS = (Path(), Path("cam0"), Path("mav0", "cam0"))  # in a camera's folder, a recording's and a download's
 
 
 class EurocSource(Source):
@@ -32,15 +34,17 @@ class EurocSource(Source):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows = _read_pictures(folder / TABLE)
-        truth = folder.resolve().parent / GROUND_TRUTH
-        self._poses = _read_ground_truth(truth) if truth.exists() else None
+        truths = [folder.resolve().parent / truth for truth in GROUND_TRUTHS]
+        self._poses = next((_read_ground_truth(truth) for truth in truths if truth.exists()), None)
         self.length: int | None = len(self._rows)
         self.names: Sequence[str] | None = [name for name, _ in self._rows]
         self.origin = str(folder.resolve())
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
         """Yield the pictures that are wanted. The others are not opened."""
+        clock = ClockWatch()
         for number, (name, seconds) in enumerate(self._rows):
+            clock.look(name, seconds)
             if wanted(number, name, seconds):
                 frame = read_frame(name, seconds, self._folder / name)
                 yield frame if self._poses is None else replace(frame, pose=self._poses.at(seconds).pose)
@@ -49,9 +53,17 @@ class EurocSource(Source):
         """Do nothing: no file stays open between frames."""
 
 
-def is_euroc_folder(folder: Path) -> bool:
-    """Return whether a folder is an EuRoC camera folder."""
-    return (folder / TABLE).is_file() and (folder / PICTURES).is_dir()
+def find_euroc_camera(folder: Path) -> Path | None:
+    """Return the camera folder that a folder is or holds, None if there is none. Remark if it is one of several."""
+    cameras = (folder / camera for camera in CAMERAS)
+    found = next((each for each in cameras if (each / TABLE).is_file() and (each / PICTURES).is_dir()), None)
+    if found is not None and found != folder:
+        others = sorted(each.parent.name for each in found.parent.glob(f"cam*/{TABLE}") if each.parent != found)
+        if others:
+            remark(
+                f"{folder}: the pictures of {found.name} are read; give {found.parent / others[0]} for another camera"
+            )
+    return found
 
 
 def _read_pictures(table: Path) -> list[tuple[str, float]]:
@@ -59,7 +71,7 @@ def _read_pictures(table: Path) -> list[tuple[str, float]]:
     rows: dict[str, float] = {}
     for where, fields in _rows(table, 2):
         file = fields[1]
-        if not file or "/" in file or not file.isprintable():
+        if not file or "/" in file or not is_clean(file):
             raise SourceError(f"{where}: {file!r} is not a file name of a picture: correct it")
         name = f"{PICTURES}/{file}"
         if name in rows:
@@ -93,6 +105,8 @@ def _rows(table: Path, columns: int) -> Iterator[tuple[str, list[str]]]:
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split(",")]
+        if number == 1 and fields[0].startswith("timestamp"):  # a header without its #
+            continue
         where = f"{table}, line {number}"
         if len(fields) < columns:
             raise SourceError(f"{where}: {len(fields)} fields, fewer than the {columns} of an EuRoC table: correct it")

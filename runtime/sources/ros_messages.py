@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +13,7 @@ from PIL import Image
 from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.geometry.poses import UNKNOWN, Place, find_fix
 from pairvpr.runtime.geometry.rotations import normalize
-from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, load_picture, pillow_reads
+from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, decode_picture, load_picture
 from pairvpr.runtime.sources.base import Frame, Header
 
 # Pillow's name for the order of an encoding's bytes, and bytes per pixel. 8UC1 and 8UC3 do not define colours: OpenCV
@@ -40,16 +38,22 @@ _YUV = {
 _PLANES = {"nv12": (2, 2, True), "nv21": (2, 2, False), "nv24": (1, 1, True)}
 _BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
 ENCODINGS = (*_CHANNELS, "mono16", *_YUV, *_PLANES, *_BAYER)
-COMPRESSED = ("JPEG", "PNG", "TIFF")
+COMPRESSED = ("JPEG", "PNG", "TIFF", "WEBP")
+VIDEO_FORMATS = ("h264", "h265", "hevc", "av1", "vp8", "vp9")
 
 
 def decode_image(message: Any) -> Image.Image:
     """Decode the picture of an Image or CompressedImage message. Raise SourceError if this fails."""
     if not hasattr(message, "encoding"):
-        with pillow_reads("its JPEG, PNG or TIFF data"):
-            opened = Image.open(io.BytesIO(bytes(message.data)), formats=COMPRESSED)
-            opened.load()
-        return load_picture(opened)
+        form, content = message.format.lower(), bytes(message.data)
+        if "compresseddepth" in form:
+            raise SourceError(f"format {message.format!r} holds depth and no picture: choose another --topic")
+        if form in VIDEO_FORMATS or content.startswith((b"\0\0\0\x01", b"\0\0\x01")):
+            raise SourceError(
+                f"format {message.format!r} holds video, whose messages are no pictures: record JPEG images, or "
+                "convert the topic to a video file"
+            )
+        return decode_picture(content, "its JPEG, PNG, TIFF or WebP data", formats=COMPRESSED)
     encoding = message.encoding.lower()
     if encoding not in ENCODINGS:
         raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
@@ -94,19 +98,19 @@ def parse_frame(message: Any, name: str, header: Header, read_ms: float = 0.0, p
 
 def parse_header(message: Any, logged: int) -> Header:
     """Read a message's header. An unset time becomes `logged`, the time of recording in nanoseconds."""
+    if not hasattr(message, "header"):  # transforms of tf have one each
+        return Header(logged, "")
     stamp = message.header.stamp
     return Header(stamp.sec * 10**9 + stamp.nanosec or logged, message.header.frame_id)
 
 
 def parse_pose(message: Any) -> list[float]:
-    """Read x, y, z in metres and a unit quaternion (x, y, z, w), NaN for a message without orientation.
+    """Read x, y, z in metres and a unit quaternion (x, y, z, w). All are NaN if one is not finite.
 
     message: an Odometry, PoseStamped or PoseWithCovarianceStamped message.
     """
     pose = message.pose if hasattr(message.pose, "position") else message.pose.pose
-    at, turned = pose.position, pose.orientation
-    q = normalize((turned.x, turned.y, turned.z, turned.w))
-    return [at.x, at.y, at.z, *([math.nan] * 4 if q is None else q)]
+    return _pose_row(pose.position, pose.orientation)
 
 
 def parse_gps(message: Any) -> list[float]:
@@ -119,14 +123,24 @@ def parse_gps(message: Any) -> list[float]:
     return [math.nan] * 3 if gps is None else [gps.latitude, gps.longitude, message.altitude]
 
 
+def parse_transform(message: Any) -> list[float]:
+    """Read the translation and rotation of a TransformStamped message, as `parse_pose`."""
+    return _pose_row(message.transform.translation, message.transform.rotation)
+
+
+def parse_point(message: Any) -> list[float]:
+    """Read the position of a PointStamped message, as `parse_pose`. The orientation is NaN."""
+    at = message.point
+    return [at.x, at.y, at.z, *[math.nan] * 4]
+
+
+def _pose_row(at: Any, turned: Any) -> list[float]:
+    q = normalize((turned.x, turned.y, turned.z, turned.w))
+    row = [math.nan] * 7 if q is None else [at.x, at.y, at.z, *q]
+    return row if all(map(math.isfinite, row)) else [math.nan] * 7
+
+
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-GPS_TYPE = "sensor_msgs/msg/NavSatFix"
-POSE_TYPES: dict[str, Callable[[Any], list[float]]] = {
-    "nav_msgs/msg/Odometry": parse_pose,
-    "geometry_msgs/msg/PoseStamped": parse_pose,
-    "geometry_msgs/msg/PoseWithCovarianceStamped": parse_pose,
-    GPS_TYPE: parse_gps,
-}
 
 
 def _pixels(message: Any, size: int) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,8 @@ from time import perf_counter
 from PIL import Image
 
 from pairvpr.errors import SourceError
+from pairvpr.runtime.geometry.clocks import SteadyClock
+from pairvpr.runtime.remarks import Tally
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 from pairvpr.runtime.sources.options import SourceOptions
 from pairvpr.runtime.sources.undistort import Lens
@@ -94,8 +96,9 @@ class _FrameFilter:
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
-        self._first: float | None = None
-        self._last = 0.0
+        self._clock = SteadyClock()
+        self._started = False
+        self._still = Tally("frames have the time stamp of the frame before, and are left out by --max-fps")
         self._second_part = -1
 
     def accept(self, number: int, name: str, timestamp: float | None) -> bool:
@@ -103,14 +106,15 @@ class _FrameFilter:
         options = self._options
         if not options.by_time:
             return number % options.every == 0
-        if timestamp is None and self._first is None:
+        if timestamp is None and not self._started:
             raise SourceError(
                 f"{name} has no time stamp, which --start, --duration and --max-fps need: use --every instead"
             )
-        # A packet that could not be decoded may lack a time stamp.
-        self._last = self._last if timestamp is None else timestamp
-        self._first = self._last if self._first is None else self._first
-        elapsed = self._last - self._first - options.start
+        self._started = True
+        still = self._clock.still
+        if timestamp is not None:  # a packet that could not be decoded may lack it
+            self._clock.advance(timestamp)
+        elapsed = self._clock.elapsed - options.start
         if elapsed < 0:
             return False
         if options.duration is not None and elapsed >= options.duration:
@@ -122,4 +126,6 @@ class _FrameFilter:
         # One frame for each 1/max_fps of a second. A wait from frame to frame would lower the rate when times jitter.
         part = math.floor(elapsed * options.max_fps + 1e-6)
         is_new, self._second_part = part > self._second_part, max(part, self._second_part)
+        if self._clock.still > still:
+            self._still.add(name)
         return is_new

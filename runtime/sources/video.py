@@ -13,7 +13,7 @@ from PIL import Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.image import load_picture
-from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
+from pairvpr.runtime.sources.base import ClockWatch, Frame, Source, Wanted, every_frame
 
 if TYPE_CHECKING:
     import av
@@ -49,8 +49,10 @@ class VideoSource(Source):
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
         """Yield the frames that are wanted. The others are decoded, but not converted."""
+        clock = ClockWatch()
         for number, decoded in enumerate(decode(self._container, self._name)):
             name = f"{self._name}#{number:06d}"
+            clock.look(name, decoded.seconds)
             if wanted(number, name, decoded.seconds):
                 yield decoded.as_frame(name, decoded.seconds)
 

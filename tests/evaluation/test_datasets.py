@@ -86,6 +86,49 @@ def test_gardens_point_by_frame_numbers(tmp_path):
     assert "(here 3)" in benchmark.protocol
 
 
+def warnings(benchmark: Benchmark) -> list[str]:
+    return benchmark.protocol.split(" WARNING: ")[1:]
+
+
+def test_degrees_that_are_read_as_metres_are_a_warning_in_the_figures(tmp_path, caplog):
+    touch(tmp_path / "db", [f"@{116.3 + i / 100:.7f}@{40 + i / 100:.7f}@.jpg" for i in range(6)])
+    touch(tmp_path / "q", [f"@{116.305 + i / 100:.7f}@{40.005 + i / 100:.7f}@.jpg" for i in range(6)])
+    degrees, nothing = warnings(load_folders(tmp_path / "db", tmp_path / "q"))
+    assert "look like degrees, but are read as metres" in degrees
+    assert "every database picture is right for every query" in nothing
+    assert degrees.rstrip(".") in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("database", "queries", "told"),
+    [
+        ([f"{i}.jpg" for i in range(10)], [f"{i}.jpg" for i in range(5, 9)], None),
+        ([f"run1_{i}.jpg" for i in range(10)], [f"run2_{i}.jpg" for i in range(10)], None),
+        ([f"{i}.jpg" for i in range(10)], [f"{i}.jpg" for i in range(5, 15)], "other frame numbers (0 to 9 in the"),
+        ([f"{9 - i}_{i}.jpg" for i in range(10)], [f"{i}.jpg" for i in range(10)], "several numbers that differ"),
+        ([f"12.{i}.jpg" for i in range(10)], [f"12.{i}.jpg" for i in range(10)], "decimal numbers"),
+        ([f"{i}.jpg" for i in range(3)], ["1.jpg"], "every database picture is right for every query"),
+        ([f"170000000{i}.jpg" for i in range(9)], [f"170000000{i}.jpg" for i in range(9)], "as time stamps have"),
+    ],
+)
+def test_names_that_do_not_look_like_frame_numbers_are_a_warning(tmp_path, database, queries, told):
+    touch(tmp_path / "db", database)
+    touch(tmp_path / "q", queries)
+    found = warnings(load_folders(tmp_path / "db", tmp_path / "q", 1))
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]
+
+
+def test_nordland_copies_with_other_frame_numbers_are_a_warning(tmp_path):
+    touch(tmp_path / "ref", [f"{i}.jpg" for i in range(20)])
+    touch(tmp_path / "query", [f"{i + (i > 7)}.jpg" for i in range(20)])
+    assert "have gaps" in warnings(load_dataset("nordland-27592", tmp_path))[0]
+    for path in (tmp_path / "query").iterdir():
+        path.unlink()
+    touch(tmp_path / "query", [f"{i + 5}.jpg" for i in range(20)])
+    assert "differ between the sides" in warnings(load_dataset("nordland-27592", tmp_path))[0]
+
+
 def nordland_tree(root: Path, style: str, count: int, thinned: bool, spacing: float) -> None:
     """The downloader's tree with made-up positions, truncated to a decimal, or VPR-Bench's with plain numbers."""
     asked = range(0, count, 10) if thinned else range(count)

@@ -54,6 +54,31 @@ def test_every_published_layout_loads(name, preset, encoder, depth, tmp_path):
     assert not loaded.network.training
 
 
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [
+        (None, "module."),
+        (None, "_orig_mod."),
+        ("state_dict", "model."),
+        ("model_state_dict", ""),
+        ("model", "module."),
+    ],
+)
+def test_checkpoints_of_wrapped_networks_load(key, prefix, tmp_path):
+    path = hollow_checkpoint({prefix + name: shape for name, shape in tiny_layout().items()}, tmp_path / "a.pth")
+    if key is not None:
+        torch.save({key: torch.load(path, weights_only=True), "optimizer": {"state": {}}, "epoch": 3}, path)
+    assert load_checkpoint(path).network.config.encoder == "vit_small_patch14_reg4_dinov2"
+
+
+def test_several_state_dicts_are_not_guessed_from(tmp_path):
+    path = hollow_checkpoint(tiny_layout(), tmp_path / "a.pth")
+    state = torch.load(path, weights_only=True)
+    torch.save({"student": state, "teacher": state}, path)
+    with pytest.raises(CheckpointError, match=r"holds several state dicts \(student, teacher\)"):
+        load_checkpoint(path)
+
+
 def test_register_free_layout_loads(tmp_path):
     layout = {k: v for k, v in tiny_layout().items() if "register" not in k}
     network = PairVPR.from_checkpoint(hollow_checkpoint(layout, tmp_path / "free.pth"))

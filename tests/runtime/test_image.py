@@ -6,10 +6,19 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, PICTURE_EXTENSIONS, load_picture, resize
+from pairvpr.runtime.image import (
+    MAX_PIXELS,
+    MIN_SIDE,
+    PICTURE_EXTENSIONS,
+    UNREAD_EXTENSIONS,
+    decode_picture,
+    load_picture,
+    resize,
+)
+from pairvpr.runtime.remarks import remark_scope
 from tests.conftest import shared
 
 
@@ -79,6 +88,81 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     for source in [*sources, Image.fromarray(values), big_endian, Image.fromarray(values.astype(np.int32))]:
         loaded = np.asarray(load_picture(source))
         assert np.array_equal(loaded, np.repeat(expected[..., None], 3, axis=2)), source
+
+
+@pytest.mark.parametrize(
+    ("bits", "values"),
+    [
+        (10, lambda grey: grey * 4),
+        (12, lambda grey: grey * 16),
+        (14, lambda grey: grey * 64),
+    ],
+)
+def test_grey_of_fewer_bits_is_as_bright_as_eight_bit(tmp_path, caplog, bits, values):
+    grey = np.asarray(Image.fromarray(scene()).convert("L")).astype(np.uint16)
+    Image.fromarray(values(grey)).save(tmp_path / "a.png")
+    with remark_scope():
+        for _ in range(2):
+            loaded = np.asarray(load_picture(tmp_path / "a.png"))[:, :, 0].astype(int)
+        assert np.abs(loaded - grey).max() <= 1
+        load_picture(Image.fromarray(grey * 257))
+    assert [text[:40] for text in caplog.messages] == ["16-bit grey pictures that use fewer bits"]
+    with remark_scope(strict=True), pytest.raises(SourceError, match="--strict stops here"):
+        load_picture(tmp_path / "a.png")
+
+
+def test_a_narrow_band_of_grey_is_stretched(tmp_path):
+    """As a thermal camera writes it."""
+    grey = np.asarray(Image.fromarray(scene()).convert("L")).astype(np.uint16)
+    Image.fromarray(7300 + grey).save(tmp_path / "a.png")
+    loaded = np.asarray(load_picture(tmp_path / "a.png"))[:, :, 0].astype(float)
+    assert np.corrcoef(loaded.ravel(), grey.ravel())[0, 1] > 0.99
+    assert loaded.max() - loaded.min() > 200
+
+
+def test_the_significant_bits_of_a_png_count(tmp_path):
+    dark = np.full((20, 20), 100, np.uint16)
+    dark[0] = 0
+    Image.fromarray(dark).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    chunk = b"sBIT\x0c"
+    chunk = b"\0\0\0\1" + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    (tmp_path / "b.png").write_bytes(content[:33] + chunk + content[33:])
+    assert np.asarray(load_picture(tmp_path / "a.png")).max() == 100  # as 8 bit
+    assert np.asarray(load_picture(tmp_path / "b.png")).max() == 6  # 100 of 4095
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lacks_its_end_marker_alone_is_whole(tmp_path, progressive):
+    Image.fromarray(scene()).save(tmp_path / "a.jpg", progressive=progressive)
+    content, whole = (tmp_path / "a.jpg").read_bytes(), np.asarray(load_picture(tmp_path / "a.jpg"))
+    for missing in (1, 2):
+        (tmp_path / "b.jpg").write_bytes(content[:-missing])
+        assert np.array_equal(np.asarray(load_picture(tmp_path / "b.jpg")), whole)
+        assert np.array_equal(np.asarray(decode_picture(content[:-missing], "b")), whole)
+    for missing in (20, 200, len(content) // 2):
+        (tmp_path / "b.jpg").write_bytes(content[:-missing])
+        with pytest.raises(SourceError, match=r"b\.jpg is damaged"):
+            load_picture(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("kind", ["text", "late text", "profile"])
+def test_large_text_and_profiles_of_a_png_are_no_hindrance(tmp_path, kind):
+    info = PngImagePlugin.PngInfo()
+    if kind != "profile":
+        text = b"a\0\0" + zlib.compress(b"x" * 3_000_000)
+        info.add(b"zTXt", text, after_idat=kind == "late text")
+    Image.fromarray(scene()).save(
+        tmp_path / "a.png", pnginfo=info, icc_profile=bytes(3_000_000) if kind == "profile" else None
+    )
+    assert np.array_equal(np.asarray(load_picture(tmp_path / "a.png")), scene())
+
+
+def test_pictures_of_formats_that_need_a_plugin(tmp_path, monkeypatch):
+    monkeypatch.setitem(UNREAD_EXTENSIONS, ".heic", "pip install pillow-heif")
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(2000))
+    with pytest.raises(SourceError, match=r"a\.heic is of a format that is not read: pip install pillow-heif"):
+        load_picture(tmp_path / "a.heic")
 
 
 @pytest.mark.parametrize("value", [-1, 65536])

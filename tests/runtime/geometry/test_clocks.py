@@ -30,6 +30,7 @@ def test_no_unit_gives_a_plausible_year(stamp: float) -> None:
         ([5, 7, 1.6e9, 1.6e9 + 1], [0, 2, 4, 5], 1, 0),
         ([5, 5, 5], [0, 0, 0], 0, 2),
         ([5, 1], [0, 0], 1, 0),
+        ([5, 6, 5.75, 6, 7], [0, 1, 1, 1, 2], 0, 1),
     ],
 )
 def test_elapsed_seconds_never_run_backwards(stamps: list[float], elapsed: list[float], jumps: int, still: int) -> None:

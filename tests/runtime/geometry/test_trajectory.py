@@ -37,11 +37,19 @@ def test_slerp_of_nearly_the_same_rotation() -> None:
 
 def test_nothing_is_made_up_outside_and_in_gaps() -> None:
     pose = (1, 2, 3, 0, 0, 0, 1)
-    trajectory = Trajectory([1.0, 2.0, 2.0 + MAX_POSE_GAP], [pose] * 3, "map")
-    assert [trajectory.at(t) is UNKNOWN for t in (0.99, 1.0, 1.01, 1.99, 2.0, 2.4, 2.5, 2.51)] == [
+    trajectory = Trajectory([0.8, 0.9, 1.0, 2.0, 2.0 + MAX_POSE_GAP], [pose] * 5, "map")
+    assert [trajectory.at(t) is UNKNOWN for t in (0.79, 1.0, 1.01, 1.99, 2.0, 2.4, 2.5, 2.51)] == [
         True, False, True, True, False, False, False, True,
     ]  # fmt: skip
     assert Trajectory([], [], "map").at(0) is UNKNOWN
+
+
+def test_slow_poses_may_be_further_apart() -> None:
+    times = [0, 1, 2, 4.5, 7.1]  # one is missing, then more
+    trajectory = Trajectory(times, [(10 * t, 0, 0, *[math.nan] * 4) for t in times], "map")
+    assert [trajectory.at(t).pose.x for t in (0.5, 1.25, 3.5)] == pytest.approx([5, 12.5, 35])
+    assert trajectory.at(0.5).pose.q is None
+    assert trajectory.at(5) is UNKNOWN
 
 
 def test_gps_goes_the_short_way_round() -> None:

@@ -206,6 +206,23 @@ def test_the_exclusion_holds_when_the_clock_jumps_back(tmp_path: Path, model: Mo
         LoopCloser(model, Threshold(0.0), 0.0)
 
 
+@pytest.mark.parametrize("jump", [-100.0, 1e9])
+def test_pictures_that_were_just_added_close_no_loop_when_the_clock_is_set(
+    tmp_path: Path, model: Model, jump: float
+) -> None:
+    features = model.encode([draw_scene(0, 0, SIZE)])
+    with (
+        open_writer(str(tmp_path / "map"), model, create=True) as writer,
+        LoopCloser(model, Threshold(0.0), 30.0) as closer,
+    ):
+        for number, stamp in enumerate([200.0, 210.0, 210.0 + jump, 215.0 + jump]):
+            assert closer.find_loop(writer, f"{number}", "here", stamp, features) is None
+            writer.add(name=f"{number}", source="here", features=features, timestamp=stamp)
+        closure = closer.find_loop(writer, "4", "here", 235.0 + jump, features)
+        assert closure is not None
+        assert closure.earlier == "0"  # 45 s ago
+
+
 def test_memory_beside_the_map_is_bounded(tmp_path: Path, model: Model) -> None:
     random = np.random.default_rng(0)
     given = model.encode([draw_scene(0, 0, SIZE)])

@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ pytest.importorskip("rosbags", reason="bags need the extra pairvpr[bags]")
 from pairvpr.cli.main import main as pairvpr
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
+from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, SourceOptions, open_source
 from pairvpr.runtime.sources.base import Header
 from pairvpr.runtime.sources.options import DEFAULT
@@ -49,7 +51,7 @@ def test_images_with_stamps_and_poses(tmp_path: Path, kind: str) -> None:
         assert (frame.error, frame.decode_ms > 0) == (None, True)
     assert frames[0].pose is None  # odometry begins later
     for i, frame in enumerate(frames[1:], start=1):
-        assert (frame.pose.x, frame.pose.y, frame.pose.frame) == (pytest.approx(i, abs=1e-5), 2, "odom")
+        assert (frame.pose.x, frame.pose.y, frame.pose.frame) == (pytest.approx(i, abs=1e-5), 2, f"odom@{path.name}")
         assert frame.pose.q == (0, 0, 0, 1)
 
 
@@ -103,6 +105,159 @@ def test_gps_fixes(tmp_path: Path) -> None:
     frames = frames_of(bag.path)
     assert [frame.gps.latitude for frame in frames] == pytest.approx([47, 47.5, 48])
     assert (frames[0].gps.longitude, frames[0].gps.altitude, frames[0].pose) == (8.5, 400, None)
+
+
+def test_poses_of_transforms_points_and_paths(tmp_path: Path) -> None:
+    def transform(bag: BagWriter, i: int) -> Any:
+        vector = bag.new("geometry_msgs/msg/Vector3", float(i), 2.0, 3.0)
+        turn = bag.new("geometry_msgs/msg/Quaternion", 0.0, 0.0, 1.0, 0.0)
+        inner = bag.new("geometry_msgs/msg/Transform", vector, turn)
+        return bag.new("geometry_msgs/msg/TransformStamped", bag.header(stamp(i), "world"), "body", inner)
+
+    def point(bag: BagWriter, i: int) -> Any:
+        inner = bag.new("geometry_msgs/msg/Point", float(i), 2.0, 3.0)
+        return bag.new("geometry_msgs/msg/PointStamped", bag.header(stamp(i), "world"), inner)
+
+    def path(bag: BagWriter, i: int) -> Any:
+        """Corrects the earlier poses, as SLAM does."""
+        turn = bag.new("geometry_msgs/msg/Quaternion", 0.0, 0.0, 1.0, 0.0)
+        poses = [
+            bag.new(
+                "geometry_msgs/msg/PoseStamped",
+                bag.header(stamp(k), ""),
+                bag.new("geometry_msgs/msg/Pose", bag.new("geometry_msgs/msg/Point", k + i - 3.0, 2.0, 3.0), turn),
+            )
+            for k in range(i + 1)
+        ]
+        return bag.new("nav_msgs/msg/Path", bag.header(stamp(i), "world"), poses)
+
+    for make, turned in ((transform, (0, 0, 1, 0)), (point, None), (path, (0, 0, 1, 0))):
+        with BagWriter(tmp_path, f"{make.__name__}_mcap") as bag:
+            for i in range(4):
+                bag.image("/image", stamp(i), scene(0))
+                bag.write("/poses", make(bag, i), stamp(i))
+        for i, frame in enumerate(frames_of(bag.path)):
+            assert frame.pose is not None, make
+            assert (frame.pose.x, frame.pose.y, frame.pose.z, frame.pose.q) == (i, 2, 3, turned)
+            assert frame.pose.frame == "world"
+
+
+def transforms(bag: BagWriter, topic: str, i: int, *edges: tuple[str, str, float, tuple[float, ...]]) -> None:
+    parts = []
+    for parent, child, x, turn in edges:
+        vector = bag.new("geometry_msgs/msg/Vector3", x, 0.0, 0.0)
+        inner = bag.new("geometry_msgs/msg/Transform", vector, bag.new("geometry_msgs/msg/Quaternion", *turn))
+        parts.append(bag.new("geometry_msgs/msg/TransformStamped", bag.header(stamp(i), parent), child, inner))
+    bag.write(topic, bag.new("tf2_msgs/msg/TFMessage", parts), stamp(i))
+
+
+LEFT, NONE = (0.0, 0.0, 0.5**0.5, 0.5**0.5), (0.0, 0.0, 0.0, 1.0)
+
+
+def test_transforms_of_tf_are_composed_down_to_the_first_branch(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "mcap") as bag:
+        transforms(bag, "/tf_static", 0, ("earth", "map", 100.0, NONE), ("base", "camera", 9.0, NONE))
+        for i in range(3):
+            bag.image("/image", stamp(i), scene(0))
+            transforms(bag, "/tf", i, ("map", "odom", 10.0, LEFT), ("odom", "base", float(i), LEFT))
+            transforms(bag, "/tf", i, ("base", "left_wheel", 1.0, NONE), ("base", "right_wheel", 1.0, NONE))
+    for i, frame in enumerate(frames_of(bag.path)):
+        assert (frame.pose.x, frame.pose.y, frame.pose.frame) == (pytest.approx(110), pytest.approx(i), "earth")
+        assert frame.pose.q == pytest.approx((0, 0, 1, 0))
+
+
+def test_transforms_of_tf_without_one_chain_give_no_poses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, edges, told in (
+        ("two_mcap", [("a", "b", 1.0, NONE), ("c", "d", 1.0, NONE)], "not one root of its moving frames (roots: a, c)"),
+        ("branch_mcap", [("a", "b", 1.0, NONE), ("a", "c", 1.0, NONE)], "several moving frames (b, c)"),
+    ):
+        with BagWriter(tmp_path, name) as bag:
+            bag.image("/image", stamp(0), scene(0))
+            transforms(bag, "/tf", 0, *edges)
+        (frame,) = frames_of(bag.path)
+        assert frame.pose is None
+        assert told in caplog.text.replace("has not", "not")
+
+
+def test_poses_are_taken_from_odometry_before_tf(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "mcap") as bag:
+        bag.image("/image", stamp(0), scene(0))
+        bag.pose("Odometry", "/odom", stamp(0), 7.0, frame="map")
+        transforms(bag, "/tf", 0, ("map", "base", 1.0, NONE))
+    assert frames_of(bag.path)[0].pose.x == 7
+    assert frames_of(bag.path, SourceOptions(pose_topic="/tf"))[0].pose.x == 1
+
+
+def test_slow_poses_are_interpolated_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with BagWriter(tmp_path, "mcap") as bag:
+        for i in range(0, 21, 5):
+            bag.image("/image", stamp(i), scene(0))
+        for i in (0, 10, 20):
+            bag.pose("PoseStamped", "/pose", stamp(i), float(i), frame="map")
+    assert [frame.pose.x for frame in frames_of(bag.path)] == pytest.approx([0, 5, 10, 15, 20])
+    assert "poses on /pose are 1.0 s apart: places between are interpolated" in caplog.text
+
+
+def test_images_without_a_place_have_a_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with BagWriter(tmp_path, "clock_mcap") as bag:
+        bag.image("/image", stamp(0), scene(0))
+        bag.pose("PoseStamped", "/pose", 10**9, 1.0)
+    frames_of(bag.path)
+    assert "no image has a place, because the time stamps of /image (1700000000.0 to 1700000000.0)" in caplog.text
+    with BagWriter(tmp_path, "unread_mcap") as bag:
+        bag.image("/image", stamp(0), scene(0))
+        bag.write("/goal", bag.new("geometry_msgs/msg/Pose2D", 1.0, 2.0, 0.0), stamp(0))
+    frames_of(bag.path)
+    assert "these types are not read: /goal (geometry_msgs/msg/Pose2D)" in caplog.text
+    with remark_scope(strict=True), pytest.raises(SourceError, match=r"not read: /goal .*; --strict stops here"):
+        frames_of(bag.path)
+
+
+def test_poses_before_and_after_a_clock_is_set_back_are_not_mixed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second half of the recording has the time stamps of the first once more."""
+    with BagWriter(tmp_path, "mcap") as bag:
+        for i in range(40):
+            logged, again = stamp(i), stamp(i % 20)
+            bag.image("/image", again, scene(0), logged=logged)
+            point = bag.new("geometry_msgs/msg/Point", float(i), 0.0, 0.0)
+            bag.write("/point", bag.new("geometry_msgs/msg/PointStamped", bag.header(again, "map"), point), logged)
+    with remark_scope():
+        assert [frame.pose.x for frame in frames_of(bag.path)] == list(range(40))
+    assert (
+        "1 jumps of the clock; times before and after a jump are not compared; first: mcap/image#000020" in caplog.text
+    )
+    assert "the clock of /point was set 1 times" in caplog.text
+
+
+def test_bags_as_recorders_leave_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for kind in ("sqlite", "mcap"):
+        path = write_drive(tmp_path, kind)
+        assert len(frames_of(path / "metadata.yaml")) == 5
+        (path / "metadata.yaml").unlink()
+        assert len(frames_of(path)) == 5
+    assert "recording" not in caplog.text
+    (tmp_path / "split").mkdir()
+    for i in range(2):
+        with BagWriter(tmp_path, f"part{i}_mcap") as bag:
+            bag.image("/image", stamp(i), scene(i))
+        (file,) = bag.path.glob("*.mcap")
+        file.rename(tmp_path / "split" / file.name)
+    assert [frame.timestamp for frame in frames_of(tmp_path / "split")] == [stamp(0) / 1e9, stamp(1) / 1e9]
+    assert "split has no metadata.yaml: its 2 bag files are read as the parts of one recording" in caplog.text
+    for name, told in (("a.bag.active", "rosbag reindex"), ("a.mcap.zstd", "zstd -d"), ("a.zip", "unpack it")):
+        (tmp_path / name).write_bytes(bytes(100))
+        with pytest.raises(SourceError, match=told):
+            open_source(str(tmp_path / name))
+
+
+def test_a_topic_without_messages(tmp_path: Path) -> None:
+    with BagWriter(tmp_path, "mcap") as bag:
+        bag.pose("Odometry", "/odom", stamp(0), 1.0)
+        bag._writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=bag.store)
+    with pytest.raises(SourceError, match=r"no messages on /image: check that the camera ran, .* quality of service"):
+        open_source(str(bag.path))
 
 
 def test_topics_are_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

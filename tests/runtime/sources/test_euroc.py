@@ -57,6 +57,27 @@ def test_frames_with_stamps_and_poses(tmp_path: Path) -> None:
         assert frame.pose.q == (0, 0, 0, 1)
 
 
+def test_the_layout_of_tum_vi_and_a_table_without_a_comment_sign(tmp_path: Path) -> None:
+    cam = write_tree(tmp_path)
+    (cam.parent / "state_groundtruth_estimate0").rename(cam.parent / "mocap0")
+    (cam / "data.csv").write_text((cam / "data.csv").read_text().lstrip("#"))
+    with open_source(str(cam)) as source:
+        assert [frame.pose is not None for frame in source] == [False, True, True, True, True, True]
+
+
+def test_the_folders_above_a_camera(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cam = write_tree(tmp_path)
+    for folder in (cam.parent, tmp_path):
+        with open_source(str(folder)) as source:
+            assert (source.origin, source.length) == (str(cam), 6)
+    assert not caplog.text
+    (cam.parent / "cam1").mkdir()
+    (cam.parent / "cam1" / "data.csv").touch()
+    with open_source(str(tmp_path)) as source:
+        assert source.origin == str(cam)
+    assert "the pictures of cam0 are read; give" in caplog.text
+
+
 def test_a_map_with_poses_and_a_query(tmp_path: Path) -> None:
     cam, db = write_tree(tmp_path), tmp_path / "map"
     built = CliRunner().invoke(pairvpr, ["map", "build", str(cam), "--db", str(db)])

@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from PIL import ExifTags, Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime import sources
+from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, LiveSource, list_pictures, live, open_source
 from pairvpr.runtime.sources.video import VideoFeed, VideoSource, _next_frames, open_container
 
@@ -221,10 +223,53 @@ def test_folders_that_cannot_be_used(tmp_path):
         open_source(str(tmp_path))
     with pytest.raises(SourceError, match="is not a folder"):
         list_pictures(tmp_path / "notes.txt")
+    (tmp_path / "map.sqlite").unlink()
     picture(tmp_path / "a.png").rename(tmp_path / "two\nlines.png")
-    with pytest.raises(SourceError, match="cannot be printed") as caught:
+    with pytest.raises(SourceError, match="1 names hold control characters or no text") as caught:
         list_pictures(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_one_odd_thing_in_a_folder_costs_itself_alone(tmp_path, caplog):
+    folder = tmp_path / "pictures"
+    for name in ("a.png", "deep/b.jfif", "at 4.42\u202fPM.png", "two\nlines.png", "c\udce9.png"):
+        picture(folder / name.replace(".jfif", ".jpg")).rename(folder / name)
+    for name in ("c.heic", "d.HEIC", "e.dng"):
+        (folder / name).write_bytes(b"x")
+    for name in ("gone.jpg", "drive2"):
+        (folder / name).symlink_to("/nowhere")
+    for name in ("@eaDir/a.png/thumb.png", "#recycle/old.png", "__MACOSX/x.png"):
+        picture(folder / name)
+    with remark_scope():
+        assert [name for name, _ in list_pictures(folder)] == ["a.png", "at 4.42\u202fPM.png", "deep/b.jfif"]
+    told = [text.partition(": ")[2] for text in caplog.messages]
+    assert [text.partition(";")[0] for text in told] == [
+        "1 .dng pictures are not read: convert them to JPEG or PNG",
+        "2 .heic pictures are not read: pip install pillow-heif",
+        "2 links lead nowhere and are left out",
+        "2 names hold control characters or no text and are left out: rename the files",
+        "folders of thumbnails and deleted files are passed over: #recycle, @eaDir, __MACOSX",
+    ]
+    assert all(text.isprintable() for text in caplog.messages)
+    with remark_scope(strict=True), pytest.raises(SourceError, match="--strict stops here"):
+        list_pictures(folder)
+
+
+def test_a_folder_without_rights_costs_itself_alone(tmp_path, monkeypatch, caplog):
+    picture(tmp_path / "drive1" / "a.png")
+    (tmp_path / "lost+found").mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path):
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert [name for name, _ in list_pictures(tmp_path)] == ["drive1/a.png"]
+    assert "1 folders cannot be read and are left out: check their rights" in caplog.text
+    with pytest.raises(SourceError, match="cannot be read"):
+        list_pictures(tmp_path / "lost+found")
 
 
 def test_video_file(tmp_path):

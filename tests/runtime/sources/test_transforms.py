@@ -15,9 +15,10 @@ from PIL import Image
 from pairvpr.cli.main import main as pairvpr
 from pairvpr.errors import SourceError
 from pairvpr.runtime.cli.main import main as pairvpr_run
+from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, LiveSource, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.base import Wanted, every_frame
-from pairvpr.runtime.sources.transforms import TransformedSource
+from pairvpr.runtime.sources.transforms import TransformedSource, _FrameFilter
 from pairvpr.runtime.sources.video import VideoFeed, open_container
 from tests.scenes import draw_scene
 
@@ -87,6 +88,25 @@ def test_max_fps_keeps_the_rate(tmp_path: Path, jitter: float) -> None:
     taken = numbers(euroc(tmp_path, seconds), max_fps=10)
     assert len(taken) in (30, 31)
     assert numbers(tmp_path / "cam0", max_fps=1000) == list(range(91))
+
+
+@pytest.mark.parametrize("jump", [-40.0, 50 * 365 * 86400.0])
+def test_a_clock_that_is_set_begins_a_new_stretch(
+    tmp_path: Path, jump: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    cam = euroc(tmp_path, [100 + i / 10 + jump * (i >= 30) for i in range(60)])
+    with remark_scope():
+        assert numbers(cam, max_fps=2) == list(range(0, 60, 5))
+        assert numbers(cam, start=1) == list(range(10, 60))
+        assert numbers(cam, duration=5) == list(range(50))
+    assert "jumps of the clock" in caplog.text
+
+
+def test_frames_lost_to_a_clock_that_stands_still_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with remark_scope():
+        filter_ = _FrameFilter(SourceOptions(max_fps=10))
+        assert [filter_.accept(i, f"{i}", stamp) for i, stamp in enumerate([5, 5, 5, 6])] == [True, False, False, True]
+    assert "2 frames have the time stamp of the frame before, and are left out by --max-fps" in caplog.text
 
 
 def test_choosing_by_time_needs_time_stamps(folder: Path) -> None:
