@@ -168,7 +168,7 @@ def pillow_reads(title: str) -> Iterator[None]:
             ) from error
 
 
-def _open(stream: BinaryIO, formats: Sequence[str]) -> Image.Image:
+def _open(stream: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
     """Open a picture. Text and colour profiles of a PNG file that Pillow finds too large are left out."""
     try:
         picture = Image.open(stream, formats=formats)

@@ -22,7 +22,7 @@ from pairvpr.runtime.remarks import Tally, remark
 POSE_COLUMNS = ["name", "x", "y", "z", "qx", "qy", "qz", "qw"]
 GPS_COLUMNS = ["name", "latitude", "longitude"]  # and maybe altitude
 SHORT_COLUMNS = {"lat": "latitude", "lon": "longitude", "lng": "longitude", "alt": "altitude"}
-NO_FIX = "GPS positions are no fix (out of range, not finite or 0, 0) and are left out"
+NO_FIX = "GPS positions are no fix (out of range, not finite, 0, 0 or without N, S, E or W) and are left out"
 POSE_FILE_FORMS = (
     f'CSV with the header "{",".join(POSE_COLUMNS)}" or "{",".join(GPS_COLUMNS)}[,altitude]", '
     'or TUM lines "timestamp x y z qx qy qz qw"'

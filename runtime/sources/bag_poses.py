@@ -250,7 +250,7 @@ class Collector:
 
     def _chain(self) -> Places:
         """Return the chain of moving frames from the only root down to the first branch."""
-        edges = {**self._static, **self._tracks}
+        edges: dict[tuple[str, str], Track | Pose] = {**self._static, **self._tracks}
         parents = {child: frame for frame, child in edges}
         roots = {_climb(frame, parents) for frame, _ in self._tracks}
         if len(roots) != 1:
