@@ -81,9 +81,8 @@ def test_transforms_come_again_after_time_has_jumped_back(
     """A recording that is played again and again, with /clock and without: odometry of a new round counts."""
     start(use_sim_time=simulated, publish_map_to_odom_tf=True)
     sent = robot.listen(TransformStamped, SENT, 100)
-    for x in (5.0, 7.0):
+    for x, second in ((5.0, 5000), (7.0, 1000)):
         before = len(sent)
-        second = 1000
 
         def play(x: float = x, before: int = before) -> bool:
             nonlocal second
