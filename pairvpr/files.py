@@ -1,4 +1,4 @@
-"""Replace files and folders in one step, bring them to the disk, and lock files between processes."""
+"""Open members of folders, replace files and folders in one step, sync them, and lock files between processes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,6 +17,56 @@ from pathlib import Path
 
 # A name for content that is not complete yet: hidden, and random, so that two writers never share a file.
 _PARTIAL = ".{name}.{token}.partial"
+
+
+def check_member(name: object) -> str:
+    """Return the name of a member of a folder. Raises ValueError unless it is one printable part of a path."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or not name.isprintable() or len(name) > 255:
+        raise ValueError(f"{name!r:.80} is not the name of a file in the folder")
+    return name
+
+
+def stat_member(folder: Path, name: str) -> os.stat_result:
+    """Return the status of a regular file of a folder.
+
+    Raises ValueError if the name leads elsewhere, or the file is a link, pipe or device. Raises OSError.
+    """
+    status = (folder / check_member(name)).lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")  # a link leads elsewhere, and a pipe never ends
+    return status
+
+
+def open_member(folder: Path, name: str) -> FileIO:
+    """Open a regular file of a folder for reading. Raises as `stat_member` does."""
+    stat_member(folder, name)  # a device may react when it is opened
+    stream = FileIO(folder / name, "r", opener=_open_unlinked)
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise ValueError("it is not a regular file")
+    return stream
+
+
+def read_member(folder: Path, name: str, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes in a folder. Raises as `stat_member`, and ValueError above it."""
+    with open_member(folder, name) as stream:
+        content = bytearray()
+        while part := stream.read(min(limit + 1 - len(content), 1 << 20)):
+            content += part
+            if len(content) > limit:
+                raise ValueError(f"it has more than {limit} bytes")
+    return bytes(content)
+
+
+def check_folder(path: Path) -> None:
+    """Raise ValueError unless the path is a folder and no link to one. Raises OSError."""
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise ValueError("it is not a folder")
+
+
+def _open_unlinked(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, a pipe that took the file's place would be waited for.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
 
 
 @contextmanager
@@ -70,11 +121,11 @@ def sync(path: Path) -> None:
 def lock_file(path: Path, purpose: str) -> FileIO:
     """Lock a file for this process until the returned stream is closed or the process ends.
 
-    The file is made if it is missing. It holds `purpose` and a line about this process. It is never deleted, because
-    two writers could then lock two different files.
+    The file is made if it is missing; a link is not followed. It holds `purpose` and a line about this process. It is
+    never deleted, because two writers could then lock two different files.
     Raises BlockingIOError if another process holds the lock; its `strerror` names that process. Raises OSError.
     """
-    stream = FileIO(path, "a+")
+    stream = FileIO(path, "a+", opener=_open_unlinked)
     try:
         try:
             fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from pairvpr.printing import json_line
 from pairvpr.runtime.geometry.poses import Gps, Pose
 
 if TYPE_CHECKING:
@@ -129,4 +129,4 @@ class Recognition:
         }
         if self.sequence is not None:
             content["sequence"] = self.sequence.as_json()
-        return json.dumps(content, ensure_ascii=False)
+        return json_line(content)

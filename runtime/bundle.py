@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pairvpr.errors import BundleError
-from pairvpr.files import sync, write_atomically
+from pairvpr.errors import BundleError, one_line
+from pairvpr.files import check_member, open_member, read_member, sync, write_atomically
+from pairvpr.runtime.onnx_locations import find_locations
+from pairvpr.validation import (
+    check_bool,
+    check_int,
+    check_keys,
+    check_list,
+    check_mapping,
+    check_real,
+    check_text,
+    parse_json,
+)
 
 Result = TypeVar("Result")
 
@@ -29,6 +42,12 @@ REFERENCE = "reference.safetensors"
 ENGINES = "engines"
 TUNING = "tuning"
 """Key of the tuned setting. It is valid for one map and one set of other results, and is dropped with them."""
+_LONGEST_DESCRIPTION = 8 << 20  # bytes of bundle.json
+_LARGEST_GRAPH = 2 << 30  # bytes of an ONNX file, which protobuf limits too
+_LARGEST_REFERENCE = 256 << 20
+_LARGEST_SIZE = 1 << 16  # of descriptors and tokens
+_LARGEST_PICTURE = 4096  # pixels of a side
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 RESTORE = "copy the bundle again or export it again with `pairvpr export`"
 
 
@@ -120,38 +139,109 @@ class BundleInfo:
     def to_json(self) -> str:
         """Return the text of `bundle.json`, with its checksum."""
         content = {"format": FORMAT, **asdict(self)}
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1) + "\n"
+        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str, where: Path) -> BundleInfo:
         """Parse the text of `bundle.json`. Raises BundleError if it is damaged or of a newer format."""
         try:
-            content = json.loads(text)
-            checksum = content.pop("checksum")
-            number = content.pop("format")
-            if isinstance(number, int) and number > FORMAT:
+            content = check_mapping(parse_json(text), "it", 100)
+            fields = {key: value for key, value in content.items() if key != "checksum"}
+            number = check_int(fields.get("format"), "format", 1, 2**31)
+            if number > FORMAT:
                 raise BundleError(f"{where}: bundle format {number}, this pairvpr reads {FORMAT}; upgrade pairvpr")
-            if checksum != _checksum({"format": number, **content}):
+            if content.get("checksum") != _checksum(fields):
                 raise BundleError(f"{where}: its checksum does not match its content; {RESTORE}")
-            return BundleInfo(
-                identity=content["identity"],
-                preset=content["preset"],
-                picture=PictureFormat(**content["picture"]),
-                dims=Dims(**content["dims"]),
-                weights=Weights(**content["weights"]),
-                top_k=content["top_k"],
-                files={name: FileInfo(**info) for name, info in content["files"].items()},
-                precisions={
-                    name: PrecisionInfo({g: GraphFiles(**f) for g, f in p["graphs"].items()}, p["errors"])
-                    for name, p in content["precisions"].items()
-                },
-                calibration=content["calibration"],
-                made_with=content["made_with"],
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(
-                f"{where}: not a bundle description ({type(error).__name__}: {error}); {RESTORE}"
-            ) from error
+            return _decode(fields)
+        except ValueError as error:
+            raise BundleError(f"{where}: not a bundle description ({one_line(error)}); {RESTORE}") from error
+
+
+def _decode(content: Mapping[str, Any]) -> BundleInfo:
+    """Validate the content of `bundle.json`: whoever made the file made its checksum. Raises ValueError."""
+    check_keys(content, "it", {"format", *(each.name for each in fields(BundleInfo))})
+    files = {
+        check_member(name): _decode_file(info, name)
+        for name, info in check_mapping(content["files"], "files", 1000).items()
+    }
+    if FILE in files:
+        raise ValueError(f"files has {FILE} itself")
+    precisions = check_mapping(content["precisions"], "precisions", 100)
+    return BundleInfo(
+        identity=check_text(content["identity"], "identity", 200),
+        preset=check_text(content["preset"], "preset", 200),
+        picture=_decode_picture(content["picture"]),
+        dims=_decode_dims(content["dims"]),
+        weights=_decode_weights(content["weights"]),
+        top_k=check_int(content["top_k"], "top_k", 1, 10**6),
+        files=files,
+        precisions={name: _decode_precision(value, name, files) for name, value in precisions.items()},
+        calibration=check_mapping(content["calibration"], "calibration", 100),
+        made_with={
+            check_text(name, "made_with", 200): check_text(version, "made_with", 200)
+            for name, version in check_mapping(content["made_with"], "made_with", 100).items()
+        },
+    )
+
+
+def _decode_file(content: object, name: str) -> FileInfo:
+    info = check_keys(content, name, {"bytes", "sha256"})
+    if not _SHA256.fullmatch(check_text(info["sha256"], f"sha256 of {name}")):
+        raise ValueError(f"sha256 of {name} is not one")
+    return FileInfo(check_int(info["bytes"], f"bytes of {name}", 0, 1 << 50), info["sha256"])
+
+
+def _decode_picture(content: object) -> PictureFormat:
+    picture = check_keys(content, "picture", {each.name for each in fields(PictureFormat)})
+    mean, std = (check_list(picture[name], name, 3, 3) for name in ("mean", "std"))
+    return PictureFormat(
+        check_int(picture["height"], "height", 1, _LARGEST_PICTURE),
+        check_int(picture["width"], "width", 1, _LARGEST_PICTURE),
+        check_text(picture["resize"], "resize", 200),
+        [check_real(value, "mean") for value in mean],
+        [check_real(value, "std", 1e-9) for value in std],
+    )
+
+
+def _decode_dims(content: object) -> Dims:
+    dims = check_keys(content, "dims", {each.name for each in fields(Dims)})
+    descriptor, tokens, width = (
+        check_int(dims[name], name, 1, _LARGEST_SIZE) for name in ("descriptor", "tokens", "token_dim")
+    )
+    depth = check_int(dims["decoder_depth"], "decoder_depth", 1, 1000)
+    heads, split = check_int(dims["heads"], "heads", 1, 1000), check_int(dims["split"], "split", 0, depth)
+    return Dims(descriptor, tokens, width, heads, depth, split)
+
+
+def _decode_weights(content: object) -> Weights:
+    weights = check_keys(content, "weights", {each.name for each in fields(Weights)})
+    return Weights(
+        check_text(weights["origin"], "origin"),
+        check_text(weights["licence"], "licence"),
+        check_bool(weights["trained"], "trained"),
+    )
+
+
+def _decode_precision(content: object, name: str, files: Mapping[str, FileInfo]) -> PrecisionInfo:
+    precision = check_keys(content, name, {"graphs", "errors"})
+    graphs = check_keys(precision["graphs"], f"graphs of {name}", set(GRAPHS))
+    errors = check_mapping(precision["errors"], f"errors of {name}", 100)
+    return PrecisionInfo(
+        {graph: _decode_graph(value, f"{name} {graph}", files) for graph, value in graphs.items()},
+        {key: check_real(value, f"errors of {name}") for key, value in errors.items()},
+    )
+
+
+def _decode_graph(content: object, name: str, files: Mapping[str, FileInfo]) -> GraphFiles:
+    graph = check_keys(content, name, {"file", "cpu_file", "weights"}, {"cuda_file"})
+    for key, file in graph.items():
+        if file is None and key == "cuda_file":
+            continue
+        if check_text(file, f"a file of {name}") not in files:
+            raise ValueError(f"{name} has a file that is not listed")
+        if key != "weights" and not file.endswith(".onnx"):  # engines choose a reader by the ending
+            raise ValueError(f"{name} has a graph whose name does not end in .onnx")
+    return GraphFiles(graph["file"], graph["cpu_file"], graph["weights"], graph.get("cuda_file"))
 
 
 class Bundle:
@@ -166,13 +256,13 @@ class Bundle:
         """Open a bundle folder. Raises BundleError if it is missing or damaged."""
         folder = Path(path)
         try:
-            text = (folder / FILE).read_text(encoding="utf-8")
+            text = read_member(folder, FILE, _LONGEST_DESCRIPTION).decode("utf-8")
         except (FileNotFoundError, NotADirectoryError) as error:
             if (folder / "model" / FILE).is_file():
                 raise BundleError(f"{folder}: a map, not a model bundle; its bundle is {folder / 'model'}") from error
             raise BundleError(f"{folder}: no model bundle there (no {FILE}); make one with `pairvpr export`") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{folder / FILE}: cannot be read ({error}); {RESTORE}") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{folder / FILE}: cannot be read ({one_line(error)}); {RESTORE}") from error
         return cls(folder, BundleInfo.from_json(text, folder / FILE))
 
     @property
@@ -183,18 +273,31 @@ class Bundle:
     def graph(self, precision: str, graph: str, cpu: bool) -> Path:
         """Return the verified ONNX file of a graph, in the form for CPUs or the pure one. Raises BundleError."""
         files = self.info.precisions[precision].graphs[graph]
-        self.verify([files.weights])
-        return self.verify([files.cpu_file if cpu else files.file])[0]
+        return self._graph(files.cpu_file if cpu else files.file, files.weights)
 
     def cuda_graph(self, precision: str, graph: str) -> Path:
         """Return the verified ONNX file of a graph for ONNX Runtime's CUDA, or the pure one. Raises BundleError."""
         files = self.info.precisions[precision].graphs[graph]
-        self.verify([files.weights])
-        return self.verify([files.cuda_file or files.file])[0]
+        return self._graph(files.cuda_file or files.file, files.weights)
 
     def reference(self) -> Path:
         """Return the verified file of the reference check. Raises BundleError."""
-        return self.verify([REFERENCE])[0]
+        file = self.verify([REFERENCE])[0]
+        if self.info.files[REFERENCE].bytes > _LARGEST_REFERENCE:
+            raise BundleError(f"{file}: larger than a reference check; {RESTORE}")
+        return file
+
+    def _graph(self, name: str, weights: str) -> Path:
+        """Return a verified ONNX file that reads no other file than its verified weights. Raises BundleError."""
+        self.verify([weights])
+        file = self.verify([name])[0]
+        try:
+            foreign = find_locations(read_member(self.path, name, _LARGEST_GRAPH)) - {weights}
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{file}: not an ONNX file ({one_line(error)}); {RESTORE}") from error
+        if foreign:
+            raise BundleError(f"{file}: reads {one_line(min(foreign), 80)}, which is not its weights; {RESTORE}")
+        return file
 
     def verify(self, names: Sequence[str] | None = None) -> list[Path]:
         """Check files (all by default) against size and sha256, and return their paths. Raises BundleError."""
@@ -204,7 +307,11 @@ class Bundle:
             if info is None:
                 raise BundleError(f"{self.path / FILE}: names no file {name}; {RESTORE}")
             try:
-                damaged = file.stat().st_size != info.bytes or sha256(file) != info.sha256
+                with open_member(self.path, name) as stream:
+                    size = os.fstat(stream.fileno()).st_size
+                    damaged = size != info.bytes or _sha256(stream) != info.sha256
+            except ValueError as error:
+                raise BundleError(f"{file}: cannot be read ({error}); {RESTORE}") from error
             except FileNotFoundError as error:
                 raise BundleError(f"{file}: missing; {RESTORE}") from error
             except OSError as error:
@@ -259,17 +366,28 @@ class Bundle:
         self.info = info
 
 
+def plan_folders(bundle: Bundle) -> list[Path]:
+    """Return the folders of TensorRT plans in the bundle. Links are passed over."""
+    folder = bundle.path / ENGINES
+    found = [] if folder.is_symlink() or not folder.is_dir() else sorted(folder.iterdir())
+    return [each for each in found if not each.is_symlink() and each.is_dir()]
+
+
 def has_plans(bundle: Bundle) -> bool:
     """Return whether the bundle holds any TensorRT plans."""
-    return any((bundle.path / ENGINES).glob("*/*.plan"))
+    return any(any(folder.glob("*.plan")) for folder in plan_folders(bundle))
 
 
 def sha256(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        return _sha256(stream)
+
+
+def _sha256(stream: io.RawIOBase | io.BufferedIOBase) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -115,8 +115,11 @@ class Model:
     def encode_prepared(self, images: npt.NDArray[np.uint8]) -> Features:
         """Encode resized pictures, uint8 (n, H, W, 3), in one forward pass. Raises EngineError."""
         outputs = self.engines.encoder.run({"images": images})
-        self._check_finite(outputs["descriptors"])
-        return Features(outputs["descriptors"], outputs["tokens"])
+        count, dims = len(images), self.bundle.info.dims
+        descriptors = self._output(outputs, "descriptors", (count, dims.descriptor))
+        tokens = self._output(outputs, "tokens", (count, dims.tokens, dims.token_dim))
+        self._check_finite(descriptors)
+        return Features(descriptors, tokens)
 
     def score(self, query: Features, database: Features) -> npt.NDArray[np.float32]:
         """Return pair scores (n,) of one query with n database pictures, both orders summed. Higher = same place."""
@@ -142,7 +145,9 @@ class Model:
                 f"{self.bundle.path}: graphs of an older version, without {', '.join(missing)}; export the checkpoint "
                 "again and give the new bundle with --model (maps stay valid)"
             )
-        parts = [states.pop(name).reshape(len(database_tokens), -1) for name in SUMMARIES]
+        count, width = len(database_tokens), self.bundle.info.dims.token_dim
+        parts = [self._output(states, name, (count, 2, width)).reshape(count, -1) for name in SUMMARIES]
+        states = {name: value for name, value in states.items() if name not in SUMMARIES}
         summaries = np.concatenate(parts, axis=1, dtype=np.float32)
         self._check_finite(summaries)
         return HalfComparedPairs(summaries, {**tokens, **states})
@@ -153,7 +158,7 @@ class Model:
 
     def start_suffix(self, pairs: HalfComparedPairs, keep: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Start the suffix. The device may still compute afterwards: `finish` waits for the scores."""
-        return self.engines.pair_suffix.run({**pairs.states, "keep": keep})["scores"]
+        return self._output(self.engines.pair_suffix.run({**pairs.states, "keep": keep}), "scores", keep.shape)
 
     def finish(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Wait for the scores (m,) of `start_suffix` and check them. Raises EngineError."""
@@ -166,6 +171,17 @@ class Model:
         if not len(database_tokens):
             return database_tokens
         return self.engines.stage({"database_tokens": database_tokens})["database_tokens"]
+
+    def _output(self, outputs: Arrays, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """Return an output of a graph. Raises EngineError if it is missing or has another shape."""
+        found = outputs.get(name)
+        if found is None or tuple(found.shape) != shape:
+            got = "is missing" if found is None else f"has shape {tuple(found.shape)} in place of {shape}"
+            raise EngineError(
+                f"{self.bundle.path}: the output {name} of a {self.engines.precision} graph {got}; copy the bundle "
+                "again or export it again with `pairvpr export`"
+            )
+        return found
 
     def _check_finite(self, values: npt.NDArray[Any]) -> None:
         """Raise EngineError for NaN and infinity, which would sort like valid scores."""

@@ -50,6 +50,7 @@ class PlaceRecognizer:
         budget_ms: float | None = None,
         cascade: Cascade | None = None,
         judged: bool = False,
+        strict: bool = False,
     ) -> None:
         """Combine an opened map, model and index. `open` does all this for a map folder.
 
@@ -65,7 +66,7 @@ class PlaceRecognizer:
         self.model = model
         self.budget_ms = budget_ms
         self._wanted, self._cascade, self._judged = top_k, cascade, judged
-        self._view = self._show(map_, index, Reranker(map_, model, cascade) if rerank else None)
+        self._view = self._show(map_, index, Reranker(map_, model, cascade, strict) if rerank else None)
         self._switching, self._refreshing = Lock(), Lock()
 
     @classmethod
@@ -82,6 +83,7 @@ class PlaceRecognizer:
         batch_size: int | None = None,
         budget_ms: float | None = None,
         exact: bool | None = None,
+        strict: bool = False,
     ) -> PlaceRecognizer:
         """Open a map folder.
 
@@ -93,6 +95,8 @@ class PlaceRecognizer:
         and none is if encoding takes the whole budget.
         exact: True compares every candidate in full, as published. False drops candidates by the cascade, which must
         have been calibrated. None follows the tuned setting, or else uses the cascade if there is one.
+        strict: raise MapError at a candidate whose tokens are damaged. Otherwise it is left out of the answer, which is
+        then not complete, and logged once.
         device, precision, threads, batch_size: see `load_model`.
         Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, and EngineError
         (also for a budget that is not above 0).
@@ -118,6 +122,8 @@ class PlaceRecognizer:
                     f"{path}: made with model {map_.identity[:12]}, not with {loaded.bundle.identity[:12]} "
                     f"({loaded.bundle.path}); use the map's own model or build the map again"
                 )
+            if misfit := map_.find_misfit(loaded.bundle.info.dims):
+                raise MapError(f"{path}: {misfit}; restore the map from a copy or build it again")
             k = loaded.bundle.info.top_k if top_k is None else top_k  # a map that grows has more
             cascade = Cascade.find_in(loaded.bundle) if rerank and not setting.exact else None
             if cascade is None and rerank and setting.exact is False:
@@ -126,7 +132,7 @@ class PlaceRecognizer:
                     "`pairvpr calibrate cascade`, or leave out --cascade"
                 )
             index = FaissIndex(map_.descriptors)
-            recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True)
+            recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True, strict=strict)
             log.info("%s", recognizer._describe(tuned))
             return recognizer
         except BaseException:
@@ -240,10 +246,14 @@ class PlaceRecognizer:
             else:
                 with self.model.turn:
                     ranking = view.reranker.rank(query, rows, clock, self.budget_ms)
+        matches = _matches(view.map.records, rows, similarities, ranking)
+        if not matches:
+            fault = f"{view.map.path}: all candidates are damaged; see `pairvpr map verify`"
+            return replace(answer, reason="no candidates", error=fault, timings=clock.timings())
         return view.judge.judge(
             replace(
                 answer,
-                matches=_matches(view.map.records, rows, similarities, ranking),
+                matches=matches,
                 compared=ranking.compared,
                 complete=view.reranker is None or ranking.compared == len(rows),
                 timings=clock.timings(),

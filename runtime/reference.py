@@ -11,7 +11,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from pairvpr.errors import BundleError
+from pairvpr.errors import BundleError, one_line
 from pairvpr.runtime.bundle import RESTORE
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import Model
@@ -73,9 +73,21 @@ class Reference:
         """Read a reference. Raises BundleError if the file is not one."""
         try:
             arrays = load_file(file)
-            return Reference(arrays["images"], Features(arrays["descriptors"], arrays["tokens"]), arrays["scores"])
-        except (SafetensorError, KeyError, OSError) as error:
-            raise BundleError(f"{file}: not a reference check ({error}); {RESTORE}") from error
+            found = Reference(arrays["images"], Features(arrays["descriptors"], arrays["tokens"]), arrays["scores"])
+            found._check()
+            return found
+        except (SafetensorError, KeyError, OSError, ValueError) as error:
+            raise BundleError(f"{file}: not a reference check ({one_line(error)}); {RESTORE}") from error
+
+    def _check(self) -> None:
+        """Raise ValueError unless the arrays have the right types, fit each other and are finite."""
+        count, features = len(self.images), self.features
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3 or not count:
+            raise ValueError("its images are not uint8 of shape (n, H, W, 3)")
+        arrays = {"descriptors": (features.descriptors, 2), "tokens": (features.tokens, 3), "scores": (self.scores, 1)}
+        for name, (array, axes) in arrays.items():
+            if array.dtype.kind != "f" or array.ndim != axes or len(array) != count or not np.isfinite(array).all():
+                raise ValueError(f"its {name} are not {count} finite ones")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,15 +26,18 @@ class Ranking:
     scores: (k,) float32. Predicted scores at stage "prefix", NaN at stage "descriptor".
     stages: (k,) indices into STAGES.
     compared: number of compared candidates, from the first on.
+    damaged: indices of candidates that were left out, because their tokens cannot be read.
     """
 
     scores: npt.NDArray[np.float32]
     stages: npt.NDArray[np.int64]
     compared: int
+    damaged: Sequence[int] = ()
 
     def order(self) -> npt.NDArray[np.int64]:
-        """Return the indices of the candidates (k,), sorted by stage, then score, then descriptor similarity."""
-        return np.lexsort((-np.nan_to_num(self.scores), self.stages))
+        """Return the indices of the candidates, sorted by stage, then score, then similarity, without damaged ones."""
+        order = np.lexsort((-np.nan_to_num(self.scores), self.stages))
+        return order[~np.isin(order, self.damaged)] if self.damaged else order
 
     @staticmethod
     def by_descriptor(count: int) -> Ranking:
@@ -44,8 +48,12 @@ class Ranking:
 class Reranker:
     """Compare queries with candidates from a map. Batches keep the candidates' tokens from filling the memory."""
 
-    def __init__(self, map_: Map, model: Model, cascade: Cascade | None = None) -> None:
-        """Set up for a map. The cascade drops poor candidates after the prefix; without it every answer is exact."""
+    def __init__(self, map_: Map, model: Model, cascade: Cascade | None = None, strict: bool = False) -> None:
+        """Set up for a map. The cascade drops poor candidates after the prefix; without it every answer is exact.
+
+        strict: raise MapError for a candidate whose tokens are damaged, instead of leaving it out.
+        """
+        self._strict = strict
         self._map = map_
         self._model = model
         self._cascade = cascade
@@ -53,7 +61,7 @@ class Reranker:
 
     def on(self, map_: Map) -> Reranker:
         """Return a reranker for another state of the map, with the cost measured so far."""
-        other = Reranker(map_, self._model, self._cascade)
+        other = Reranker(map_, self._model, self._cascade, self._strict)
         other._cost = self._cost
         return other
 
@@ -66,10 +74,12 @@ class Reranker:
         it is expected to end in time, so at most one batch ends late.
         Without a budget the next batch is read while the device computes the scores of the last one. With a budget
         this is impossible: the size of the next batch depends on the time of the last one.
+        A candidate whose tokens are damaged is left out, unless strict.
         """
         ranking = Ranking.by_descriptor(len(rows))
         scores, stages = ranking.scores, ranking.stages
         best = -np.inf  # of the predicted scores
+        damaged: list[int] = []
         done, ahead = 0, None
         while done < len(rows):
             size = self._model.batch_size
@@ -78,33 +88,40 @@ class Reranker:
             if size == 0:
                 break
             began = clock.elapsed()
-            batch = slice(done, done + size)
-            tokens = self._gather(rows[batch], clock) if ahead is None else ahead
-            size, ahead, pending = len(tokens), None, None
-            with clock.step("rerank"):
-                pairs = self._model.prefix(query.tokens, tokens)
-                keep = np.arange(size)
-                if self._cascade is not None:
-                    scores[batch] = predicted = self._cascade.predict(pairs.summaries)
-                    stages[batch] = STAGES.index("prefix")
-                    best = max(best, float(predicted.max()))
-                    keep = self._cascade.keep(predicted, best)
-                if len(keep):
-                    pending = self._model.start_suffix(pairs, keep)
+            tokens, intact = self._gather(rows[done : done + size], clock) if ahead is None else ahead
+            size, ahead, pending = len(intact), None, None
+            batch = done + np.flatnonzero(intact)
+            damaged += (done + np.flatnonzero(~intact)).tolist()
+            keep = np.arange(len(batch))
+            if len(batch):
+                with clock.step("rerank"):
+                    pairs = self._model.prefix(query.tokens, tokens)
+                    if self._cascade is not None:
+                        scores[batch] = predicted = self._cascade.predict(pairs.summaries)
+                        stages[batch] = STAGES.index("prefix")
+                        best = max(best, float(predicted.max()))
+                        keep = self._cascade.keep(predicted, best)
+                    if len(keep):
+                        pending = self._model.start_suffix(pairs, keep)
             if budget_ms is None and done + size < len(rows):
                 ahead = self._gather(rows[done + size : done + size + self._model.batch_size], clock)
             if pending is not None:
                 with clock.step("rerank"):
-                    scores[done + keep] = self._model.finish(pending)
-                stages[done + keep] = STAGES.index("full")
+                    scores[batch[keep]] = self._model.finish(pending)
+                stages[batch[keep]] = STAGES.index("full")
             done += size
             self._cost.update(clock.elapsed() - began, size)
-        return Ranking(scores, stages, done)
+        return Ranking(scores, stages, done - len(damaged), damaged)
 
-    def _gather(self, rows: npt.NDArray[np.int64], clock: Stopwatch) -> npt.NDArray[np.floating]:
-        """Read the tokens of some rows and start to copy them to the device."""
+    def _gather(
+        self, rows: npt.NDArray[np.int64], clock: Stopwatch
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        """Read the tokens of some rows and start to copy them to the device. Return also a mask of the intact rows."""
         with clock.step("gather"):
-            return self._model.stage(self._map.read_tokens(rows))
+            if self._strict:
+                return self._model.stage(self._map.read_tokens(rows)), np.ones(len(rows), np.bool_)
+            tokens, intact = self._map.read_intact_tokens(rows)
+            return self._model.stage(tokens), intact
 
 
 class CostEstimate:

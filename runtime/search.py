@@ -39,4 +39,5 @@ class FaissIndex:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return similarities and rows as `DescriptorIndex` does. k must not exceed the number of descriptors."""
         similarities, rows = self._index.search(descriptor, k)
-        return similarities[0], rows[0]
+        found = rows[0] >= 0  # faiss gives -1 in place of rows that it did not find
+        return similarities[0][found], rows[0][found]

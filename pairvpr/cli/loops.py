@@ -12,6 +12,7 @@ import click
 
 from pairvpr.cli.build_options import FOLDER, build_options, db_option
 from pairvpr.errors import SourceError
+from pairvpr.printing import print_line
 from pairvpr.runtime.cli.log import log, say_model
 from pairvpr.runtime.cli.progress import Meter
 
@@ -76,15 +77,15 @@ def map_loops(
         def write(closure: Closure) -> None:
             nonlocal loops
             loops += 1
-            click.echo(closure.to_json(), file=stream)
+            print_line(closure.to_json(), file=stream)
 
         closer.report = write
         report = add_pictures(
             source, db, opened, options, create=True, progress=Meter("pictures").update, loop_closer=closer
         )
     for line in report.skipped:
-        click.echo(f"skipped: {line}", err=True)
-    click.echo(
+        print_line(f"skipped: {line}", err=True)
+    print_line(
         f"{db}: {report.added} pictures added, {loops} loops closed, {report.already} already there, "
         f"{len(report.skipped)} could not be read, {report.left_out} left out by --min-distance or --min-change",
         err=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from pairvpr.cli.build_options import FOLDER, build_options, db_option, new_map_options
 from pairvpr.errors import MapError
+from pairvpr.printing import json_line, print_line
 from pairvpr.runtime.cli.errors import Group
 from pairvpr.runtime.cli.log import say_model
 from pairvpr.runtime.cli.progress import Meter
@@ -71,9 +71,9 @@ def _add(source: str, db: Path, model: Model, options: BuildOptions, *, create: 
     say_model(model.bundle, model.engines.description)
     report = add_pictures(source, db, model, options, create=create, progress=Meter("pictures").update)
     for line in report.skipped:
-        click.echo(f"skipped: {line}", err=True)
+        print_line(f"skipped: {line}", err=True)
     left_out = f", {report.left_out} left out by --min-distance or --min-change" if report.left_out else ""
-    click.echo(
+    print_line(
         f"{db}: {report.added} pictures added, {report.with_place} with a place, {report.already} already there, "
         f"{len(report.skipped)} could not be read{left_out}"
     )
@@ -90,7 +90,7 @@ def map_remove(names: tuple[str, ...], db: Path) -> None:
     from pairvpr.runtime.map import MapWriter
 
     with MapWriter.edit(db) as writer:
-        click.echo(f"{db}: {writer.remove(names)} pictures removed")
+        print_line(f"{db}: {writer.remove(names)} pictures removed")
 
 
 @map_group.command("merge")
@@ -106,8 +106,8 @@ def map_merge(others: tuple[Path, ...], db: Path) -> None:
 
     report = merge_maps(others, db, Meter("pictures").update)
     for line in report.damaged:
-        click.echo(f"left out: {line}", err=True)
-    click.echo(f"{db}: {report.merged} pictures merged, {report.already} already there, {len(report.damaged)} damaged")
+        print_line(f"left out: {line}", err=True)
+    print_line(f"{db}: {report.merged} pictures merged, {report.already} already there, {len(report.damaged)} damaged")
     if report.damaged:
         raise MapError(f"{db}: {len(report.damaged)} damaged pictures, listed above, were left out; the others are in")
 
@@ -123,7 +123,7 @@ def map_compact(db: Path) -> None:
 
     with MapWriter.edit(db) as writer:
         freed = writer.compact()
-    click.echo(f"{db}: {freed / 1e6:.1f} MB freed")
+    print_line(f"{db}: {freed / 1e6:.1f} MB freed")
 
 
 @map_group.command("list")
@@ -138,12 +138,10 @@ def map_list(db: Path, style: str) -> None:
             place = record.pose or record.gps
             pose = None if place is None else place.as_json()
             if style == "jsonl":
-                line = json.dumps(
-                    {"name": record.name, "timestamp": record.timestamp, "pose": pose}, ensure_ascii=False
-                )
+                line = json_line({"name": record.name, "timestamp": record.timestamp, "pose": pose})
             else:
                 line = "  ".join([record.name, *([] if place is None else [str(place)])])
-            click.echo(line)
+            print_line(line)
 
 
 @map_group.command("info")
@@ -171,7 +169,7 @@ def map_info(db: Path, style: str) -> None:
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
         info.update(decisions=judge.acceptance and judge.acceptance.to_json())
-        click.echo(json.dumps(info))
+        print_line(json_line(info))
         return
     info.update(tokens=describe(info["tokens"]), bytes_per_picture=round(info["bytes_per_picture"]))
     rows = [(name.replace("_", " "), str(value)) for name, value in info.items()]
@@ -184,7 +182,7 @@ def map_info(db: Path, style: str) -> None:
         lines = align(found) or ["not calibrated" if name == "cascade" else "no"]
         rows += [(name if number == 0 else "", line) for number, line in enumerate(lines)]
     for label, text in rows:
-        click.echo(f"{label:18} {text}")
+        print_line(f"{label:18} {text}")
 
 
 @map_group.command("view")
@@ -198,7 +196,7 @@ def map_view(db: Path, out: Path) -> None:
     from pairvpr.viewing.map_page import view_map
 
     page = view_map(db, out)
-    click.echo(f"{out}: {page.pictures} pictures, {page.plotted} on a plot, {page.shown} shown")
+    print_line(f"{out}: {page.pictures} pictures, {page.plotted} on a plot, {page.shown} shown")
 
 
 @map_group.command("verify")
@@ -211,11 +209,14 @@ def map_view(db: Path, out: Path) -> None:
 def map_verify(db: Path, repair: bool) -> None:
     """Check a map for damage.
 
-    Every byte that matters is read. The damage is listed, and the command exits with 2.
+    Every byte that matters is read, and the model's reference check is run on the CPU. The damage is listed, and the
+    command exits with 2.
     """
-    from pairvpr.errors import BundleError
+    from pairvpr.errors import BundleError, EngineError
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.map import Map, verify_map
+    from pairvpr.runtime.model import load_model
+    from pairvpr.runtime.reference import check_reference
 
     if repair:
         _repair(db)
@@ -226,17 +227,25 @@ def map_verify(db: Path, repair: bool) -> None:
         with Map.open(db) as map_:
             if bundle.identity != map_.identity:
                 damages.append(f"{db / 'model'}: not the model that the map was made with; copy the right bundle there")
-    except (BundleError, MapError) as error:
+            if misfit := map_.find_misfit(bundle.info.dims):
+                damages.append(f"{db}: {misfit}; restore the map from a copy or build it again")
+        errors = check_reference(load_model(db / "model", "cpu"))
+        if not errors.ok:
+            damages.append(
+                f"{db / 'model'}: its weights are not those of its reference check (pair scores differ by "
+                f"{errors.scores:.3g}); copy the right bundle there"
+            )
+    except (BundleError, EngineError, MapError) as error:
         damages.append(str(error))
     damages = list(dict.fromkeys(damages))
     for damage in damages:
-        click.echo(damage)
+        print_line(damage)
     if damages:
         raise MapError(
             f"{db}: {len(damages)} damages found, listed above; restore the map from a copy, or keep its "
             f"intact pictures with `pairvpr map verify --repair --db {db}`"
         )
-    click.echo(f"{db}: intact")
+    print_line(f"{db}: intact")
 
 
 def _repair(db: Path) -> None:
@@ -244,10 +253,10 @@ def _repair(db: Path) -> None:
 
     report = repair_map(db, Meter("pictures looked at").update)
     for line in report.dropped:
-        click.echo(f"dropped: {line}")
+        print_line(f"dropped: {line}")
     if report.aside:
         nameless = f", {report.nameless} entries lost with their names" if report.nameless else ""
-        click.echo(
+        print_line(
             f"{db}: {report.kept} pictures kept, {len(report.dropped)} dropped{nameless}; {report.aside[0].parent} has "
             "the damaged files and the old catalog; delete it when you no longer need it"
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import pickle
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -14,11 +14,37 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pairvpr.errors import CheckpointError, one_line
+from pairvpr.files import read_member
 from pairvpr.model import published
 from pairvpr.model.presets import NetworkConfig
+from pairvpr.validation import (
+    check_bool,
+    check_int,
+    check_keys,
+    check_list,
+    check_mapping,
+    check_real,
+    check_text,
+    parse_json,
+)
 
 FORMAT = 1
 ANCHOR = "encoder.model.cls_token"  # a tensor of every published checkpoint
+_LONGEST_DESCRIPTION = 8 << 20  # bytes of the JSON file
+_LARGEST_SIZE = 1 << 16
+_SIZES = {
+    "image_size": 4096,
+    "position_grid": 1024,
+    "descriptor_dim": _LARGEST_SIZE,
+    "decoder_dim": _LARGEST_SIZE,
+    "decoder_depth": 100,
+    "classifier_dim": _LARGEST_SIZE,
+    "top_k": 10**6,
+}
+"""The largest value of each size."""
+_ENCODER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_LOADING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"}
+"""Arguments with which timm reads files or fetches."""
 SHOWN = 3  # offending tensors that an error names
 
 
@@ -115,16 +141,16 @@ def _fetch(name: str) -> Path:
 def _read_own(file: Path) -> CheckpointContent:
     sidecar = file.with_suffix(".json")
     try:
-        description = json.loads(sidecar.read_text())
-        if description["format"] > FORMAT:
-            raise CheckpointError(
-                f"{sidecar}: format {description['format']} is newer than this pairvpr reads; upgrade"
-            )
-        config = NetworkConfig(**description["config"])
-        weights = WeightsInfo(**description["weights"])
+        text = read_member(sidecar.resolve().parent, sidecar.resolve().name, _LONGEST_DESCRIPTION)
+        description = check_mapping(parse_json(text), "it", 100)
+        number = check_int(description.get("format"), "format", 1, 2**31)
+        if number > FORMAT:
+            raise CheckpointError(f"{sidecar}: format {number} is newer than this pairvpr reads; upgrade")
+        config = _decode_config(description.get("config"))
+        weights = _decode_weights(description.get("weights"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{sidecar}: missing; copy it along with {file.name}") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(
             f"{sidecar}: not a checkpoint description ({one_line(error)}); copy the checkpoint again"
         ) from error
@@ -133,6 +159,42 @@ def _read_own(file: Path) -> CheckpointContent:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: damaged or truncated ({one_line(error)}); copy the checkpoint again") from error
     return CheckpointContent(file, config, weights, tensors, {name: name for name in tensors})
+
+
+def _decode_weights(content: object) -> WeightsInfo:
+    """Validate origin and licence of weights. Raises ValueError."""
+    weights = check_keys(content, "weights", {"origin", "licence"}, {"trained"})
+    return WeightsInfo(
+        check_text(weights["origin"], "origin"),
+        check_text(weights["licence"], "licence"),
+        check_bool(weights.get("trained", True), "trained"),
+    )
+
+
+def _decode_config(content: object) -> NetworkConfig:
+    """Validate the description of a network. Raises ValueError."""
+    every = fields(NetworkConfig)
+    required = {each.name for each in every if each.default is MISSING and each.default_factory is MISSING}
+    config = dict(check_keys(content, "config", required, {each.name for each in every} - required))
+    check_text(config["preset"], "preset", 200)
+    # timm would fetch a name that begins with a scheme.
+    if not _ENCODER.fullmatch(check_text(config["encoder"], "encoder", 200)):
+        raise ValueError("encoder is not the name of a timm model")
+    for name, largest in _SIZES.items():
+        if name in config:
+            check_int(config[name], name, 1, largest)
+    if "encoder_args" in config:
+        for name, value in check_mapping(config["encoder_args"], "encoder_args", 50).items():
+            if name in _LOADING or not isinstance(value, bool | int | float | str | None):
+                raise ValueError(f"encoder_args has {name!r:.50}, which it must not have")
+            if isinstance(value, int | float):
+                check_real(value, name, -_LARGEST_SIZE, _LARGEST_SIZE)
+    for channels in check_list(config.get("stem", []), "stem", 0, 16):
+        check_int(channels, "stem", 1, _LARGEST_SIZE)
+    if config.get("position_resize", "antialias") not in ("antialias", "offset"):
+        raise ValueError("position_resize is neither antialias nor offset")
+    check_bool(config.get("pair_classifier", True), "pair_classifier")
+    return NetworkConfig(**config)
 
 
 def _read_published(file: Path, origin: str) -> CheckpointContent:

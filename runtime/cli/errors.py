@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from pairvpr.errors import PairVPRError
+from pairvpr.printing import print_line
 from pairvpr.runtime.cli.log import JsonLines, log, release_log
 from pairvpr.runtime.remarks import remark_scope
 
@@ -56,6 +57,35 @@ def _handle_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Let the block end before Ctrl-C or SIGTERM takes effect, so that an answer in hand is written.
+
+    A second signal takes effect at once. Signals that are ignored stay ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            handlers[signal.Signals(number)](number, frame)
+        held.append(number)
+
+    for number in handlers:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if held:
+        handlers[signal.Signals(held[0])](held[0], None)
+
+
 class Command(click.Command):
     """A command that exits with 2 and one line on stderr for every error a user can mend.
 
@@ -92,7 +122,7 @@ class Command(click.Command):
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
         except (click.Abort, KeyboardInterrupt) as error:
             cause = error.__cause__ or error
-            click.echo(f"interrupted; {str(cause) or 'nothing that was committed is lost'}", err=True)
+            print_line(f"interrupted; {str(cause) or 'nothing that was committed is lost'}", err=True)
             sys.exit(TERMINATED if isinstance(cause, Terminated) else INTERRUPTED)
         release_log()
         sys.exit(code if isinstance(code, int) else 0)
@@ -125,7 +155,7 @@ def _fail(message: str) -> NoReturn:
             if handler.target is not None and isinstance(handler.target.formatter, JsonLines):
                 log.error(" ".join(message.split()))
                 sys.exit(2)
-    click.echo("Error: " + " ".join(message.split()), err=True)
+    print_line("Error: " + " ".join(message.split()), err=True)
     sys.exit(2)
 
 

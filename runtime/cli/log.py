@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import datetime, timezone
 from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING
+
+from pairvpr.printing import json_line, printable
 
 if TYPE_CHECKING:
     from pairvpr.runtime.bundle import Bundle
@@ -21,7 +22,16 @@ class JsonLines(logging.Formatter):
         """Return the line for a record."""
         time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
         line = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
-        return json.dumps(line, ensure_ascii=False)
+        return json_line(line)
+
+
+class Lines(logging.Formatter):
+    """Format a log record as one printable line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for a record, and a traceback below it if the record has one."""
+        line = printable(record.getMessage())
+        return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
 
 
 def log_to_stderr(style: str = "text") -> None:
@@ -30,7 +40,7 @@ def log_to_stderr(style: str = "text") -> None:
     Lines are held back until `release_log` or the first warning.
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if style == "jsonl" else logging.Formatter("%(message)s"))
+    handler.setFormatter(JsonLines() if style == "jsonl" else Lines())
     log.handlers = [MemoryHandler(1000, logging.WARNING, handler, flushOnClose=False)]
     log.setLevel(logging.INFO)
 

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.cli.errors import Command
+from pairvpr.runtime.cli.errors import Command, hold_interrupts
 from pairvpr.runtime.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
 from pairvpr.runtime.cli.recognizer_options import (
     DB_OPTION,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write answers to this file, not to stdout. A name ending in .mcap gets ROS messages.",
+    help="Append answers to this file, not to stdout. A name ending in .mcap gets ROS messages.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page about the run, such as run.html.")
 @click.option("--rerun", type=click.Path(path_type=Path), help="Record the run for Rerun's viewer, in run.rrd say.")
@@ -126,13 +126,14 @@ def _answer(
                     refresher.poll()
                 total += 1
                 unread += frame.picture is None
-                answer = recognizer.recognize_frame(frame)
-                if follower is not None:
-                    answer = follower.follow(answer, frame)
-                release_log()
-                put(frame, answer)
-                for viewer in viewers:
-                    viewer.add(frame, answer)
+                with hold_interrupts():
+                    answer = recognizer.recognize_frame(frame)
+                    if follower is not None:
+                        answer = follower.follow(answer, frame)
+                    release_log()
+                    put(frame, answer)
+                    for viewer in viewers:
+                        viewer.add(frame, answer)
         except KeyboardInterrupt:
             if not source.live:
                 raise

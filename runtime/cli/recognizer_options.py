@@ -41,6 +41,7 @@ class RecognizerOptions:
     exact: bool | None
     budget_ms: float | None
     batch_size: int | None
+    strict: bool
 
     def open(self) -> PlaceRecognizer:
         """Open the recognizer. Raises the errors of `PlaceRecognizer.open`."""
@@ -56,6 +57,7 @@ class RecognizerOptions:
             batch_size=self.batch_size,
             budget_ms=self.budget_ms,
             exact=self.exact,
+            strict=self.strict,
         )
 
 
@@ -94,6 +96,7 @@ _OPTIONS = [
         type=click.IntRange(min=1),
         help="Pairs per pass. Default: as tuned for the map, else by the free memory.",
     ),
+    click.option("--strict", is_flag=True, help="Stop at a damaged picture of the map, instead of leaving it out."),
 ]
 NAMES = frozenset(RecognizerOptions.__dataclass_fields__)
 
@@ -116,9 +119,12 @@ def recognizer_options(command: Callable[..., None]) -> Callable[..., None]:
         exact: bool | None,
         budget_ms: float | None,
         batch_size: int | None,
+        strict: bool,
         **others: object,
     ) -> None:
-        recognizer = RecognizerOptions(db, model, device, precision, top_k, no_rerank, exact, budget_ms, batch_size)
+        recognizer = RecognizerOptions(
+            db, model, device, precision, top_k, no_rerank, exact, budget_ms, batch_size, strict
+        )
         command(**others, recognizer=recognizer)
 
     for option in reversed(_OPTIONS):

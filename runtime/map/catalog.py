@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -12,13 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pairvpr.errors import MapError
-from pairvpr.files import find_partials, write_atomically
+from pairvpr.files import find_partials, open_member, stat_member, write_atomically
 from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map import segments as segments_table
 from pairvpr.runtime.map.errors import RESTORE, missing_error, reading
 from pairvpr.runtime.map.records import Record, checksum
 from pairvpr.runtime.map.segments import SegmentEntry
 from pairvpr.runtime.map.tokens import TokenFormat
+from pairvpr.validation import check_int, check_keys, check_list, check_mapping, check_text, parse_json
 
 FILE = "map.sqlite"
 FORMATS = {"float16": 1, "int8": 2}
@@ -27,7 +30,15 @@ FORMATS = {"float16": 1, "int8": 2}
 _PATIENCE = 30.0  # seconds to wait for another process's transaction
 _IN_VAIN = 100_000  # consecutive keys tried before the rest of a damaged table counts as lost
 _META_COLUMNS = {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"}
-
+_TABLES: dict[str, Mapping[str, str]] = {
+    "meta": _META_COLUMNS,
+    "segments": segments_table.COLUMNS,
+    "records": records_table.COLUMNS,
+}
+_META_ROWS = 100  # the most that are read
+_LONGEST_VALUE = 1 << 20  # characters of a value of the meta table
+_LARGEST = 1 << 16  # of the sizes of descriptors and tokens
+_SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # last bytes of a journal that names another one
 
 _Row = TypeVar("_Row")
 
@@ -66,16 +77,31 @@ class Meta:
     @staticmethod
     def decode(rows: Sequence[tuple[str, str]], file: Path) -> Meta:
         """Decode the rows. Raises ValueError if they are damaged, MapError for a newer format."""
+        for key, value in rows:
+            check_text(key, "a key of its settings")
+            check_text(value, f"its {key!r:.50}", _LONGEST_VALUE)
         values = sorted((key, value) for key, value in rows if key != "crc")
         if [value for key, value in rows if key == "crc"] != [str(checksum(values))]:
             raise ValueError("its settings fail their checksum")
-        fields = {key: json.loads(value) for key, value in values}
-        made = fields.pop("format")
+        fields = {key: parse_json(value) for key, value in values}
+        made = check_int(fields.pop("format", None), "its format", 1, 2**31)
         newest = max(FORMATS.values())
         if made > newest:
             raise MapError(f"{file} was made by a newer pairvpr (format {made}, this one reads {newest}): upgrade")
-        tokens, width = fields.pop("token_shape")
-        meta = Meta(**fields, token_shape=(tokens, width))
+        check_keys(fields, "its list of settings", {field.name for field in dataclasses.fields(Meta)})
+        tokens, width = check_list(fields["token_shape"], "the shape of tokens", 2, 2)
+        meta = Meta(
+            identity=check_text(fields["identity"], "its model", 200),
+            settings=dict(check_mapping(fields["settings"], "its settings", 1000)),
+            descriptor_dim=check_int(fields["descriptor_dim"], "the size of descriptors", 1, _LARGEST),
+            token_shape=(
+                check_int(tokens, "the number of tokens", 1, _LARGEST),
+                check_int(width, "the size of tokens", 1, _LARGEST),
+            ),
+            created_by=check_text(fields["created_by"], "its version", 200),
+            segments=check_int(fields["segments"], "its number of segments", 0, 2**40),
+            records=check_int(fields["records"], "its number of records", 0, 2**40),
+        )
         if FORMATS[meta.token_format.type] != made:
             raise ValueError(f"{meta.token_format.type} tokens in format {made}")
         return meta
@@ -91,10 +117,12 @@ class Catalog:
 
 
 def check_is_map(path: Path) -> None:
-    """Raise MapError unless the folder `path` has a catalog."""
-    with reading(path):
-        if (path / FILE).is_file():
+    """Raise MapError unless the folder `path` has a catalog that SQLite can be given."""
+    with reading(path / FILE):
+        if os.path.lexists(path / FILE):
+            _check_files(path)
             return
+    with reading(path):
         segments = path / segments_table.FOLDER
         if segments.is_dir() and any(segments.iterdir()):
             raise MapError(f"{path / FILE} is missing: {RESTORE}")
@@ -143,17 +171,19 @@ def read(connection: sqlite3.Connection, file: Path, *, thorough: bool = False) 
     """Read and check an open catalog. Raises sqlite3.Error, ValueError, TypeError or MapError."""
     connection.execute("BEGIN")
     try:
+        _check_schema(connection)
         if thorough:
             findings = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
             if findings != ["ok"]:
                 raise ValueError(findings[0])
-        meta = Meta.decode(_select(connection, "meta", _META_COLUMNS), file)
+        meta = Meta.decode(list(_select(connection, "meta", f"LIMIT {_META_ROWS}")), file)
         segments = [
-            SegmentEntry.decode(row)
-            for row in _select(connection, "segments", segments_table.COLUMNS, "ORDER BY number")
+            SegmentEntry.decode(row) for row in _rising(_select(connection, "segments", "ORDER BY number"), "segments")
         ]
+        _check_counts(meta, segments)
+        # Rows are decoded as they come, so that no file can make many large ones of a few pages.
         records = [
-            records_table.decode(row) for row in _select(connection, "records", records_table.COLUMNS, "ORDER BY id")
+            records_table.decode(row) for row in _rising(_select(connection, "records", "ORDER BY id"), "records")
         ]
     finally:
         if connection.in_transaction:
@@ -169,10 +199,11 @@ def read_intact(path: Path) -> Catalog:
     """
     file = path / FILE
     with reading(file), closing(_connect(file, "rw")) as connection:
+        _check_schema(connection)
         connection.text_factory = lambda text: text.decode("utf-8", "replace")  # the checksum tells
-        meta = Meta.decode(_select(connection, "meta", _META_COLUMNS), file)
-        segments = list(_intact(connection, "segments", "number", segments_table.COLUMNS, SegmentEntry.decode))
-        records = list(_intact(connection, "records", "id", records_table.COLUMNS, records_table.decode))
+        meta = Meta.decode(list(_select(connection, "meta", f"LIMIT {_META_ROWS}")), file)
+        segments = list(_intact(connection, "segments", "number", SegmentEntry.decode))
+        records = list(_intact(connection, "records", "id", records_table.decode))
     return Catalog(meta, segments, records)
 
 
@@ -186,13 +217,8 @@ def create(path: Path, meta: Meta, segments: Sequence[SegmentEntry] = (), record
     with write_atomically(path / FILE) as partial, closing(_connect(partial, "rwc")) as connection:
         _make_durable(connection)
         connection.execute("BEGIN IMMEDIATE")
-        for table, columns in (
-            ("meta", _META_COLUMNS),
-            ("segments", segments_table.COLUMNS),
-            ("records", records_table.COLUMNS),
-        ):
-            definition = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
-            connection.execute(f"CREATE TABLE {table} ({definition})")
+        for table in _TABLES:
+            connection.execute(_definition(table))
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.encode())
         _insert(connection, "segments", [segment.encode() for segment in segments])
         _insert(connection, "records", [records_table.encode(record) for record in records])
@@ -232,9 +258,56 @@ def delete(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
     connection.execute("COMMIT")
 
 
+def _check_files(path: Path) -> None:
+    """Raise ValueError unless the catalog is a file of the map, and its journal is one that a writer left.
+
+    A journal can name another one, which SQLite would delete wherever it is. Raises OSError.
+    """
+    stat_member(path, FILE)
+    for name in (f"{FILE}-wal", f"{FILE}-shm"):
+        if os.path.lexists(path / name):
+            raise ValueError(f"{name} is not of a map: delete it")
+    journal = f"{FILE}-journal"
+    try:
+        with open_member(path, journal) as stream:
+            if os.fstat(stream.fileno()).st_size >= len(_SUPER_JOURNAL):
+                stream.seek(-len(_SUPER_JOURNAL), os.SEEK_END)
+                if stream.read(len(_SUPER_JOURNAL)) == _SUPER_JOURNAL:
+                    raise ValueError(f"{journal} is not of a map: delete it")
+    except FileNotFoundError:
+        pass  # a writer has committed, or there is none
+
+
 def _connect(file: Path, mode: str) -> sqlite3.Connection:
     # isolation_level None: this module begins and ends transactions itself.
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None)
+    connection = sqlite3.connect(
+        f"{file.absolute().as_uri()}?mode={mode}", uri=True, timeout=_PATIENCE, isolation_level=None
+    )
+    try:
+        # The settings for files of strangers from https://sqlite.org/security.html.
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+        connection.execute("PRAGMA mmap_size=0")
+    except BaseException:
+        connection.close()
+        raise
+    if sys.version_info >= (3, 11):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 8 * _LONGEST_VALUE)
+    return connection
+
+
+def _definition(table: str) -> str:
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in _TABLES[table].items())
+    return f"CREATE TABLE {table} ({columns})"
+
+
+def _check_schema(connection: sqlite3.Connection) -> None:
+    """Raise ValueError unless the catalog has its three tables, as they were defined, and nothing else."""
+    wanted = {("table", table, table, _definition(table)) for table in _TABLES}
+    wanted.add(("index", "sqlite_autoindex_meta_1", "meta", None))  # SQLite makes it for the primary key
+    rows = connection.execute(f"SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT {len(wanted) + 1}")
+    if set(rows) != wanted:
+        raise ValueError("its tables are not those of a map")
 
 
 def _make_durable(connection: sqlite3.Connection) -> None:
@@ -244,19 +317,26 @@ def _make_durable(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def _select(
-    connection: sqlite3.Connection, table: str, columns: Mapping[str, str], order: str = ""
-) -> list[tuple[Any, ...]]:
+def _select(connection: sqlite3.Connection, table: str, clause: str) -> Iterator[tuple[Any, ...]]:
     # SQLite reads a quoted name that is not a column as a text, unless the table stands before it.
-    names = ", ".join(f'{table}."{name}"' for name in columns)
-    return connection.execute(f"SELECT {names} FROM {table} {order}").fetchall()
+    names = ", ".join(f'{table}."{name}"' for name in _TABLES[table])
+    return connection.execute(f"SELECT {names} FROM {table} {clause}")
+
+
+def _rising(rows: Iterator[tuple[Any, ...]], table: str) -> Iterator[tuple[Any, ...]]:
+    """Yield rows whose keys rise. Raises ValueError at one that does not, because pages may lead back to each other."""
+    last = -(2**63)
+    for row in rows:
+        if not isinstance(row[0], int) or row[0] <= last:
+            raise ValueError(f"the keys of its {table} do not rise")
+        last = row[0]
+        yield row
 
 
 def _intact(
     connection: sqlite3.Connection,
     table: str,
     key: str,
-    columns: Mapping[str, str],
     decode: Callable[[tuple[Any, ...]], _Row],
 ) -> Iterator[_Row]:
     """Yield the readable rows of a damaged table whose checksums hold, in the order of their keys."""
@@ -264,7 +344,8 @@ def _intact(
     while in_vain < _IN_VAIN:
         try:
             # If a page is damaged, all keys that may lie on it are tried, up to the next page.
-            rows = _select(connection, table, columns, f"WHERE {key} > {last + in_vain} ORDER BY {key} LIMIT 1")
+            clause = f"WHERE {key} > {last + in_vain} ORDER BY {key} LIMIT 1"
+            rows = list(_select(connection, table, clause))
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise  # a fault of the disk, another process or the table itself, not of a page
@@ -291,14 +372,23 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Sequence[tuple[Any
     connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
 
 
+def _check_counts(meta: Meta, segments: list[SegmentEntry]) -> None:
+    """Raise ValueError if entries of segments are missing or hold another number of pictures than the map."""
+    pictures = sum(segment.count for segment in segments)
+    if (len(segments), pictures) != (meta.segments, meta.records):
+        raise ValueError(
+            f"it has {len(segments)} segments and {pictures} records in place of {meta.segments} and {meta.records}"
+        )
+
+
 def _check_whole(meta: Meta, segments: list[SegmentEntry], records: list[Record]) -> None:
     """Raise ValueError if rows are missing or repeated. Each row is sound, so only their numbers show it."""
-    if (len(segments), len(records)) != (meta.segments, meta.records):
-        raise ValueError(
-            f"it has {len(segments)} segments and {len(records)} records in place of {meta.segments} and {meta.records}"
-        )
+    if len(records) != meta.records:
+        raise ValueError(f"it has {len(records)} records in place of {meta.records}")
     wanted = {(segment.number, row) for segment in segments for row in range(segment.count)}
     found = {(record.segment, record.row) for record in records}
-    ids = [record.id for record in records]
-    if wanted != found or len(found) != len(records) or ids != sorted(set(ids)):
+    if wanted != found or len(found) != len(records):
         raise ValueError("its records do not match its segments")
+    names = [record.name for record in records if not record.deleted]
+    if len(set(names)) != len(names):
+        raise ValueError("two of its records have the same name")

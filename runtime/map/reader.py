@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections import defaultdict
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError
+from pairvpr.runtime.bundle import Dims
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
@@ -23,6 +25,8 @@ from pairvpr.runtime.map.errors import reading
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment
 from pairvpr.runtime.map.tokens import KEY, TokenFormat
+
+log = logging.getLogger(__name__)
 
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest timestamps of file systems
 _SPARE_FILES = 256  # open files left for the rest of the process
@@ -112,6 +116,7 @@ class Map:
         self.records: list[Record] = [record for record in state.records if not record.deleted]
         self._state, self._stamp = state, stamp
         self._segments = segments
+        self._damaged: set[int] = set()  # ids of the records whose damage was logged
         self.descriptors: npt.NDArray[np.float32] = _gather_descriptors(
             self.records, segments, state.meta.descriptor_dim
         )
@@ -128,15 +133,44 @@ class Map:
         Raises MapError if tokens cannot be read or fail their checksum, IndexError for an invalid row, ValueError after
         the map is closed.
         """
+        return self._read_tokens(rows, strict=True)[0]
+
+    def read_intact_tokens(
+        self, rows: Sequence[int] | npt.NDArray[np.integer]
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        """Return the tokens (m, M, D) of the intact records at `rows`, and a mask (len(rows),) of these rows.
+
+        A damaged record is logged once. Otherwise as `read_tokens`.
+        """
+        return self._read_tokens(rows, strict=False)
+
+    def _read_tokens(
+        self, rows: Sequence[int] | npt.NDArray[np.integer], strict: bool
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
         wanted = [self.records[_checked_row(row, len(self.records))] for row in rows]
+        intact = np.ones(len(wanted), np.bool_)
         tokens = np.empty(
             (len(wanted), *self.token_shape), np.float32 if self.token_format.type == "int8" else np.float16
         )
         # In the order of files and offsets, because a disk reads forward several times as fast.
         for i in sorted(range(len(wanted)), key=lambda i: (wanted[i].segment, wanted[i].row)):
             record = wanted[i]
-            tokens[i] = self._segments[record.segment].read_tokens(record).load()
-        return tokens
+            try:
+                tokens[i] = self._segments[record.segment].read_tokens(record).load()
+            except MapError as error:
+                if strict:
+                    raise
+                intact[i] = False
+                if record.id not in self._damaged:
+                    self._damaged.add(record.id)
+                    log.warning("%s; it is left out of the answers", error)
+        return (tokens if intact.all() else tokens[intact]), intact
+
+    def find_misfit(self, dims: Dims) -> str | None:
+        """Return the reason why the map's features cannot be those of a model with these sizes, or None."""
+        wanted = (dims.descriptor, *self.token_format.stored_shape((dims.tokens, dims.token_dim)))
+        held = (self._state.meta.descriptor_dim, *self.token_shape)
+        return None if held == wanted else f"holds features of sizes {held}, but its model makes {wanted}"
 
     def info(self) -> MapInfo:
         """Return counts and sizes of this snapshot. Raises MapError if a file cannot be read."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.validation import check_int, check_real, check_text
 
 Value = str | int | float | None
 """Type of a column's value."""
@@ -68,9 +69,11 @@ class Record:
 def encode(record: Record) -> tuple[Value, ...]:
     """Encode a record as a row in the order of COLUMNS.
 
-    Raises ValueError if a text is not Unicode, which SQLite would refuse, or a number is not finite, which SQLite would
-    store as NULL.
+    Raises ValueError if a text is too long or not Unicode, which SQLite would refuse, or a number is not finite, which
+    SQLite would store as NULL.
     """
+    check_text(record.name, "the name")
+    check_text(record.source, "the source")
     for text in (record.name, record.source, record.pose.frame if record.pose else ""):
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError(f"the text {text!r} is not valid Unicode")
@@ -94,13 +97,42 @@ def decode(row: Sequence[Any]) -> Record:
     """Decode a row of COLUMNS. Raises ValueError or TypeError if it is not as it was written."""
     fields, crc = row[:-1], row[-1]
     if checksum(fields) != crc:
-        raise ValueError(f"record {row[0]} fails its checksum")
-    # The checksum holds, so every column has the type that `encode` gave it.
+        raise ValueError(f"record {row[0]!s:.20} fails its checksum")
     number, name, source, timestamp, x, y, z, *q, frame = fields[:12]
     latitude, longitude, altitude, segment, place, deleted, descriptor_crc, tokens_crc = fields[12:]
-    pose = None if x is None else Pose(x, y, z, None if q[0] is None else (q[0], q[1], q[2], q[3]), frame)
-    gps = None if latitude is None else Gps(latitude, longitude, altitude)
-    return Record(number, name, source, timestamp, pose, gps, segment, place, descriptor_crc, tokens_crc, bool(deleted))
+    # Whoever made the file made its checksum.
+    number = check_int(number, "a record's number", 1, 2**63 - 1)
+    of = f"of record {number}"
+    return Record(
+        number,
+        check_text(name, f"the name {of}"),
+        check_text(source, f"the source {of}"),
+        None if timestamp is None else check_real(timestamp, f"the timestamp {of}"),
+        _decode_pose([x, y, z], q, frame, of),
+        _decode_gps(latitude, longitude, altitude, of),
+        check_int(segment, f"the segment {of}", 1, 2**53),
+        check_int(place, f"the row {of}", 0, 2**40),
+        check_int(descriptor_crc, f"a checksum {of}", 0, 2**32 - 1),
+        check_int(tokens_crc, f"a checksum {of}", 0, 2**32 - 1),
+        bool(check_int(deleted, f"the flag {of}", 0, 1)),
+    )
+
+
+def _decode_pose(position: Sequence[Any], q: Sequence[Any], frame: Any, of: str) -> Pose | None:
+    if position == [None] * 3 and q == [None] * 4 and frame is None:
+        return None
+    x, y, z = (check_real(value, f"the position {of}") for value in position)
+    if q == [None] * 4:
+        return Pose(x, y, z, None, check_text(frame, f"the frame {of}"))
+    qx, qy, qz, qw = (check_real(value, f"the orientation {of}") for value in q)
+    return Pose(x, y, z, (qx, qy, qz, qw), check_text(frame, f"the frame {of}"))
+
+
+def _decode_gps(latitude: Any, longitude: Any, altitude: Any, of: str) -> Gps | None:
+    if latitude is None and longitude is None and altitude is None:
+        return None
+    height = None if altitude is None else check_real(altitude, f"the altitude {of}")
+    return Gps(check_real(latitude, f"the latitude {of}"), check_real(longitude, f"the longitude {of}"), height)
 
 
 def checksum(fields: Sequence[object]) -> int:

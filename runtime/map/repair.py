@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.errors import MapError
-from pairvpr.files import sync, write_atomically
+from pairvpr.files import check_folder, sync, write_atomically
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.errors import writing
@@ -78,7 +78,7 @@ def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = N
         committed = {entry.file for entry in repaired.segments}
         # If the catalog lost entries, files without an entry may be theirs.
         known = {entry.file for entry in state.segments} if whole else set(list_segments(path / FOLDER))
-        damaged = [path / FOLDER / file for file in sorted(known - committed) if (path / FOLDER / file).exists()]
+        damaged = [path / FOLDER / file for file in sorted(known - committed) if os.path.lexists(path / FOLDER / file)]
         with writing(path):
             aside = _set_aside(path / ASIDE, [path / catalog.FILE, *damaged])
             catalog.create(path, repaired.meta, repaired.segments, repaired.records)
@@ -142,18 +142,22 @@ def _rewrite(
 def _set_aside(folder: Path, files: Iterable[Path]) -> tuple[Path, ...]:
     """Give the files a second name in the folder, unless they have one there. Return the names. Raises OSError."""
     folder.mkdir(exist_ok=True)
+    try:
+        check_folder(folder)
+    except ValueError as error:
+        raise MapError(f"{folder} is not a folder: delete it and repair again") from error
     aside = []
     for file in files:
         target, count = folder / file.name, 1
-        while target.exists() and not target.samefile(file):
+        while os.path.lexists(target) and not os.path.samestat(target.lstat(), file.lstat()):
             count += 1
             target = folder / f"{file.name}.{count}"
-        if not target.exists():
+        if not os.path.lexists(target):
             try:
-                os.link(file, target)
+                os.link(file, target, follow_symlinks=False)
             except OSError:  # a file system without links
                 with write_atomically(target) as partial:
-                    shutil.copyfile(file, partial)
+                    shutil.copyfile(file, partial, follow_symlinks=False)
         aside.append(target)
     sync(folder)
     sync(folder.parent)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -17,14 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from pairvpr.files import find_partials, write_atomically
+from pairvpr.files import check_folder, find_partials, open_member, stat_member, write_atomically
 from pairvpr.runtime.map.errors import damage_error, reading, writing
 from pairvpr.runtime.map.records import Record, Value, checksum
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
+from pairvpr.validation import check_int, check_list, check_mapping, parse_json
 
 FOLDER = "segments"
 
 DESCRIPTOR_TYPE = np.dtype("<f4")
+NORM_TOLERANCE = 0.02
+"""Largest difference of a descriptor's length from 1. Encoders in bfloat16 and INT8 are off by less."""
+_LONGEST_HEADER = 1 << 16  # bytes; a segment's header has some hundred
+_LARGEST_FILE = 1 << 50
 # Version 0.1 wrote a segment under a name with .tmp at its end.
 _SEGMENT_FILE = re.compile(r"\d{6,}\.safetensors(\.tmp)?")
 _SAFETENSORS_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
@@ -64,10 +69,20 @@ class SegmentEntry:
 
     @staticmethod
     def decode(row: tuple[Any, ...]) -> SegmentEntry:
-        """Decode a row of COLUMNS. Raises ValueError if it is not as it was written."""
-        if checksum(row[:-1]) != row[-1]:
-            raise ValueError(f"segment {row[0]} fails its checksum")
-        return SegmentEntry(*row[:-1])
+        """Decode a row of COLUMNS. Raises ValueError or TypeError if it is not as it was written."""
+        number, file, count, size, header_crc, crc = row
+        if checksum(row[:-1]) != crc:
+            raise ValueError(f"segment {number!s:.20} fails its checksum")
+        number = check_int(number, "a segment's number", 1, 2**53)
+        if file != segment_name(number):
+            raise ValueError(f"segment {number} has a file of another name")
+        return SegmentEntry(
+            number,
+            file,
+            check_int(count, f"the number of pictures in segment {number}", 1, 2**40),
+            check_int(size, f"the size of segment {number}", 9, _LARGEST_FILE),
+            check_int(header_crc, f"a checksum of segment {number}", 0, 2**32 - 1),
+        )
 
 
 def find_segment(folder: Path, number: int) -> SegmentEntry:
@@ -76,13 +91,14 @@ def find_segment(folder: Path, number: int) -> SegmentEntry:
     Raises MapError if there is no such file or its header is not one of a segment.
     """
     path = folder / segment_name(number)
-    with reading(path):
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            start = stream.read(8)
-            header = stream.read(min(size, int.from_bytes(start, "little")))
-        count, _ = json.loads(header)["descriptors"]["shape"]
-        return SegmentEntry(number, path.name, int(count), size, zlib.crc32(header, zlib.crc32(start)))
+    with reading(path), open_member(folder, path.name) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        start = stream.read(8)
+        header = stream.read(_header_length(start, size))
+        descriptors = check_mapping(_parse_header(header).get("descriptors"), "the header of descriptors", 10)
+        count, _ = check_list(descriptors.get("shape"), "the shape of descriptors", 2, 2)
+        count = check_int(count, "the number of descriptors", 1, size)
+        return SegmentEntry(number, path.name, count, size, zlib.crc32(header, zlib.crc32(start)))
 
 
 def segment_name(number: int) -> str:
@@ -140,7 +156,8 @@ class Segment:
         self._token_type = STORED[token_type]
         self._scaled = token_type == "int8"
         with reading(self.path):
-            self._stream = FileIO(self.path, "r")
+            check_folder(folder)
+            self._stream: FileIO = open_member(folder, entry.file)
         try:
             with reading(self.path):
                 self._descriptors_at, self._tokens_at, self._scales_at = (
@@ -161,15 +178,17 @@ class Segment:
         return np.frombuffer(content, DESCRIPTOR_TYPE).reshape(count, dim)
 
     def check_descriptor(self, descriptors: npt.NDArray[np.float32], record: Record) -> None:
-        """Raise MapError unless the record's row of `descriptors` is as it was written."""
-        if zlib.crc32(descriptors[record.row]) != record.descriptor_crc:
+        """Raise MapError unless the record's row of `descriptors` is as it was written, and of length 1."""
+        descriptor = descriptors[record.row]
+        if zlib.crc32(descriptor) != record.descriptor_crc:
             raise damage_error(self.path, f"the descriptor of {record.name!r} fails its checksum")
+        if not is_unit(descriptor):
+            raise damage_error(self.path, f"the descriptor of {record.name!r} does not have length 1")
 
     def read_picture(self, record: Record) -> tuple[npt.NDArray[np.float32], StoredTokens]:
         """Read the record's descriptor (G,) and tokens. Raises MapError unless they are as they were written."""
         descriptor = self._read_row(self._descriptors_at, record.row, self._descriptor_dim, DESCRIPTOR_TYPE)
-        if zlib.crc32(descriptor.data) != record.descriptor_crc:
-            raise damage_error(self.path, f"the descriptor of {record.name!r} fails its checksum")
+        self.check_descriptor(descriptor[None], dataclasses.replace(record, row=0))
         return descriptor, self.read_tokens(record)
 
     def read_tokens(self, record: Record) -> StoredTokens:
@@ -180,6 +199,8 @@ class Segment:
         tokens = StoredTokens(values.reshape(count, width), scales)
         if tokens.crc() != record.tokens_crc:
             raise damage_error(self.path, f"the tokens of {record.name!r} fail their checksum")
+        if not tokens.is_finite():
+            raise damage_error(self.path, f"the tokens of {record.name!r} are not finite")
         return tokens
 
     def _read_row(self, start: int, row: int, count: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -190,6 +211,8 @@ class Segment:
     def _read(self, offset: int, size: int) -> bytes:
         descriptor = self._stream.fileno()  # raises ValueError after `close`, which is not damage
         with reading(self.path):
+            if offset + size > os.fstat(descriptor).st_size:
+                raise ValueError("it is cut short")
             content = os.pread(descriptor, size, offset)
             while len(content) < size:  # reads above 2 GiB, or on some network file systems, return parts
                 part = os.pread(descriptor, size - len(content), offset + len(content))
@@ -204,19 +227,17 @@ class Segment:
         if size != self.entry.bytes:
             raise ValueError(f"it has {size} bytes in place of {self.entry.bytes}")
         start = self._read(0, 8)
-        length = int.from_bytes(start, "little")
-        if length > size - 8:
-            raise ValueError("its header is longer than the file")
-        header = self._read(8, length)
+        header = self._read(8, _header_length(start, size))
         if zlib.crc32(header, zlib.crc32(start)) != self.entry.header_crc:
             raise ValueError("its header fails its checksum")
-        tensors = json.loads(header)
-        count, base = self.entry.count, 8 + length
-        descriptors = _offset(tensors, "descriptors", DESCRIPTOR_TYPE, (count, self._descriptor_dim))
-        tokens = _offset(tensors, "tokens", self._token_type, (count, *self._token_shape))
+        tensors = _parse_header(header)
+        count, base = self.entry.count, 8 + len(header)
+        room = size - base
+        descriptors = _offset(tensors, "descriptors", DESCRIPTOR_TYPE, (count, self._descriptor_dim), room)
+        tokens = _offset(tensors, "tokens", self._token_type, (count, *self._token_shape), room)
         if not self._scaled:
             return base + descriptors, base + tokens, 0
-        scales = _offset(tensors, "token_scales", SCALE_TYPE, (count, self._token_shape[0]))
+        scales = _offset(tensors, "token_scales", SCALE_TYPE, (count, self._token_shape[0]), room)
         return base + descriptors, base + tokens, base + scales
 
     def _derive_offsets(self) -> tuple[int, int, int]:
@@ -231,18 +252,45 @@ class Segment:
         return base, base + descriptors + scales, base + descriptors if self._scaled else 0
 
 
-def _offset(tensors: dict[str, Any], name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    tensor = tensors[name]
-    if _SAFETENSORS_TYPES.get(tensor["dtype"]) != dtype or tuple(tensor["shape"]) != shape:
-        raise ValueError(f"{name} are {tensor['dtype']} {tensor['shape']}, not {dtype.name} {list(shape)}")
-    return int(tensor["data_offsets"][0])
+def _header_length(start: bytes, size: int) -> int:
+    """Return the length of a header from the first 8 bytes of a file of `size` bytes. Raises ValueError."""
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > size - 8:
+        raise ValueError("its header is longer than the file")
+    if length > _LONGEST_HEADER:
+        raise ValueError("its header is not one of a segment")
+    return length
+
+
+def _parse_header(header: bytes) -> Mapping[str, Any]:
+    return check_mapping(parse_json(header), "its header", 10)
+
+
+def _offset(tensors: Mapping[str, Any], name: str, dtype: np.dtype[Any], shape: tuple[int, ...], room: int) -> int:
+    """Return the offset of a tensor after the header, which `room` bytes follow. Raises ValueError."""
+    tensor = check_mapping(tensors.get(name), f"the header of {name}", 10)
+    stored = _SAFETENSORS_TYPES.get(str(tensor.get("dtype")))
+    if stored != dtype or tensor.get("shape") != list(shape):
+        raise ValueError(f"{name} are not {dtype.name} {list(shape)}")
+    begin, end = check_list(tensor.get("data_offsets"), f"the offsets of {name}", 2, 2)
+    begin, end = (check_int(offset, f"an offset of {name}", 0, room) for offset in (begin, end))
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"the offsets of {name} do not match their shape")
+    return begin
+
+
+def is_unit(descriptor: npt.NDArray[np.float32]) -> bool:
+    """Return whether a descriptor (G,) is finite and has length 1, within NORM_TOLERANCE."""
+    length = math.sqrt(float(np.dot(descriptor, descriptor)))  # too large ones become infinite
+    return abs(length - 1) <= NORM_TOLERANCE  # false for NaN
 
 
 def check_present(folder: Path, entry: SegmentEntry) -> None:
     """Raise MapError unless the segment's file exists with its size. Its content is not read."""
     path = folder / entry.file
     with reading(path):
-        size = path.stat().st_size
+        check_folder(folder)
+        size = stat_member(folder, entry.file).st_size
     if size != entry.bytes:
         raise damage_error(path, f"it has {size} bytes in place of {entry.bytes}")
 
@@ -259,6 +307,9 @@ def remove_leftovers(folder: Path, committed: set[str]) -> None:
     """Create the segments folder if it is missing, and delete the files of interrupted commits."""
     with writing(folder):
         folder.mkdir(exist_ok=True)
+    with reading(folder):
+        check_folder(folder)
+    with writing(folder):
         uncommitted = [
             file for file in folder.iterdir() if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed
         ]

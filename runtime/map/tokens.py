@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pairvpr.validation import check_mapping, check_real, check_text
+
 KEY = "tokens"
 """The key of the token format in a map's settings."""
 STORED: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("i1")}
@@ -41,8 +43,11 @@ class TokenFormat:
     @staticmethod
     def from_settings(settings: Mapping[str, Any]) -> TokenFormat:
         """Read the format from a map's settings. Without one it is float16. Raises ValueError for an invalid one."""
-        stored = settings.get(KEY, {})
-        return TokenFormat(stored.get("type", "float16"), stored.get("keep", 1.0))
+        stored = check_mapping(settings.get(KEY, {}), "the token format", 100)
+        return TokenFormat(
+            check_text(stored.get("type", "float16"), "the type of tokens"),
+            check_real(stored.get("keep", 1.0), "the share of tokens"),
+        )
 
     def stored_shape(self, tokens: tuple[int, int]) -> tuple[int, int]:
         """Return the shape (M, D) of stored tokens for tokens of shape (T, D)."""
@@ -76,7 +81,10 @@ class StoredTokens:
 
     def is_finite(self) -> bool:
         """Return whether all values are finite."""
-        return bool(np.isfinite(self.values if self.scales is None else self.scales).all())
+        if self.scales is not None:
+            return bool(np.isfinite(self.scales).all())
+        # The bits of infinity and NaN, without the sign, are the largest. Comparing them is several times as fast.
+        return bool((self.values.view(np.uint16) & 0x7FFF).max(initial=0) < 0x7C00)
 
     def load(self) -> npt.NDArray[np.floating]:
         """Return the tokens (M, D): float16 as stored, float32 from int8."""

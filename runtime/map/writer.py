@@ -26,7 +26,14 @@ from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.lock import lock_map
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, check_present, remove_leftovers, write_segment
+from pairvpr.runtime.map.segments import (
+    DESCRIPTOR_TYPE,
+    FOLDER,
+    check_present,
+    is_unit,
+    remove_leftovers,
+    write_segment,
+)
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
 
 # A commit follows after this number of pictures or bytes of tokens: the most that a crash can cost.
@@ -166,8 +173,8 @@ class MapWriter:
         """Add one picture.
 
         features: descriptor (1, G) and tokens (1, T, D) of the picture.
-        Raises MapError if the name is taken, the features have other shapes or are not finite in the stored format, a
-        text or number cannot be stored, or a commit fails.
+        Raises MapError if the name is taken, the features have other shapes or are not finite in the stored format, the
+        descriptor does not have length 1, a text or number cannot be stored, or a commit fails.
         """
         self._check_usable()
         if name in self._names:
@@ -323,6 +330,8 @@ class MapWriter:
         tokens = self._meta.token_format.store(features.tokens[0])
         if not (np.isfinite(descriptor).all() and tokens.is_finite()):
             raise MapError(f"the features of {name!r} are not finite: check the picture, and the model's precision")
+        if not is_unit(descriptor):
+            raise MapError(f"the descriptor of {name!r} does not have length 1: check the model and its precision")
         crcs = (zlib.crc32(descriptor), tokens.crc())
         record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
         try:

@@ -9,7 +9,6 @@ To add pictures yourself, call `closer.find_loop(writer, name, source, timestamp
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import deque
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError, SourceError
+from pairvpr.printing import json_line
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
@@ -116,7 +116,7 @@ class Closure:
     def to_json(self) -> str:
         """Return one line of JSON, format 1."""
         confidence = self.confidence
-        return json.dumps(
+        return json_line(
             {
                 "format": FORMAT,
                 "from": self.name,
@@ -130,7 +130,6 @@ class Closure:
                 "calibrated_on": self.threshold.origin,
                 "relative_pose": None,
             },
-            ensure_ascii=False,
         )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
-import click
-
 from pairvpr.errors import SourceError
+from pairvpr.printing import print_line, printable
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.outputs.mcap import EXTENSION, open_mcap
@@ -25,7 +26,8 @@ Put = Callable[[Frame, Recognition], None]
 def open_output(out: Path | None, style: str, matches: int, query: str) -> Iterator[Put]:
     """Yield a function that writes the answer for a frame to `out`, or to stdout if `out` is None.
 
-    out: a name ending in .mcap gets ROS messages, whatever the style.
+    out: a file that is appended to, so that a run after a restart keeps the earlier answers. A name ending in .mcap
+    gets ROS messages, whatever the style, in place of an earlier file.
     style: "text" or "jsonl".
     matches: number of matches listed.
     query: the source of the run, which is never overwritten.
@@ -40,33 +42,36 @@ def open_output(out: Path | None, style: str, matches: int, query: str) -> Itera
     with _opened(out) as stream:
 
         def put(frame: Frame, answer: Recognition) -> None:
-            click.echo(answer.to_json(matches) if style == "jsonl" else format_text(answer, matches), file=stream)
+            lines = [answer.to_json(matches)] if style == "jsonl" else format_text(answer, matches).split("\n")
+            for line in lines:
+                print_line(line, file=stream)
 
         yield put
 
 
 def format_text(answer: Recognition, matches: int) -> str:
     """Format an answer as text: the best match on one line, the others below it."""
+    query = printable(answer.query)
     if answer.error is not None:
-        return f"{answer.query}: {answer.error}"
+        return printable(f"{answer.query}: {answer.error}")
     lines = []
     for match in answer.matches[:matches]:
         kind = "predicted score" if match.stage == "prefix" else "score"
         score = "not compared" if match.score is None else f"{kind} {match.score:+.3f}"
-        lines.append(f"{match.name}  {score}  similarity {match.similarity:.3f}{_at(match.pose)}")
-    head = f"{answer.query} -> {lines[0]}"
+        lines.append(f"{printable(match.name)}  {score}  similarity {match.similarity:.3f}{_at(match.pose)}")
+    head = f"{query} -> {lines[0]}"
     compared = f"{answer.compared} compared" if answer.complete else f"only {answer.compared} compared"
     tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
     if answer.confidence is not None:
         tail = f"  {answer.reason}, confidence {answer.confidence:.3f}{tail}"
     if (place := answer.sequence) is not None:
         sure = f"probability {place.probability:.3f}, off the map {place.off_map:.3f}"
-        tail = f"  sequence: {place.name}  {sure}{_at(place.pose)}\n{tail}"
+        tail = f"  sequence: {printable(place.name)}  {sure}{_at(place.pose)}\n{tail}"
     return "\n".join([head, *("    " + line for line in lines[1:]), tail])
 
 
 def _at(pose: Pose | Gps | None) -> str:
-    return "" if pose is None else f"  at {pose}"
+    return "" if pose is None else printable(f"  at {pose}")
 
 
 def _is_read(out: Path, query: Path) -> bool:
@@ -79,10 +84,18 @@ def _is_read(out: Path, query: Path) -> bool:
         return False
 
 
+def _ends_line(stream: IO[bytes]) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1) == b"\n"
+
+
 def _opened(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
     if out is None:
         return nullcontext(sys.stdout)
     try:
-        return out.open("w", encoding="utf-8", errors="backslashreplace")
+        stream = out.open("ab+")
+        if stream.tell() and not _ends_line(stream):
+            stream.write(b"\n")  # a run that was killed may leave half a line
+        return io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", line_buffering=True)
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error

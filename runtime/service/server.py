@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import logging
 import math
 import signal
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from pairvpr import __version__
 from pairvpr.errors import PairVPRError, SourceError
+from pairvpr.printing import json_line
 from pairvpr.runtime.answer import FORMAT
 from pairvpr.runtime.image import decode_picture
 from pairvpr.runtime.map_refresh import Refresher
@@ -195,7 +195,7 @@ class Service:
             "unanswered": self._unanswered,
             "error": None,
         }
-        return (json.dumps(told) + "\n").encode()
+        return (json_line(told) + "\n").encode()
 
     async def _interruptible(self, receiving: Coroutine[Any, Any, T]) -> T:
         """Await data from a client. The wait is cancelled when the service stops."""
@@ -257,7 +257,7 @@ def serve(recognizer: PlaceRecognizer, listener: Listener, matches: int, ready: 
 
 
 def _error(message: str) -> bytes:
-    return (json.dumps({"format": FORMAT, "error": message}) + "\n").encode()
+    return (json_line({"format": FORMAT, "error": message}) + "\n").encode()
 
 
 def _this_task() -> asyncio.Task[Any]:

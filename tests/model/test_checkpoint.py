@@ -206,6 +206,25 @@ def test_damaged_own_files_are_refused(tmp_path):
         load_checkpoint(tmp_path / "own.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("encoder", "hf-hub:owner/model"), ("encoder", "local-dir:/tmp"), ("encoder", 5), ("preset", None),
+        ("encoder_args", {"checkpoint_path": "/etc/passwd"}), ("encoder_args", {"pretrained": True}),
+        ("encoder_args", {"depth": 10**9}), ("encoder_args", {"depth": [6]}), ("encoder_args", []), ("image_size", 0),
+        ("decoder_depth", 0), ("decoder_dim", "192"), ("stem", [0]), ("stem", 7), ("position_resize", "none"),
+        ("pair_classifier", 1), ("top_k", None), ("extra", 1), ("descriptor_dim", 1e999),
+    ],
+)  # fmt: skip
+def test_values_of_a_description_have_types_and_ranges(key, value, tmp_path):
+    save_checkpoint(seeded_checkpoint("nano"), tmp_path / "own.safetensors")
+    description = json.loads((tmp_path / "own.json").read_text())
+    description["config"][key] = value
+    (tmp_path / "own.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match="not a checkpoint description"):
+        load_checkpoint(tmp_path / "own.safetensors")
+
+
 @pytest.mark.parametrize("name", ["hf:", "hf:owner", "hf:owner/repo/"])
 def test_malformed_hub_names_are_refused(name):
     with pytest.raises(CheckpointError, match="OWNER/REPO/FILE"):

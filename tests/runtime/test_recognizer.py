@@ -235,16 +235,29 @@ def test_pictures_that_are_none_raise(vpr: PlaceRecognizer, picture: object) -> 
         vpr.recognize(picture)
 
 
-def test_a_damaged_token_is_an_error_when_it_is_read(own_map: Callable[..., Path], query: np.ndarray) -> None:
+def test_a_picture_with_damaged_tokens_is_left_out(
+    own_map: Callable[..., Path], query: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
     path = own_map(2)
     segment = next((path / "segments").iterdir())
     content = bytearray(segment.read_bytes())
     content[-10] ^= 1
     segment.write_bytes(content)
-    with PlaceRecognizer.open(path) as recognizer, pytest.raises(MapError, match=r"tokens of 'p1\.png'"):
+    with PlaceRecognizer.open(path, strict=True) as recognizer, pytest.raises(MapError, match=r"tokens of 'p1\.png'"):
         recognizer.recognize(query)
+    with PlaceRecognizer.open(path) as recognizer:
+        for _ in range(2):
+            answer = recognizer.recognize(query)
+            assert [match.name for match in answer.matches] == ["p0.png"]
+            assert (answer.compared, answer.complete) == (1, False)
+    assert caplog.text.count("the tokens of 'p1.png' fail their checksum") == 1
     with PlaceRecognizer.open(path, rerank=False) as recognizer:  # reads no tokens
         assert len(recognizer.recognize(query).matches) == 2
+    remove(path, "p0.png")
+    with PlaceRecognizer.open(path) as recognizer:
+        answer = recognizer.recognize(query)
+        assert (answer.matches, answer.complete) == ((), False)
+        assert "all candidates are damaged" in str(answer.error)
 
 
 def test_a_map_without_its_model(own_map: Callable[..., Path], model: Model) -> None:

@@ -116,8 +116,8 @@ def test_the_next_batch_is_read_while_scores_are_worked_out(
     """But with a budget, where how many fit in is known only afterwards."""
     told: list[str] = []
     batches = Model(model.bundle, model.engines, batch_size=3)
-    read, finish = map_.read_tokens, Model.finish
-    monkeypatch.setattr(map_, "read_tokens", lambda rows: told.append(f"read {len(rows)}") or read(rows))
+    read, finish = map_.read_intact_tokens, Model.finish
+    monkeypatch.setattr(map_, "read_intact_tokens", lambda rows: told.append(f"read {len(rows)}") or read(rows))
     monkeypatch.setattr(Model, "finish", lambda self, scores: told.append("finish") or finish(self, scores))
     answer = recognizer(map_, batches, budget).recognize(query)
     assert answer.compared == COUNT

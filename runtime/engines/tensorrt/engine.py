@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle
+from pairvpr.runtime.bundle import GRAPHS, Bundle, plan_folders
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import api, cuda
 from pairvpr.runtime.engines.tensorrt.cuda import DeviceArray
@@ -123,7 +123,9 @@ def find_matching_plans(bundle: Bundle, precision: str) -> dict[str, Path]:
 
 def find_kept_int8(bundle: Bundle) -> str | None:
     """Return the precision of INT8 plans that were measured faster here and kept, or None without such plans."""
-    if INT8 not in bundle.info.precisions or not any((bundle.path / ENGINES).glob(f"*/*.{INT8}.plan")):
+    if INT8 not in bundle.info.precisions or not any(
+        any(folder.glob(f"*.{INT8}.plan")) for folder in plan_folders(bundle)
+    ):
         return None
     try:
         find_matching_plans(bundle, INT8)

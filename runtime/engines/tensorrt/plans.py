@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle, Dims, PictureFormat
+from pairvpr.errors import EngineError, one_line
+from pairvpr.files import read_member
+from pairvpr.runtime.bundle import GRAPHS, Bundle, Dims, PictureFormat, plan_folders
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
+from pairvpr.validation import (
+    check_bool,
+    check_int,
+    check_keys,
+    check_list,
+    check_mapping,
+    check_real,
+    check_text,
+    parse_json,
+)
 
 FORMAT = 1
+_LONGEST_DESCRIPTION = 8 << 20  # bytes of the file beside a plan
+_LARGEST_PLAN = 64 << 30
 BATCHES = (1, 8, 32, 100)
 REBUILD = "build it here with `pairvpr engines build`"
 
@@ -60,21 +74,19 @@ class PlanInfo:
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def load(file: Path) -> PlanInfo:
         """Read the file beside a plan. Raises EngineError if it is damaged or of another format."""
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            number = content.pop("format")
+            content = check_mapping(parse_json(read_member(file.parent, file.name, _LONGEST_DESCRIPTION)), "it", 100)
+            number = check_int(content.get("format"), "format", 1, 2**31)
             if number != FORMAT:
                 raise EngineError(f"{file}: plan format {number}, this pairvpr reads {FORMAT}; {REBUILD}")
-            content["gpu"] = Gpu(**content["gpu"])
-            content["profiles"] = [_as_profile(profile) for profile in content["profiles"]]
-            return PlanInfo(**content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EngineError(f"{file}: not a plan's description ({error}); {REBUILD}") from error
+            return _decode(content)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"{file}: not a plan's description ({one_line(error)}); {REBUILD}") from error
 
     def find_problem(self, sources: Mapping[str, str], gpu: Gpu, tensorrt: str) -> str | None:
         """Return the reason why the plan cannot run this bundle here, or None if it can."""
@@ -97,7 +109,7 @@ class PlanInfo:
     @property
     def largest_batch(self) -> int:
         """Return the largest number of pictures or pairs in one run."""
-        name = "images" if self.graph == "encoder" else "database_tokens"
+        name = _batched_input(self.graph)
         return max(profile[name][2][0] for profile in self.profiles)
 
 
@@ -135,7 +147,9 @@ def find_plans(bundle: Bundle, precision: str, gpu: Gpu, tensorrt: str) -> dict[
     found: dict[str, Path] = {}
     for graph in GRAPHS:
         problems = []
-        for plan in sorted((bundle.path / ENGINES).glob(f"*/{plan_name(graph, precision)}")):
+        for plan in sorted(folder / plan_name(graph, precision) for folder in plan_folders(bundle)):
+            if not os.path.lexists(plan):
+                continue
             info = PlanInfo.load(info_file(plan))
             made_of = info.precision if info.precision in bundle.info.precisions else precision
             problem = info.find_problem(sources(bundle, made_of, graph), gpu, tensorrt)
@@ -151,9 +165,11 @@ def find_plans(bundle: Bundle, precision: str, gpu: Gpu, tensorrt: str) -> dict[
 def read_plan(plan: Path, info: PlanInfo) -> bytes:
     """Read a plan and check its sha256. Raises EngineError if it is damaged."""
     try:
-        content = plan.read_bytes()
+        content = read_member(plan.parent, plan.name, info.bytes)
     except OSError as error:
         raise EngineError(f"{plan}: cannot be read ({error.strerror}); {REBUILD}") from error
+    except ValueError as error:
+        raise EngineError(f"{plan}: damaged ({error}); {REBUILD}") from error
     if len(content) != info.bytes or hashlib.sha256(content).hexdigest() != info.sha256:
         raise EngineError(f"{plan}: damaged (its sha256 is not the one beside it); {REBUILD}")
     return content
@@ -198,8 +214,60 @@ def _within(shape: Shape, limits: tuple[Shape, Shape, Shape]) -> bool:
     )
 
 
-def _as_profile(profile: Mapping[str, Sequence[Sequence[int]]]) -> Profile:
-    return {name: tuple(tuple(shape) for shape in shapes) for name, shapes in profile.items()}  # type: ignore[misc]
+def _decode(content: Mapping[str, Any]) -> PlanInfo:
+    """Validate the description of a plan. Raises ValueError."""
+    optional = {"decision"}
+    check_keys(content, "it", {"format", *(each.name for each in fields(PlanInfo))} - optional, optional)
+    graph = check_text(content["graph"], "graph", 200)
+    if graph not in GRAPHS:
+        raise ValueError("graph is not one of a bundle")
+    profiles = [_decode_profile(each) for each in check_list(content["profiles"], "profiles", 1, 100)]
+    if not all(_batched_input(graph) in profile for profile in profiles):
+        raise ValueError(f"profiles has none for {_batched_input(graph)}")
+    gpu = check_keys(content["gpu"], "gpu", {each.name for each in fields(Gpu)})
+    decision = content.get("decision")
+    return PlanInfo(
+        graph=graph,
+        precision=check_text(content["precision"], "precision", 200),
+        bytes=check_int(content["bytes"], "bytes", 0, _LARGEST_PLAN),
+        sha256=check_text(content["sha256"], "sha256", 64),
+        sources=_decode_texts(content["sources"], "sources"),
+        gpu=Gpu(
+            check_text(gpu["name"], "the GPU's name", 200),
+            check_text(gpu["compute_capability"], "compute_capability", 200),
+            check_int(gpu["multiprocessors"], "multiprocessors", 1, 100_000),
+        ),
+        tensorrt=check_text(content["tensorrt"], "tensorrt", 200),
+        versions=_decode_texts(content["versions"], "versions"),
+        version_compatible=check_bool(content["version_compatible"], "version_compatible"),
+        hardware_compatible=check_bool(content["hardware_compatible"], "hardware_compatible"),
+        profiles=profiles,
+        layer_types={
+            name: check_int(count, "layer_types", 0, 2**31)
+            for name, count in check_mapping(content["layer_types"], "layer_types", 100).items()
+        },
+        build_seconds=check_real(content["build_seconds"], "build_seconds", 0),
+        decision=None if decision is None else check_mapping(decision, "decision", 100),
+    )
+
+
+def _batched_input(graph: str) -> str:
+    return "images" if graph == "encoder" else "database_tokens"
+
+
+def _decode_texts(content: object, name: str) -> dict[str, str]:
+    return {key: check_text(value, name, 200) for key, value in check_mapping(content, name, 100).items()}
+
+
+def _decode_profile(content: object) -> Profile:
+    profile: dict[str, tuple[Shape, Shape, Shape]] = {}
+    for name, shapes in check_mapping(content, "profiles", 20).items():
+        smallest, usual, largest = (
+            tuple(check_int(size, "profiles", 0, 2**31) for size in check_list(shape, "profiles", 1, 8))
+            for shape in check_list(shapes, "profiles", 3, 3)
+        )
+        profile[name] = smallest, usual, largest
+    return profile
 
 
 def _numbers(version: Sequence[str]) -> list[Any]:

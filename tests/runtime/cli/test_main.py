@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.server
 import io
 import json
@@ -17,12 +18,16 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from pairvpr.runtime.cli.errors import hold_interrupts
 from pairvpr.runtime.cli.main import main
+from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import Model, load_model
@@ -211,10 +216,12 @@ def test_budgets_that_are_refused(home: Path, budget: str) -> None:
 
 def test_answers_go_to_a_file(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
-    out.write_text("of yesterday\n" * 1000)
+    out.write_text('{"query": "of yesterday"}\n{"query": "cut sh')
     result = run(home, str(home / "queries"), "--format", "jsonl", "--out", str(out))
     assert (result.exit_code, result.stdout) == (0, "")
-    assert [json.loads(line)["query"] for line in out.read_text().splitlines()] == ["a.jpg", "p0.png", "p1.png"]
+    first, cut, *lines = out.read_text().splitlines()
+    assert (first, cut) == ('{"query": "of yesterday"}', '{"query": "cut sh')
+    assert [json.loads(line)["query"] for line in lines] == ["a.jpg", "p0.png", "p1.png"]
 
 
 def test_a_single_query_that_cannot_be_read(home: Path) -> None:
@@ -280,7 +287,70 @@ def test_a_map_damaged_where_it_is_read_only_when_needed(home: Path, model: Mode
     content = bytearray(segment.read_bytes())
     content[-7] ^= 1
     segment.write_bytes(content)
-    assert_one_line(run(tmp_path, str(home / "queries" / "p0.png")), "is damaged", f"tokens of 'p{COUNT - 1}.png'")
+    query = str(home / "queries")
+    lost = f"the tokens of 'p{COUNT - 1}.png' fail their checksum"
+    done = run(tmp_path, query, "--format", "jsonl")
+    _, *found = answers(done)
+    assert [(len(each["matches"]), each["compared"], each["complete"]) for each in found] == [(5, 5, False)] * 2
+    assert all(match["name"] != f"p{COUNT - 1}.png" for each in found for match in each["matches"])
+    assert done.stderr.count(lost) == 1
+    stopped = run(tmp_path, query, "--strict", "--format", "jsonl")
+    assert stopped.exit_code == 2
+    assert lost in stopped.stderr
+
+
+def test_text_from_files_is_escaped(home: Path, model: Model, tmp_path: Path) -> None:
+    name = "\x1b]0;x\x07\x1b[2Jx\nFAKE \u202e.png"
+    with MapWriter.open(tmp_path / "map", **shapes_of(model), install_model=model.bundle.install) as writer:
+        writer.add(name=name, source="", features=model.encode([draw_scene(0, 0, SIZE)]))
+    query = tmp_path / "a\x1b[2Jb.png"
+    shutil.copy(home / "queries" / "p0.png", query)
+    text = run(tmp_path, str(query)).stdout
+    assert all(line.isprintable() for line in text.splitlines())
+    assert text.splitlines()[0].startswith(r"a\x1b[2Jb.png -> \x1b]0;x\x07\x1b[2Jx\nFAKE \u202e.png  score")
+    (line,) = run(tmp_path, str(query), "--format", "jsonl").stdout.splitlines()
+    assert line.isprintable()
+    assert json.loads(line)["best"]["name"] == name
+
+
+def shapes_of(model: Model) -> dict[str, Any]:
+    dims = model.bundle.info.dims
+    shape = (dims.tokens, dims.token_dim)
+    return {"identity": model.bundle.identity, "descriptor_dim": dims.descriptor, "token_shape": shape}
+
+
+def test_a_map_of_other_sizes_than_its_model_is_refused(home: Path, model: Model, tmp_path: Path) -> None:
+    shapes = {**shapes_of(model), "descriptor_dim": 8}
+    features = Features(np.eye(1, 8, dtype=np.float32), np.zeros((1, *shapes["token_shape"]), np.float32))
+    with MapWriter.open(tmp_path / "map", **shapes, install_model=model.bundle.install) as writer:
+        writer.add(name="p.png", source="", features=features)
+    assert_one_line(run(tmp_path, str(home / "queries" / "p0.png")), "holds features of sizes (8,", "build it again")
+
+
+def test_a_viewer_that_fails_is_dropped(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pairvpr.viewing.run_record.RunRecord.add", fail)
+    page = tmp_path / "run.html"
+    done = run(home, str(home / "queries"), "--no-rerank", "--report", str(page), "--format", "jsonl")
+    assert len(answers(done)) == 3
+    assert done.stderr.count(f"--report {page}: stopped ([Errno 28] No space left on device)") == 1
+
+
+def test_a_signal_waits_for_the_answer_in_hand() -> None:
+    written = []
+
+    def answer(signals: int) -> None:
+        with hold_interrupts():
+            for _ in range(signals):
+                signal.raise_signal(signal.SIGINT)
+            written.append(signals)
+
+    for signals in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            answer(signals)
+    assert written == [1]  # a second signal takes effect at once
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -28,6 +28,7 @@ NOBODY = 65534
 def features_of(number):
     random = np.random.default_rng(number)
     descriptors = random.standard_normal((1, 8), np.float32)
+    descriptors /= np.linalg.norm(descriptors)
     return Features(descriptors, random.standard_normal((1, 50, 4), np.float32))
 
 

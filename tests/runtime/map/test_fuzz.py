@@ -162,6 +162,7 @@ def write_map(path: Path, tokens: str) -> Path:
     with MapWriter.open(path, **shape, settings=own, install_model=install) as store:
         for number in range(12):
             draw = np.random.default_rng(number)
+            descriptors = draw.standard_normal((1, 8), np.float32)
             store.add(
                 name=f"{number}.jpg",
                 source="/pictures",
@@ -169,7 +170,7 @@ def write_map(path: Path, tokens: str) -> Path:
                 pose=Pose(number, 2, 3, (0, 0, 0, 1)) if number % 2 else None,
                 gps=Gps(number, 1) if number % 3 else None,
                 features=Features(
-                    draw.standard_normal((1, 8), np.float32), draw.standard_normal((1, 5, 4), np.float32)
+                    descriptors / np.linalg.norm(descriptors), draw.standard_normal((1, 5, 4), np.float32)
                 ),
             )
             if number % 3 == 2:

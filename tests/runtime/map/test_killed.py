@@ -30,6 +30,7 @@ ADDED = {f"{number}.jpg" for number in range(100, 107)}
 def features_of(name):
     random = np.random.default_rng(int(name.partition(".")[0]))
     descriptors = random.standard_normal((1, 8), np.float32)
+    descriptors /= np.linalg.norm(descriptors)
     return Features(descriptors, random.standard_normal((1, 5, 4), np.float32))
 
 

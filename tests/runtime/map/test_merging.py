@@ -22,6 +22,7 @@ INT8 = {"tokens": {"type": "int8", "keep": 0.5}}
 def features_of(number):
     random = np.random.default_rng(number)
     descriptors = random.standard_normal((1, 8), np.float32)
+    descriptors /= np.linalg.norm(descriptors)
     return Features(descriptors, random.standard_normal((1, 5, 4), np.float32))
 
 
@@ -155,7 +156,7 @@ def test_incompatible_maps_are_refused(tmp_path, path, changes, message):
     with MapWriter.open(
         tmp_path / "other", **shape, settings=changes.get("settings"), install_model=install_model
     ) as store:
-        features = Features(np.ones((1, shape["descriptor_dim"]), np.float32), np.ones((1, 5, 4), np.float32))
+        features = Features(np.eye(1, shape["descriptor_dim"], dtype=np.float32), np.ones((1, 5, 4), np.float32))
         store.add(name="x.jpg", source="", features=features)
     before = bytes_of(path)
     with pytest.raises(MapError, match=message):

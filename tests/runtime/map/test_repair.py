@@ -20,6 +20,7 @@ NAMES = [f"{number}.jpg" for number in range(200)]
 def features_of(number):
     random = np.random.default_rng(number)
     descriptors = random.standard_normal((1, 8), np.float32)
+    descriptors /= np.linalg.norm(descriptors)
     return Features(descriptors, random.standard_normal((1, 5, 4), np.float32))
 
 

@@ -22,6 +22,7 @@ SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (5, 4)}
 def features_of(number):
     random = np.random.default_rng(number)
     descriptors = random.standard_normal((1, 8), np.float32)
+    descriptors /= np.linalg.norm(descriptors)
     return Features(descriptors, random.standard_normal((1, 5, 4), np.float32))
 
 

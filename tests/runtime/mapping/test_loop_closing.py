@@ -232,7 +232,8 @@ def test_memory_beside_the_map_is_bounded(tmp_path: Path, model: Model) -> None:
     ):
         for number in range(60):
             noise = random.normal(0, 0.1, given.descriptors.shape).astype(np.float32)
-            features = Features(given.descriptors + noise, given.tokens)
+            moved = given.descriptors + noise
+            features = Features(moved / np.linalg.norm(moved), given.tokens)
             closer.find_loop(writer, f"{number}", "here", float(number), features)
             writer.add(name=f"{number}", source="here", features=features, timestamp=float(number))
             assert len(closer._recent) <= 6

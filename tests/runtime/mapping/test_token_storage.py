@@ -35,7 +35,7 @@ def build(path, how, numbers=range(COUNT)):
     settings = {"tokens": {"type": how.type, "keep": how.keep}}
     with MapWriter.open(path, **SHAPE, settings=settings, install_model=install_model) as store:
         for number in numbers:
-            features = Features(np.ones((1, 8), np.float32), tokens_of(number))
+            features = Features(np.eye(1, 8, dtype=np.float32), tokens_of(number))
             store.add(name=f"{number}.jpg", source="/pictures", features=features)
 
 
@@ -150,7 +150,7 @@ def test_older_versions_read_maps_without_int8(tmp_path, monkeypatch):
 
 def test_a_map_without_the_setting_holds_float16(tmp_path):
     with MapWriter.open(tmp_path, **SHAPE, install_model=install_model) as store:
-        store.add(name="0.jpg", source="/", features=Features(np.ones((1, 8), np.float32), tokens_of(0)))
+        store.add(name="0.jpg", source="/", features=Features(np.eye(1, 8, dtype=np.float32), tokens_of(0)))
     with Map.open(tmp_path) as opened:
         assert (opened.settings, opened.token_format) == ({}, TokenFormat())
         np.testing.assert_array_equal(opened.read_tokens([0]), tokens_of(0).astype(np.float16))
