@@ -303,7 +303,7 @@ def _definition(table: str) -> str:
 
 def _check_schema(connection: sqlite3.Connection) -> None:
     """Raise ValueError unless the catalog has its three tables, as they were defined, and nothing else."""
-    wanted = {("table", table, table, _definition(table)) for table in _TABLES}
+    wanted: set[tuple[str, str, str, str | None]] = {("table", table, table, _definition(table)) for table in _TABLES}
     wanted.add(("index", "sqlite_autoindex_meta_1", "meta", None))  # SQLite makes it for the primary key
     rows = connection.execute(f"SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT {len(wanted) + 1}")
     if set(rows) != wanted:
