@@ -169,18 +169,29 @@ def altered(truth: Reference, what: str) -> Reference:
     return dataclasses.replace(truth, features=Features(descriptors, truth.features.tokens))
 
 
-@pytest.mark.parametrize("what", ["scores", "scores are NaN", "descriptors", "descriptors are NaN"])
-def test_the_reference_check_fails_where_the_model_differs(model: Model, tmp_path: Path, what: str) -> None:
+def with_reference(model: Model, folder: Path, what: str) -> Model:
+    """Return the model with an altered reference check whose checksum holds."""
     truth = altered(Reference.load(model.bundle.reference()), what)
-    model.bundle.install(tmp_path)
-    file = tmp_path / REFERENCE
+    model.bundle.install(folder)
+    file = folder / REFERENCE
     file.unlink()
     truth.save(file)
     info = dataclasses.replace(
         model.bundle.info,
         files={**model.bundle.info.files, REFERENCE: FileInfo(file.stat().st_size, sha256(file))},
     )
-    assert not check_reference(Model(Bundle(tmp_path, info), model.engines)).ok
+    return Model(Bundle(folder, info), model.engines)
+
+
+@pytest.mark.parametrize("what", ["scores", "descriptors"])
+def test_the_reference_check_fails_where_the_model_differs(model: Model, tmp_path: Path, what: str) -> None:
+    assert not check_reference(with_reference(model, tmp_path, what)).ok
+
+
+@pytest.mark.parametrize("what", ["scores are NaN", "descriptors are NaN"])
+def test_a_reference_that_is_not_finite_is_refused(model: Model, tmp_path: Path, what: str) -> None:
+    with pytest.raises(BundleError, match="finite"):
+        check_reference(with_reference(model, tmp_path, what))
 
 
 def test_the_network_itself_has_no_error(model: Model) -> None:

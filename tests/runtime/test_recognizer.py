@@ -384,9 +384,9 @@ def test_an_answer_under_way_ends_with_the_map_it_began_with(
     path = own_map(3)
     with PlaceRecognizer.open(path) as recognizer:
         expected = comparable(recognizer.recognize(query))
-        first, read, refreshed = recognizer.map, Map.read_tokens, []
+        first, read, refreshed = recognizer.map, Map.read_intact_tokens, []
 
-        def read_after_a_refresh(map_: Map, rows: np.ndarray) -> np.ndarray:
+        def read_after_a_refresh(map_: Map, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if not refreshed:
                 remove(path, "p0.png", "p1.png")
                 thread = threading.Thread(target=lambda: refreshed.append(recognizer.refresh()))
@@ -394,7 +394,7 @@ def test_an_answer_under_way_ends_with_the_map_it_began_with(
                 thread.join()
             return read(map_, rows)
 
-        monkeypatch.setattr(Map, "read_tokens", read_after_a_refresh)
+        monkeypatch.setattr(Map, "read_intact_tokens", read_after_a_refresh)
         assert comparable(recognizer.recognize(query)) == expected
         assert refreshed == [True]
         assert names_of(recognizer.recognize(query)) == {"p2.png"}

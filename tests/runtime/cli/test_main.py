@@ -347,9 +347,13 @@ def test_a_signal_waits_for_the_answer_in_hand() -> None:
                 signal.raise_signal(signal.SIGINT)
             written.append(signals)
 
-    for signals in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            answer(signals)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with Ctrl-C ignored
+    try:
+        for signals in (1, 2):
+            with pytest.raises(KeyboardInterrupt):
+                answer(signals)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert written == [1]  # a second signal takes effect at once
 
 

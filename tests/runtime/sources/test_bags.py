@@ -386,8 +386,8 @@ def test_compressed_images(tmp_path: Path, form: str) -> None:
         bag.compressed("/image/compressed", stamp(2), b"no picture", form)
     first, cut, none = frames_of(bag.path)
     assert np.array_equal(np.asarray(first.picture), np.asarray(Image.open(stream)))
-    assert "sqlite/image/compressed#000001: its JPEG, PNG or TIFF data is" in cut.error
-    assert "sqlite/image/compressed#000002: its JPEG, PNG or TIFF data is not a picture" in none.error
+    assert "sqlite/image/compressed#000001: its JPEG, PNG, TIFF or WebP data is" in cut.error
+    assert "sqlite/image/compressed#000002: its JPEG, PNG, TIFF or WebP data is not a picture" in none.error
 
 
 def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> None:
