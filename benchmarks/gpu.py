@@ -107,12 +107,22 @@ def device_name(device: str) -> str:
 
 def config_of(size: str) -> NetworkConfig:
     """Return the configuration of a network of a size."""
-    from pairvpr.model.presets import PRESETS
+    from pairvpr.model.presets import PRESETS, NetworkConfig
 
     nano, speed = PRESETS["nano"], PRESETS["speed"]
-    small = {"encoder_args": {"depth": 1, "num_heads": 6}, "decoder_dim": 128, "decoder_depth": 2}
+    tiny = NetworkConfig(
+        preset="tiny",
+        encoder="vit_tiny_patch16_224",
+        encoder_args={"depth": 1, "num_heads": 6},
+        stem=(32, 64, 128, 192),
+        image_size=112,
+        position_grid=7,
+        descriptor_dim=256,
+        decoder_dim=128,
+        decoder_depth=2,
+    )
     return {
-        "tiny": dataclasses.replace(nano, preset="tiny", **small),
+        "tiny": tiny,
         "nano": nano,
         "speed": speed,
         "large": dataclasses.replace(speed, preset="large", encoder="vit_large_patch14_reg4_dinov2"),

@@ -11,7 +11,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
-from pairvpr.errors import CheckpointError
+from pairvpr.errors import CheckpointError, one_line
 from pairvpr.model.presets import NetworkConfig
 
 STAGES = 6
@@ -116,7 +116,14 @@ def create_cnn(config: NetworkConfig) -> Any:
     """Make the timm network of a configuration without classifier, batch norms folded. Raises CheckpointError."""
     if not timm.is_model(config.encoder):
         raise CheckpointError(f"encoder {config.encoder}: timm {timm.__version__} has no such model")
-    return folded(cut(timm.create_model(config.encoder, pretrained=False, **config.encoder_args)))
+    try:
+        cnn = timm.create_model(config.encoder, pretrained=False, **config.encoder_args)
+    except (TypeError, AssertionError) as error:
+        given = dict(config.encoder_args)
+        raise CheckpointError(
+            f"encoder {config.encoder}: timm takes no such encoder_args {given} ({one_line(error)}); correct them"
+        ) from error
+    return folded(cut(cnn))
 
 
 def cut(cnn: Any) -> Any:
