@@ -28,6 +28,7 @@ POSE_FILE_FORMS = (
     'or TUM lines "timestamp x y z qx qy qz qw"'
 )
 MAX_TIME_GAP = 0.05  # seconds between a picture's time stamp and a TUM pose that still counts as its own
+LONGEST_FIELD = 100_000  # characters of a CSV field
 
 
 class PoseFile(Protocol):
@@ -293,7 +294,11 @@ def _csv_rows(path: Path, lines: list[str], first: int) -> Iterator[tuple[str, l
     reader = csv.reader(lines[first - 1 :], skipinitialspace=True)
     try:
         for row in reader:
-            yield f"{path}, line {first - 1 + reader.line_num}", row
+            where = f"{path}, line {first - 1 + reader.line_num}"
+            # The csv module's own limit can be changed by any library in the process.
+            if max(map(len, row), default=0) > LONGEST_FIELD:
+                raise SourceError(f"{where}: field larger than {LONGEST_FIELD} characters: correct it")
+            yield where, row
     except csv.Error as error:
         raise SourceError(f"{path}, line {first - 1 + reader.line_num}: {error}: correct it") from error
 

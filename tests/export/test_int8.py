@@ -217,7 +217,7 @@ def test_as_few_layers_as_needed_stay_in_float(made, monkeypatch) -> None:
         tried.append(None)
         return Agreement(1.0 if len(tried) == 3 else 0.0, 1.0, 0.0)
 
-    monkeypatch.setattr(int8_bundle, "agreement", judged)
+    monkeypatch.setattr(int8_bundle, "measure_agreement", judged)
     monkeypatch.setattr(Int8Export, "_graphs", lambda self, kind, names: {})
     monkeypatch.setattr(Int8Export, "_model", lambda self, files, kind: None)
     assert export._choose("int8") == export.ranking[: round(len(export.ranking) / 8)]
@@ -315,7 +315,7 @@ def test_command_line_errors_are_one_line(arguments, told, tmp_path, monkeypatch
 
 def test_a_failed_int8_check_names_the_worst_layers(made, monkeypatch) -> None:
     export = made[3]
-    monkeypatch.setattr(int8_bundle, "agreement", lambda *_: Agreement(0.98, 0.97, 0.25))
+    monkeypatch.setattr(int8_bundle, "measure_agreement", lambda *_: Agreement(0.98, 0.97, 0.25))
     with pytest.raises(ExportError) as error:
         export._judge("int8", made[1]["int8"].graphs, export.seen, Reference.load(export.floats.reference()))
     assert "lowest descriptor cosine 0.9800, rank correlation of scores 0.9700" in str(error.value)

@@ -1,3 +1,4 @@
+import csv
 import math
 
 import numpy as np
@@ -76,6 +77,15 @@ MALFORMED = [
     ("1 nan nan nan nan nan nan nan\n", "holds no finite pose"),
     ("1e21 1 2 3 0 0 0 1\n", "the time stamp 1e+21 is no time in seconds, milliseconds"),
 ]
+
+
+def test_a_long_field_is_refused_whatever_limit_another_library_has_set(tmp_path):
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        with pytest.raises(SourceError, match="line 2: field larger"):
+            read_poses(write(tmp_path, POSE + "a" * 200_000 + ",1,2,3,0,0,0,1\n"))
+    finally:
+        csv.field_size_limit(before)
 
 
 @pytest.mark.parametrize(("text", "message"), MALFORMED)
