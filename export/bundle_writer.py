@@ -27,7 +27,6 @@ from pairvpr.export.precision import DTYPES, Precision
 from pairvpr.export.tracing import graph_specs, write_graph
 from pairvpr.export.verification import Progress, Truth, network_truth, verify_export
 from pairvpr.model import Checkpoint, PairVPR
-from pairvpr.model.network import IMAGENET_MEAN, IMAGENET_STD
 from pairvpr.model.presets import HEAD_DIM
 from pairvpr.runtime.bundle import (
     FILE,
@@ -135,9 +134,7 @@ def _export(checkpoint: Checkpoint, out: Path, progress: Progress) -> Iterator[_
 def describe(checkpoint: Checkpoint) -> BundleInfo:
     """Return the content of `bundle.json` for a network before anything is exported."""
     network, config = checkpoint.network, checkpoint.network.config
-    picture = PictureFormat(
-        config.image_size, config.image_size, "squash, Pillow bilinear", IMAGENET_MEAN, IMAGENET_STD
-    )
+    picture = PictureFormat(config.image_size, config.image_size, "squash, Pillow bilinear", config.mean, config.std)
     return BundleInfo(
         identity=identity(network, picture),
         preset=config.preset,

@@ -30,8 +30,10 @@ class EncoderGraph(nn.Module):
     def __init__(self, network: PairVPR) -> None:
         super().__init__()
         self.normalise = network.normalise
-        encoder = _with_fixed_positions(network.encoder, network.config.image_size)
-        self.encoder = _with_decoder_attention(encoder)
+        self.encoder: nn.Module = network.encoder
+        if isinstance(network.encoder, Encoder):
+            encoder = _with_fixed_positions(network.encoder, network.config.image_size)
+            self.encoder = _with_decoder_attention(encoder)
         self.descriptor = network.descriptor
         self.embed = network.decoder.embed
         self.register_buffer("positions", network.decoder.positions)
@@ -40,8 +42,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         pictures = self.normalise(images).to(self.embed.weight.dtype)
-        class_tokens, dense = self.encoder(pictures)
-        descriptors = F.normalize(self.descriptor(class_tokens).float(), dim=-1)
+        summaries, dense = self.encoder(pictures)
+        descriptors = F.normalize(self.descriptor(summaries).float(), dim=-1)
         return descriptors, self.embed(dense) + self.positions
 
 
@@ -105,6 +107,7 @@ class PairSuffix(nn.Module):
         self.last = ClassTokenBlock(last)
         self.norm = network.decoder.norm
         self.classifier = network.decoder.classifier
+        self.late = network.decoder.late
 
     def forward(
         self, query_tokens: Tensor, database_tokens: Tensor, query_state: Tensor, database_state: Tensor, keep: Tensor
@@ -116,7 +119,8 @@ class PairSuffix(nn.Module):
             database = block.look(block.attend(database), block.memory(query_tokens))
         class_tokens = torch.cat([self.last(query, memory), self.last(database, query_tokens)], dim=1)
         class_tokens = self.norm(class_tokens)  # (m, 2, D)
-        return self.classifier(class_tokens).float().sum(dim=(1, 2))
+        scores = self.classifier(class_tokens).float().sum(dim=(1, 2))
+        return scores if self.late is None else scores + self.late.both(query_tokens, memory)
 
 
 class ClassTokenBlock(nn.Module):

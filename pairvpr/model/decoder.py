@@ -107,10 +107,39 @@ class Blocks(nn.ModuleList):
         return super().__iter__()  # type: ignore[return-value]
 
 
+class LateInteraction(nn.Module):
+    """Score pairs by their tokens' best counterparts, without attention (as ColBERT, Khattab & Zaharia, SIGIR 2020).
+
+    Projected tokens have unit length, so that a picture scores highest with itself. What a token's position adds to it
+    makes near counterparts count more than far ones.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, dim, bias=False)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return (B,) float32 of decoder-ready tokens (1 or B, N, D) and (1 or B, M, D), in the order first, second."""
+        return self.weight.float() * self.similarities(first, second).amax(dim=2).mean(dim=1)
+
+    def both(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the sum of both orders (B,), float32."""
+        similarities = self.similarities(first, second)
+        best = similarities.amax(dim=2).mean(dim=1) + similarities.amax(dim=1).mean(dim=1)
+        return self.weight.float() * best
+
+    def similarities(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the cosines (B, N, M) of projected tokens, float32: half would round away what ranks candidates."""
+        a, b = (F.normalize(self.proj(tokens).float(), dim=-1) for tokens in (first, second))
+        return a @ b.transpose(1, 2)
+
+
 class PairDecoder(nn.Module):
     """Embeds encoder tokens, and decodes the first picture's tokens with the second picture's as memory."""
 
     class_token: nn.Parameter | None
+    late: LateInteraction | None
 
     def __init__(self, config: NetworkConfig, encoder_width: int, patch_size: int) -> None:
         super().__init__()
@@ -125,6 +154,7 @@ class PairDecoder(nn.Module):
         self.classifier = nn.Sequential(
             nn.Linear(dim, config.classifier_dim), nn.ReLU(), nn.Linear(config.classifier_dim, 1)
         )
+        self.late = LateInteraction(dim) if config.late_interaction else None
         if config.pair_classifier:
             self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
             self.register_buffer("class_positions", torch.cat([torch.zeros(1, dim), self.positions]))

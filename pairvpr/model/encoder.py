@@ -59,6 +59,16 @@ class Encoder(nn.Module):
         return int(self.vit.embed_dim)
 
     @property
+    def summary_width(self) -> int:
+        """Length of what the descriptor is projected from: the class token."""
+        return self.width
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, which can be frozen from the first one on."""
+        return len(self.vit.blocks)
+
+    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return int(self.vit.patch_embed.patch_size[0])

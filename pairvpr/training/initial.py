@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from pairvpr.errors import CheckpointError, TrainingError, one_line
 from pairvpr.model import Checkpoint, NetworkConfig, PairVPR, WeightsInfo, load_checkpoint
 from pairvpr.model.decoder import PairDecoder
-from pairvpr.model.encoder import create_vit
+from pairvpr.model.efficientnet_lite import LICENCE as BACKBONE_LICENCE
+from pairvpr.model.efficientnet_lite import load_backbone
+from pairvpr.model.encoder import Encoder, create_vit
 from pairvpr.training.config import ALL_BLOCKS, StageOneConfig, StageTwoConfig
 
 UNSTATED = "not stated by the run that trained it"
@@ -37,10 +39,14 @@ def initial_checkpoint(config: StageOneConfig | StageTwoConfig, teacher: Weights
         load_pretrained_encoder(network)
         known = f"timm's weights of {config.network.encoder}"
         origin, licence = f"{origin}, encoder from {known}", f"the licence of {known}"
+    elif init.backbone:
+        load_backbone(network.encoder, config.network, init.backbone)
+        origin = f"{origin}, encoder with ImageNet weights from {init.backbone} ({BACKBONE_LICENCE})"
+        licence = BACKBONE_LICENCE
     elif config.train.trained_blocks != ALL_BLOCKS:
         raise TrainingError(
             "setting train.trained_blocks: would freeze encoder blocks that never learned; set it to -1, "
-            "or start from init.pretrained or init.checkpoint"
+            "or start from init.pretrained, init.backbone or init.checkpoint"
         )
     if init.decoder:
         donor = load_checkpoint(init.decoder)
@@ -71,8 +77,10 @@ def seeded_network(config: NetworkConfig, seed: int) -> PairVPR:
             for module in part.modules():
                 if isinstance(module, nn.Linear):
                     nn.init.xavier_uniform_(module.weight)
-                    nn.init.zeros_(module.bias)
-        for token in (network.encoder.mask_token, network.decoder.mask_token, network.decoder.class_token):
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        hidden = network.encoder.mask_token if isinstance(network.encoder, Encoder) else None
+        for token in (hidden, network.decoder.mask_token, network.decoder.class_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
         start_matching(network.decoder)
@@ -104,6 +112,8 @@ def load_pretrained_encoder(network: PairVPR) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     config = network.config
+    if not isinstance(network.encoder, Encoder):
+        raise CheckpointError(f"setting init.pretrained: {config.encoder} starts from init.backbone; set that instead")
     if config.stem:
         raise CheckpointError(
             f"setting init.pretrained: timm has no weights of {config.encoder} with a stem; remove init.pretrained or "

@@ -25,7 +25,8 @@ UNUSED: dict[Stage, tuple[str, ...]] = {
 They must not learn, because DDP waits for every gradient.
 """
 
-BLOCKS = "encoder.vit.blocks."
+BLOCKS = ("encoder.vit.blocks.", "encoder.cnn.blocks.")
+BACKBONES = ("encoder.vit.", "encoder.cnn.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def freeze(network: PairVPR, stage: Stage, trained_blocks: int) -> None:
     none.
     Raises TrainingError if the encoder has fewer blocks.
     """
-    depth = len(network.encoder.vit.blocks)
+    depth = network.encoder.depth
     if trained_blocks > depth:
         raise TrainingError(
             f"setting train.trained_blocks: is {trained_blocks}, but the encoder has {depth} blocks; lower it, or set "
@@ -100,7 +101,7 @@ def freeze(network: PairVPR, stage: Stage, trained_blocks: int) -> None:
     first = 0 if trained_blocks == ALL_BLOCKS else depth - trained_blocks
     for name, parameter in network.named_parameters():
         learns = not name.startswith(UNUSED[stage])
-        if learns and trained_blocks != ALL_BLOCKS and name.startswith("encoder.vit."):
+        if learns and trained_blocks != ALL_BLOCKS and name.startswith(BACKBONES):
             # If no block learns, the final norm (layer depth + 1) stays as it is, too.
             learns = trained_blocks > 0 and layer_of(name, depth) > first
         parameter.requires_grad_(learns)
@@ -112,9 +113,9 @@ def layer_of(name: str, depth: int) -> int:
     Layer 0 makes the tokens, layers 1 to `depth` are the encoder's blocks, and layer depth + 1 is the rest.
     """
     if name.startswith(BLOCKS):
-        return int(name[len(BLOCKS) :].split(".")[0]) + 1
+        return int(name.split(".")[3]) + 1
     tokens = name == "encoder.mask_token" or (
-        name.startswith("encoder.vit.") and not name.startswith(("encoder.vit.norm.", "encoder.vit.fc_norm."))
+        name.startswith(BACKBONES) and not name.startswith(("encoder.vit.norm.", "encoder.vit.fc_norm."))
     )
     return 0 if tokens else depth + 1
 
@@ -142,7 +143,7 @@ def parameter_groups(network: PairVPR, layer_decay: float = 1.0, patch_embed: fl
 
     The order depends on names alone, so that an optimizer's state fits after a restart.
     """
-    depth = len(network.encoder.vit.blocks)
+    depth = network.encoder.depth
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:

@@ -106,5 +106,7 @@ def _show(network: PairVPR, batches: StageBatches, world: World, path: Path) -> 
     network.eval()
     with torch.no_grad():
         prediction = network.reconstruct(masked, mask, reference)
-        write_reconstructions(network.normalise(masked), network.normalise(reference), mask, prediction, path)
+        write_reconstructions(
+            network.normalise(masked), network.normalise(reference), mask, prediction, path, network.config
+        )
     network.train()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pairvpr.data.places import PlaceDataset
 from pairvpr.data.samples import PlaceBatch, PlaceSamples
 from pairvpr.data.sampling import EpochOrder
-from pairvpr.data.transforms import CropAndRelight, Squash, SquashAndAugment, Transform
+from pairvpr.data.transforms import CropAndRelight, Revisit, Squash, SquashAndAugment, Transform
 from pairvpr.model import Checkpoint, PairVPR
 from pairvpr.training.batches import BatchFeed, StageBatches, open_all, require_places, total_steps
 from pairvpr.training.config import StageTwoConfig
@@ -143,7 +143,12 @@ def plan_stage_two(config: StageTwoConfig, world: World, start: Checkpoint, teac
         held_out = open_all(config.validation)
         require_places(len(held_out), train.places, "validation")
         validation = feed(held_out, Squash(side))
-    transform = SquashAndAugment(side) if train.augmentation == "randaugment" else CropAndRelight(side, train.strength)
+    transforms: dict[str, Transform] = {
+        "randaugment": SquashAndAugment(side),
+        "relight": CropAndRelight(side, train.strength),
+        "revisit": Revisit(side, train.strength),
+    }
+    transform = transforms[train.augmentation]
     batches = StageBatches(feed(places, transform), validation, steps, train.validate_steps)
     return Plan(
         network=network,

@@ -10,7 +10,14 @@ pytest.importorskip("torchvision")
 
 from PIL import Image  # noqa: E402
 
-from pairvpr.data.transforms import CropAndRelight, lamplight, reversed_tones, seeded_torch  # noqa: E402
+from pairvpr.data.transforms import (  # noqa: E402
+    CropAndRelight,
+    Revisit,
+    lamplight,
+    reversed_tones,
+    seeded_torch,
+    snowed,
+)
 from pairvpr.runtime.image import resize  # noqa: E402
 from tests.scenes import draw_scene  # noqa: E402
 
@@ -60,3 +67,33 @@ def test_tones_may_change_their_order_but_not_within_a_tone():
         assert (curve >= 0).all()
         assert curve.max() < 1.3
         assert torch.allclose(curve[:, 0] / curve[:, 1].clamp(min=1e-9), torch.tensor(1.2), atol=1e-3)  # colours stay
+
+
+def revisited(seed, strength=1.0):
+    with seeded_torch(seed):
+        return Revisit(48, strength)(Image.fromarray(draw_scene(0, 0, (60, 80))))
+
+
+def test_another_visit_changes_view_and_colours_and_its_seed_decides_it():
+    assert torch.equal(revisited(1), revisited(1))
+    pictures = torch.stack([revisited(seed) for seed in range(40)])
+    assert pictures.shape == (40, 48, 48, 3)
+    assert pictures.dtype == torch.uint8
+    assert (pictures.float().std(dim=(1, 2)).mean(1) > 4).all()
+    grey = (pictures[..., 0] == pictures[..., 2]).all(dim=(1, 2))
+    assert 4 < int(grey.sum()) < 30
+
+
+def test_a_visit_without_strength_is_the_picture_itself():
+    squashed = torch.from_numpy(resize(Image.fromarray(draw_scene(0, 0, (60, 80))), (48, 48))).float()
+    assert np.corrcoef(revisited(0, 0.0).float().ravel(), squashed.ravel())[0, 1] > 0.97
+
+
+def test_snow_lies_on_the_ground_and_on_what_is_green():
+    light = torch.full((1, 3, 32, 32), 0.2)
+    light[:, 1, :8, 16:] = 0.5  # a tree, above on the right
+    with seeded_torch(0):
+        seen = torch.stack([snowed(light)[0] for _ in range(20)]).mean(dim=0)
+    brightness = seen.mean(dim=0)
+    assert brightness[24:].mean() > brightness[8:16].mean() + 0.1  # the ground
+    assert brightness[:8, 16:].mean() > brightness[:8, :16].mean() + 0.1  # the tree

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,31 +10,13 @@ pytest.importorskip("torch")
 pytest.importorskip("pytorch_metric_learning")
 
 from pairvpr.errors import TrainingError
-from pairvpr.model import PRESETS
-from pairvpr.training.config import StageOneConfig, stage_one_config, stage_two_config
+from pairvpr.training.config import stage_one_config, stage_two_config
 from pairvpr.training.settings import write_toml
 from tests.training.support import write_config
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
 
 MINIMAL = 'out = "run"\n[network]\npreset = "nano"\n[[data]]\nplaces = "folders"\narguments = {root = "x"}\n'
-
-
-RECIPE = sorted(
-    (Path(__file__).parents[2] / "pairvpr" / "weights" / "recipe").glob("*.toml"),
-    key=lambda file: int(file.stem.partition("-")[0]),
-)
-
-
-def test_the_recipe_of_the_weights_that_ship():
-    """Each run is of the preset, and starts where the one before ended; stage one leaves a decoder behind."""
-    configs = [stage_one_config(file) if file.stem.endswith("stage-one") else stage_two_config(file) for file in RECIPE]
-    assert len(configs) == 12
-    assert sum(isinstance(config, StageOneConfig) for config in configs) == 1
-    assert all(dataclasses.replace(config.network, pair_classifier=True) == PRESETS["nano"] for config in configs)
-    assert [config.init.decoder or config.init.checkpoint for config in configs[1:]] == [
-        f"{config.out}/last/network.safetensors" for config in configs[:-1]
-    ]
 
 
 @pytest.fixture
@@ -65,8 +45,8 @@ def test_stages_make_their_own_kind_of_network(minimal):
     assert stage_one_config(minimal).network.pair_classifier is False
     assert stage_one_config(minimal).network.preset == "nano"
     assert stage_two_config(minimal).network.pair_classifier is True
-    changed = stage_two_config(minimal, ["network.image_size=224"]).network
-    assert (changed.preset, changed.image_size, changed.decoder_dim) == ("custom", 224, 192)
+    changed = stage_two_config(minimal, ["network.image_size=192"]).network
+    assert (changed.preset, changed.image_size, changed.decoder_dim) == ("custom", 192, 192)
 
 
 def test_overrides_reach_everywhere(minimal):

@@ -67,16 +67,16 @@ def edges(result: Result) -> list[dict]:
 
 def test_a_drive_that_comes_back(tmp_path: Path) -> None:
     source = drive(tmp_path / "cam", *ROUND)
-    found = edges(loops(source, "--db", tmp_path / "map", "--threshold", "18", "--exclude", "25"))
+    found = edges(loops(source, "--db", tmp_path / "map", "--threshold", "6", "--exclude", "25"))
     assert [(edge["from"], edge["to"]) for edge in found] == [(name(4), name(0)), (name(5), name(1))]
     assert list(found[0]) == EDGE
     assert (found[0]["format"], found[0]["from_timestamp"], found[0]["to_timestamp"]) == (1, 140.0, 100.0)
-    assert found[0]["score"] >= found[0]["threshold"] == 18
+    assert found[0]["score"] >= found[0]["threshold"] == 6
     assert found[0]["confidence"] is found[0]["calibrated_on"] is found[0]["relative_pose"] is None
     with Map.open(tmp_path / "map") as map_:
         assert [record.name for record in map_.records] == [name(number) for number in range(6)]
     assert not verify_map(tmp_path / "map")
-    again = loops(source, "--db", tmp_path / "map", "--threshold", "18", "--exclude", "25")
+    again = loops(source, "--db", tmp_path / "map", "--threshold", "6", "--exclude", "25")
     assert edges(again) == []
     assert "0 pictures added, 0 loops closed, 6 already there" in again.stderr
 
@@ -84,7 +84,7 @@ def test_a_drive_that_comes_back(tmp_path: Path) -> None:
 def test_recent_pictures_close_no_loop(tmp_path: Path) -> None:
     source = drive(tmp_path / "cam", *ROUND)
     assert edges(loops(source, "--db", tmp_path / "map", "--threshold", "-1000", "--exclude", "60")) == []
-    refused = loops(source, "--db", tmp_path / "other", "--threshold", "18", "--exclude", "nan")
+    refused = loops(source, "--db", tmp_path / "other", "--threshold", "6", "--exclude", "nan")
     assert (refused.exit_code, "--exclude nan" in refused.stderr) == (2, True)
 
 
@@ -118,8 +118,8 @@ def test_going_on_after_an_interruption_closes_the_same_loops(tmp_path: Path) ->
 
 def test_an_earlier_drive_is_there_from_the_start(tmp_path: Path) -> None:
     first, second = drive(tmp_path / "a", 0, 1), drive(tmp_path / "b", 5, 1, start=130.0)
-    edges(loops(first, "--db", tmp_path / "map", "--threshold", "18"))
-    found = edges(loops(second, "--db", tmp_path / "map", "--threshold", "18", "--out", tmp_path / "edges.jsonl"))
+    edges(loops(first, "--db", tmp_path / "map", "--threshold", "6"))
+    found = edges(loops(second, "--db", tmp_path / "map", "--threshold", "6", "--out", tmp_path / "edges.jsonl"))
     assert found == []
     (line,) = (tmp_path / "edges.jsonl").read_text().splitlines()
     assert (json.loads(line)["from"], json.loads(line)["to"]) == (name(1, 130.0), name(1))
@@ -127,7 +127,7 @@ def test_an_earlier_drive_is_there_from_the_start(tmp_path: Path) -> None:
 
 def test_rejected_pictures_close_no_loop(tmp_path: Path) -> None:
     source = drive(tmp_path / "cam", 0, 0, 1, 2, 0)
-    options = ("--db", tmp_path / "map", "--threshold", "18", "--exclude", "5", "--min-change", "0.05")
+    options = ("--db", tmp_path / "map", "--threshold", "6", "--exclude", "5", "--min-change", "0.05")
     result = loops(source, *options)
     found = [(edge["from"], edge["to"]) for edge in edges(result)]
     assert found[-1] == (name(4), name(0))
@@ -141,7 +141,7 @@ def test_rejected_pictures_close_no_loop(tmp_path: Path) -> None:
 def test_pictures_without_a_time_stamp_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "pics").mkdir()
     Image.fromarray(draw_scene(0, 0, SIZE)).save(tmp_path / "pics" / "a.png")
-    result = loops(tmp_path / "pics", "--db", tmp_path / "map", "--threshold", "18")
+    result = loops(tmp_path / "pics", "--db", tmp_path / "map", "--threshold", "6")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("Error: a.png: has no time stamp")
     assert not (tmp_path / "map").exists()
@@ -157,10 +157,10 @@ def test_an_unusable_threshold_is_refused(tmp_path: Path, threshold: str, says: 
 
 
 def calibrated(path: Path, identity: str | None = None) -> Acceptance:
-    """Write a threshold of 18 into a map."""
+    """Write a threshold of 6 into a map."""
     bundle = Bundle.open(path / "model")
     acceptance = Acceptance(
-        identity=bundle.identity, engine="", setup=ScoreSetup("", 1, None), threshold=18.0, slope=1.0, bias=-18.0,
+        identity=bundle.identity, engine="", setup=ScoreSetup("", 1, None), threshold=6.0, slope=1.0, bias=-6.0,
         radius=25.0, precision=0.9, delta=0.1, fitted=1, checked=1, right=1, outside=0, expected=1.0, accepted=1,
         accepted_right=1, traverses=(Traverse("drive1", 1, 1, 1),), own=0,
     )  # fmt: skip
@@ -184,7 +184,7 @@ def test_the_threshold_comes_from_another_map(tmp_path: Path, model: Model) -> N
     assert "precision does not hold for this map" in result.stderr
     assert {edge["calibrated_on"] for edge in found} == {str(other)}
     for edge in found:
-        assert edge["threshold"] == 18
+        assert edge["threshold"] == 6
         assert edge["confidence"] == pytest.approx(acceptance.confidence(edge["score"]), abs=1e-5)
 
 
@@ -246,7 +246,7 @@ def test_memory_beside_the_map_is_bounded(tmp_path: Path, model: Model) -> None:
 def test_termination_leaves_an_intact_map(tmp_path: Path) -> None:
     source, out = drive(tmp_path / "cam", *(number % 7 for number in range(300))), tmp_path / "edges.jsonl"
     command = [sys.executable, "-m", "pairvpr", "map", "loops", str(source), "--db", str(tmp_path / "map")]
-    command += ["--threshold", "18", "--exclude", "30", "--top-k", "5", "--out", str(out)]
+    command += ["--threshold", "6", "--exclude", "30", "--top-k", "5", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 300
     while not (out.exists() and len(out.read_text().splitlines()) > 2):
