@@ -121,17 +121,20 @@ class LateInteraction(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Return (B,) float32 of decoder-ready tokens (1 or B, N, D) and (1 or B, M, D), in the order first, second."""
-        return self.weight.float() * self.similarities(first, second).amax(dim=2).mean(dim=1)
+        return self.weight.float() * self.similarities(first, second).amax(dim=2).float().mean(dim=1)
 
     def both(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the sum of both orders (B,), float32."""
         similarities = self.similarities(first, second)
-        best = similarities.amax(dim=2).mean(dim=1) + similarities.amax(dim=1).mean(dim=1)
+        best = similarities.amax(dim=2).float().mean(dim=1) + similarities.amax(dim=1).float().mean(dim=1)
         return self.weight.float() * best
 
     def similarities(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the cosines (B, N, M) of projected tokens, float32: half would round away what ranks candidates."""
-        a, b = (F.normalize(self.proj(tokens).float(), dim=-1) for tokens in (first, second))
+        """Return the cosines (B, N, M) of projected tokens, in the type of the tokens.
+
+        Lengths are computed in float32, because squares of float16 numbers overflow.
+        """
+        a, b = (F.normalize(self.proj(tokens).float(), dim=-1).to(tokens.dtype) for tokens in (first, second))
         return a @ b.transpose(1, 2)
 
 

@@ -28,7 +28,7 @@ onnx = pytest.importorskip("onnx")
 rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX (pip install tensorrt-rtx)")
 
 INPUTS = {
-    "encoder": {"images": (-1, 112, 112, 3)},
+    "encoder": {"images": (-1, 224, 224, 3)},
     "pair_prefix": {"query_tokens": (1, 49, 192), "database_tokens": (-1, -1, 192)},
 }
 
