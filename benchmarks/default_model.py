@@ -261,9 +261,9 @@ def learn(decoder: PairDecoder, lists: Lists, steps: int, progress: Callable[[st
         nn.utils.clip_grad_norm_(learning, CLIP)
         optimizer.step()
         schedule.step()
-        total += float(loss)
+        total += loss.item()
         if (step + 1) % 100 == 0:
-            progress(f"step {step + 1}: loss {total / 100:.3f}, late interaction {float(decoder.late.weight):.1f}")
+            progress(f"step {step + 1}: loss {total / 100:.3f}, late interaction {decoder.late.weight.item():.1f}")
             total = 0.0
     with torch.no_grad():
         decoder.classifier[-1].weight.mul_(LOGITS)
