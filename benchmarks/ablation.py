@@ -158,9 +158,9 @@ def main() -> None:
         ):
             network, seconds = train(args, start, Path(folder) / name.replace(" ", "-"), with_stage_one)
             table[name] = {"recall@1": recall(network, args), "seconds": round(seconds)}
-            print(name, json.dumps(table[name]), flush=True)
+            print(name, json.dumps(table[name], allow_nan=False), flush=True)
     if args.out:
-        args.out.write_text(json.dumps(table, indent=1) + "\n")
+        args.out.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def main() -> None:
             for level in args.levels
         },
     }
-    text = json.dumps(results, indent=1)
+    text = json.dumps(results, indent=1, allow_nan=False)
     print(text)
     if args.json:
         args.json.write_text(text + "\n")

@@ -112,7 +112,7 @@ def _kept(
 
 
 def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).hexdigest()[:16]
 
 
 def _answer(

@@ -66,7 +66,7 @@ def main() -> None:
         results[f"beside_{args.busy}_busy"] = measure(db, args)
         for process in busy:
             process.kill()
-    print(json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1, allow_nan=False))
 
 
 def measure(db: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -78,9 +78,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, labels, teacher in (("labels", True, False), ("teacher alone", False, True), ("both", True, True)):
             table[name] = student(args, Path(folder) / name, labels, teacher)
-            print(name, json.dumps(table[name]), flush=True)
+            print(name, json.dumps(table[name], allow_nan=False), flush=True)
     if args.out:
-        args.out.write_text(json.dumps(table, indent=1) + "\n")
+        args.out.write_text(json.dumps(table, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

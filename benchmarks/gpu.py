@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results["sizes"][size] = measured
             print("\n".join(table(size, measured)))
             if args.out:  # as far as it has got
-                args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return 0 if all(row["ok"] for each in results["sizes"].values() for row in each["exactness"]) else 1
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     }
     print(table(results))
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def prepare(preset: str, bundles: Path) -> None:

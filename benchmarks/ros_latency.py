@@ -171,9 +171,9 @@ def main() -> None:
     pictures = [load_picture(files[i % len(files)]) for i in range(given.count + WARM_UP)]
     rows = [run(given.db, pictures, size, form) for size in SIZES for form in ("raw", "jpeg")]
     for row in rows:
-        print(json.dumps(row))
+        print(json.dumps(row, allow_nan=False))
     with write_atomically(given.out) as path:
-        path.write_text(json.dumps(rows, indent=1))
+        path.write_text(json.dumps(rows, indent=1, allow_nan=False))
 
 
 if __name__ == "__main__":

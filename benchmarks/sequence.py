@@ -67,7 +67,7 @@ def main() -> None:
         **likelihood(found.scores[:, : args.top_k], right),
         "latency": latency(),
     }
-    print(json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1, allow_nan=False))
 
 
 def drive(town: Benchmark, places: int) -> Benchmark:

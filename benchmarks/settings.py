@@ -76,7 +76,7 @@ def main() -> None:
     results = measure(Work(benchmark, bundle, args.top_k, args.work), asked, rest, args.threads)
     print(table(results))
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:

@@ -66,10 +66,10 @@ def main() -> None:
             db = Path(folder) / f"map-{records}"
             build(db, model, features, records)
             results["maps"][records] = measure(db, queries, args.starts)
-            print(json.dumps({records: results["maps"][records]}), file=sys.stderr)
-    print(json.dumps(results, indent=1))
+            print(json.dumps({records: results["maps"][records]}, allow_nan=False), file=sys.stderr)
+    print(json.dumps(results, indent=1, allow_nan=False))
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def build(db: Path, model: Model, features: Features, records: int) -> None:

@@ -211,7 +211,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Also write the result there.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = json.dumps(soak(Path(folder), args.seconds, args.pictures, args.rate, args.every), indent=1)
+        result = json.dumps(
+            soak(Path(folder), args.seconds, args.pictures, args.rate, args.every), indent=1, allow_nan=False
+        )
     print(result)
     if args.out is not None:
         args.out.write_text(result + "\n")

@@ -133,9 +133,9 @@ def main() -> None:
         "learning": learning(args.preset, args.rounds),
         "pictures_per_second": drawing_and_loading(PRESETS[args.preset].image_size),
     }
-    print(json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1, allow_nan=False))
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

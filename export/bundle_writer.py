@@ -160,7 +160,7 @@ def describe(checkpoint: Checkpoint) -> BundleInfo:
 
 def identity(network: PairVPR, picture: PictureFormat) -> str:
     """Return the hash of weights, preprocessing and token format. Features can be compared if this hash is the same."""
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(picture), TOKEN_FORMAT]).encode())
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(picture), TOKEN_FORMAT], allow_nan=False).encode())
     for name, tensor in sorted(network.state_dict().items()):
         array = tensor.numpy()
         digest.update(f"{name} {array.dtype} {array.shape}".encode())

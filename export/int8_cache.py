@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pairvpr.files import write_atomically
 from pairvpr.machine import cache_folder
+from pairvpr.printing import json_document
 from pairvpr.runtime.bundle import BundleInfo, sha256
 
 FORMAT = 1
@@ -40,7 +41,7 @@ def cache_file(info: BundleInfo, graph: str, pictures: Sequence[Path], *counts: 
     """
     # The identity hashes weights and preprocessing. The names of layers depend on the exporter's version.
     key = [FORMAT, info.identity, graph, dict(info.made_with), counts, [sha256(picture) for picture in pictures]]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()
     return cache_folder() / f"int8-ranges-{digest[:32]}.json"
 
 
@@ -60,4 +61,4 @@ def store(file: Path, measured: Measured) -> None:
     """Store measurements in one step. Raise OSError if the file cannot be written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(file) as partial:
-        partial.write_text(json.dumps(vars(measured)) + "\n", encoding="utf-8")
+        partial.write_text(json_document(vars(measured)), encoding="utf-8")

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from pairvpr.errors import BundleError, one_line
 from pairvpr.files import check_member, open_member, read_member, sync, write_atomically
+from pairvpr.printing import json_document
 from pairvpr.runtime.onnx_locations import find_locations
 from pairvpr.validation import (
     check_bool,
@@ -139,7 +140,7 @@ class BundleInfo:
     def to_json(self) -> str:
         """Return the text of `bundle.json`, with its checksum."""
         content = {"format": FORMAT, **asdict(self)}
-        return json.dumps({**content, "checksum": _checksum(content)}, indent=1, allow_nan=False) + "\n"
+        return json_document({**content, "checksum": _checksum(content)})
 
     @staticmethod
     def from_json(text: str, where: Path) -> BundleInfo:
@@ -402,7 +403,7 @@ def _cannot_write(folder: Path, error: OSError) -> BundleError:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +120,31 @@ def resize(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]
     """
     height, width = size
     return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def scale_16_bit(values: npt.NDArray[np.integer[Any]], significant: int = 16) -> npt.NDArray[np.uint8]:
+    """Scale values from 0 to 65535 to 8 bit by the range that the picture uses.
+
+    The range is 0 to the most that the used bits (8, 10, 12, 14 or 16) can hold, as in machine-vision cameras. Values
+    in a narrow band, as of thermal cameras, are stretched to it. The rule needs one picture alone, so that a map and
+    its queries are treated in one way.
+
+    values: an array of any shape.
+    significant: number of bits that the file names.
+    """
+    most = int(values.max())
+    bits = next(b for b in (8, 10, 12, 14, 16) if most < 2**b)
+    if bits <= significant < 16:  # else the values are scaled to 16 bits, as the specification has it
+        bits = significant
+    low, high = 0.0, float(2**bits - 1)
+    darkest, brightest = np.percentile(values, (0.5, 99.5)).tolist()
+    if 0 < brightest - darkest < NARROW * brightest:
+        low, high = darkest, brightest
+    if bits < 16 or low > 0:
+        remark("16-bit pictures that use fewer bits or a narrow band are scaled to 8 bits by the range they use")
+    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
+    eight: npt.NDArray[np.uint8] = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    return eight
 
 
 @contextmanager
@@ -267,28 +292,11 @@ def _upright_rgb(picture: Image.Image, title: str) -> Image.Image:
 
 
 def _grey_from_16_bit(picture: Image.Image, title: str) -> Image.Image:
-    """Scale 16-bit grey to 8 bit by the range that the picture uses.
-
-    The range is 0 to the most that the used bits (8, 10, 12, 14 or 16) can hold, as in machine-vision cameras. Values
-    in a narrow band, as of thermal cameras, are stretched to it. The rule needs one picture alone, so that a map and
-    its queries are treated in one way. Pillow's own conversion clips all values above 255 to white.
-    """
+    """Scale 16-bit grey to 8 bit. Pillow's own conversion clips all values above 255 to white."""
     values = np.asarray(picture)
-    least, most = int(values.min()), int(values.max())
-    if least < 0 or most > 65535:
+    if int(values.min()) < 0 or int(values.max()) > 65535:
         raise SourceError(f"{title} holds grey values outside 0 to 65535: convert it to 8 or 16 bit")
-    bits = next(b for b in (8, 10, 12, 14, 16) if most < 2**b)
-    given = int(picture.info.get(SIGNIFICANT_BITS, 16))
-    if bits <= given < 16:  # else the values are scaled to 16 bits, as the specification has it
-        bits = given
-    low, high = 0.0, float(2**bits - 1)
-    darkest, brightest = np.percentile(values, (0.5, 99.5)).tolist()
-    if 0 < brightest - darkest < NARROW * brightest:
-        low, high = darkest, brightest
-    if bits < 16 or low > 0:
-        remark("16-bit grey pictures that use fewer bits or a narrow band are scaled to 8 bits by the range they use")
-    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
-    return Image.fromarray(np.clip(scaled + 0.5, 0, 255).astype(np.uint8))
+    return Image.fromarray(scale_16_bit(values, int(picture.info.get(SIGNIFICANT_BITS, 16))))
 
 
 def _check_size(picture: Image.Image, title: str, max_pixels: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pairvpr.cli.maps import format_option
+from pairvpr.printing import json_line, print_line, print_lines
 from pairvpr.runtime.cli.errors import Command, Group, if_interrupted
 from pairvpr.runtime.cli.log import log, say_model
 from pairvpr.runtime.cli.progress import Meters
@@ -62,14 +62,14 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
         with if_interrupted("nothing was written, neither page nor setting"):
             tuned = find(map_, images, max_loss, budget_ms, Meters().update)
     if style == "jsonl":
-        click.echo(json.dumps({"bundle": str(bundle.path), **tuned.to_json()}))
+        print_line(json_line({"bundle": str(bundle.path), **tuned.to_json()}))
     else:
-        click.echo(tuning_page.table(tuned))
-        click.echo(block(tuning_page.verdict(tuned), tuning_page.chosen_rows(tuned)))
+        print_lines(tuning_page.table(tuned))
+        print_lines(block(tuning_page.verdict(tuned), tuning_page.chosen_rows(tuned)))
     write_page(report, tuning_page.render(tuned))
     if tuned.chosen is not None:
         bundle.store_calibration(TUNING, tuned.tuning(tuned.chosen).to_json())
-    click.echo(f"page: {report}", err=style == "jsonl")
+    print_line(f"page: {report}", err=style == "jsonl")
 
 
 class CalibrateGroup(Group):
@@ -214,6 +214,7 @@ def _print_result(bundle: Path, title: str, rows: list[tuple[str, str]], figures
     """Print a result as a block of labelled lines, or as one line of JSON."""
     from pairvpr.viewing.calibration_results import block
 
-    click.echo(
-        json.dumps({"bundle": str(bundle), **figures}) if style == "jsonl" else block(f"{bundle}: {title}", rows)
-    )
+    if style == "jsonl":
+        print_line(json_line({"bundle": str(bundle), **figures}))
+    else:
+        print_lines(block(f"{bundle}: {title}", rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pairvpr.cli.loops import map_loops
 from pairvpr.cli.maps import map_group
 from pairvpr.cli.train import town, train_group
 from pairvpr.errors import CheckpointError
+from pairvpr.printing import json_document, print_line, print_lines
 from pairvpr.runtime.cli.errors import Group, if_interrupted
 from pairvpr.runtime.cli.log import log, log_to_stderr, say_model
 from pairvpr.runtime.cli.progress import Meters
@@ -71,7 +71,7 @@ def export(
     say_model(bundle)
     for name, info in bundle.info.precisions.items():
         if name.partition("-")[0] == precision:
-            click.echo(f"{folder}: {name}, " + ", ".join(f"{k} {v:.3g}" for k, v in info.errors.items()))
+            print_line(f"{folder}: {name}, " + ", ".join(f"{k} {v:.3g}" for k, v in info.errors.items()))
     if tensorrt:
         _build_engines(bundle, "int8-fp16" if precision == "int8" else precision)
 
@@ -102,7 +102,7 @@ def _export(
     start = time.monotonic()
 
     def progress(step: str) -> None:
-        click.echo(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
+        print_line(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
 
     if calibration_images is None:
         return export_bundle(loaded, cast("Precision", precision), folder, progress)
@@ -185,10 +185,10 @@ def _build_engines(
     if precision == "int8-fp16":
         folder, decisions = build_int8(bundle, Meters().update, batches, settings)
         for decision in decisions:
-            click.echo(str(decision))
+            print_line(str(decision))
     else:
         folder = build_engines(bundle, precision, Meters().update, batches, settings)
-    click.echo(f"{folder}: engines of all graphs, within tolerance at every batch size")
+    print_line(f"{folder}: engines of all graphs, within tolerance at every batch size")
 
 
 @main.command()
@@ -205,12 +205,12 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
     with if_interrupted(f"no page was written; the next demo replaces what is in {out}"):
         result = run_demo(out, images=images, model=model, progress=Meters().update)
     if not result.trained:
-        click.echo("the weights are seeded, not trained: the figures do not show how well places are recognised")
-    click.echo(
+        print_line("the weights are seeded, not trained: the figures do not show how well places are recognised")
+    print_line(
         f"Recall@1 on {result.queries} queries of {result.places} places: {result.recall_before:.1%} by descriptor, "
         f"{result.recall_after:.1%} after re-ranking the best {result.top_k}; {result.milliseconds:.0f} ms a query"
     )
-    click.echo(f"page: {result.report}")
+    print_line(f"page: {result.report}")
 
 
 @main.command("eval")
@@ -265,11 +265,11 @@ def eval_(
         evaluation = evaluate(
             benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters().update
         )
-    click.echo(summary(evaluation))
+    print_lines(summary(evaluation))
     if (warning := sequence_warning(evaluation)) is not None:
         log.warning(warning)
     if report is not None:
-        click.echo(f"page: {write_report(evaluation, report)}")
+        print_line(f"page: {write_report(evaluation, report)}")
 
 
 def _load_benchmark(
@@ -309,9 +309,9 @@ def bench(
     from pairvpr.bench.run import run_bench
 
     measured = run_bench(model, images, device=device, precision=precision, queries=queries, progress=Meters().update)
-    click.echo(page(measured))
+    print_lines(page(measured))
     if file is not None:
-        file.write(json.dumps(measured.to_json(), indent=1) + "\n")
+        file.write(json_document(measured.to_json()))
 
 
 @main.command()
@@ -326,7 +326,7 @@ def doctor(context: click.Context, db: Path | None) -> None:
     from pairvpr.doctor import examine, format_report, healthy
 
     checks = examine(db)
-    click.echo(format_report(checks))
+    print_lines(format_report(checks))
     context.exit(0 if healthy(checks) else 2)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pairvpr.errors import TrainingError
+from pairvpr.printing import print_line
 from pairvpr.runtime.cli.errors import Command, Group
 from pairvpr.runtime.cli.log import release_log
 from pairvpr.runtime.cli.progress import Meter
@@ -45,7 +46,7 @@ def train_stage_one(config: Path, overrides: tuple[str, ...]) -> None:
     """
     training = _training()
     settings = training.stage_one_config(config, overrides)
-    _say_run(training.train_stage_one(settings, lambda told: click.echo(told, err=True)))
+    _say_run(training.train_stage_one(settings, lambda told: print_line(told, err=True)))
 
 
 @train_group.command("stage-two")
@@ -58,9 +59,11 @@ def train_stage_two(config: Path, overrides: tuple[str, ...], teacher: str | Non
     With --teacher, the network also learns from a trained one (distillation).
     """
     training = _training()
-    taught = () if teacher is None else (f"teacher.checkpoint={json.dumps(teacher, ensure_ascii=False)}",)
+    taught = (
+        () if teacher is None else (f"teacher.checkpoint={json.dumps(teacher, ensure_ascii=False, allow_nan=False)}",)
+    )
     settings = training.stage_two_config(config, (*overrides, *taught))
-    _say_run(training.train_stage_two(settings, lambda told: click.echo(told, err=True)))
+    _say_run(training.train_stage_two(settings, lambda told: print_line(told, err=True)))
 
 
 def _training() -> ModuleType:
@@ -77,7 +80,7 @@ def _training() -> ModuleType:
 def _say_run(result: RunResult) -> None:
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks
         done = "finished" if result.finished else "stopped; the same command resumes"
-        click.echo(f"{result.checkpoint / 'network.safetensors'}: step {result.step}, {done}")
+        print_line(f"{result.checkpoint / 'network.safetensors'}: step {result.step}, {done}")
 
 
 @click.command("town", cls=Command)
@@ -118,4 +121,4 @@ def town(out: Path, streets: int, seed: int, visits: int, evaluation: bool) -> N
         write_evaluation(out, streets, seed, meter)
     else:
         write_town(out, streets, seed, visits, meter)
-    click.echo(f"{out}: {streets} streets, {3 * streets} places")
+    print_line(f"{out}: {streets} streets, {3 * streets} places")

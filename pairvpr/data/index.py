@@ -156,7 +156,7 @@ def _key(arguments: list[object], root: Path, sources: Iterable[Path]) -> str:
                 f"{source}: cannot be read ({error.strerror}); check the path and its permissions"
             ) from error
         seen.append([source.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns])
-    return hashlib.sha256(json.dumps([*arguments, sorted(seen)]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*arguments, sorted(seen)], allow_nan=False).encode()).hexdigest()[:16]
 
 
 def _key_of(file: Path) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pairvpr.evaluation.predictions import write_predictions
 from pairvpr.evaluation.recall import PrecisionRecall
 from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.html.document import write_page
+from pairvpr.printing import json_document
 
 FORMAT = 1
 PAGE, RESULTS = "index.html", "results.json"
@@ -43,7 +43,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).write_text("made by pairvpr eval; the next report here replaces it\n", encoding="utf-8")
-        (folder / RESULTS).write_text(json.dumps(results(evaluation, figures), indent=1) + "\n", encoding="utf-8")
+        (folder / RESULTS).write_text(json_document(results(evaluation, figures)), encoding="utf-8")
         write_predictions(evaluation, folder)
         write_page(folder / PAGE, page)
     except OSError as error:

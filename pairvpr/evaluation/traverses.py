@@ -36,7 +36,7 @@ def doubt_numbers(names: Iterable[str]) -> str | None:
     if any(re.search(r"\d\.\d", stem) for stem in stems):
         return "names hold decimal numbers, whose last digits are read as frame numbers"
     numbers = [re.findall(r"\d+", stem) for stem in stems]
-    if any(found and len(found[-1]) >= 10 for found in numbers):
+    if any(found and len(found[-1].lstrip("0")) >= 10 for found in numbers):
         return "numbers in names have 10 digits or more, as time stamps have, and are read as frame numbers"
     first = numbers[0] if numbers else []
     varied = sum(len({found[i] for found in numbers if len(found) > i}) > 1 for i in range(len(first)))

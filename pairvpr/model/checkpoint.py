@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-import json
 import stat
 import zlib
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pairvpr.model.checkpoint_files import FORMAT, WeightsInfo, read_checkpoint
 from pairvpr.model.decoder import sincos_positions
 from pairvpr.model.network import PairVPR
 from pairvpr.model.presets import PRESETS, NetworkConfig
+from pairvpr.printing import json_document
 
 REPOSITORY = "https://github.com/pair-vpr-edge/pair-vpr-edge"
 
@@ -67,7 +67,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = tor
     }
     state = {k: v.to(dtype).contiguous() for k, v in checkpoint.network.state_dict().items()}
     with write_atomically(path.with_suffix(".json")) as sidecar, write_atomically(path) as weights:
-        sidecar.write_text(json.dumps(description, indent=1) + "\n")
+        sidecar.write_text(json_document(description))
         save_file(state, weights)
         weights.chmod(stat.S_IMODE(sidecar.stat().st_mode))  # safetensors' own mode lets nobody else read it
 

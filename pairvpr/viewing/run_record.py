@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pairvpr.html.album import thumbnail
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.geometry.pose_files import named_pose
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing.latency import Latency
@@ -43,7 +43,7 @@ class Answered:
         """Return the answer for a frame; it must have a match."""
         best = answer.best
         verdict = {True: "accepted", False: "rejected", None: "unjudged"}[answer.accepted]
-        own = frame.pose or frame.gps or utm_pose(frame.name)
+        own = frame.pose or frame.gps or named_pose(frame.name)
         return Answered(
             frame.name, best.name, best.score, best.similarity, verdict, own, best.pose, dict(answer.timings)
         )

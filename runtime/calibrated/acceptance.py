@@ -159,4 +159,4 @@ def logistic(slope: float, bias: float, score: float) -> float:
 
 
 def _digest(content: Mapping[str, Any] | list[tuple[str, int]]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Append answers to this file, not to stdout. A name ending in .mcap gets ROS messages.",
+    help="Append answers to this file, not to stdout. A name ending in .mcap gets ROS messages, in a new file.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page about the run, such as run.html.")
 @click.option("--rerun", type=click.Path(path_type=Path), help="Record the run for Rerun's viewer, in run.rrd say.")

@@ -7,6 +7,7 @@ import time
 
 import click
 
+from pairvpr.printing import print_line
 from pairvpr.runtime.cli.log import release_log
 
 
@@ -41,7 +42,7 @@ class Meter:
         if self.terminal:
             click.echo(f"\r\033[K{line}", err=True, nl=done == total)
         else:
-            click.echo(line, err=True)
+            print_line(line, err=True)
 
 
 class Meters:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
+from collections.abc import Sequence
+
 SECONDS_BELOW = 1e11  # a larger number of seconds since 1970 is later than the year 5000
 UNIX_SECONDS = (5e8, 5e9)  # 1985 to 2128
 UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
+SURE_STEP = 5.0  # seconds; whole numbers that are further apart may be milliseconds
+LONGEST_STEP = 60.0  # seconds from one pose to the next; further ones place no pictures
+USUAL_STEPS = (1e-3, 10.0)  # seconds from one pose to the next; outside, another unit is likelier
 MAX_STEP = 3600.0  # seconds; a longer step from one picture to the next is a clock that was set
 MAX_LATE = 0.5  # seconds; pictures may arrive out of order by less
 
@@ -19,6 +26,30 @@ def find_unit(stamp: float) -> tuple[str, float] | None:
         return "seconds", 1.0
     earliest, latest = UNIX_SECONDS
     return next(((name, per) for name, per in UNITS if earliest <= stamp / per <= latest), None)
+
+
+def find_step_unit(stamps: Sequence[float], whole: bool) -> tuple[str, float] | None:
+    """Return the unit of a trajectory's time stamps like `find_unit`, also of a clock that does not count from 1970.
+
+    Such a clock's unit is the one in which poses are LONGEST_STEP or less apart, and that makes the rate plausible.
+
+    stamps: the time stamps, ascending.
+    whole: no time stamp has a decimal point. A step of SURE_STEP or more is then no clear number of seconds.
+
+    Return None if no unit or more than one fits.
+    """
+    first, last = stamps[0], stamps[-1]
+    largest = max(abs(first), abs(last))
+    step = statistics.median(b - a for a, b in itertools.pairwise(stamps)) if len(stamps) > 1 else 0.0
+    unit = find_unit(largest)
+    if unit is not None and largest >= SECONDS_BELOW and step / unit[1] <= MAX_STEP:
+        return unit
+    if largest < SECONDS_BELOW:
+        earliest, latest = UNIX_SECONDS
+        if earliest <= first <= last <= latest or step < SURE_STEP or (not whole and step <= LONGEST_STEP):
+            return unit
+    fitting = [each for each in UNITS if USUAL_STEPS[0] <= step / each[1] <= USUAL_STEPS[1]]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 class SteadyClock:

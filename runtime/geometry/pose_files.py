@@ -1,22 +1,23 @@
-"""Read poses that come with pictures: CSV and TUM files, UTM positions in file names, EXIF."""
+"""Read poses that come with pictures: files of poses, UTM positions in file names, EXIF."""
 
 from __future__ import annotations
 
 import bisect
+import codecs
 import csv
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from PIL import ExifTags, TiffImagePlugin
+import numpy as np
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.geometry.clocks import SECONDS_BELOW, find_unit
+from pairvpr.runtime.geometry.clocks import SECONDS_BELOW, find_step_unit, find_unit
+from pairvpr.runtime.geometry.exif import exif_gps
 from pairvpr.runtime.geometry.poses import UNKNOWN, Gps, Place, Pose, find_fix
-from pairvpr.runtime.geometry.rotations import normalize
-from pairvpr.runtime.image import open_picture, pillow_reads
+from pairvpr.runtime.geometry.rotations import IDENTITY, inverse, normalize, rotate
 from pairvpr.runtime.remarks import Tally, remark
 
 POSE_COLUMNS = ["name", "x", "y", "z", "qx", "qy", "qz", "qw"]
@@ -27,6 +28,16 @@ POSE_FILE_FORMS = (
     f'CSV with the header "{",".join(POSE_COLUMNS)}" or "{",".join(GPS_COLUMNS)}[,altitude]", '
     'or TUM lines "timestamp x y z qx qy qz qw"'
 )
+TIMED_COLUMNS = ["timestamp", "x", "y", "z", "qx", "qy", "qz", "qw"]
+# Names of TIMED_COLUMNS in headers of TUM's and EuRoC's tools.
+TIMED_NAMES = {
+    **{name: name for name in TIMED_COLUMNS},
+    **{"time": "timestamp", "t": "timestamp", "stamp": "timestamp"},
+    **{f"t{axis}": axis for axis in "xyz"},
+    **{f"p_rs_r_{axis}": axis for axis in "xyz"},
+    **{f"q_rs_{axis}": f"q{axis}" for axis in "xyzw"},
+}
+COLMAP_COLUMNS = "IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME"
 MAX_TIME_GAP = 0.05  # seconds between a picture's time stamp and a TUM pose that still counts as its own
 LONGEST_FIELD = 100_000  # characters of a CSV field
 
@@ -84,23 +95,43 @@ class PlaceFinder:
 
 
 def read_poses(path: str | Path) -> PoseFile:
-    """Read a CSV or TUM pose file. Raise SourceError with file and line if it is missing or malformed."""
+    """Read a pose file: CSV by name, lines by time (TUM, EuRoC), or COLMAP's images.txt.
+
+    Raises SourceError with file and line if it is missing, malformed or of another kind.
+    """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise SourceError(f"{path} is not a text file: give {POSE_FILE_FORMS}") from None
-    except OSError as error:
-        raise SourceError(f"the pose file {path} cannot be read ({error.strerror}): check the path") from error
+    lines = _read_lines(path)
     number, first = next(_content(lines), (0, ""))
     if not number:
         raise SourceError(f"{path} holds no poses: give {POSE_FILE_FORMS}")
-    columns = _columns(next(csv.reader([first[:10_000]], skipinitialspace=True), []))
-    if set(POSE_COLUMNS) <= set(columns) or set(GPS_COLUMNS) <= set(columns):
-        return CsvPoses(path, lines, number)
-    if len(first.split()) == 8:
-        return TumPoses(path, lines)
-    raise SourceError(f"{path}, line {number}: neither a known header nor a TUM line: give {POSE_FILE_FORMS}")
+    for delimiter in ",;\t":
+        columns = _columns(next(csv.reader([first[:10_000]], delimiter=delimiter, skipinitialspace=True), []))
+        if set(POSE_COLUMNS) <= set(columns) or set(GPS_COLUMNS) <= set(columns):
+            return CsvPoses(path, lines, number, delimiter)
+    comments = lines[: number - 1]
+    if any(COLMAP_COLUMNS.replace(" ", "") in comment.replace(" ", "") for comment in comments) or any(
+        "two lines of data per image" in comment for comment in comments
+    ):
+        return ColmapPoses(path, lines)
+    fields = re.split(r"[,;\s]+", first.strip())
+    if (order := _timed_order(first)) is not None:
+        return TimedPoses(path, lines, number, order)
+    if (order := next(filter(None, map(_timed_order, reversed(comments))), None)) is not None:
+        return TimedPoses(path, lines, number - 1, order)
+    if len(first.split()) == 8 or (len(fields) == 8 and _is_decimal(fields[0])):
+        return TimedPoses(path, lines, number - 1, TimedOrder(list(range(8)), 8))
+    where = f"{path}, line {number}"
+    if len(fields) == 8 and fields[0].isdigit():
+        raise SourceError(
+            f"{where}: nothing says where the quaternion's w is: write the header "
+            f'"{",".join(TIMED_COLUMNS)}" above, in the order of the columns'
+        )
+    if len(fields) == 12:
+        raise SourceError(
+            f"{where}: 12 numbers are a pose of KITTI, without name or time stamp: convert the file to TUM lines with "
+            "the time stamps of the pictures"
+        )
+    raise SourceError(f"{where}: neither a known header nor a TUM line: give {POSE_FILE_FORMS}")
 
 
 class CsvPoses:
@@ -109,11 +140,12 @@ class CsvPoses:
     path: the file, for messages.
     lines: the lines of the file.
     header: number of the line that names the columns, counted from 1.
+    delimiter: the character between fields. Numbers may have a decimal comma unless it is a comma.
     """
 
-    def __init__(self, path: Path, lines: list[str], header: int) -> None:
+    def __init__(self, path: Path, lines: list[str], header: int, delimiter: str = ",") -> None:
         self._places: dict[str, Place] = {}
-        rows = _csv_rows(path, lines, header)
+        rows = _csv_rows(path, lines, header, delimiter)
         where, head = next(rows)
         columns = _columns(head)
         needed = POSE_COLUMNS if set(POSE_COLUMNS) <= set(columns) else [*GPS_COLUMNS, "altitude"]
@@ -128,6 +160,8 @@ class CsvPoses:
             if len(row) != len(columns):
                 raise SourceError(f"{where}: {len(row)} fields, but the header has {len(columns)}: correct it")
             fields = dict(zip(columns, row, strict=True))
+            if delimiter != ",":
+                fields = {name: text if name == "name" else text.replace(",", ".") for name, text in fields.items()}
             if not fields["name"].strip():
                 raise SourceError(f"{where}: the name is missing: write the picture's path")
             name = PurePosixPath(fields["name"].strip()).as_posix()
@@ -150,39 +184,57 @@ class CsvPoses:
         return self._places.get(PurePosixPath(name).as_posix())
 
 
-class TumPoses:
+class TimedOrder(NamedTuple):
+    """Hold the position of each of TIMED_COLUMNS in a line, and the number of fields of a line."""
+
+    positions: list[int]
+    width: int
+
+
+class TimedPoses:
     """Hold poses by time, for pictures that have a time stamp or a file stem that is one.
 
     A stem is a time in seconds with a decimal point (TUM), or an integer of nanoseconds (EuRoC) or whole seconds.
-    An integer of fewer than 10 digits is a running number, which would match a trajectory that starts at 0.
+    An integer of fewer than 10 digits or with leading zeros is a running number, which would match a trajectory that
+    starts at 0.
 
     Time stamps of the file that cannot be seconds are converted to seconds. Lines whose pose is not finite, which
     trackers write when they are lost, are left out. Both are remarked.
+
+    path: the file, for messages.
+    lines: the lines of the file.
+    header: number of the line above the first pose.
+    order: the order of the fields of a line, which commas, semicolons or spaces separate.
     """
 
-    def __init__(self, path: Path, lines: list[str]) -> None:
+    def __init__(self, path: Path, lines: list[str], header: int, order: TimedOrder) -> None:
         by_time: dict[float, Pose] = {}
+        whole = True
         lost = Tally("lines hold no finite pose and are left out")
         for number, line in _content(lines):
+            if number <= header:
+                continue
             where = f"{path}, line {number}"
-            fields = line.split()
-            if len(fields) != 8:
-                raise SourceError(f'{where}: {len(fields)} fields, not the 8 of "timestamp x y z qx qy qz qw"')
-            time = read_number(fields[0], where)
+            fields = _timed_fields(line)
+            if len(fields) != order.width:
+                named = ' of "timestamp x y z qx qy qz qw"' if order.width == 8 else " of the header"
+                raise SourceError(f"{where}: {len(fields)} fields, not the {order.width}{named}")
+            stamp, *values = (fields[position] for position in order.positions)
+            whole = whole and not _is_decimal(stamp)
+            time = read_number(stamp, where)
             if time in by_time:
-                raise SourceError(f"{where}: time stamp {fields[0]} is in the file twice: keep one of the two")
-            if any(_is_not_finite(value) for value in fields[1:]):
+                raise SourceError(f"{where}: time stamp {stamp} is in the file twice: keep one of the two")
+            if any(_is_not_finite(value) for value in values):
                 lost.add(where)
             else:
-                by_time[time] = read_pose(fields[1:], where)
+                by_time[time] = read_pose(values, where)
         if not by_time:
             raise SourceError(f"{path} holds no finite pose: give {POSE_FILE_FORMS}")
-        largest = max(by_time, key=abs)
-        unit = find_unit(largest)
+        unit = find_step_unit(sorted(by_time), whole=whole)
         if unit is None:
             raise SourceError(
-                f"{path}: the time stamp {largest:g} is no time in seconds, milliseconds, microseconds or nanoseconds "
-                "since 1970: write seconds"
+                f"{path}: the time stamps {min(by_time):g} to {max(by_time):g} may be no seconds, and their unit is "
+                "not clear: write seconds with a decimal point"
             )
         if unit[1] != 1:
             remark(f"{path}: the time stamps are {unit[0]}, and are converted to seconds")
@@ -201,6 +253,36 @@ class TumPoses:
         return None
 
 
+class ColmapPoses:
+    """Hold the poses of the cameras in COLMAP's images.txt, by picture name.
+
+    The file has the transform from the world to the camera, in two lines a picture. The second may be empty.
+    """
+
+    def __init__(self, path: Path, lines: list[str]) -> None:
+        self._places: dict[str, Place] = {}
+        lines = lines[: len(lines) - (lines[-1:] == [""])]
+        numbered = [(i, line) for i, line in enumerate(lines, start=1) if not line.lstrip().startswith("#")]
+        for number, line in numbered[::2]:
+            where = f"{path}, line {number}"
+            fields = line.split(maxsplit=9)
+            if len(fields) != 10:
+                raise SourceError(f'{where}: {len(fields)} fields, not the 10 of "{COLMAP_COLUMNS}": correct it')
+            name = PurePosixPath(fields[9].strip()).as_posix()
+            if name in self._places:
+                raise SourceError(f"{where}: {name} is in the file twice: keep one of the two")
+            qw, qx, qy, qz, *position = fields[1:8]
+            to_camera = read_pose([*position, qx, qy, qz, qw], where)
+            turn = inverse(to_camera.q or IDENTITY)
+            x, y, z = (-rotate(turn, np.array([to_camera.x, to_camera.y, to_camera.z]))).tolist()
+            self._places[name] = Place(pose=Pose(x, y, z, turn))
+        remark(f"{path}: positions of COLMAP are taken for metres, which they are only if the model was scaled")
+
+    def find(self, name: str, timestamp: float | None = None) -> Place | None:
+        """Return the place of the picture of exactly this name."""
+        return self._places.get(PurePosixPath(name).as_posix())
+
+
 def utm_pose(name: str) -> Pose | None:
     """Return the pose in a file name `@UTM_east@UTM_north@zone number@zone letter@...`, as many data sets have them.
 
@@ -212,6 +294,11 @@ def utm_pose(name: str) -> Pose | None:
     zone = re.fullmatch(r"(0?[1-9]|[1-5]\d|60)@([C-HJ-NP-X])", "@".join(fields[3:5]))
     frame = "utm" if zone is None else f"utm{int(zone[1])}{zone[2]}"
     return Pose(float(fields[1]), float(fields[2]), 0.0, frame=frame)
+
+
+def named_pose(name: str) -> Pose | None:
+    """Return the pose in a file name like `utm_pose`, None if its numbers are degrees."""
+    return None if is_degrees(name) else utm_pose(name)
 
 
 def is_degrees(name: str) -> bool:
@@ -226,62 +313,6 @@ def is_degrees(name: str) -> bool:
     return max(first, second) <= 180 and min(first, second) <= 90
 
 
-def exif_gps(path: str | Path, no_fix: Tally | None = None) -> Gps | None:
-    """Return the GPS position in a picture's EXIF data, None if it has none or it is not clear.
-
-    Degrees, minutes and seconds may be given as one number, two or three. GPSStatus is ignored, because many devices
-    set it wrongly.
-
-    no_fix: counts the positions that are given and are no fix.
-
-    Raises SourceError if the file cannot be read. EXIF data that is damaged gives None.
-    """
-    with open_picture(path) as picture:
-        try:
-            with pillow_reads(str(path)):
-                tags = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
-        except SourceError:  # the pixels may be sound
-            tags = {}
-        parts = [tags.get(tag) for tag in (ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLongitude)]
-        refs = [tags.get(tag) for tag in (ExifTags.GPS.GPSLatitudeRef, ExifTags.GPS.GPSLongitudeRef)]
-        latitude, longitude = _degrees(parts[0], refs[0], "NS"), _degrees(parts[1], refs[1], "EW")
-        altitude = _real(tags.get(ExifTags.GPS.GPSAltitude))
-        below = tags.get(ExifTags.GPS.GPSAltitudeRef) in (1, b"\x01")
-        gps = find_fix(latitude, longitude, -altitude if below else altitude)
-        if gps is None and no_fix is not None and not all(part is None for part in parts):
-            no_fix.add(str(path))
-        return gps
-
-
-def _degrees(parts: object, ref: object, signs: str) -> float:
-    """Return the degrees of EXIF's degrees, minutes and seconds, NaN if they or the hemisphere are not clear.
-
-    parts: a number, or up to three. A part of 0/0 after a part with a fraction is left out.
-    ref: the hemisphere as a letter or a word, text or bytes.
-    signs: the letters of the positive and the negative hemisphere.
-    """
-    text = ref.decode("ascii", "replace") if isinstance(ref, bytes) else str(ref or "")
-    text = text.strip("\0 ").upper()
-    sign = {signs[0]: 1, signs[1]: -1}.get(text[:1], 0)
-    if sign == 0 or text not in (signs[0], signs[1], "NORTH", "SOUTH", "EAST", "WEST"):
-        return math.nan
-    numbers = [_real(part) for part in (parts if isinstance(parts, tuple | list) else (parts,))]
-    while len(numbers) > 1 and math.isnan(numbers[-1]) and numbers[-2] % 1:
-        numbers.pop()
-    if not 1 <= len(numbers) <= 3 or not all(0 <= minutes <= 60 for minutes in numbers[1:]):
-        return math.nan
-    value = sum(number / 60**power for power, number in enumerate(numbers))
-    # A negative number in the positive hemisphere contradicts itself.
-    return math.nan if value < 0 and sign > 0 else sign * abs(value)
-
-
-def _real(value: object) -> float:
-    """Return an EXIF number as a float, NaN if it is missing or 0/0, which receivers without a fix write."""
-    if getattr(value, "denominator", 1) == 0 or not isinstance(value, int | float | TiffImagePlugin.IFDRational):
-        return math.nan
-    return float(value)
-
-
 def _content(lines: list[str]) -> Iterator[tuple[int, str]]:
     """Yield line numbers and lines, without blank lines and comments."""
     for number, line in enumerate(lines, start=1):
@@ -289,9 +320,49 @@ def _content(lines: list[str]) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _csv_rows(path: Path, lines: list[str], first: int) -> Iterator[tuple[str, list[str]]]:
+def _read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file in UTF-8, or in UTF-16 with a byte order mark."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"the pose file {path} cannot be read ({error.strerror}): check the path") from error
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        raise SourceError(f"{path} is not a text file: give {POSE_FILE_FORMS}") from None
+    if "\0" in text:
+        raise SourceError(f"{path} is not a text file in UTF-8: save it as UTF-8")
+    return text.split("\n")
+
+
+def _timed_order(header: str) -> TimedOrder | None:
+    """Return the order of the columns that a header names, None if it lacks one of TIMED_COLUMNS.
+
+    The header may be a comment, and may have units in brackets.
+    """
+    names = re.split(r"[,;\s]+", re.sub(r"\[[^\]]*\]", "", header.lower()).strip(" #\t\r,;"))
+    columns = [TIMED_NAMES.get(name.strip('"'), "") for name in names]
+    if any(columns.count(column) != 1 for column in TIMED_COLUMNS):
+        return None
+    return TimedOrder([columns.index(column) for column in TIMED_COLUMNS], len(columns))
+
+
+def _timed_fields(line: str) -> list[str]:
+    """Return the fields of a line, which commas, semicolons or spaces separate."""
+    separator = next((each for each in ";," if each in line), None)
+    fields = [field.strip() for field in line.strip().split(separator)]
+    return fields[:-1] if separator and not fields[-1] else fields
+
+
+def _is_decimal(text: str) -> bool:
+    """Return whether a number is written with a decimal point or an exponent."""
+    return re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?e[+-]?\d+)", text.strip().lower()) is not None
+
+
+def _csv_rows(path: Path, lines: list[str], first: int, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows from line `first` on, each with its file and line for messages."""
-    reader = csv.reader(lines[first - 1 :], skipinitialspace=True)
+    reader = csv.reader(lines[first - 1 :], delimiter=delimiter, skipinitialspace=True)
     try:
         for row in reader:
             where = f"{path}, line {first - 1 + reader.line_num}"
@@ -307,7 +378,7 @@ def _stamps(stem: str) -> list[float]:
     """Return the times in seconds that a file stem may mean."""
     if re.fullmatch(r"\d+\.\d+", stem):
         return [float(stem)] if float(stem) < SECONDS_BELOW else []
-    if not re.fullmatch(r"\d{10,25}", stem):
+    if not re.fullmatch(r"[1-9]\d{9,24}", stem):
         return []
     unit = find_unit(float(stem))
     # A clock that does not start in 1970 counts nanoseconds, as in EuRoC.

@@ -71,7 +71,7 @@ class Meta:
     def encode(self) -> list[tuple[str, str]]:
         """Encode as rows of the `meta` table: JSON values and a checksum over all of them."""
         values = {"format": FORMATS[self.token_format.type], **asdict(self)}
-        rows = sorted((key, json.dumps(value, sort_keys=True)) for key, value in values.items())
+        rows = sorted((key, json.dumps(value, sort_keys=True, allow_nan=False)) for key, value in values.items())
         return [*rows, ("crc", str(checksum(rows)))]
 
     @staticmethod

@@ -137,7 +137,7 @@ def _decode_gps(latitude: Any, longitude: Any, altitude: Any, of: str) -> Gps | 
 
 def checksum(fields: Sequence[object]) -> int:
     """Return the crc32 of the fields' values and types. It is the same on every platform."""
-    return zlib.crc32(json.dumps(fields).encode("ascii"))
+    return zlib.crc32(json.dumps(fields, allow_nan=False).encode("ascii"))
 
 
 def _encode_pose(pose: Pose | None) -> tuple[Value, ...]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pairvpr import __version__
 from pairvpr.errors import MapError
+from pairvpr.printing import json_line
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import catalog, compaction
@@ -363,6 +364,6 @@ def _check_same(path: Path, held: Meta, wanted: Meta) -> None:
         )
     if held.settings != wanted.settings:
         raise MapError(
-            f"{path} was made with settings {json.dumps(held.settings)}, not {json.dumps(wanted.settings)}: "
+            f"{path} was made with settings {json_line(held.settings)}, not {json_line(wanted.settings)}: "
             "use the same settings or build another map"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -27,11 +29,15 @@ log = logging.getLogger(__name__)
 def open_mcap(path: Path, messages: AnswerMessages) -> Iterator[McapFile]:
     """Open a file for answers. It is finished and takes the name `path` at the end of the block, even on an exception.
 
-    Until then it lies in a folder beside `path`. A run that fails before its first answer leaves nothing.
+    Until then it lies in a folder beside `path`. A run that fails before its first answer leaves nothing. MCAP files
+    cannot be appended to: an earlier file is kept, and the new one gets a numbered name, which is logged.
     Raises SourceError if rosbags is missing or the file cannot be written. If the block itself fails, that error is
     only logged and the block's exception goes on.
     """
-    file = McapFile(path, messages)
+    free = _free_name(path)
+    if free != path:
+        log.info("%s exists and is kept: the answers go to %s", path, free)
+    file = McapFile(free, messages)
     try:
         yield file
     except BaseException:
@@ -41,6 +47,12 @@ def open_mcap(path: Path, messages: AnswerMessages) -> Iterator[McapFile]:
             log.warning("%s", fault)
         raise
     file.close(or_empty=True)
+
+
+def _free_name(path: Path) -> Path:
+    """Return the path, or the first of `name-2.mcap`, `name-3.mcap`, ... that does not exist."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
 
 class McapFile:
@@ -121,6 +133,10 @@ class McapFile:
         if self._answers or or_empty:
             self._writer.close()
             sync(self._unfinished)
+            free = _free_name(self._path)
+            if free != self._path:  # another run has taken the name
+                log.info("%s exists and is kept: the answers go to %s", self._path, free)
+            self._path = free
             self._unfinished.replace(self._path)
             sync(self._path.parent)
         else:

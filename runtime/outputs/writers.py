@@ -27,7 +27,7 @@ def open_output(out: Path | None, style: str, matches: int, query: str) -> Itera
     """Yield a function that writes the answer for a frame to `out`, or to stdout if `out` is None.
 
     out: a file that is appended to, so that a run after a restart keeps the earlier answers. A name ending in .mcap
-    gets ROS messages, whatever the style, in place of an earlier file.
+    gets ROS messages, whatever the style, in a numbered file beside an earlier one.
     style: "text" or "jsonl".
     matches: number of matches listed.
     query: the source of the run, which is never overwritten.

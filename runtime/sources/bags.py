@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,7 +120,7 @@ class BagSource(Source):
     def _read_places(self) -> Places:
         """Read all finite poses or GPS positions of the chosen topic."""
         topic = self._pose_topic[0].topic if self._pose_topic else ""
-        collector = Collector(str(self._path), topic, self._path.resolve().name)
+        collector = Collector(str(self._path), topic, self._source())
         for static in (True, False):
             connections = [each for each in self._pose_topic if is_static(each.topic) == static]
             for message, header, logged, _ in self._messages(connections):
@@ -128,6 +129,11 @@ class BagSource(Source):
                 collector.add(message, header, logged, static=static)
         self._pose_span = collector.span()
         return collector.places()
+
+    def _source(self) -> str:
+        """Return a name for the recording, which it keeps in another folder and shares with no other recording."""
+        span = f"{self._reader.start_time} {self._reader.end_time}"
+        return f"{self._path.resolve().name}-{zlib.crc32(span.encode()):08x}"
 
     def _explain(self, images_span: tuple[float, float], poses_span: tuple[float, float]) -> None:
         """Remark on the reason that no image has a place. The spans are first and last time stamps in seconds."""

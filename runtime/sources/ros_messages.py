@@ -13,7 +13,7 @@ from PIL import Image
 from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.geometry.poses import UNKNOWN, Place, find_fix
 from pairvpr.runtime.geometry.rotations import normalize
-from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, decode_picture, load_picture
+from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, decode_picture, load_picture, scale_16_bit
 from pairvpr.runtime.sources.base import Frame, Header
 
 # Pillow's name for the order of an encoding's bytes, and bytes per pixel. 8UC1 and 8UC3 do not define colours: OpenCV
@@ -27,6 +27,16 @@ _CHANNELS = {
     "mono8": ("L", 1),
     "8uc1": ("L", 1),
 }
+# The order of channels of 16 bits, and their number.
+_WIDE = {
+    "mono16": ([0], 1),
+    "16uc1": ([0], 1),
+    "rgb16": ([0, 1, 2], 3),
+    "bgr16": ([2, 1, 0], 3),
+    "16uc3": ([2, 1, 0], 3),
+    "rgba16": ([0, 1, 2], 4),
+    "bgra16": ([2, 1, 0], 4),
+}
 # The positions of luma (of two pixels), blue and red difference in the four bytes of two pixels.
 _YUV = {
     "yuv422": ([1, 3], 0, 2),
@@ -37,7 +47,8 @@ _YUV = {
 # A plane of luma, then one of colour differences: pixels across and down that share one, and whether blue comes first.
 _PLANES = {"nv12": (2, 2, True), "nv21": (2, 2, False), "nv24": (1, 1, True)}
 _BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
-ENCODINGS = (*_CHANNELS, "mono16", *_YUV, *_PLANES, *_BAYER)
+_WIDE_BAYER = tuple(f"{each[:-1]}16" for each in _BAYER)
+ENCODINGS = (*_CHANNELS, *_WIDE, *_YUV, *_PLANES, *_BAYER, *_WIDE_BAYER)
 COMPRESSED = ("JPEG", "PNG", "TIFF", "WEBP")
 VIDEO_FORMATS = ("h264", "h265", "hevc", "av1", "vp8", "vp9")
 
@@ -55,6 +66,11 @@ def decode_image(message: Any) -> Image.Image:
             )
         return decode_picture(content, "its JPEG, PNG, TIFF or WebP data", formats=COMPRESSED)
     encoding = message.encoding.lower()
+    if encoding.startswith(("32fc", "64fc")):
+        raise SourceError(
+            f"encoding {message.encoding!r} holds measured values, as distances or temperatures, and no picture: "
+            "choose another --topic, or convert the images to mono16"
+        )
     if encoding not in ENCODINGS:
         raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
     if min(message.height, message.width) < MIN_SIDE or message.height * message.width > MAX_PIXELS:
@@ -64,9 +80,12 @@ def decode_image(message: Any) -> Image.Image:
         )
     if encoding in _CHANNELS:
         return _from_channels(message, *_CHANNELS[encoding])
-    if encoding == "mono16":
-        values = _pixels(message, 2).view(">u2" if message.is_bigendian else "<u2")[:, :, 0]
-        return load_picture(Image.fromarray(values.astype(np.uint16)))
+    if encoding in _WIDE:
+        order, count = _WIDE[encoding]
+        values = scale_16_bit(_wide_pixels(message, count)[:, :, order])
+        return load_picture(values.repeat(3, axis=2) if len(order) == 1 else values)
+    if encoding in _WIDE_BAYER:
+        return load_picture(_from_bayer(scale_16_bit(_wide_pixels(message, 1))[:, :, 0], encoding[6:10]))
     if encoding in _YUV:
         return load_picture(_from_yuv(_pixels(message, 2), *_YUV[encoding]))
     if encoding in _PLANES:
@@ -148,6 +167,11 @@ def _pixels(message: Any, size: int) -> npt.NDArray[np.uint8]:
     width = message.width
     rows = _rows(message, message.height, width * size)[:, : width * size]
     return np.ascontiguousarray(rows).reshape(-1, width, size)
+
+
+def _wide_pixels(message: Any, count: int) -> npt.NDArray[np.uint16]:
+    """Return an Image message of `count` channels of 16 bits as (height, width, count)."""
+    return _pixels(message, 2 * count).view(">u2" if message.is_bigendian else "<u2").astype(np.uint16)
 
 
 def _rows(message: Any, count: int, used: int) -> npt.NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from pairvpr.runtime.sources import Frame
 from pairvpr.viewing import run_page
 from pairvpr.viewing.latency import BINS, Latency
 from pairvpr.viewing.run_page import reporting
-from pairvpr.viewing.run_record import ANSWERS, ERRORS, STRIPS, RunRecord
+from pairvpr.viewing.run_record import ANSWERS, ERRORS, STRIPS, Answered, RunRecord
 from pairvpr.viewing.thinning import Thinned
 from tests.html.page_reader import Page
 from tests.scenes import draw_scene
@@ -55,6 +55,13 @@ def recognizer(tmp_path: Path) -> Any:
 
 def source(live: bool = False, dropped: int = 0) -> Any:
     return SimpleNamespace(live=live, dropped=dropped)
+
+
+def test_degrees_in_a_name_are_no_place_of_the_query() -> None:
+    answer = Recognition("q", matches=(Match("p0", 1.0, 0.5, "full"),))
+    for name, known in (("@8.5417@47.3769@.jpg", False), ("@0465000.12@5247000.50@32@T@.jpg", True)):
+        answered = Answered.from_answer(Frame(name, None, PICTURE, None, 0.0), answer)
+        assert (answered.own is not None) == known
 
 
 def add(record: RunRecord, i: int, accepted: bool | None, at: Pose | None, name: str | None = None) -> None:

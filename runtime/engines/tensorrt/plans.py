@@ -7,7 +7,6 @@ description is compared with this device before TensorRT reads the plan.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from pairvpr.errors import EngineError, one_line
 from pairvpr.files import read_member
+from pairvpr.printing import json_document
 from pairvpr.runtime.bundle import GRAPHS, Bundle, Dims, PictureFormat, plan_folders
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
 from pairvpr.validation import (
@@ -74,7 +74,7 @@ class PlanInfo:
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+        return json_document({"format": FORMAT, **asdict(self)})
 
     @staticmethod
     def load(file: Path) -> PlanInfo:

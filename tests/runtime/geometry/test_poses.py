@@ -6,7 +6,8 @@ import pytest
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.geometry.pose_files import MAX_TIME_GAP, PlaceFinder, exif_gps, read_poses, utm_pose
+from pairvpr.runtime.geometry.exif import exif_gps
+from pairvpr.runtime.geometry.pose_files import MAX_TIME_GAP, PlaceFinder, read_poses, utm_pose
 from pairvpr.runtime.geometry.poses import Gps, Place, Pose
 from pairvpr.runtime.remarks import remark_scope
 
@@ -74,8 +75,15 @@ MALFORMED = [
     ("1.0 1 2 3 0 0 0 1\n\n1.00 1 2 3 0 0 0 1\n", "line 3: time stamp 1.00 is in the file twice"),
     ("1.0 1 2 3 0 0 0 0\n", "line 1: the quaternion is zero"),
     ("nan 1 2 3 0 0 0 1\n", "line 1: nan is not a finite number"),
+    ("1 0 0 5 0 1 0 0 0 0 1 0\n", "line 1: 12 numbers are a pose of KITTI, without name or time stamp"),
+    ("1403636579763555584,1,2,3,1,0,0,0\n", "line 1: nothing says where the quaternion's w is: write the header"),
+    ("# timestamp x y z qx qy qz qw id\n1.0 1 2 3 0 0 0 1\n", "line 2: 8 fields, not the 9 of the header"),
+    ("# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME\n1 1 0 0 0 1 2 3 1\n", "line 2: 9 fields, not the 10"),
+    ("# two lines of data per image\n1 1 0 0 0 1 2 3 1 a\n\n2 1 0 0 0 1 2 3 1 a\n", "line 4: a is in the file twice"),
+    (b"n\0a\0m\0e\0", "is not a text file in UTF-8: save it as UTF-8"),
+    ("".join(f"{i * 2000} 1 2 3 0 0 0 1\n" for i in range(9)), "0 to 16000 may be no seconds, and their unit is not"),
     ("1 nan nan nan nan nan nan nan\n", "holds no finite pose"),
-    ("1e21 1 2 3 0 0 0 1\n", "the time stamp 1e+21 is no time in seconds, milliseconds"),
+    ("1e21 1 2 3 0 0 0 1\n", "the time stamps 1e+21 to 1e+21 may be no seconds"),
 ]
 
 
@@ -125,6 +133,95 @@ def test_tum_nanoseconds_and_whole_seconds(tmp_path):
     assert found.timestamp == pytest.approx(1403636579.763555584, abs=1e-6)
     assert poses.find("1403636585.png").pose.x == 2.0
     assert poses.find("1403636585.png").timestamp == 1403636585.0
+
+
+NS = [1403636579763555584 + i * 50_000_000 for i in range(3)]
+EUROC = "p_RS_R_x [m],p_RS_R_y [m],p_RS_R_z [m],q_RS_w [],q_RS_x [],q_RS_y [],q_RS_z []"
+SECONDS = [f"{ns / 1e9:.6f}" for ns in NS]
+TIMED = [
+    f"#timestamp [ns],{EUROC}\n" + "".join(f"{ns},{i},0,0,0.8,0,0,0.6\n" for i, ns in enumerate(NS)),
+    f"timestamp,{EUROC},v_x\r\n" + "".join(f"{ns},{i},0,0,0.8,0,0,0.6,9\r\n" for i, ns in enumerate(NS)),
+    "".join(f"{s},{i},0,0,0,0,0.6,0.8\n" for i, s in enumerate(SECONDS)),
+    "timestamp tx ty tz qx qy qz qw\n" + "".join(f"{s} {i} 0 0 0 0 0.6 0.8 \n" for i, s in enumerate(SECONDS)),
+    "# by a tracker\n# time;x;y;z;qw;qx;qy;qz;id\n"
+    + "".join(f"{s};{i};0;0;.8;0;0;.6;7\n" for i, s in enumerate(SECONDS)),
+]
+
+
+@pytest.mark.parametrize("text", TIMED)
+def test_poses_by_time_with_commas_headers_and_other_orders(tmp_path, text):
+    poses = read_poses(write(tmp_path, text))
+    for i, ns in enumerate(NS):
+        found = poses.find(f"cam0/data/{ns}.png")
+        assert (found.pose.x, found.pose.q) == (i, pytest.approx((0, 0, 0.6, 0.8)))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-8-sig"])
+def test_tables_of_a_spreadsheet(tmp_path, delimiter, encoding):
+    rows = [POSE.strip().split(","), ["a b.jpg", "1,5", "-2", "0,25", "0", "0", "0", "1"]]
+    text = "\r\n".join(delimiter.join(row) for row in rows) + "\r\n"
+    poses = read_poses(write(tmp_path, text.encode(encoding)))
+    assert poses.find("a b.jpg") == Place(pose=Pose(1.5, -2.0, 0.25, (0.0, 0.0, 0.0, 1.0)))
+    fixes = f"name{delimiter}lat{delimiter}lon\na.jpg{delimiter}-27,5{delimiter}153\n"
+    assert read_poses(write(tmp_path, fixes.encode(encoding))).find("a.jpg") == Place(gps=Gps(-27.5, 153.0))
+
+
+def test_images_of_colmap_are_turned_into_places_of_cameras(tmp_path):
+    turned = math.sqrt(0.5)  # by 90 degrees about z
+    text = (
+        "# Image list with two lines of data per image:\n"
+        "#   IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME\n"
+        f"1 {turned} 0 0 {turned} 1 2 3 1 a b.jpg\n\n"
+        "2 1 0 0 0 1 2 3 1 c/d.jpg\n10.0 20.0 -1 30.0 40.0 7\n"
+    )
+    poses = read_poses(write(tmp_path, text, "images.txt"))
+    first, second = poses.find("a b.jpg").pose, poses.find("c/d.jpg").pose
+    # The camera's position c solves R c + t = 0. R turns x into y, and y into -x.
+    assert (first.x, first.y, first.z) == pytest.approx((-2, 1, -3))
+    assert first.q == pytest.approx((0, 0, -turned, turned))
+    assert ((second.x, second.y, second.z), second.q) == ((-1, -2, -3), pytest.approx((0, 0, 0, 1)))
+    with remark_scope(strict=True), pytest.raises(SourceError, match="positions of COLMAP are taken for metres"):
+        read_poses(tmp_path / "images.txt")
+
+
+@pytest.mark.parametrize(
+    ("per", "rate", "unit"),
+    [
+        (1e3, 30, "milliseconds"),
+        (1e3, 2, "milliseconds"),
+        (1e6, 30, "microseconds"),
+        (1e6, 4, "microseconds"),
+        (1e9, 30, "nanoseconds"),
+        (1e9, 1, "nanoseconds"),
+    ],
+)
+def test_relative_time_stamps_in_other_units_become_seconds(tmp_path, caplog, per, rate, unit):
+    stamps = [round(i / rate * per) for i in range(100)]
+    poses = read_poses(write(tmp_path, "".join(f"{s} {i} 0 0 0 0 0 1\n" for i, s in enumerate(stamps))))
+    assert [poses.find("a.jpg", i / rate).pose.x for i in (0, 50, 99)] == [0, 50, 99]
+    assert f"the time stamps are {unit}, and are converted to seconds" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "stamps", [["0.0", "30.0", "60.0"], ["0", "1", "4"], ["1700000000", "1700000100", "1700000200"]]
+)
+def test_sparse_seconds_stay_seconds(tmp_path, caplog, stamps):
+    poses = read_poses(write(tmp_path, "".join(f"{s} {i} 0 0 0 0 0 1\n" for i, s in enumerate(stamps))))
+    assert [poses.find("a.jpg", float(s)).pose.x for s in stamps] == list(range(len(stamps)))
+    assert caplog.messages == []
+
+
+def test_a_drive_of_an_hour_in_nanoseconds_is_none_in_milliseconds_since_1970(tmp_path):
+    stamps = [i * 100_000_000 for i in range(36_000)]
+    poses = read_poses(write(tmp_path, "".join(f"{s} {i} 0 0 0 0 0 1\n" for i, s in enumerate(stamps))))
+    assert poses.find("a.jpg", 3599.9).pose.x == 35_999
+
+
+def test_numbers_with_leading_zeros_are_no_time_stamps(tmp_path):
+    poses = read_poses(write(tmp_path, "".join(f"{i}.0 {i} 0 0 0 0 0 1\n" for i in range(5))))
+    assert poses.find("0000000003.png") is None  # as KITTI names its pictures
+    assert poses.find("3000000000.png").pose.x == 3
 
 
 def test_running_numbers_are_no_time_stamps(tmp_path):

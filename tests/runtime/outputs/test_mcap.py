@@ -78,7 +78,6 @@ def run(home: Path, query: str, out: Path, *options: str) -> Result:
 
 def test_answers_for_a_bag_have_its_stamps_and_frames(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mcap"
-    out.write_bytes(b"of yesterday")
     done = run(home, "drive.mcap", out)
     assert (done.exit_code, done.stdout) == (0, ""), done.stderr
     assert list(tmp_path.iterdir()) == [out]
@@ -129,6 +128,28 @@ def test_pictures_without_time_have_stamp_zero(home: Path, tmp_path: Path) -> No
     levels = [message.status[0].level for _, message in found["/diagnostics"]]
     assert levels == [2] + [1] * COUNT
     assert "a.jpg is not a picture" in found["/diagnostics"][0][1].status[0].message
+
+
+def test_the_next_run_keeps_the_file_of_the_run_before(home: Path, tmp_path: Path, caplog: Any) -> None:
+    out = tmp_path / "out.mcap"
+    for _ in range(3):
+        assert run(home, "drive.mcap", out).exit_code == 0
+    names = ["out-2.mcap", "out-3.mcap", "out.mcap"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == names
+    assert all(len(read(tmp_path / name)["/diagnostics"]) == COUNT for name in names)
+    said = [text for text in caplog.messages if "is kept" in text]
+    assert said == [f"{out} exists and is kept: the answers go to {tmp_path / name}" for name in names[:2]]
+
+
+def test_two_runs_at_once_keep_both_files(tmp_path: Path) -> None:
+    frame = Frame("a.jpg", 1.0, None, None, 0.0)
+    with (
+        open_mcap(tmp_path / "out.mcap", AnswerMessages("a", 1)) as first,
+        open_mcap(tmp_path / "out.mcap", AnswerMessages("a", 1)) as second,
+    ):
+        for file in (first, second):
+            file.add(frame, Recognition("a.jpg"))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["out-2.mcap", "out.mcap"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

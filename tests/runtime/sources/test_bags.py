@@ -6,6 +6,8 @@ import array
 import io
 import json
 import logging
+import re
+import shutil
 import sqlite3
 import sys
 import tracemalloc
@@ -51,8 +53,24 @@ def test_images_with_stamps_and_poses(tmp_path: Path, kind: str) -> None:
         assert (frame.error, frame.decode_ms > 0) == (None, True)
     assert frames[0].pose is None  # odometry begins later
     for i, frame in enumerate(frames[1:], start=1):
-        assert (frame.pose.x, frame.pose.y, frame.pose.frame) == (pytest.approx(i, abs=1e-5), 2, f"odom@{path.name}")
+        assert (frame.pose.x, frame.pose.y) == (pytest.approx(i, abs=1e-5), 2)
+        assert re.fullmatch(rf"odom@{re.escape(path.name)}-[0-9a-f]{{8}}", frame.pose.frame)
         assert frame.pose.q == (0, 0, 0, 1)
+
+
+def test_recordings_of_one_name_have_frames_of_their_own(tmp_path: Path) -> None:
+    frames = {}
+    for robot, start in (("one", 0), ("two", 500)):
+        (tmp_path / robot).mkdir()
+        with BagWriter(tmp_path / robot, "drive.bag") as bag:
+            for i in range(3):
+                bag.image("/image", stamp(start + i), scene(i))
+                bag.pose("nav_msgs/msg/Odometry", "/odom", stamp(start + i), i)
+        frames[robot] = {frame.pose.frame for frame in frames_of(bag.path)}
+    assert all(len(found) == 1 for found in frames.values())
+    assert frames["one"] != frames["two"]
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    assert {frame.pose.frame for frame in frames_of(tmp_path / "copy" / "drive.bag")} == frames["one"]
 
 
 def test_a_bag_becomes_a_map_and_a_query(tmp_path: Path) -> None:
@@ -297,8 +315,13 @@ def encoded(pixels: np.ndarray, encoding: str) -> np.ndarray:
         return np.concatenate([colours, np.full((*pixels.shape[:2], 1), 9, np.uint8)], axis=2)
     if encoding in ("mono8", "8uc1"):
         return luma[:, :, None]
-    if encoding == "mono16":
+    if encoding in ("mono16", "16uc1"):
         return (luma.astype("<u2") * 257)[:, :, None]
+    if encoding in ("rgb16", "bgr16", "16uc3", "rgba16", "bgra16"):
+        named = "bgr8" if encoding == "16uc3" else encoding.replace("16", "8")
+        return encoded(pixels, named).astype("<u2") * 257
+    if encoding.startswith("bayer") and encoding.endswith("16"):
+        return encoded(pixels, f"{encoding[:-2]}8").astype("<u2") * 257
     if encoding.startswith("bayer"):
         out = np.zeros((*pixels.shape[:2], 1), np.uint8)
         for y in range(pixels.shape[0]):
@@ -323,7 +346,7 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
         bag.image("/image", stamp(0), np.ascontiguousarray(encoded(smooth, encoding)), encoding)
     (frame,) = frames_of(bag.path)
     expected = smooth
-    if encoding in ("mono8", "mono16", "8uc1"):
+    if encoding in ("mono8", "mono16", "16uc1", "8uc1"):
         expected = np.asarray(Image.fromarray(smooth).convert("L"))[:, :, None].repeat(3, axis=2)
     found = np.asarray(frame.picture)
     assert found.shape == expected.shape
@@ -401,7 +424,7 @@ def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> 
         bag.image("/image", stamp(4), scene(0))
     frames = frames_of(bag.path)
     told = [
-        "encoding '32FC1' is not one of",
+        "encoding '32FC1' holds measured values, as distances or temperatures, and no picture",
         "bytes in rows of 64 do not make a picture of 64 x 48 in rgb8",
         "64 x 8 pixels",
         "0 x 0 pixels",
