@@ -178,6 +178,14 @@ class NodeProcess:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    def blocked_signals(self) -> set[int]:
+        """Return the signals that its main thread does not take."""
+        (line,) = [
+            each for each in Path(f"/proc/{self.pid}/status").read_text().splitlines() if each.startswith("SigBlk")
+        ]
+        bits = int(line.split()[1], 16)
+        return {number for number in range(1, 65) if bits >> (number - 1) & 1}
+
     def signal(self, number: int = signal.SIGINT) -> None:
         self._process.send_signal(number)
 
@@ -203,6 +211,11 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def stamps(messages: list[Any]) -> list[tuple[int, int]]:
+    """Return the time stamps of messages with a header."""
+    return [(each.header.stamp.sec, each.header.stamp.nanosec) for each in messages]
 
 
 def answers(heard: list[Any]) -> list[Any]:

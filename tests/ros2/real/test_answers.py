@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseArray, PoseWithCovarianceStamped
 
 from pairvpr.runtime.outputs.covariance import promised_deviation
 from tests.ros2.real.conftest import PLACES
-from tests.ros2.real.robot import Robot, answers, compressed, image
+from tests.ros2.real.robot import Robot, answers, compressed, image, stamps
 from tests.runtime.outputs.ros_contract import acceptance
 from tests.runtime.sources.bag_writer import scene
 
@@ -35,7 +36,26 @@ def test_accepted_places_are_published(start: Callable[..., Any], robot: Robot) 
     assert "Traceback" not in node.output
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+def test_an_unknown_place_has_candidates_and_no_pose(start: Callable[..., Any], robot: Robot) -> None:
+    start()
+    poses = robot.listen(PoseWithCovarianceStamped, POSE)
+    candidates = robot.listen(PoseArray, "visual_localization/candidates")
+    diagnostics = robot.listen(DiagnosticArray, "/diagnostics")
+    strange = np.random.default_rng(0).integers(0, 256, scene(0).shape, np.uint8)
+    for second in (1, 3):
+
+        def is_told(second: int = second) -> bool:
+            return all((second, 0) in stamps(heard) for heard in (candidates, diagnostics))
+
+        robot.ask(IMAGE, image(strange, stamp=(second, 0)), is_told)
+        robot.ask(IMAGE, image(scene(1), stamp=(second + 1, 0)), lambda second=second: (second + 1, 0) in stamps(poses))
+    assert not {(1, 0), (3, 0)} & set(stamps(poses))
+    (status,) = next(each.status for each in diagnostics if stamps([each]) == [(1, 0)])
+    assert status.level == b"\x01"
+    assert status.message == "score too low: not in the map, or not recognisable"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_compressed_images(start: Callable[..., Any], robot: Robot, form: str) -> None:
     start(image_transport="compressed")
     poses = robot.listen(PoseWithCovarianceStamped, POSE)

@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
-from tests.ros2.real.robot import ROOT, Robot, answers, image, wait_for
+from tests.ros2.real.robot import ROOT, Robot, answers, image, stamps, wait_for
 from tests.runtime.sources.bag_writer import scene
 
 NODE = "/visual_localization"
@@ -64,31 +64,38 @@ def test_parameters_that_are_set_take_effect_or_are_refused(start: Callable[...,
     assert "read-only" in refused.reason
     assert not set_parameter(robot, "max_rate", -1.0).successful
     assert set_parameter(robot, "enable_continuous_localization", False).successful
-    time.sleep(1)
-    before = len(answers(heard))
-    for _ in range(5):
-        robot.send(IMAGE, image(scene(0)))
+    for second in range(1, 6):
+        robot.send(IMAGE, image(scene(0), stamp=(second, 0)))
         time.sleep(0.1)
-    assert len(answers(heard)) == before
+    assert not {(second, 0) for second in range(1, 6)} & set(stamps(heard))
     assert set_parameter(robot, "enable_continuous_localization", True).successful
-    robot.ask(IMAGE, image(scene(0)), lambda: len(answers(heard)) > before)
+    robot.ask(IMAGE, image(scene(0), stamp=(9, 0)), lambda: (9, 0) in stamps(heard))
 
 
 def test_localisation_on_request_by_service_and_by_topic(start: Callable[..., Any], robot: Robot) -> None:
     start(enable_continuous_localization=False)
     poses = robot.listen(PoseWithCovarianceStamped, POSE)
     robot.ask(IMAGE, image(scene(0)), lambda: bool(poses), "the pose at the start")
-    for ask in (
-        lambda: robot.call(Trigger, TRIGGER, Trigger.Request()),
-        lambda: robot.send(TRIGGER, Empty()),
-    ):
+
+    def is_answered(second: int) -> bool:
+        return (second, 0) in stamps(poses)
+
+    def is_ignored(second: int) -> bool:
+        robot.send(IMAGE, image(scene(1), stamp=(second, 0)))
         time.sleep(0.5)
-        before = len(poses)
-        robot.send(IMAGE, image(scene(1)))
-        time.sleep(0.5)
-        assert len(poses) == before
-        ask()
-        robot.ask(IMAGE, image(scene(1)), lambda before=before: len(poses) > before)
+        return not is_answered(second)
+
+    assert is_ignored(1)
+    robot.call(Trigger, TRIGGER, Trigger.Request())
+    robot.ask(IMAGE, image(scene(1), stamp=(2, 0)), lambda: is_answered(2))
+    assert is_ignored(3)
+
+    def triggered_by_topic() -> bool:
+        if not is_answered(4):
+            robot.send(TRIGGER, Empty())
+        return is_answered(4)
+
+    robot.ask(IMAGE, image(scene(1), stamp=(4, 0)), triggered_by_topic)
 
 
 def test_the_rate_is_limited(start: Callable[..., Any], robot: Robot) -> None:
@@ -99,7 +106,7 @@ def test_the_rate_is_limited(start: Callable[..., Any], robot: Robot) -> None:
     while time.monotonic() < started + 2:
         robot.send(IMAGE, image(scene(0)))
         time.sleep(0.02)
-    assert len(answers(heard)) - before <= 2 * (time.monotonic() - started) + 1
+    assert len(answers(heard)) - before <= 2 * (time.monotonic() - started) + 2  # an answer may be on its way
 
 
 def test_the_debug_image_shows_query_and_match(start: Callable[..., Any], robot: Robot) -> None:
@@ -215,9 +222,7 @@ def test_an_exception_in_the_thread_that_answers_ends_the_node_whatever_the_cloc
         assert node._localizer is not None
         node._localizer._refresh = None  # what a fault in our own code does
         robot.add(node)
-        with pytest.raises(AssertionError, match="waited in vain"):
-            robot.ask(IMAGE, image(scene(0)), lambda: bool(robot.fault), patience=0.1)
-        robot.ask(IMAGE, image(scene(0)), lambda: isinstance(robot.fault, AttributeError), patience=30)
+        robot.ask(IMAGE, image(scene(0)), lambda: isinstance(robot.fault, AttributeError))
     finally:
         node.close()
 

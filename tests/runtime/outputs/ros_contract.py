@@ -71,7 +71,10 @@ def acceptance(threshold: float = 2.0, radius: float = 5.0, precision: float = 0
 
 
 def write_accepting_map(home: Path, count: int) -> Path:
-    """A map of `count` pictures at x = 0, 1, ... and y = 2, whose answers to these pictures are accepted."""
+    """A map of `count` pictures at x = 0, 1, ... and y = 2, whose answers to these pictures are accepted.
+
+    The threshold lies halfway between the scores of right and of wrong matches, whatever the scores of the model are.
+    """
     (home / "db").mkdir()
     lines = ["name,x,y,z,qx,qy,qz,qw"]
     for place in range(count):
@@ -80,8 +83,13 @@ def write_accepting_map(home: Path, count: int) -> Path:
     (home / "poses.csv").write_text("\n".join(lines))
     add_pictures(home / "db", home / "map", load_model(), BuildOptions(poses=home / "poses.csv"), create=True)
     with PlaceRecognizer.open(home / "map") as vpr:
-        lowest = min(float(vpr.recognize(home / "db" / f"p{place}.png").best.score or 0) for place in range(count))
+        right, wrong = [], []
+        for place in range(count):
+            for match in vpr.recognize(home / "db" / f"p{place}.png").matches:
+                (right if match.name == f"p{place}.png" else wrong).append(float(match.score or 0))
+        assert max(wrong) < min(right)
+        threshold = (max(wrong) + min(right)) / 2
         setup = ScoreSetup.from_map(vpr.map, vpr.top_k, Cascade.find_in(vpr.model.bundle))
-        calibrated = {**acceptance(lowest - 0.5).to_json(), "identity": vpr.map.identity, "setup": vars(setup)}
+        calibrated = {**acceptance(threshold).to_json(), "identity": vpr.map.identity, "setup": vars(setup)}
         Bundle.open(vpr.map.model_path).store_calibration(KEY, calibrated)
     return home / "map"
