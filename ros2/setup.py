@@ -1,8 +1,11 @@
 """The package as colcon builds it; pyproject.toml is not yet read by ament_python."""
 
+from pathlib import Path
+
 from setuptools import setup
 
 NAME = "pairvpr_ros"
+CONFIGS = sorted(f"config/{path.name}" for path in (Path(__file__).parent / "config").glob("*.yaml"))
 
 setup(
     name=NAME,
@@ -14,7 +17,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", ["launch/visual_localization.launch.py"]),
-        (f"share/{NAME}/config", ["config/visual_localization.yaml"]),
+        (f"share/{NAME}/config", CONFIGS),
     ],
     install_requires=["setuptools"],
     zip_safe=True,

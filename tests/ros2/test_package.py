@@ -53,7 +53,7 @@ def test_names_and_versions_agree(setup: dict[str, Any]) -> None:
     assert all(source.is_file() for source in installed.values())
     assert Path(f"share/ament_index/resource_index/packages/{name}") in installed
     assert Path(f"share/{name}/package.xml") in installed
-    assert {source.parent.name for source in installed.values()} >= {"launch", "config"}
+    assert set(installed.values()) >= {*(ROOT / "launch").iterdir(), *(ROOT / "config").iterdir()}
     (script,) = setup["entry_points"]["console_scripts"]
     executable, module, function = re.fullmatch(r"(\w+) = ([\w.]+):(\w+)", script).groups()
     assert module == "pairvpr_ros.main"

@@ -143,17 +143,23 @@ def test_two_cameras_at_full_rate(start: Callable[..., Any], robot: Robot, secon
     node = start(*(part for each in reliable for part in ("-p", each)), num_cameras=2)
     pixels = np.asarray(Picture.fromarray(scene(1)).resize((960, 540)))
     poses = robot.listen(PoseWithCovarianceStamped, POSE)
-    delays, sizes = [], []
+    delays, sizes, answered = [], [], 0
     with flowing(robot, topics, pixels, 30) as state:
         wait_for(lambda: len(poses) > 5, "poses")
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        before, began = state["sent"], time.monotonic()
+        while time.monotonic() < began + seconds:
             time.sleep(seconds / 20)
             assert node.is_running, node.output
             sizes.append(resident(node.pid))
             delays.append(time.time() - (poses[-1].header.stamp.sec + poses[-1].header.stamp.nanosec / 1e9))
+            answered += len(poses) - 1
             del poses[:-1]
-    print(f"sent {state['sent']}, RSS {sizes[2:][0]:.0f} to {sizes[-1]:.0f} MiB, delays up to {max(delays):.2f} s")  # noqa: T201
+        rate, poses_a_second = ((count / (time.monotonic() - began)) for count in (state["sent"] - before, answered))
+    print(  # noqa: T201
+        f"{seconds} s: {rate:.1f} images a second of each camera, {poses_a_second:.1f} poses a second, "
+        f"RSS {sizes[2]:.0f} to {sizes[-1]:.0f} MiB (at most {max(sizes[2:]):.0f}), "
+        f"newest pose {min(delays):.2f} to {max(delays):.2f} s old"
+    )
     assert max(sizes[5:]) < min(sizes[2:]) + 25  # MiB; one pair of images takes 3
     assert max(delays[-5:]) < 5 * (min(delays) + 1)  # old images do not pile up
     assert node.stop() == 0

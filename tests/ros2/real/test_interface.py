@@ -98,6 +98,18 @@ def test_localisation_on_request_by_service_and_by_topic(start: Callable[..., An
     robot.ask(IMAGE, image(scene(1), stamp=(4, 0)), triggered_by_topic)
 
 
+def test_a_pose_for_amcl_at_the_start_and_on_each_trigger(start: Callable[..., Any], robot: Robot) -> None:
+    """With the parameters file for Nav2, and remapped to the topic of AMCL."""
+    start("--params-file", str(CONFIG / "nav2_amcl.yaml"), "-r", f"{POSE}:=initialpose")
+    poses = robot.listen(PoseWithCovarianceStamped, "initialpose")
+    robot.ask(IMAGE, image(scene(0), stamp=(1, 0)), lambda: bool(poses))
+    assert poses[0].header.frame_id == "map"
+    robot.call(Trigger, TRIGGER, Trigger.Request())
+    robot.ask(IMAGE, image(scene(2), stamp=(2, 0)), lambda: (2, 0) in stamps(poses))
+    assert (poses[-1].pose.pose.position.x, poses[-1].pose.covariance[35] > 0) == (2, True)
+    assert stamps(poses) == [(1, 0), (2, 0)]
+
+
 def test_the_rate_is_limited(start: Callable[..., Any], robot: Robot) -> None:
     start(max_rate=2.0)
     heard = robot.listen(DiagnosticArray, "/diagnostics")

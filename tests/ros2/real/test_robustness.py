@@ -178,6 +178,15 @@ def test_an_answer_that_cannot_be_judged_is_warned_of_in_the_parameters_words(
     assert "--" not in line.partition("published")[2]
 
 
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_each_answer_is_logged_at_the_level_debug(start: Callable[..., Any], robot: Robot, level: str) -> None:
+    node = start("--log-level", f"visual_localization:={level}")
+    poses = robot.listen(PoseWithCovarianceStamped, POSE)
+    robot.ask(IMAGE, image(scene(0)), lambda: bool(poses))
+    assert node.stop() == 0
+    assert ("best match p0.png" in node.output) == (level == "debug")
+
+
 def test_silence_is_told_even_where_simulated_time_stands_still(start: Callable[..., Any], robot: Robot) -> None:
     node = start(use_sim_time=True)
     heard = robot.listen(DiagnosticArray, "/diagnostics")

@@ -391,6 +391,23 @@ def test_any_fault_in_a_message_is_its_frames_error() -> None:
     assert frame.error.startswith("image#000000 cannot be read (")
 
 
+@pytest.mark.parametrize(("encoding", "size"), [("rgb8", 3), ("bgr8", 3), ("rgba8", 4), ("bgra8", 4), ("mono8", 1)])
+def test_images_are_unpacked_from_the_messages_buffer(encoding: str, size: int) -> None:
+    """Without a copy of it, as rclpy gives it. Pillow's own memory is not traced."""
+    height, width = 1080, 1920
+    data = array.array("B", bytes(height * width * size))
+    message = SimpleNamespace(
+        encoding=encoding, height=height, width=width, step=width * size, is_bigendian=0, data=data
+    )
+    tracemalloc.start()
+    try:
+        assert decode_image(message).size == (width, height)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(data) / 10
+
+
 def test_padded_rows_and_big_endian_values() -> None:
     values = (np.arange(20 * 30).reshape(20, 30) * 100).astype(">u2")
     rows = np.zeros((20, 64), np.uint8)
