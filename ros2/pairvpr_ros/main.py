@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from typing import NoReturn
 
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -16,7 +17,7 @@ def main(args: list[str] | None = None) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     import rclpy
     import rclpy.logging
-    from rclpy._rclpy_pybind11 import RCLError
+    from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
     from rclpy.task import Future
@@ -25,7 +26,16 @@ def main(args: list[str] | None = None) -> None:
     from pairvpr_ros import names
     from pairvpr_ros.node import VisualLocalization
 
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    def refuse(fault: str) -> NoReturn:
+        rclpy.logging.get_logger(names.NODE).fatal(fault)
+        sys.exit(2)
+
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RCLError as error:  # ends with the place in ROS's own source
+        refuse(str(error).partition(", at /")[0])
+    except UnknownROSArgsError as error:
+        refuse(f"these arguments after --ros-args are unknown: {error}")
     stopped: Future = Future()
     loaded = threading.Event()
 
@@ -39,9 +49,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         node = VisualLocalization()
     except PairVPRError as error:
-        rclpy.logging.get_logger(names.NODE).fatal(str(error))
         rclpy.try_shutdown()
-        sys.exit(2)
+        refuse(str(error))
     try:
         if node.get_parameter("autostart").value:
             node.start()

@@ -125,6 +125,22 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(start: Callable[..., An
 
 
 @pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--params-file", "nowhere.yaml"], "Couldn't parse params file: '--params-file nowhere.yaml'"),
+        (["-p", "map_dir"], "Couldn't parse parameter override rule: '-p map_dir'"),
+        (["--speed"], "these arguments after --ros-args are unknown: ['--speed']"),
+    ],
+)
+def test_arguments_that_cannot_be_used(start: Callable[..., Any], arguments: list[str], told: str) -> None:
+    node = start(*arguments)
+    assert node.wait() == 2
+    (line,) = [line for line in node.output.splitlines() if "[visual_localization]" in line]  # rcl has one of its own
+    assert told in line
+    assert "Traceback" not in node.output
+
+
+@pytest.mark.parametrize(
     ("parameters", "told"),
     [
         ({"map_dir": ""}, "the parameter map_dir is empty: name the folder"),
