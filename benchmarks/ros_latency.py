@@ -37,6 +37,7 @@ from pairvpr.files import write_atomically
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.sources import list_pictures
 
+ROOT = Path(__file__).resolve().parents[1]
 TOPIC = "visual_localization/image_0"
 SIZES = ((640, 480), (1280, 720), (1920, 1080))
 WARM_UP = 5
@@ -128,7 +129,8 @@ def run(database: Path, pictures: Sequence[Picture.Image], size: tuple[int, int]
         [
             sys.executable, "-m", "pairvpr_ros.main", "--ros-args", "-p", f'map_dir:="{database}"',
             "-p", f"image_transport:={transport}", "-p", f"qos_overrides./{topic}.subscription.reliability:=reliable",
-        ]
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "ros2")))},
     )  # fmt: skip
     try:
         robot = Robot(topic, Image if form == "raw" else CompressedImage)

@@ -61,6 +61,15 @@ def test_names_and_versions_agree(setup: dict[str, Any]) -> None:
     assert executable == "visual_localization"
 
 
+def test_versions_and_dates_of_the_changelogs_agree() -> None:
+    """ROS's release tools take only headings of this form as versions."""
+    project = re.findall(r"^## (\S+) - (\S+)$", (ROOT.parent / "CHANGELOG.md").read_text(), re.MULTILINE)
+    package = re.findall(
+        r"^(\d+\.\d+\.\d+) \((\d{4}-\d\d-\d\d)\)\n-+$", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE
+    )
+    assert package == project
+
+
 def test_every_package_that_is_imported_is_a_dependency() -> None:
     needed = {each.text for each in PACKAGE.findall("exec_depend")}
     imported = set()
