@@ -31,6 +31,7 @@ from geometry_msgs.msg import PoseWithCovarianceStamped
 from PIL import Image as Picture
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 
 from pairvpr.files import write_atomically
@@ -60,7 +61,10 @@ class Robot:
         self._own: float | None = None
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._closed = Future()
+        self._thread = threading.Thread(
+            target=self._executor.spin_until_future_complete, args=(self._closed,), daemon=True
+        )
         self._thread.start()
         deadline = time.monotonic() + 60
         while not self._publisher.get_subscription_count():
@@ -82,8 +86,9 @@ class Robot:
 
     def close(self) -> None:
         """Leave ROS."""
-        self._executor.shutdown()
+        self._closed.set_result(None)
         self._thread.join()
+        self._executor.shutdown()
         self._node.destroy_node()
         rclpy.try_shutdown()
 

@@ -18,6 +18,7 @@ import numpy as np
 import rclpy
 from PIL import Image as Picture
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,6 +47,7 @@ class Robot:
         self.fault: Exception | None = None  # what ended the executor
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
+        self._closed = Future()
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self._publishers: dict[str, Any] = {}
@@ -53,15 +55,16 @@ class Robot:
 
     def _spin(self) -> None:
         try:
-            self._executor.spin()
+            self._executor.spin_until_future_complete(self._closed)
         except ExternalShutdownException:
             pass
         except Exception as fault:
             self.fault = fault
 
     def close(self) -> None:
-        self._executor.shutdown()
+        self._closed.set_result(None)
         self._thread.join()
+        self._executor.shutdown()  # while it spins this may take its wake-up away before it is seen
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
