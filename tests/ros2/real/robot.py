@@ -63,7 +63,8 @@ class Robot:
 
     def close(self) -> None:
         self._closed.set_result(None)
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the executor does not end"
         self._executor.shutdown()  # while it spins this may take its wake-up away before it is seen
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
