@@ -74,7 +74,7 @@ $(ROS)/%/.ros: pyproject.toml Makefile
 
 $(GPU)/.gpu: pyproject.toml
 	test -x $(GPU)/bin/python || $(PYTHON) -m venv --system-site-packages $(GPU)  # a Jetson's TensorRT is the system's
-	$(GPU)/bin/python -m pip install --quiet -e ".[gpu,tensorrt,export,dev]"
+	$(GPU)/bin/python -m pip install --quiet -e ".[gpu,export,dev]"
 	touch $@
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
@@ -82,5 +82,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,tensorrt,video,bags,serve,viz,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,viz,export,train,dev]"
 	touch $@ $(VENV)/.runtime

@@ -1,9 +1,14 @@
-"""Build and check TensorRT plans of a bundle on the device that will run them. Imports neither torch nor onnx."""
+"""Build and check TensorRT plans of a bundle on the device that will run them. Imports neither torch nor onnx.
+
+Some versions of TensorRT compute vision transformers wrongly on some boards, in fused attention or in float16. Graphs
+that are wrong are therefore built again in another form, which is slower.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import shutil
 import signal
 import threading
@@ -15,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pairvpr import machine
 from pairvpr.errors import EngineError
@@ -26,8 +32,9 @@ from pairvpr.runtime.engines.tensorrt import api, cuda
 from pairvpr.runtime.engines.tensorrt.api import BuildSettings, Monitor, Network
 from pairvpr.runtime.engines.tensorrt.engine import open_plans
 from pairvpr.runtime.engines.tensorrt.plans import (
-    BATCHES,
+    FORMS,
     PlanInfo,
+    default_batches,
     folder_name,
     graph_profiles,
     info_file,
@@ -45,12 +52,17 @@ WRITTEN = {"fp32": "fp32", "fp16": "fp16", "int8-fp16": "int8"}
 """Precisions that can be built, with a type that some layers of the plan must write."""
 
 DEFAULTS = BuildSettings()
+RIGHT_VERSION = (10, 12)
+"""First TensorRT of which no wrong vision transformers are reported. Those of 10.3, as in JetPack 6, are."""
+PAIR_GRAPHS = ("pair_prefix", "pair_suffix")
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 
 
 def require() -> None:
-    """Raise EngineError if no plan can be built here, because TensorRT, cuda-python or a GPU is missing."""
+    """Raise EngineError if no plan can be built here, because TensorRT, CUDA or a GPU is missing."""
     api.load()
     cuda.gpu()
 
@@ -59,19 +71,20 @@ def build_engines(
     bundle: Bundle,
     precision: str | None,
     progress: Progress,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int] | None = None,
     settings: BuildSettings = DEFAULTS,
 ) -> Path:
     """Build a plan of each graph, one graph at a time, check them, and put them into the bundle. Return their folder.
 
+    A graph that is wrong is built again, first without fused attention and then in float32. The first right form is
+    kept, with a warning.
     precision: None for float16, or for float32 if the bundle has no float16.
-    batches: sizes to tune for. All sizes up to the largest can be run.
+    batches: sizes to tune for. All sizes up to the largest can be run. None chooses them by the GPU's memory.
     Raises EngineError, BundleError or KeyboardInterrupt. The bundle is then left as it was.
     """
     precision = _choose(bundle, precision)
     with building(bundle, batches) as site:
-        plans = site.build(precision, settings, progress)
-        check_engines(bundle, open_plans(plans), precision, site.batches, progress)
+        plans = site.build_right(precision, settings, progress)
         put(plans, site.final)
     return site.final
 
@@ -95,41 +108,81 @@ class Site:
 
         Raise EngineError on failure.
         """
-        plans = {graph: self.workshop / plan_name(graph, precision) for graph in GRAPHS}
-        cache = self.final / "timing.cache"
-        for graph, plan in plans.items():
-            built = _build(self.bundle, precision, graph, self.batches, settings, cache, progress)
-            plan.write_bytes(built.plan)
-            info = PlanInfo(
-                graph=graph,
-                precision=precision,
-                bytes=len(built.plan),
-                sha256=hashlib.sha256(built.plan).hexdigest(),
-                sources=sources(self.bundle, precision, graph),
-                gpu=cuda.gpu(),
-                tensorrt=api.version(),
-                versions=_versions(),
-                version_compatible=settings.version_compatible,
-                hardware_compatible=settings.hardware_compatible,
-                profiles=built.profiles,
-                layer_types={},
-                build_seconds=round(built.seconds, 1),
-            )
-            del built
-            describe_plan(plan, dataclasses.replace(info, layer_types=_layer_types(plan, info)))
+        return {graph: self._build_graph(graph, precision, FORMS[0], settings, progress) for graph in GRAPHS}
+
+    def build_right(self, precision: str, settings: BuildSettings, progress: Progress) -> dict[str, Path]:
+        """Build a plan of each graph in the workshop, in the first of FORMS in which it passes the reference check.
+
+        Raise EngineError on failure.
+        """
+        plans = self.build(precision, settings, progress)
+        verdict = self._judge(plans, precision, progress)
+        forms = [form for form in FORMS[1:] if precision == "fp16" or form != FORMS[2]]
+        for form in forms:
+            rebuilt: dict[str, Path] = {}
+            # Only the scores show whether prefix and suffix are right, so each is tried alone, and then both.
+            for trial in (("encoder",), *((graph,) for graph in PAIR_GRAPHS), PAIR_GRAPHS):
+                if not set(trial) <= set(verdict.wrong):
+                    continue
+                for graph in trial:
+                    if graph not in rebuilt:
+                        cuda.stream().release()  # memory of the engines that were checked
+                        rebuilt[graph] = self._build_graph(graph, precision, form, settings, progress)
+                tried = {**plans, **{graph: rebuilt[graph] for graph in trial}}
+                now = self._judge(tried, precision, progress)
+                if not set(trial) & set(now.wrong):
+                    log.warning(
+                        "%s: wrong with %s on this board and TensorRT %s; built with %s, which is slower",
+                        " and ".join(trial),
+                        FORMS[0],
+                        api.version(),
+                        form,
+                    )
+                    plans, verdict = tried, now
+        verdict.require(self.bundle, precision)
         return plans
+
+    def _judge(self, plans: Mapping[str, Path], precision: str, progress: Progress) -> Verdict:
+        return judge_engines(self.bundle, open_plans(plans), precision, self.batches, progress)
+
+    def _build_graph(self, graph: str, precision: str, form: str, settings: BuildSettings, progress: Progress) -> Path:
+        folder = self.workshop / form
+        folder.mkdir(exist_ok=True)
+        plan, cache = folder / plan_name(graph, precision), self.final / "timing.cache"
+        built = _build(self.bundle, precision, graph, form, self.batches, settings, cache, progress)
+        plan.write_bytes(built.plan)
+        info = PlanInfo(
+            graph=graph,
+            precision=precision,
+            bytes=len(built.plan),
+            sha256=hashlib.sha256(built.plan).hexdigest(),
+            sources=sources(self.bundle, precision, graph),
+            gpu=cuda.gpu(),
+            tensorrt=api.version(),
+            versions=_versions(),
+            version_compatible=settings.version_compatible,
+            hardware_compatible=settings.hardware_compatible,
+            profiles=built.profiles,
+            layer_types={},
+            build_seconds=round(built.seconds, 1),
+            form=form,
+        )
+        del built
+        describe_plan(plan, dataclasses.replace(info, layer_types=_layer_types(plan, info)))
+        return plan
 
 
 @contextmanager
-def building(bundle: Bundle, batches: Sequence[int]) -> Iterator[Site]:
+def building(bundle: Bundle, batches: Sequence[int] | None) -> Iterator[Site]:
     """Yield a locked, empty place to build a bundle's plans in, and remove it afterwards.
 
+    batches: None chooses them by the GPU's memory.
     Raises EngineError or BundleError.
     """
-    sizes = sorted(set(batches))
-    if not sizes or sizes[0] < 1:
-        raise EngineError(f"--batches {', '.join(map(str, sizes)) or 'none'}: give sizes of at least 1")
+    if batches is not None and min(batches, default=0) < 1:
+        raise EngineError(f"--batches {', '.join(map(str, batches)) or 'none'}: give sizes of at least 1")
     require()
+    sizes = sorted(set(batches or default_batches(cuda.memory())))
     bundle.reference()
     with _writing(bundle.path / ENGINES) as workshop:
         final = workshop.parent / folder_name(cuda.gpu(), api.version())
@@ -153,12 +206,13 @@ def _build(
     bundle: Bundle,
     precision: str,
     graph: str,
+    form: str,
     batches: Sequence[int],
     settings: BuildSettings,
     cache: Path,
     progress: Progress,
 ) -> _Built:
-    """Build the plan of one graph.
+    """Build the plan of one graph in one of FORMS.
 
     TensorRT's timings are kept after each, so that a second build after an interruption is faster.
     """
@@ -169,6 +223,10 @@ def _build(
         raise EngineError(
             f"{network.name}: TensorRT read it as another precision (matrix products: {dict(types)}); export it again"
         )
+    if form != FORMS[0]:
+        network.unfuse_attention()
+    if form == FORMS[2]:
+        network.compute_in_float32()
     profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, batches)
     known = cache.read_bytes() if cache.exists() else b""
     with _interruptible() as asked:
@@ -243,14 +301,61 @@ class BuildProgress(Monitor):
             self._tell(percent)
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """The result of the reference check of a bundle's engines.
+
+    errors: of the first batch size at which a graph is wrong, or else of the largest.
+    batch: that batch size.
+    tokens: largest cosine distance of a token.
+    wrong: graphs that may be wrong.
+    """
+
+    errors: Errors
+    batch: int
+    tokens: float
+    wrong: tuple[str, ...]
+
+    def require(self, bundle: Bundle, precision: str) -> None:
+        """Raise EngineError if a graph is wrong."""
+        if self.wrong:
+            raise EngineError(
+                f"{bundle.path}: the {precision} engines are wrong at batch {self.batch} (cosine distance of "
+                f"descriptors {self.errors.cosine:.2g}, of tokens {self.tokens:.2g}, scores off by "
+                f"{self.errors.scores:.2g}), and were not kept; {_remedy()}"
+            )
+
+
+def _remedy() -> str:
+    version = api.version()
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if not version.startswith("rtx-") and numbers < RIGHT_VERSION:
+        return (
+            f"TensorRT {version} is known to compute vision transformers wrongly on some boards: install JetPack 7.2 "
+            "(TensorRT 10.16), or elsewhere a later TensorRT"
+        )
+    return "try another precision or --optimization-level, and report it"
+
+
 def check_engines(
     bundle: Bundle, engines: Mapping[str, Engine], precision: str, batches: Sequence[int], progress: Progress
 ) -> Errors:
-    """Check engines against the bundle's reference at each batch size, its few pictures repeated.
+    """Check engines as `judge_engines` does, and return the largest batch's errors.
 
-    Return the largest batch's errors. Pair graphs get the stored tokens, so that each graph is checked by itself. The
-    suffix gets candidates in another order than the prefix.
     Raises EngineError if an error is larger than the precision's tolerance.
+    """
+    verdict = judge_engines(bundle, engines, precision, batches, progress)
+    verdict.require(bundle, precision)
+    return verdict.errors
+
+
+def judge_engines(
+    bundle: Bundle, engines: Mapping[str, Engine], precision: str, batches: Sequence[int], progress: Progress
+) -> Verdict:
+    """Compare engines with the bundle's reference at each batch size, its few pictures repeated.
+
+    Pair graphs get the stored tokens, so that the encoder is judged by itself. The suffix gets candidates in another
+    order than the prefix.
     """
     truth = Reference.load(bundle.reference())
     opened = Engines(
@@ -258,27 +363,43 @@ def check_engines(
     )
     # The two pictures of a small batch must have different scores, because their order is checked too.
     by_score = np.argsort(truth.scores)
+    verdicts = []
     for done, batch in enumerate(batches):
         progress("batch sizes checked", done, len(batches))
         rows = np.resize(by_score, batch)
-        features = Features(truth.features.descriptors[rows], truth.features.tokens[rows])
-        expected = Reference(truth.images[rows], features, truth.scores[rows])
         model = Model(bundle, opened, batch)
-        features = model.encode_prepared(expected.images)
-        stored = expected.features.tokens
+        stored = truth.features.tokens[rows]
         backwards = np.arange(batch)[::-1]
         scores = np.empty(batch, np.float32)
         scores[backwards] = model.suffix(model.prefix(truth.features.tokens[:1], stored), backwards.copy())
-        errors = measure(features, scores, expected, precision)
-        tokens = _cosine_distance(features, expected.features)
-        if not errors.ok or not tokens <= TOLERANCES[precision].cosine:
-            raise EngineError(
-                f"{bundle.path}: the {precision} engines are wrong at batch {batch} (cosine distance of descriptors "
-                f"{errors.cosine:.2g}, of tokens {tokens:.2g}, scores off by {errors.scores:.2g}), and were not kept; "
-                "try another precision or --optimization-level, and report it"
-            )
+        pictures = rows[: model.picture_batch]
+        features = model.encode_prepared(truth.images[pictures])
+        verdicts.append(_verdict(truth, features, pictures, scores, rows, precision))
     progress("batch sizes checked", len(batches), len(batches))
-    return errors
+    wrong = tuple(graph for graph in GRAPHS if any(graph in verdict.wrong for verdict in verdicts))
+    first = next((verdict for verdict in verdicts if verdict.wrong), verdicts[-1])
+    return dataclasses.replace(first, wrong=wrong)
+
+
+def _verdict(
+    truth: Reference,
+    features: Features,
+    pictures: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    precision: str,
+) -> Verdict:
+    """Judge the features of some of the reference's pictures, and scores of some of its pairs."""
+    expected = Features(truth.features.descriptors[pictures], truth.features.tokens[pictures])
+    tokens = _cosine_distance(features, expected)
+    encoded = measure(
+        features, truth.scores[pictures], Reference(truth.images, expected, truth.scores[pictures]), precision
+    )
+    scored = measure(expected, scores, Reference(truth.images, expected, truth.scores[rows]), precision)
+    encoder_right = encoded.ok and tokens <= TOLERANCES[precision].cosine  # NaN is wrong
+    wrong = (*(() if encoder_right else ("encoder",)), *(() if scored.ok else PAIR_GRAPHS))
+    errors = dataclasses.replace(encoded, scores=scored.scores, ok=not wrong)
+    return Verdict(errors, len(rows), tokens, wrong)
 
 
 def _cosine_distance(features: Features, expected: Features) -> float:
@@ -304,7 +425,8 @@ def _layer_types(plan: Path, info: PlanInfo) -> dict[str, int]:
     """Return the types that a plan's layers write. Raise EngineError if it was built in another precision."""
     types = api.Execution(read_plan(plan, info), plan.name, info.version_compatible).layer_types()
     # If the inspector's words are unknown, rely on the network's types, which were checked before.
-    if set(types) - {"other"} and WRITTEN[info.precision] not in types:
+    written = WRITTEN["fp32" if info.form == FORMS[2] else info.precision]
+    if set(types) - {"other"} and written not in types:
         raise EngineError(f"{plan.name}: TensorRT built no {info.precision} plan (layers write: {types}); report it")
     return types
 

@@ -20,8 +20,8 @@ from pairvpr.runtime.bundle import GRAPHS, Bundle, link_or_copy
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import cuda
 from pairvpr.runtime.engines.tensorrt.api import BuildSettings
-from pairvpr.runtime.engines.tensorrt.engine import TensorRtEngine, open_plans
-from pairvpr.runtime.engines.tensorrt.plans import BATCHES, PlanInfo, info_file, plan_name
+from pairvpr.runtime.engines.tensorrt.engine import open_plans
+from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file, plan_name
 from pairvpr.runtime.model import SUMMARIES, available_memory, pair_batch
 from pairvpr.runtime.reference import Reference
 
@@ -59,7 +59,7 @@ class KeptPrecision:
 
 
 def build_int8(
-    bundle: Bundle, progress: Progress, batches: Sequence[int] = BATCHES, settings: BuildSettings = DEFAULTS
+    bundle: Bundle, progress: Progress, batches: Sequence[int] | None = None, settings: BuildSettings = DEFAULTS
 ) -> tuple[Path, list[KeptPrecision]]:
     """Build float16 and INT8 plans of each graph, measure them in turn, and keep the better.
 
@@ -74,8 +74,7 @@ def build_int8(
                 f"them into it first (`pairvpr export --{precision.partition('-')[0]} --out {bundle.path}`)"
             )
     with building(bundle, batches) as site:
-        half = site.build(HALF, settings, progress)
-        check_engines(bundle, open_plans(half), HALF, site.batches, progress)
+        half = site.build_right(HALF, settings, progress)
         cuda.stream().release()  # free the memory of deleted engines for the next builds
         small = site.build(INT8, settings, progress)
         decisions = [_decide(site, graph, half, small, progress) for graph in GRAPHS]
@@ -124,7 +123,7 @@ def _problem(
 def _in_turn(plans: Mapping[str, Path], inputs: Arrays, progress: Progress, graph: str) -> dict[str, list[float]]:
     """Return GPU milliseconds of each plan, round by round, with inputs and outputs in GPU memory."""
     stream = cuda.stream()
-    engines = {precision: TensorRtEngine(plan, resident=OUTPUTS[graph]) for precision, plan in plans.items()}
+    engines = open_plans(plans, OUTPUTS[graph])
     staged = {precision: engine.stage(inputs) for precision, engine in engines.items()}
     times: dict[str, list[float]] = {precision: [] for precision in plans}
     for number in range(WARM_UP + ROUNDS):

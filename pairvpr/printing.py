@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import click
@@ -49,6 +53,31 @@ def print_lines(text: str, *, err: bool = False) -> None:
     """Print the lines of a text on stdout or on stderr, each as `print_line` does."""
     for line in text.split("\n"):
         print_line(line, err=err)
+
+
+@contextmanager
+def hide_native_lines(part: str) -> Iterator[None]:
+    """Hide lines with `part` that libraries print on stderr during the block. Other lines are printed after it.
+
+    It works on the process's stderr, because libraries in C++ do not know Python's.
+    """
+    if sys.stderr is None or not hasattr(os, "memfd_create"):  # started without stderr, or not on Linux
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.memfd_create("stderr"), "w+b") as printed:  # noqa: PTH123 (a descriptor)
+        os.dup2(printed.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            printed.seek(0)
+            for line in printed:
+                if part.encode() not in line:
+                    os.write(2, line)
 
 
 def _is_escaped(character: str) -> bool:

@@ -87,6 +87,11 @@ class Model:
         self.batch_size = batch_size or min(fitting, engines.largest_batch or fitting)
 
     @property
+    def picture_batch(self) -> int:
+        """Return the number of pictures to encode in one forward pass."""
+        return min(self.batch_size, MAX_BATCH)
+
+    @property
     def picture_size(self) -> tuple[int, int]:
         """Return height and width in pixels of the encoder's input."""
         return self.bundle.info.picture.height, self.bundle.info.picture.width
@@ -104,7 +109,7 @@ class Model:
             return Features(
                 np.zeros((0, dims.descriptor), np.float32), np.zeros((0, dims.tokens, dims.token_dim), np.float32)
             )
-        step = self.batch_size
+        step = self.picture_batch
         return Features.concatenate(
             [
                 self.encode_prepared(np.stack([self.prepare(p) for p in pictures[i : i + step]]))

@@ -116,7 +116,7 @@ def measure(features: Features, scores: npt.NDArray[np.float32], truth: Referenc
 def check_reference(model: Model) -> Errors:
     """Run the bundle's reference check on the model's engine. Raises BundleError or EngineError."""
     truth = Reference.load(model.bundle.reference())
-    step = model.batch_size
+    step = model.picture_batch
     parts = [model.encode_prepared(truth.images[i : i + step]) for i in range(0, len(truth.images), step)]
     features = Features.concatenate(parts)
     return measure(features, model.score(features[0], features), truth, model.engines.precision)

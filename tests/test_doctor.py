@@ -23,7 +23,9 @@ from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
 from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines import openvino as openvino_engine
+from pairvpr.runtime.engines.tensorrt import cudart
 from pairvpr.runtime.map import MapWriter
+from tests.runtime.engines import gpu_on_cpu
 
 
 def check(checks: list[Check], name: str) -> Check:
@@ -166,8 +168,8 @@ def test_gpu_without_an_engine_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert healthy(checks)
     monkeypatch.setattr(machine, "jetson_release", lambda: "R36.4.3")
     cuda = check(examine(), "ONNX Runtime on cuda")
-    assert cuda.remedy is not None
-    assert "JetPack" in cuda.remedy
+    assert (cuda.state, cuda.remedy) == ("info", None)  # no wheel has code for a Jetson's GPU
+    assert "on a Jetson use TensorRT" in cuda.detail
 
 
 def test_missing_and_damaged_default_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -307,27 +309,44 @@ def test_importing_the_doctor_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "state", "told"),
+    ("name", "version", "state", "told", "remedy"),
     [
-        ("tensorrt", "10.3.0", "ok", "10.3.0; `pairvpr engines build`"),
-        ("tensorrt", "8.6.2", "info", "too old"),
-        ("tensorrt_rtx_bindings", "1.7.1", "ok", "TensorRT-RTX 1.7.1; `pairvpr engines build`"),
+        ("tensorrt", "10.16.2", "ok", "10.16.2; `pairvpr engines build`", None),
+        ("tensorrt", "10.3.0", "ok", "10.3.0; computes vision transformers wrongly on some boards", "JetPack 7.2"),
+        ("tensorrt", "8.6.2", "info", "too old", "JetPack 7.2"),
+        ("tensorrt_rtx_bindings", "1.7.1", "ok", "TensorRT-RTX 1.7.1; `pairvpr engines build`", None),
     ],
 )
-def test_tensorrt_lines(monkeypatch: pytest.MonkeyPatch, name: str, version: str, state: str, told: str) -> None:
+def test_tensorrt_lines(
+    monkeypatch: pytest.MonkeyPatch, name: str, version: str, state: str, told: str, remedy: str | None
+) -> None:
     module = ModuleType(name)
     module.__version__ = version  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, name, module)
-    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(cudart, "candidates", lambda: iter(["libcudart.so.77"]))
+    cudart.load.cache_clear()
     found, *rest = tensorrt(gpu=True)
     assert found.state == state
     assert told in found.detail
+    assert (found.remedy is None) if remedy is None else (remedy in (found.remedy or ""))
     if state == "ok":
-        (driver,) = rest
-        assert (driver.name, driver.state) == ("cuda-python", "missing")
-        assert 'pip install "pairvpr[tensorrt]" "cuda-python<13"' in (driver.remedy or "")
+        (library,) = rest
+        assert (library.name, library.state) == ("CUDA runtime", "missing")
+        assert "on a Jetson it comes with JetPack" in library.detail
+
+
+def test_the_cuda_library_is_asked_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("tensorrt")
+    module.__version__ = "10.16.2"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    driver = gpu_on_cpu.Driver()
+    monkeypatch.setattr(cudart, "load", lambda: driver)
+    _, library = tensorrt(gpu=True)
+    assert (library.state, library.detail) == ("ok", "12.6, libcudart.so.12; Test Board")
+    monkeypatch.setattr(driver, "cudaGetDeviceProperties", lambda device: (100, None))
+    _, library = tensorrt(gpu=True)
+    assert (library.state, "cudaErrorNoDevice" in library.detail) == ("missing", True)
 
 
 def test_missing_tensorrt_matters_only_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,8 @@ def engines_group() -> None:
     help="8-bit linear layers in each graph in which they are faster on this device.",
 )
 @click.option(
-    "--batches", default="1,8,32,100", show_default=True, help="Batch sizes to tune for; the last is the largest."
+    "--batches",
+    help="Batch sizes to tune for; the last is the largest. Default: 1,8,32,100; below 12 GB of GPU memory 1,8,32.",
 )
 @click.option("--workspace", type=click.IntRange(min=1), help="Scratch memory for a layer, in MiB, at most.")
 @click.option(
@@ -146,7 +147,7 @@ def engines_build(
     model: Path | None,
     db: Path | None,
     precision: str | None,
-    batches: str,
+    batches: str | None,
     workspace: int | None,
     optimization_level: int | None,
     version_compatible: bool,
@@ -158,7 +159,7 @@ def engines_build(
     """
     if (model is None) == (db is None):
         raise click.UsageError("give --model BUNDLE or --db MAP")
-    sizes = batches.split(",")
+    sizes = [] if batches is None else batches.split(",")
     if not all(size.strip().isdecimal() for size in sizes):
         raise click.UsageError(f"--batches {batches}: give numbers with commas between them")
     from pairvpr.runtime.bundle import Bundle
@@ -169,7 +170,7 @@ def engines_build(
         with Map.open(db) as map_:
             model = map_.model_path
     settings = BuildSettings(workspace and workspace << 20, optimization_level, version_compatible, hardware_compatible)
-    _build_engines(Bundle.open(model or Path()), precision, [int(size) for size in sizes], settings)
+    _build_engines(Bundle.open(model or Path()), precision, [int(size) for size in sizes] or None, settings)
 
 
 def _build_engines(
@@ -178,10 +179,9 @@ def _build_engines(
     from pairvpr.export.tensorrt import build_engines
     from pairvpr.export.tensorrt_int8 import build_int8
     from pairvpr.runtime.engines.tensorrt.api import BuildSettings
-    from pairvpr.runtime.engines.tensorrt.plans import BATCHES
 
     say_model(bundle)
-    batches, settings = batches or BATCHES, settings or BuildSettings()
+    settings = settings or BuildSettings()
     if precision == "int8-fp16":
         folder, decisions = build_int8(bundle, Meters().update, batches, settings)
         for decision in decisions:

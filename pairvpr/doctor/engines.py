@@ -7,29 +7,33 @@ import importlib
 from pairvpr import machine
 from pairvpr.doctor.check import REINSTALL, Check, find_module, import_problem, installed_version
 from pairvpr.errors import EngineError
+from pairvpr.printing import hide_native_lines
 
-ENGINE, OPENVINO = "ONNX Runtime", "OpenVINO"
+ENGINE, OPENVINO, CUDA = "ONNX Runtime", "OpenVINO", "CUDA runtime"
 ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 """Distributions of the module onnxruntime, which overwrite each other's files."""
 
 INSTALL_CPU, INSTALL_GPU = 'pip install "pairvpr[cpu]"', 'pip install "pairvpr[gpu]"'
 INSTALL_OPENVINO = 'pip install "pairvpr[openvino]"'
-INSTALL_CUDA = 'pip install "pairvpr[tensorrt]", with CUDA 12 pip install "pairvpr[tensorrt]" "cuda-python<13"'
 TENSORRT = ("tensorrt", "tensorrt_rtx_bindings")
 """Modules of the editions of TensorRT, in order of preference."""
 OLDEST_TENSORRT = (10, 3)
+RIGHT_TENSORRT = (10, 12)
+"""First version of which no wrong vision transformers are reported."""
+JETPACK = "install JetPack 7.2 (TensorRT 10.16), for Orin and Thor; elsewhere a later TensorRT"
 
 
 def onnxruntime(gpu: bool) -> list[Check]:
     """Check ONNX Runtime, and try every device that it claims. gpu: this computer has an NVIDIA GPU."""
     installed = [name for name in ENGINES if installed_version(name) is not None]
-    # The registry has no onnxruntime-gpu for Jetsons.
+    # The registry's onnxruntime-gpu has no code for the GPUs of Jetsons (Orin 8.7, Thor 11.0).
     install = INSTALL_GPU if gpu and machine.jetson_release() is None else INSTALL_CPU
     if len(installed) > 1:
         remedy = f"pip uninstall -y {' '.join(installed)} && {install}"
         detail = f"{' and '.join(installed)} are both installed and overwrite each other"
         return [Check(ENGINE, "broken", detail, remedy)]
-    problem = import_problem("onnxruntime")
+    with hide_native_lines("device discovery failed"):  # as the engine does
+        problem = import_problem("onnxruntime")
     if problem is not None and not installed:
         return [Check(ENGINE, "missing", "not installed", install)]
     if problem is not None:
@@ -46,12 +50,12 @@ def onnxruntime(gpu: bool) -> list[Check]:
     title = ", ".join(f"{name} {installed_version(name)}" for name in installed) or f"version {version}"
     checks = [Check(ENGINE, "ok", title), *(_device(name, fault, gpu) for name, fault in tried.items())]
     if gpu and "cuda" not in tried:
-        remedy = "install the onnxruntime-gpu that NVIDIA builds for this JetPack in its place"
+        name, detail = f"{ENGINE} on cuda", "optional: this ONNX Runtime was built without CUDA"
         if install == INSTALL_GPU:
             remedy = f"pip uninstall -y {' '.join(installed or ENGINES[:1])} && {install}"
-        checks.append(
-            Check(f"{ENGINE} on cuda", "missing", "optional: this ONNX Runtime was built without CUDA", remedy)
-        )
+            checks.append(Check(name, "missing", detail, remedy))
+        else:
+            checks.append(Check(name, "info", f"{detail}; on a Jetson use TensorRT (`pairvpr engines build`)"))
     return checks
 
 
@@ -85,14 +89,26 @@ def openvino() -> list[Check]:
 
 
 def tensorrt(gpu: bool) -> list[Check]:
-    """Check TensorRT and cuda-python, which runs its engines. Neither is tried: that needs an engine."""
+    """Check TensorRT and the CUDA library, which runs its engines. TensorRT is not tried: that needs an engine."""
     found = _tensorrt_itself(gpu)
     if found.state != "ok":
         return [found]
-    name, problem = "cuda-python", import_problem("cuda.bindings.runtime")
-    if problem is None:
-        return [found, Check(name, "ok", installed_version(name) or "version not known")]
-    return [found, Check(name, "missing", f"optional, for TensorRT engines: {problem}", INSTALL_CUDA)]
+    problem = import_problem("pairvpr.runtime")
+    if problem is not None:
+        return [found, Check(CUDA, "broken", f"cannot be tried: {problem}", REINSTALL)]
+    from pairvpr.runtime.engines.tensorrt import cuda, cudart
+
+    try:
+        library = cudart.load()
+    except EngineError as error:
+        return [found, Check(CUDA, "missing", f"optional, for TensorRT engines: {error}")]
+    try:
+        return [found, Check(CUDA, "ok", f"{cuda.versions()['runtime']}, {library.file}; {cuda.gpu().name}")]
+    except EngineError as error:
+        return [
+            found,
+            Check(CUDA, "missing" if gpu else "info", f"optional, for TensorRT engines: {library.file}: {error}"),
+        ]
 
 
 def _tensorrt_itself(gpu: bool) -> Check:
@@ -111,6 +127,10 @@ def _tensorrt_itself(gpu: bool) -> Check:
     version = str(getattr(importlib.import_module(module), "__version__", "0"))
     if module != TENSORRT[0]:
         return Check(name, "ok", f"TensorRT-RTX {version}; `pairvpr engines build` builds engines for it")
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_TENSORRT:
-        return Check(name, "info", f"{version}: too old; engines need 10.3 or later, as in JetPack 6.1")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if numbers < OLDEST_TENSORRT:
+        return Check(name, "info", f"{version}: too old; engines need 10.3 or later", JETPACK)
+    if numbers < RIGHT_TENSORRT:
+        detail = f"{version}; computes vision transformers wrongly on some boards, so engines may come out slower"
+        return Check(name, "ok", detail, JETPACK)
     return Check(name, "ok", f"{version}; `pairvpr engines build` builds engines for it")

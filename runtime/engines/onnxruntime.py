@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError, one_line
+from pairvpr.printing import hide_native_lines
 from pairvpr.runtime.engines.base import Arrays, try_engine
 from pairvpr.runtime.engines.onnxruntime_cuda import (
     PROVIDER_OPTIONS,
@@ -33,6 +35,7 @@ INSTALL = {
 def load() -> ModuleType:
     """Return the onnxruntime module. Raises EngineError with the command that installs it."""
     try:
+        import_quietly()
         import onnxruntime
     except ImportError as error:
         raise EngineError(f"ONNX Runtime cannot be imported ({error}); run {INSTALL['cpu']}") from error
@@ -44,6 +47,16 @@ def load() -> ModuleType:
         )
     module: ModuleType = onnxruntime
     return module
+
+
+def import_quietly() -> None:
+    """Import onnxruntime without the warning of some versions that a Jetson's GPU has no PCI vendor.
+
+    It is printed by the import itself, before the level of messages can be set. Raises ImportError.
+    """
+    if "onnxruntime" not in sys.modules:
+        with hide_native_lines("device discovery failed"):
+            import onnxruntime  # noqa: F401
 
 
 def version() -> str:

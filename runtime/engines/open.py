@@ -71,7 +71,7 @@ def open_engines(
         try:
             return _open_tensorrt(bundle, precision)
         except EngineError as error:
-            log.info("not TensorRT: %s", error)
+            log.warning("answers may take 50 times as long, because the TensorRT engines are not used: %s", error)
     if device == "openvino":
         return _open_openvino(bundle, precision, threads)
     return _open_onnxruntime(bundle, device, precision, threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,12 @@ from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt import BuildProgress, build_engines
 from pairvpr.files import lock_file
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import FILE, GRAPHS, Bundle
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
+from pairvpr.runtime.engines.tensorrt import cudart
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file
-from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.model import default_bundle, load_model
+from pairvpr.runtime.reference import check_reference
 from tests.runtime.engines import gpu_on_cpu
 
 FOLDER = "engines/test-board-16sm-10.3.0"
@@ -101,16 +104,84 @@ def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("wrong", ["descriptors", "tokens", "scores", "order"])
 @pytest.mark.usefixtures("driver")
-def test_engines_that_are_wrong_are_not_kept(bundle: Bundle, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_are_wrong_in_every_form_are_not_kept(
+    bundle: Bundle, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def result(self: gpu_on_cpu.Context, name: str, array: np.ndarray) -> np.ndarray:
         if len(array) == 1 or name != ("scores" if wrong == "order" else wrong):
             return array  # wrong only where there are several
         return np.roll(array, 1, axis=0) if wrong == "order" else -array
 
     monkeypatch.setattr(gpu_on_cpu.Context, "result", result)
-    with pytest.raises(EngineError, match=r"the fp16 engines are wrong at batch 2 .* were not kept; .*"):
+    with pytest.raises(
+        EngineError,
+        match=r"the fp16 engines are wrong at batch 2 .* were not kept; .*install JetPack 7.2 \(TensorRT 10",
+    ):
         build(bundle)
     assert left(bundle) == {"test-board-16sm-10.3.0/timing.cache"}
+
+
+FUSED, SEPARATE, FLOAT32 = "fused attention", "separate attention", "float32 arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("broken", "kept", "builds"),
+    [
+        ({}, [FUSED] * 3, 3),
+        ({"encoder": ["fused"]}, [SEPARATE, FUSED, FUSED], 4),
+        ({"pair_prefix": ["fused"]}, [FUSED, SEPARATE, FUSED], 4),
+        ({"pair_suffix": ["fused"]}, [FUSED, FUSED, SEPARATE], 5),
+        ({"pair_prefix": ["fused"], "pair_suffix": ["fused"]}, [FUSED, SEPARATE, SEPARATE], 5),
+        ({"encoder": ["fused", "separate"]}, [FLOAT32, FUSED, FUSED], 5),
+        ({"encoder": ["fused"], "pair_suffix": ["fused", "separate"]}, [SEPARATE, FUSED, FLOAT32], 8),
+    ],
+)
+@pytest.mark.usefixtures("driver")
+def test_a_wrong_graph_is_built_again_in_another_form(
+    bundle: Bundle,
+    broken: dict[str, list[str]],
+    kept: list[str],
+    builds: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As TensorRT 10.3 on an Orin, whose fused attention is wrong. The first form that is right is kept."""
+    built = []
+
+    class Network(gpu_on_cpu.Network):
+        def build(self, *arguments):
+            built.append(self.name)
+            return super().build(*arguments)
+
+    def result(self: gpu_on_cpu.Context, name: str, array: np.ndarray) -> np.ndarray:
+        graph = self.execution.source.partition(".")[0]
+        outputs = ("descriptors", "query_state", "scores")
+        return -array if self.execution.form in broken.get(graph, ()) and name in outputs else array
+
+    monkeypatch.setattr(builder, "Network", Network)
+    monkeypatch.setattr(gpu_on_cpu.Context, "result", result)
+    monkeypatch.setattr(
+        gpu_on_cpu.Execution, "layer_types", lambda self: {"fp32" if self.form == "float32" else "fp16": 9}
+    )
+    folder = build(bundle)
+    infos = [PlanInfo.load(info_file(folder / f"{graph}.fp16.plan")) for graph in GRAPHS]
+    assert [info.form for info in infos] == kept
+    assert len(built) == builds
+    model = load_model(bundle.path, "tensorrt")
+    assert check_reference(model).ok
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == len(set(broken)) or (len(told) == 1 and "pair_prefix and pair_suffix: wrong" in told[0])
+    assert all("TensorRT 10.3.0" in line and "which is slower" in line for line in told)
+
+
+@pytest.mark.parametrize(("gigabytes", "sizes"), [(7.4, [1, 8, 32]), (15.3, [1, 8, 32, 100])])
+def test_batches_by_default_fit_the_memory(
+    bundle: Bundle, driver: gpu_on_cpu.Driver, gigabytes: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.memory = int(gigabytes * 1e9)
+    monkeypatch.setattr(builder.Site, "build_right", lambda self, *_: pytest.fail(f"sizes {self.batches}"))
+    with pytest.raises(pytest.fail.Exception, match=re.escape(f"sizes {sizes}")):
+        build_engines(bundle, None, lambda *_: None)
 
 
 @pytest.mark.usefixtures("driver")
@@ -204,11 +275,11 @@ def test_export_asks_for_tensorrt_before_it_works(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "out").exists()
 
 
-def test_without_cuda_python(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_cuda_library(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_api, "load", lambda: None)
-    monkeypatch.setitem(sys.modules, "cuda", None)
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(EngineError, match=r'cuda-python cannot be imported .*pip install "pairvpr\[tensorrt\]"'):
+    monkeypatch.setattr(cudart, "candidates", lambda: iter(["libcudart.so.77"]))
+    cudart.load.cache_clear()
+    with pytest.raises(EngineError, match=r"the CUDA runtime library cannot be loaded .*on a Jetson it comes with"):
         build(bundle)
 
 

@@ -21,7 +21,7 @@ from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import PRODUCTS, BuildProgress
 from pairvpr.runtime.bundle import GRAPHS, Bundle
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
-from pairvpr.runtime.engines.tensorrt.plans import graph_profiles
+from pairvpr.runtime.engines.tensorrt.plans import FORMS, graph_profiles
 from pairvpr.runtime.model import default_bundle
 
 onnx = pytest.importorskip("onnx")
@@ -125,6 +125,33 @@ def test_build_settings_reach_the_library(bundle: Bundle, configs: list) -> None
     assert not config.get_flag(rtx.BuilderFlag.VERSION_COMPATIBLE)
     assert config.hardware_compatibility_level == rtx.HardwareCompatibilityLevel.NONE
     assert config.num_optimization_profiles == 1
+
+
+def fused(plan: bytes) -> int:
+    """How many times a plan runs the library's fused attention, which the plan names."""
+    return plan.count(b"function={ name=_gemm_mha_v2 ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_forms_without_fused_attention(bundle: Bundle, graph: str) -> None:
+    """For libraries whose fused attention is wrong. Other graphs find inputs and outputs as before."""
+    ports, counts = [], []
+    for form in FORMS:
+        network = tensorrt_api.Network(bundle.graph("fp16", graph, cpu=False))
+        if form != FORMS[0]:
+            network.unfuse_attention()
+        if form == FORMS[2]:
+            network.compute_in_float32()
+        assert set(network.product_types()) == {"float32" if form == FORMS[2] else "float16"}
+        inner = network._network
+        tensors = [inner.get_input(i) for i in range(inner.num_inputs)]
+        tensors += [inner.get_output(i) for i in range(inner.num_outputs)]
+        ports.append([(tensor.name, tensor.dtype) for tensor in tensors])
+        counts.append(fused(build(network, bundle, graph, (8,), threading.Event(), lambda _: None)))
+    assert ports[0] == ports[1] == ports[2]
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0]
 
 
 def held(plan: bytes, model: onnx.ModelProto) -> float:

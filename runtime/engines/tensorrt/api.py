@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pairvpr.errors import EngineError
 
@@ -144,6 +145,7 @@ class Network:
             flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network: tensorrt.INetworkDefinition = self._builder.create_network(flags)
         self._parser: tensorrt.OnnxParser = trt.OnnxParser(self._network, _logger())  # holds the weights
+        self._kept: list[npt.NDArray[Any]] = []
         self.name = file.name
         if not self._parser.parse_from_file(str(file)):
             raise EngineError(f"{file.name}: TensorRT {version()} cannot parse it ({self._complaint()})")
@@ -182,6 +184,73 @@ class Network:
             found += layer.type == trt.LayerType.DEQUANTIZE
         return found
 
+    def unfuse_attention(self) -> int:
+        """Compute every softmax in separate steps and in float32. Return the number of them.
+
+        The library then finds no attention to fuse into one kernel. Its fused attention may be wrong.
+        """
+        trt = load()
+        layers = self._layers()
+        found = [layer for layer in layers if layer.type == trt.LayerType.SOFTMAX]
+        for softmax in found:
+            scores: tensorrt.ITensor = softmax.get_input(0)
+            weights: tensorrt.ITensor = softmax.get_output(0)
+            users, half = _users(layers, weights), scores.dtype == trt.DataType.HALF
+            last = 1 << (len(scores.shape) - 1)
+            x = self._cast(scores, trt.DataType.FLOAT) if half else scores
+            largest = self._output(self._network.add_reduce(x, trt.ReduceOperation.MAX, last, True))
+            x = self._output(self._network.add_elementwise(x, largest, trt.ElementWiseOperation.SUB))
+            x = self._output(self._network.add_unary(x, trt.UnaryOperation.EXP))
+            total = self._output(self._network.add_reduce(x, trt.ReduceOperation.SUM, last, True))
+            x = self._output(self._network.add_elementwise(x, total, trt.ElementWiseOperation.DIV))
+            _rewire(users, self._cast(x, trt.DataType.HALF) if half else x)
+        return len(found)
+
+    def compute_in_float32(self) -> None:
+        """Compute everything in float32. Weights, inputs and outputs keep their types."""
+        trt = load()
+        half, single = trt.DataType.HALF, trt.DataType.FLOAT
+        layers = self._layers()
+        inputs = [self._network.get_input(index) for index in range(self._network.num_inputs)]
+        outputs = [self._network.get_output(index) for index in range(self._network.num_outputs)]
+        narrow = [output for output in outputs if output.dtype == half]
+        sources = [(tensor, tensor) for tensor in inputs if tensor.dtype == half]
+        for layer in layers:
+            made: tensorrt.ITensor = layer.get_output(0)
+            if made.dtype == half and layer.type == trt.LayerType.CONSTANT:
+                sources.append((made, made))
+            elif made.dtype == half and layer.type == trt.LayerType.CAST:
+                sources.append((made, layer.get_input(0)))
+            elif made.dtype == half and layer.type == trt.LayerType.CONVOLUTION:  # its weights are no tensors
+                self._widen_convolution(layer)
+        uses = [(_users(layers, old), new) for old, new in sources]
+        for users, new in uses:
+            _rewire(users, self._cast(new, single))
+        for wide in narrow:
+            name, wide.name = wide.name, f"{wide.name}.float32"
+            self._network.unmark_output(wide)
+            cast = self._cast(wide, half)
+            cast.name = name
+            self._network.mark_output(cast)
+
+    def _widen_convolution(self, plain: Any) -> None:
+        trt = load()
+        plain.__class__ = trt.IConvolutionLayer  # the library's way to reach the attributes of a kind of layer
+        convolution: tensorrt.IConvolutionLayer = plain
+        kernel, bias = (np.asarray(each, np.float32) for each in (convolution.kernel, convolution.bias))
+        self._kept += [kernel, bias]  # the library holds no reference
+        convolution.kernel, convolution.bias = kernel, bias
+
+    def _layers(self) -> list[tensorrt.ILayer]:
+        return [self._network.get_layer(index) for index in range(self._network.num_layers)]
+
+    def _cast(self, tensor: tensorrt.ITensor, dtype: Any) -> tensorrt.ITensor:
+        return self._output(self._network.add_cast(tensor, dtype))
+
+    @staticmethod
+    def _output(layer: tensorrt.ILayer) -> tensorrt.ITensor:
+        return layer.get_output(0)
+
     def build(
         self, profiles: Sequence[Profile], settings: BuildSettings, timing_cache: bytes, monitor: Monitor
     ) -> Built:
@@ -219,6 +288,23 @@ class Network:
             )
         after: tensorrt.ITimingCache = config.get_timing_cache()
         return Built(bytes(memoryview(plan)), bytes(memoryview(after.serialize())))
+
+
+def _users(layers: Sequence[tensorrt.ILayer], tensor: tensorrt.ITensor) -> list[tuple[tensorrt.ILayer, int]]:
+    """Return the layers that take a tensor, each with the index of that input."""
+    users = []
+    for layer in layers:
+        for index in range(layer.num_inputs):
+            taken: tensorrt.ITensor | None = layer.get_input(index)
+            if taken is not None and taken.name == tensor.name:
+                users.append((layer, index))
+    return users
+
+
+def _rewire(users: Sequence[tuple[tensorrt.ILayer, int]], tensor: tensorrt.ITensor) -> None:
+    """Let layers take another tensor."""
+    for layer, index in users:
+        layer.set_input(index, tensor)
 
 
 def _reporter(monitor: Monitor) -> Any:
@@ -271,7 +357,8 @@ class Execution:
         made = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if made is None:
             raise _fail(
-                f"{self.name}: not enough GPU memory to run it", "close other programs or build smaller --batches"
+                f"{self.name}: not enough GPU memory to run it",
+                "close other programs, or build it again with smaller --batches",
             )
         return Context(made, self.name, list(self.outputs), scratch, self.scratch_bytes)
 
@@ -294,7 +381,11 @@ class Context:
     def set_shapes(self, profile: int, shapes: Mapping[str, Shape], stream: int) -> dict[str, Shape]:
         """Set a profile and the shapes of the inputs. Return the shapes of the outputs. Raises EngineError."""
         if profile != self._profile:
-            if not self._context.set_optimization_profile_async(profile, stream):
+            try:  # TensorRT 10.3 raises RuntimeError where others return False
+                accepted = self._context.set_optimization_profile_async(profile, stream)
+            except RuntimeError:
+                accepted = False
+            if not accepted:
                 raise _fail(f"{self._name}: TensorRT refused profile {profile}", "try another --batch-size")
             self._profile = profile
         for name, shape in shapes.items():
@@ -307,7 +398,7 @@ class Context:
         for name, address in addresses.items():
             self._context.set_tensor_address(name, address)
         if not self._context.execute_async_v3(stream):
-            raise _fail(f"{self._name}: TensorRT failed", "try a smaller --batch-size")
+            raise _fail(f"{self._name}: TensorRT failed", "close other programs, and run `pairvpr doctor`")
 
 
 def count_layer_types(inspected: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Allocate and copy GPU memory through cuda-python. No other module imports it."""
+"""Allocate and copy GPU memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError
+from pairvpr.runtime.engines.tensorrt import cudart
+from pairvpr.runtime.engines.tensorrt.cudart import Attribute
 
-INSTALL = 'pip install "pairvpr[tensorrt]"; with CUDA 12, as on JetPack 6, pip install "cuda-python<13" too'
+MORE_MEMORY = "close other programs, or build engines of smaller --batches (`pairvpr engines build --batches 1,8`)"
 
 
 @dataclass(frozen=True)
@@ -28,38 +29,38 @@ class Gpu:
     multiprocessors: int
 
 
-def load() -> ModuleType:
-    """Return cuda-python's runtime module. Raises EngineError with the command that installs it."""
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        raise EngineError(f"cuda-python cannot be imported ({error}); run {INSTALL}") from error
-    module: ModuleType = runtime
-    return module
-
-
 def _call(name: str, *arguments: Any) -> Any:
     """Call a function of the CUDA runtime and return its result. Raises EngineError."""
-    cuda = load()
-    code, *results = getattr(cuda, name)(*arguments)
-    if code != cuda.cudaError_t.cudaSuccess:
-        if code == cuda.cudaError_t.cudaErrorMemoryAllocation:
-            raise EngineError("not enough GPU memory; close other programs or give a smaller --batch-size")
-        raise EngineError(f"CUDA failed in {name} ({code.name}); see `pairvpr doctor` and nvidia-smi")
-    return results[0] if results else None
+    library = cudart.load()
+    code, *results = library.call(name, *arguments)
+    if code != cudart.SUCCESS:
+        if code == cudart.OUT_OF_MEMORY:
+            raise EngineError(f"not enough GPU memory; {MORE_MEMORY}")
+        raise EngineError(f"CUDA failed in {name} ({library.error_name(code)}); see `pairvpr doctor` and nvidia-smi")
+    return results[0] if len(results) == 1 else results
 
 
 def gpu() -> Gpu:
     """Return the first GPU, the only one used. Raises EngineError if there is none."""
-    found = _call("cudaGetDeviceProperties", 0)
-    name = found.name.decode(errors="replace").strip("\0 ")
-    return Gpu(name, f"{found.major}.{found.minor}", int(found.multiProcessorCount))
+    name = _call("cudaGetDeviceProperties", 0).decode(errors="replace").strip()
+    return Gpu(
+        name, f"{_attribute(Attribute.MAJOR)}.{_attribute(Attribute.MINOR)}", _attribute(Attribute.MULTIPROCESSORS)
+    )
+
+
+def _attribute(which: Attribute) -> int:
+    return int(_call("cudaDeviceGetAttribute", which, 0))
 
 
 def versions() -> dict[str, str]:
     """Return CUDA's version in the driver and in the runtime library."""
     numbers = {"driver": _call("cudaDriverGetVersion"), "runtime": _call("cudaRuntimeGetVersion")}
     return {name: f"{number // 1000}.{number % 1000 // 10}" for name, number in numbers.items()}
+
+
+def memory() -> int:
+    """Return the bytes of memory of the GPU. A Jetson's GPU has all memory of the board."""
+    return int(_call("cudaMemGetInfo")[1])
 
 
 class DeviceArray:
@@ -122,7 +123,7 @@ class Recording:
 
     def __init__(self, executable: Any, stream: Stream) -> None:
         self._executable, self._stream = executable, stream
-        weakref.finalize(self, load().cudaGraphExecDestroy, executable).atexit = False
+        weakref.finalize(self, cudart.load().call, "cudaGraphExecDestroy", executable).atexit = False
 
     def start(self) -> None:
         """Start the work, on the memory it was recorded with. Raises EngineError."""
@@ -133,17 +134,18 @@ class Stream:
     """Order the work on the GPU, and manage its memory.
 
     All work is in order, so a block is free as soon as its array is deleted. Host arrays are copied on a second
-    stream, from pinned memory, while that work runs. Their blocks rest until the work is done.
+    stream, from pinned memory, while that work runs. Their blocks rest until the work is done. A GPU that shares the
+    host's memory, as on a Jetson, reads the pinned memory itself, and nothing is copied.
     """
 
     def __init__(self) -> None:
-        cuda = load()
         self.handle = int(_call("cudaStreamCreate"))
         self._copies = int(_call("cudaStreamCreate"))
-        self._copied = _call("cudaEventCreateWithFlags", int(cuda.cudaEventDisableTiming))
+        self._copied = _call("cudaEventCreateWithFlags", cudart.EVENT_WITHOUT_TIMING)
+        self._integrated = bool(_attribute(Attribute.INTEGRATED))
         self._device = _Pool("cudaMalloc", "cudaFree")
-        self._staged = _Pool("cudaMalloc", "cudaFree")
         self._pinned = _Pool("cudaMallocHost", "cudaFreeHost")
+        self._staged = self._pinned if self._integrated else _Pool("cudaMalloc", "cudaFree")
 
     def take(self, nbytes: int, staged: bool = False) -> tuple[int, Callable[[int, int], None]]:
         """Return the address of a block of GPU memory and the function that frees it. Raises EngineError."""
@@ -166,9 +168,12 @@ class Stream:
     def upload(self, array: npt.NDArray[Any], dtype: npt.DTypeLike) -> DeviceArray:
         """Copy a host array to the GPU, converted to `dtype`. All later work waits for the copy."""
         there = DeviceArray(self, array.shape, dtype, staged=True)
+        if self._integrated:
+            self._view(there.address, there)[...] = array
+            return there
         here, size = self._pinned_like(there)
         self._view(here, there)[...] = array
-        self._copy(there.address, here, there.nbytes, "cudaMemcpyHostToDevice", self._copies)
+        self._copy(there.address, here, there.nbytes, self._copies)
         self._pinned.rest(here, size)
         _call("cudaEventRecord", self._copied, self._copies)
         _call("cudaStreamWaitEvent", self.handle, self._copied, 0)
@@ -176,13 +181,13 @@ class Stream:
 
     def copy(self, source: DeviceArray, target: DeviceArray) -> None:
         """Copy an array within the GPU, after all earlier work."""
-        self._copy(target.address, source.address, source.nbytes, "cudaMemcpyDeviceToDevice", self.handle)
+        self._copy(target.address, source.address, source.nbytes, self.handle)
 
     def fetch(self, there: DeviceArray) -> npt.NDArray[Any]:
         """Copy a GPU array to the host, after all earlier work."""
         here, size = self._pinned_like(there)
         try:
-            self._copy(here, there.address, there.nbytes, "cudaMemcpyDeviceToHost", self.handle)
+            self._copy(here, there.address, there.nbytes, self.handle)
             self.wait()
             copied: npt.NDArray[Any] = self._view(here, there).copy()
             return copied
@@ -191,13 +196,13 @@ class Stream:
 
     def record(self, work: Callable[[], None]) -> Recording:
         """Record the work that `work` starts on this stream. Raises EngineError if it cannot be recorded."""
-        cuda = load()
-        _call("cudaStreamBeginCapture", self.handle, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        library = cudart.load()
+        _call("cudaStreamBeginCapture", self.handle, cudart.CAPTURE_THREAD_LOCAL)
         try:
             work()
         except BaseException:
-            cuda.cudaStreamEndCapture(self.handle)
-            cuda.cudaGetLastError()  # clear the error, or a later check would report it
+            library.call("cudaStreamEndCapture", self.handle)
+            library.call("cudaGetLastError")  # clear the error, or a later check would report it
             raise
         try:
             graph = _call("cudaStreamEndCapture", self.handle)
@@ -207,7 +212,7 @@ class Stream:
             finally:
                 _call("cudaGraphDestroy", graph)
         except EngineError:
-            cuda.cudaGetLastError()
+            library.call("cudaGetLastError")
             raise
 
     def milliseconds(self, work: Callable[[], object]) -> float:
@@ -241,8 +246,8 @@ class Stream:
         return np.frombuffer(memory, array.dtype).reshape(array.shape)
 
     @staticmethod
-    def _copy(target: int, source: int, nbytes: int, kind: str, stream: int) -> None:
-        _call("cudaMemcpyAsync", target, source, nbytes, getattr(load().cudaMemcpyKind, kind), stream)
+    def _copy(target: int, source: int, nbytes: int, stream: int) -> None:
+        _call("cudaMemcpyAsync", target, source, nbytes, cudart.COPY_BY_ADDRESS, stream)
 
 
 @functools.lru_cache(maxsize=1)

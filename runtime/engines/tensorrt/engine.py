@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import GRAPHS, Bundle, plan_folders
+from pairvpr.runtime.bundle import Bundle, plan_folders
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import api, cuda
 from pairvpr.runtime.engines.tensorrt.cuda import DeviceArray
@@ -35,16 +35,21 @@ class TensorRtEngine:
     kernel by kernel. If recording fails, all are, and a warning is logged.
     """
 
-    def __init__(self, plan: Path, resident: Collection[str] = RESIDENT) -> None:
-        """Load a plan. resident: outputs that `run` leaves in GPU memory; numpy copies them on access."""
-        info = PlanInfo.load(info_file(plan))
+    def __init__(
+        self, info: PlanInfo, execution: api.Execution, scratch: DeviceArray, resident: Collection[str]
+    ) -> None:
+        """Prepare to run a loaded plan. Raises EngineError.
+
+        scratch: memory for the values between layers. Engines share it, because they run on one stream.
+        resident: outputs that `run` leaves in GPU memory; numpy copies them on access.
+        """
         self._profiles = info.profiles
         self._largest = info.largest_batch
         self._resident = resident
         self._stream = cuda.stream()
-        self.execution = api.Execution(read_plan(plan, info), plan.name, info.version_compatible)
-        self._scratch = DeviceArray(self._stream, (self.execution.scratch_bytes,), np.uint8)
-        self._context = self.execution.context(self._scratch.address)
+        self.execution = execution
+        self._scratch = scratch
+        self._context = execution.context(scratch.address)
         self._recorded: dict[int, RecordedPlan] = {}
         self._last_shapes: dict[int, dict[str, tuple[int, ...]]] = {}
         self._may_record = True
@@ -135,9 +140,19 @@ def find_kept_int8(bundle: Bundle) -> str | None:
     return INT8
 
 
-def open_plans(plans: dict[str, Path]) -> dict[str, TensorRtEngine]:
-    """Load every plan. Raises EngineError."""
-    return {graph: TensorRtEngine(plans[graph]) for graph in GRAPHS}
+def open_plans(plans: Mapping[str, Path], resident: Collection[str] = RESIDENT) -> dict[str, TensorRtEngine]:
+    """Load plans, which share one block of scratch memory. Raises EngineError.
+
+    resident: see `TensorRtEngine`.
+    """
+    infos = {name: PlanInfo.load(info_file(plan)) for name, plan in plans.items()}
+    executions = {
+        name: api.Execution(read_plan(plan, infos[name]), plan.name, infos[name].version_compatible)
+        for name, plan in plans.items()
+    }
+    largest = max(execution.scratch_bytes for execution in executions.values())
+    scratch = DeviceArray(cuda.stream(), (largest,), np.uint8)
+    return {name: TensorRtEngine(infos[name], executions[name], scratch, resident) for name in plans}
 
 
 def describe() -> str:
@@ -146,5 +161,5 @@ def describe() -> str:
 
 
 def largest_batch(plans: dict[str, Path]) -> int:
-    """Return the largest batch that all the plans accept."""
-    return min(PlanInfo.load(info_file(plan)).largest_batch for plan in plans.values())
+    """Return the largest batch that the plans accept. The encoder, which answers one picture, may take fewer."""
+    return min(PlanInfo.load(info_file(plan)).largest_batch for name, plan in plans.items() if name != "encoder")

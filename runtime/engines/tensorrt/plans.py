@@ -34,6 +34,13 @@ FORMAT = 1
 _LONGEST_DESCRIPTION = 8 << 20  # bytes of the file beside a plan
 _LARGEST_PLAN = 64 << 30
 BATCHES = (1, 8, 32, 100)
+SMALL_MEMORY = 12e9
+"""Bytes of GPU memory below which engines are built for fewer pairs at a time."""
+PICTURES = 32
+"""Largest number of pictures that an engine of the encoder takes. More at a time are not faster."""
+FORMS = ("fused attention", "separate attention", "float32 arithmetic")
+"""Ways to build a graph, in order of preference. The later ones are slower, for libraries whose fused attention or
+float16 is wrong."""
 REBUILD = "build it here with `pairvpr engines build`"
 
 Shape = tuple[int, ...]
@@ -53,6 +60,7 @@ class PlanInfo:
     profiles: smallest, usual and largest shape of each input.
     layer_types: number of layers by output type.
     build_seconds: duration of the build.
+    form: one of FORMS.
     decision: result of the measurement of INT8 against float16, or None. If float16 was kept, the `precision` of a
     plan among those of INT8 is float16.
     """
@@ -70,6 +78,7 @@ class PlanInfo:
     profiles: Sequence[Profile]
     layer_types: Mapping[str, int]
     build_seconds: float
+    form: str = FORMS[0]
     decision: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
@@ -103,7 +112,10 @@ class PlanInfo:
             if int(gpu.compute_capability.partition(".")[0]) < 8:
                 return f"it needs compute capability 8.0 or more, {gpu.name} has {gpu.compute_capability}"
         elif gpu != self.gpu:
-            return f"it was built on {describe(self.gpu)}, here is {describe(gpu)}"
+            problem = f"it was built on {describe(self.gpu)}, here is {describe(gpu)}"
+            if (gpu.name, gpu.compute_capability) == (self.gpu.name, self.gpu.compute_capability):
+                return f"{problem}: the power mode is another one (set the mode of the build with sudo nvpmodel -m N)"
+            return problem
         return None
 
     @property
@@ -111,6 +123,11 @@ class PlanInfo:
         """Return the largest number of pictures or pairs in one run."""
         name = _batched_input(self.graph)
         return max(profile[name][2][0] for profile in self.profiles)
+
+
+def default_batches(memory: int) -> tuple[int, ...]:
+    """Return the batch sizes to build for on a GPU with this number of bytes of memory."""
+    return tuple(size for size in BATCHES if size <= PICTURES or memory >= SMALL_MEMORY)
 
 
 def describe(gpu: Gpu) -> str:
@@ -187,8 +204,11 @@ def graph_profiles(graph: str, dims: Dims, picture: PictureFormat, batches: Sequ
     """Return a profile for each of the ascending batch sizes.
 
     Each profile is tuned for its batch size and accepts all sizes above the previous one. The batch size of the suffix
-    is the length of `keep`: even a few kept candidates may come from a batch of any size.
+    is the length of `keep`: even a few kept candidates may come from a batch of any size. The encoder takes at most
+    PICTURES.
     """
+    if graph == "encoder":
+        batches = sorted({min(size, PICTURES) for size in batches})
     tokens, width, most = dims.tokens, dims.token_dim, batches[-1]
     profiles: list[Profile] = []
     for before, size in zip([0, *batches], batches, strict=False):
@@ -216,7 +236,7 @@ def _within(shape: Shape, limits: tuple[Shape, Shape, Shape]) -> bool:
 
 def _decode(content: Mapping[str, Any]) -> PlanInfo:
     """Validate the description of a plan. Raises ValueError."""
-    optional = {"decision"}
+    optional = {"decision", "form"}
     check_keys(content, "it", {"format", *(each.name for each in fields(PlanInfo))} - optional, optional)
     graph = check_text(content["graph"], "graph", 200)
     if graph not in GRAPHS:
@@ -226,6 +246,9 @@ def _decode(content: Mapping[str, Any]) -> PlanInfo:
         raise ValueError(f"profiles has none for {_batched_input(graph)}")
     gpu = check_keys(content["gpu"], "gpu", {each.name for each in fields(Gpu)})
     decision = content.get("decision")
+    form = check_text(content.get("form", FORMS[0]), "form", 200)
+    if form not in FORMS:
+        raise ValueError("form is not a known one")
     return PlanInfo(
         graph=graph,
         precision=check_text(content["precision"], "precision", 200),
@@ -247,6 +270,7 @@ def _decode(content: Mapping[str, Any]) -> PlanInfo:
             for name, count in check_mapping(content["layer_types"], "layer_types", 100).items()
         },
         build_seconds=check_real(content["build_seconds"], "build_seconds", 0),
+        form=form,
         decision=None if decision is None else check_mapping(decision, "decision", 100),
     )
 

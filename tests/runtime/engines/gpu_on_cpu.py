@@ -7,19 +7,18 @@ numbers come out wrong.
 from __future__ import annotations
 
 import ctypes
-import enum
 import functools
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.engines.tensorrt import api, cuda
+from pairvpr.runtime.engines.tensorrt import api, cuda, cudart
 
 NAME = "Test Board"
 
@@ -28,34 +27,29 @@ COMPUTE, COPIES = 7, 8
 
 
 class Driver:
-    """cuda-python's runtime module on host memory. Freed memory is overwritten, and must have been allocated.
+    """The CUDA runtime library on host memory. Freed memory is overwritten, and must have been allocated.
 
     Work on its two streams is done as late as can be, when somebody waits for it. `eager_copies`: or, what a GPU
     may do as well, copies on the second stream at once, before work that was begun earlier on the first.
+    `integrated`: the GPU reads the host's pinned memory too.
     """
 
-    class cudaError_t(enum.Enum):  # noqa: N801
-        cudaSuccess = 0  # noqa: N815
-        cudaErrorMemoryAllocation = 2  # noqa: N815
-        cudaErrorNoDevice = 100  # noqa: N815
-        cudaErrorStreamCaptureUnsupported = 900  # noqa: N815
-
-    class cudaMemcpyKind(enum.Enum):  # noqa: N801
-        cudaMemcpyHostToDevice = 1  # noqa: N815
-        cudaMemcpyDeviceToHost = 2  # noqa: N815
-        cudaMemcpyDeviceToDevice = 3  # noqa: N815
-
-    class cudaStreamCaptureMode(enum.Enum):  # noqa: N801
-        cudaStreamCaptureModeThreadLocal = 1  # noqa: N815
-
-    cudaEventDisableTiming = 2  # noqa: N815
+    file = "libcudart.so.12"
+    errors: ClassVar = {
+        2: "cudaErrorMemoryAllocation",
+        100: "cudaErrorNoDevice",
+        900: "cudaErrorStreamCaptureUnsupported",
+    }
 
     def __init__(self, limit: int = 1 << 32) -> None:
         self.blocks: dict[int, ctypes.Array] = {}
         self.pinned: dict[int, ctypes.Array] = {}
         self.limit = limit
-        self.copied = dict.fromkeys(self.cudaMemcpyKind, 0)
-        self.name = NAME.encode() + b"\0"
+        self.copied = dict.fromkeys(("to device", "to host", "within"), 0)
+        self.staged: list[int] = []
+        self.name = NAME.encode()
+        self.memory = 16 << 30
+        self.integrated = False
         self.eager_copies = False
         self.waiting: dict[int, deque[Callable[[], None]]] = {}
         self.marks: dict[object, tuple[int, Callable[[], None]]] = {}
@@ -66,8 +60,15 @@ class Driver:
         self.costs: dict[str, float] = {}
         self.times: dict[object, float] = {}
 
+    def call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        assert len(arguments) == sum(not hasattr(kind, "contents") for kind in cudart.FUNCTIONS[name]), name
+        return getattr(self, name)(*arguments)
+
+    def error_name(self, code: int) -> str:
+        return self.errors[code]
+
     def done(self, *results):
-        return (self.cudaError_t.cudaSuccess, *results)
+        return (cudart.SUCCESS, *results)
 
     def start(self, stream: int, work: Callable[[], None]) -> None:
         """Work that begins on a stream."""
@@ -88,11 +89,17 @@ class Driver:
                     break
 
     def cudaGetDeviceProperties(self, device: int):  # noqa: N802
-        properties = SimpleNamespace(name=self.name, major=8, minor=7, multiProcessorCount=16)
-        return self.cudaError_t.cudaSuccess, properties
+        return self.done(self.name)
+
+    def cudaDeviceGetAttribute(self, attribute: int, device: int):  # noqa: N802
+        assert device == 0
+        return self.done({16: 16, 18: int(self.integrated), 75: 8, 76: 7}[attribute])
+
+    def cudaMemGetInfo(self):  # noqa: N802
+        return self.done(self.memory, self.memory)
 
     def cudaDriverGetVersion(self):  # noqa: N802
-        return self.cudaError_t.cudaSuccess, 12060
+        return self.done(12060)
 
     cudaRuntimeGetVersion = cudaDriverGetVersion  # noqa: N815
 
@@ -132,7 +139,7 @@ class Driver:
         return self.done()
 
     def cudaStreamBeginCapture(self, stream: int, mode):  # noqa: N802
-        assert mode == self.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        assert mode == cudart.CAPTURE_THREAD_LOCAL
         assert stream == COMPUTE
         assert self.capturing is None
         self.capturing = []
@@ -140,7 +147,7 @@ class Driver:
 
     def cudaStreamEndCapture(self, stream: int):  # noqa: N802
         recorded, self.capturing = self.capturing, None
-        return self.done(recorded) if self.can_capture else (self.cudaError_t.cudaErrorStreamCaptureUnsupported, None)
+        return self.done(recorded) if self.can_capture else (900, None)
 
     def cudaGraphInstantiateWithFlags(self, graph: list[Callable[[], None]], flags: int):  # noqa: N802
         return self.done(tuple(graph))
@@ -159,12 +166,12 @@ class Driver:
         return self.done()
 
     def cudaGetLastError(self):  # noqa: N802
-        return (self.cudaError_t.cudaSuccess,)
+        return self.done()
 
     def cudaMalloc(self, size: int):  # noqa: N802
         assert self.capturing is None
         if sum(len(block) for block in self.blocks.values()) + size > self.limit:
-            return self.cudaError_t.cudaErrorMemoryAllocation, 0
+            return cudart.OUT_OF_MEMORY, 0
         return self.done(self._allocate(self.blocks, size))
 
     def cudaMallocHost(self, size: int):  # noqa: N802
@@ -185,19 +192,20 @@ class Driver:
         return self.done()
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind, stream: int):  # noqa: N802
-        kinds = self.cudaMemcpyKind
-        for address, is_host in (
-            (target, kind == kinds.cudaMemcpyDeviceToHost),
-            (source, kind == kinds.cudaMemcpyHostToDevice),
-        ):
-            assert len((self.pinned if is_host else self.blocks)[address]) >= size
-        self.copied[kind] += size
+        assert kind == cudart.COPY_BY_ADDRESS
+        for address in (target, source):
+            assert len((self.pinned if address in self.pinned else self.blocks)[address]) >= size
+        direction = "to host" if target in self.pinned else "to device" if source in self.pinned else "within"
+        self.copied[direction] += size
+        if stream == COPIES:
+            self.staged.append(size)
         self.start(stream, functools.partial(ctypes.memmove, target, source, size))
         return self.done()
 
     def check(self, address: int, size: int) -> None:
-        """Whether so many bytes from there are allocated."""
-        assert len(self.blocks[address]) >= size
+        """Check that this number of bytes can be used by the GPU from there."""
+        blocks = self.pinned if self.integrated and address in self.pinned else self.blocks
+        assert len(blocks[address]) >= size
 
 
 SESSIONS: dict[bytes, Any] = {}
@@ -215,14 +223,15 @@ def session(file: Path) -> Any:
 
 
 class Execution:
-    """A "plan" that is the path of an ONNX file, run on device memory by ONNX Runtime."""
+    """A "plan" that is the path of an ONNX file and its form, run on device memory by ONNX Runtime."""
 
     driver: Driver
     scratch_bytes = 512
 
     def __init__(self, plan: bytes, name: str, version_compatible: bool = False) -> None:
-        self.name, self.source = name, Path(plan.decode()).name
-        self.session = session(Path(plan.decode()))
+        file, self.form = plan.decode().split("\n")
+        self.name, self.source = name, Path(file).name
+        self.session = session(Path(file))
         types = {"float": np.float32, "float16": np.float16, "uint8": np.uint8, "int64": np.int64}
         self.inputs, self.outputs = (
             {port.name: np.dtype(types[port.type[7:-1]]) for port in ports}
@@ -287,12 +296,19 @@ class Context:
 
 
 class Network:
-    """An ONNX file whose "plan" is its own path."""
+    """An ONNX file whose "plan" is its own path, and the form in which it is to be built."""
 
     types = {"float16": 3}  # noqa: RUF012
 
     def __init__(self, file: Path) -> None:
-        self.file, self.name = file, file.name
+        self.file, self.name, self.form = file, file.name, "fused"
+
+    def unfuse_attention(self) -> None:
+        self.form = "separate"
+
+    def compute_in_float32(self) -> None:
+        assert self.form == "separate"
+        self.form = "float32"
 
     def product_types(self) -> dict[str, int]:
         return dict(self.types)
@@ -305,13 +321,13 @@ class Network:
         if not (monitor.step("Building engine", 0) and monitor.step("Building engine", 1)):
             raise EngineError("TensorRT could not build it")
         monitor.finish("Building engine")
-        return api.Built(str(self.file).encode(), timing_cache + self.file.name.encode())
+        return api.Built(f"{self.file}\n{self.form}".encode(), timing_cache + self.file.name.encode())
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Driver:
     """Put the players in the places of the library's."""
     driver = Driver()
-    monkeypatch.setattr(cuda, "load", lambda: driver)
+    monkeypatch.setattr(cudart, "load", lambda: driver)
     monkeypatch.setattr(Execution, "driver", driver, raising=False)
     monkeypatch.setattr(api, "Execution", Execution)
     monkeypatch.setattr(api, "load", lambda: SimpleNamespace(__name__="tensorrt", __version__="10.3.0"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +172,18 @@ def test_inputs_that_a_graph_cannot_take() -> None:
         OnnxRuntimeEngine(TINY_GRAPH).run({"x": np.zeros((2, 2))})
     assert "ONNX Runtime failed" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_warning_of_the_import_is_hidden(tmp_path: Path) -> None:
+    """Some versions print it on each Jetson, whose GPU has no PCI vendor. Other messages stay."""
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os\n"
+        "os.write(2, b'[W:onnxruntime:Default, device_discovery.cc:164 DiscoverDevicesForPlatform] GPU device "
+        "discovery failed: /sys/class/drm/card0/device/vendor\\nmemory is short\\n')\n"
+        "class InferenceSession: ...\n"
+    )
+    code = "from pairvpr.runtime.engines import onnxruntime as o; o.load(); import sys; print('later', file=sys.stderr)"
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), str(Path(__file__).parents[3])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr.splitlines() == ["memory is short", "later"]

@@ -162,8 +162,7 @@ def test_one_module_knows_the_library() -> None:
             }
             if file.resolve() != API:
                 assert not imported & {"tensorrt", "tensorrt_rtx_bindings"}, file
-            if file.resolve() != API.with_name("cuda.py"):
-                assert "cuda" not in imported, file
+            assert "cuda" not in imported, file
 
 
 def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +172,22 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
         EngineError, match=r"comes with JetPack.*--system-site-packages; elsewhere run pip install tens"
     ):
         tensorrt_api.version()
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_refused_profile_is_an_error_in_every_version(monkeypatch: pytest.MonkeyPatch, raises: bool) -> None:
+    """TensorRT 10.3 raises RuntimeError, and later versions return False."""
+
+    def set_profile(profile: int, stream: int) -> bool:
+        if raises:
+            raise RuntimeError("Error in set optimization profile async.")
+        return False
+
+    made = SimpleNamespace(set_device_memory=lambda *_: None, set_optimization_profile_async=set_profile)
+    monkeypatch.setattr(tensorrt_api, "_logger", lambda: SimpleNamespace(last_error="index out of range"))
+    context = tensorrt_api.Context(made, "encoder.fp16.plan", [], 0, 0)
+    with pytest.raises(EngineError, match=r"encoder.fp16.plan: TensorRT refused profile 2 \(index out of range\)"):
+        context.set_shapes(2, {}, 7)
 
 
 def test_the_inspectors_words() -> None:

@@ -93,11 +93,11 @@ def test_states_stay_on_the_gpu_and_are_those_of_their_batch(model: Model, drive
     second = model.prefix(tokens[:1], tokens[2:4])
     state = first.states["query_state"]
     assert isinstance(state, cuda.DeviceArray)
-    fetched = driver.copied[driver.cudaMemcpyKind.cudaMemcpyDeviceToHost]
+    fetched = driver.copied["to host"]
     later = model.suffix(second, np.array([1, 0]))
     np.testing.assert_allclose(model.suffix(first, np.array([0, 1])), truth.scores[:2], atol=0.03)
     np.testing.assert_allclose(later, truth.scores[[3, 2]], atol=0.03)
-    assert driver.copied[driver.cudaMemcpyKind.cudaMemcpyDeviceToHost] - fetched == 4 * 4  # four scores, no state
+    assert driver.copied["to host"] - fetched == 4 * 4  # four scores, no state
     looked_at = np.asarray(state)
     assert looked_at.shape == (2, tokens.shape[1] + 1, tokens.shape[2])
     assert np.isfinite(looked_at).all()
@@ -140,9 +140,9 @@ def test_tokens_come_while_the_batch_before_is_worked_out(bundle: Bundle, driver
 def test_tokens_are_copied_once(model: Model, driver: gpu_on_cpu.Driver) -> None:
     truth = Reference.load(model.bundle.reference())
     tokens = truth.features.tokens
-    before = driver.copied[driver.cudaMemcpyKind.cudaMemcpyHostToDevice]
+    before = driver.copied["to device"]
     model.score(truth.features[0], truth.features)
-    went = driver.copied[driver.cudaMemcpyKind.cudaMemcpyHostToDevice] - before
+    went = driver.copied["to device"] - before
     half = 2 * tokens[0].size
     assert went == half * (1 + len(tokens)) + 8 * len(tokens)  # the query, the candidates, `keep`
 
@@ -200,8 +200,35 @@ def test_memory_is_used_again(model: Model, driver: gpu_on_cpu.Driver) -> None:
     driver.limit = sum(len(block) for block in driver.blocks.values())
     model.score(truth.features[0], truth.features[:3])
     driver.limit = 1000
-    with pytest.raises(EngineError, match="not enough GPU memory; close other programs or give a smaller --batch-size"):
+    with pytest.raises(
+        EngineError, match="not enough GPU memory; close other programs, or build engines of smaller --ba"
+    ):
         model.score(truth.features[0], truth.features[:2])
+
+
+def test_engines_share_their_scratch_memory(
+    bundle: Bundle, driver: gpu_on_cpu.Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block, as large as the most that an engine needs: they run on one stream."""
+    sizes = {"encoder.fp16.plan": 1 << 20, "pair_prefix.fp16.plan": 3 << 20, "pair_suffix.fp16.plan": 2 << 20}
+    monkeypatch.setattr(gpu_on_cpu.Execution, "scratch_bytes", property(lambda self: sizes[self.name]))
+    model = load_model(bundle.path, "tensorrt")
+    assert [len(block) for block in driver.blocks.values()] == [3 << 20]
+    assert check_reference(model).ok
+
+
+def test_a_gpu_that_shares_the_hosts_memory(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
+    """Pictures and tokens are not copied to it: it reads the pinned memory that they were written to."""
+    driver.integrated = True
+    cuda.stream.cache_clear()
+    model = load_model(bundle.path, "tensorrt", batch_size=2)
+    truth = Reference.load(model.bundle.reference())
+    rows = np.resize(np.arange(len(truth.images)), 11)
+    for _ in range(3):
+        scores = model.score(truth.features[0], Features(*(part[rows] for part in features_of(truth))))
+        np.testing.assert_allclose(scores, truth.scores[rows], atol=0.03)
+    assert check_reference(model).ok
+    assert not [size for size in driver.staged if size >= truth.features.tokens[0].size]
 
 
 def test_too_large_a_batch(model: Model) -> None:
@@ -215,7 +242,7 @@ def test_wrong_inputs(model: Model) -> None:
 
 
 def test_no_gpu(model: Model, driver: gpu_on_cpu.Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "cudaGetDeviceProperties", lambda device: (driver.cudaError_t.cudaErrorNoDevice, None))
+    monkeypatch.setattr(driver, "cudaGetDeviceProperties", lambda device: (100, None))
     with pytest.raises(EngineError, match=r"CUDA failed in cudaGetDeviceProperties \(cudaErrorNoDevice\)"):
         load_model(model.bundle.path, "tensorrt")
 
@@ -240,7 +267,12 @@ def test_a_foreign_plan(bundle: Bundle, changes: dict[str, object], reason: str,
     assert "\n" not in str(error.value)
     with caplog.at_level(logging.INFO, "pairvpr"):
         assert load_model(bundle.path).engines.device == "cpu"
-    assert reason.replace(".8", "(8") in caplog.text
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "50 times as long, because the TensorRT engines are not used" in told.message
+    assert reason.replace(".8", "(8") in told.message
+    assert ("the power mode is another one (set the mode of the build with sudo nvpmodel -m N)" in told.message) == (
+        "gpu" in changes
+    )
 
 
 def test_auto_takes_plans_that_run_here(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
@@ -295,7 +327,9 @@ def test_a_precision_without_plans(bundle: Bundle) -> None:
 def test_profiles_take_every_batch_once(graph: str) -> None:
     info = Bundle.open(default_bundle()).info
     profiles = graph_profiles(graph, info.dims, info.picture, (1, 8, 32))
-    session = gpu_on_cpu.Execution(str(default_bundle() / info.precisions["fp16"].graphs[graph].file).encode(), graph)
+    session = gpu_on_cpu.Execution(
+        str(default_bundle() / info.precisions["fp16"].graphs[graph].file).encode() + b"\nfused", graph
+    )
     fixed = {port.name: port.shape for port in session.session.get_inputs()}
     for profile in profiles:
         assert profile.keys() == fixed.keys()
@@ -304,6 +338,7 @@ def test_profiles_take_every_batch_once(graph: str) -> None:
             for shape in shapes:
                 assert all(got == want for got, want in zip(shape, fixed[name], strict=True) if isinstance(want, int))
     varying = "images" if graph == "encoder" else "keep" if graph == "pair_suffix" else "database_tokens"
+    assert len(graph_profiles(graph, info.dims, info.picture, (1, 8, 32, 100))) == (3 if graph == "encoder" else 4)
     for size, expected in ((1, 0), (2, 1), (8, 1), (9, 2), (32, 2), (33, None)):
         shapes = {name: each[2] for name, each in profiles[-1].items()}
         shapes[varying] = (size, *shapes[varying][1:])
