@@ -111,7 +111,7 @@ def measure(db: Path, queries: Path, starts: int) -> dict[str, Any]:
 
 def ask(db: Path, query: Path) -> dict[str, Any]:
     """Run the command on a picture or a folder; return seconds to the first line, all timings, and memory in MB."""
-    command = [sys.executable, "-m", "pairvpr.runtime.cli.main", "--db", db, "--query", query, "--format", "jsonl"]
+    command = [sys.executable, "-m", "pairvpr.cli.run", "--db", db, "--query", query, "--format", "jsonl"]
     began = time.perf_counter()
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

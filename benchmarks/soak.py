@@ -110,7 +110,7 @@ def _run(
     command = [
         sys.executable,
         "-m",
-        "pairvpr.runtime.cli.main",
+        "pairvpr.cli.run",
         "--db",
         str(db),
         "--query",

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pairvpr.errors import BundleError, EngineError, MapError
 from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.acceptance import ScoreSetup
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
@@ -103,34 +104,16 @@ class PlaceRecognizer:
         """
         map_ = Map.open(path)
         try:
-            count = len(map_.records)
-            if count == 0:
-                raise MapError(
-                    f"{path}: the map holds no pictures yet; wait for its `pairvpr map build`, run it again if it was "
-                    "interrupted, or add pictures with `pairvpr map add`"
-                )
-            if top_k is not None and not 1 <= top_k <= count:
-                raise MapError(f"{path}: --top-k {top_k} is outside 1 to {count}, the map's pictures; choose another")
+            _check_size(map_, top_k)
             setting = RuntimeSetting(device, precision, threads, batch_size, exact)
             tuned = ""
             if model is None:
                 loaded, setting, tuned = open_tuned(map_.model_path, setting)
             else:
                 loaded = setting.load(Path(model))
-            if loaded.bundle.identity != map_.identity:
-                raise MapError(
-                    f"{path}: made with model {map_.identity[:12]}, not with {loaded.bundle.identity[:12]} "
-                    f"({loaded.bundle.path}); use the map's own model or build the map again"
-                )
-            if misfit := map_.find_misfit(loaded.bundle.info.dims):
-                raise MapError(f"{path}: {misfit}; restore the map from a copy or build it again")
+            _check_model(map_, loaded.bundle)
             k = loaded.bundle.info.top_k if top_k is None else top_k  # a map that grows has more
-            cascade = Cascade.find_in(loaded.bundle) if rerank and not setting.exact else None
-            if cascade is None and rerank and setting.exact is False:
-                raise BundleError(
-                    f"{loaded.bundle.path}: no cascade was calibrated, but --cascade needs one; run "
-                    "`pairvpr calibrate cascade`, or leave out --cascade"
-                )
+            cascade = _choose_cascade(loaded.bundle, setting.exact) if rerank else None
             index = FaissIndex(map_.descriptors)
             recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True, strict=strict)
             log.info("%s", recognizer._describe(tuned))
@@ -300,6 +283,40 @@ class _View:
         self.users -= 1
         if not self.users:
             self.map.close()
+
+
+def _check_size(map_: Map, top_k: int | None) -> None:
+    """Raise MapError for an empty map and for a top_k outside 1 to the map's size."""
+    count = len(map_.records)
+    if count == 0:
+        raise MapError(
+            f"{map_.path}: the map holds no pictures yet; wait for its `pairvpr map build`, run it again if it was "
+            "interrupted, or add pictures with `pairvpr map add`"
+        )
+    if top_k is not None and not 1 <= top_k <= count:
+        raise MapError(f"{map_.path}: --top-k {top_k} is outside 1 to {count}, the map's pictures; choose another")
+
+
+def _check_model(map_: Map, bundle: Bundle) -> None:
+    """Raise MapError if the map was made with another model."""
+    if bundle.identity != map_.identity:
+        raise MapError(
+            f"{map_.path}: made with model {map_.identity[:12]}, not with {bundle.identity[:12]} "
+            f"({bundle.path}); use the map's own model or build the map again"
+        )
+    if misfit := map_.find_misfit(bundle.info.dims):
+        raise MapError(f"{map_.path}: {misfit}; restore the map from a copy or build it again")
+
+
+def _choose_cascade(bundle: Bundle, exact: bool | None) -> Cascade | None:
+    """Return the bundle's cascade, None without one or with `exact`. Raises BundleError if `exact` is False without."""
+    cascade = None if exact else Cascade.find_in(bundle)
+    if cascade is None and exact is False:
+        raise BundleError(
+            f"{bundle.path}: no cascade was calibrated, but --cascade needs one; run "
+            "`pairvpr calibrate cascade`, or leave out --cascade"
+        )
+    return cascade
 
 
 def _describe_decisions(judge: Judge) -> str:

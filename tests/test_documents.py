@@ -14,8 +14,8 @@ import click
 import pytest
 
 from pairvpr.cli.main import main
+from pairvpr.cli.run import main as run
 from pairvpr.runtime.answer import Match, Recognition
-from pairvpr.runtime.cli.main import main as run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

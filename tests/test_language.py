@@ -14,7 +14,7 @@ import click
 import pytest
 
 from pairvpr.cli.main import main
-from pairvpr.runtime.cli.main import main as run
+from pairvpr.cli.run import main as run
 
 ROOT = Path(__file__).resolve().parent.parent
 BANNED = re.compile(

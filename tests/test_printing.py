@@ -43,7 +43,7 @@ def test_every_writer_of_json_refuses_nan_and_infinity():
 def test_commands_print_with_the_functions_that_escape():
     found = [where.partition(":")[0] for where, _ in calls(PRODUCT, "click", "echo", "secho")]
     # A meter on a terminal moves the cursor itself, and holds no text from files.
-    assert sorted(found) == ["pairvpr/printing.py", "runtime/cli/progress.py"]
+    assert sorted(found) == ["pairvpr/cli/progress.py", "pairvpr/printing.py"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, [1, {"a": math.nan}]])

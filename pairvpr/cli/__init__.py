@@ -1,1 +1,1 @@
-"""The command pairvpr."""
+"""The commands `pairvpr` and `pairvpr-run`: check the options, import, call, print."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pairvpr.runtime.cli.source_options import source_options
+from pairvpr.cli.source_options import source_options
 
 FOLDER = click.Path(path_type=Path)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pairvpr.cli.errors import Command, Group, if_interrupted
+from pairvpr.cli.log import log, say_model
 from pairvpr.cli.maps import format_option
+from pairvpr.cli.progress import Meters
+from pairvpr.cli.source_options import source_options
 from pairvpr.printing import json_line, print_line, print_lines
-from pairvpr.runtime.cli.errors import Command, Group, if_interrupted
-from pairvpr.runtime.cli.log import log, say_model
-from pairvpr.runtime.cli.progress import Meters
-from pairvpr.runtime.cli.source_options import source_options
 
 if TYPE_CHECKING:
     from pairvpr.runtime.sources.options import SourceOptions

@@ -11,10 +11,10 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from pairvpr.cli.build_options import FOLDER, build_options, db_option
+from pairvpr.cli.log import log, say_model
+from pairvpr.cli.progress import Meter
 from pairvpr.errors import SourceError
 from pairvpr.printing import print_line
-from pairvpr.runtime.cli.log import log, say_model
-from pairvpr.runtime.cli.progress import Meter
 
 if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions

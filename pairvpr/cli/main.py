@@ -10,15 +10,15 @@ from typing import IO, TYPE_CHECKING, cast
 import click
 
 from pairvpr.cli.calibrate import calibrate, tune
+from pairvpr.cli.errors import Group, if_interrupted
+from pairvpr.cli.log import log, log_to_stderr, say_model
 from pairvpr.cli.loops import map_loops
 from pairvpr.cli.maps import map_group
+from pairvpr.cli.progress import Meters
+from pairvpr.cli.serve import serve
 from pairvpr.cli.train import town, train_group
 from pairvpr.errors import CheckpointError
 from pairvpr.printing import json_document, print_line, print_lines
-from pairvpr.runtime.cli.errors import Group, if_interrupted
-from pairvpr.runtime.cli.log import log, log_to_stderr, say_model
-from pairvpr.runtime.cli.progress import Meters
-from pairvpr.runtime.cli.serve import serve
 from pairvpr.runtime.engines.open import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -255,7 +255,8 @@ def eval_(
         raise click.UsageError("--model and --checkpoint exclude each other")
     if sequence and tolerance is None:
         raise click.UsageError("--sequence needs --tolerance: both folders must be traverses, numbered frame by frame")
-    from pairvpr.evaluation import check_report_folder, evaluate, open_model, sequence_warning, summary, write_report
+    from pairvpr.evaluation import check_report_folder, evaluate, sequence_warning, summary, write_report
+    from pairvpr.export.load import open_model
 
     benchmark = _load_benchmark(database, queries, dataset, root, tolerance)
     if report is not None:

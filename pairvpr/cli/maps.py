@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pairvpr.cli.build_options import FOLDER, build_options, db_option, new_map_options
+from pairvpr.cli.errors import Group
+from pairvpr.cli.log import say_model
+from pairvpr.cli.progress import Meter
 from pairvpr.errors import MapError
 from pairvpr.printing import json_line, print_line
-from pairvpr.runtime.cli.errors import Group
-from pairvpr.runtime.cli.log import say_model
-from pairvpr.runtime.cli.progress import Meter
 
 if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions

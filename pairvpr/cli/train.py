@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pairvpr.cli.errors import Command, Group
+from pairvpr.cli.log import release_log
+from pairvpr.cli.progress import Meter
 from pairvpr.errors import TrainingError
 from pairvpr.printing import print_line
-from pairvpr.runtime.cli.errors import Command, Group
-from pairvpr.runtime.cli.log import release_log
-from pairvpr.runtime.cli.progress import Meter
 
 if TYPE_CHECKING:
     from pairvpr.training import RunResult

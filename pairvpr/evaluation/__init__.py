@@ -5,7 +5,7 @@ from pairvpr.evaluation.datasets import DATASETS, load_dataset
 from pairvpr.evaluation.folders import load_folders
 from pairvpr.evaluation.report import check_report_folder, sequence_warning, summary, write_report
 from pairvpr.evaluation.results import Evaluation, Figures
-from pairvpr.evaluation.run import evaluate, open_model
+from pairvpr.evaluation.run import evaluate
 
 __all__ = [
     "DATASETS",
@@ -16,7 +16,6 @@ __all__ = [
     "evaluate",
     "load_dataset",
     "load_folders",
-    "open_model",
     "sequence_warning",
     "summary",
     "write_report",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.errors import CheckpointError, MapError
+from pairvpr.errors import MapError
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.recall import RECALL_AT
 from pairvpr.evaluation.results import Evaluation, ModelInfo
@@ -20,7 +19,7 @@ from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import ENCODE_BATCH, open_writer
-from pairvpr.runtime.model import Model, load_model
+from pairvpr.runtime.model import Model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sequence.filter import SequenceFilter
@@ -30,34 +29,9 @@ Progress = Callable[[str, int, int], None]
 """Called with the step, the number of things done in it, and their total."""
 MAP = "map"
 
-log = logging.getLogger(__name__)
-
 
 def ignore_progress(step: str, done: int, total: int) -> None:
     """Take progress and show nothing."""
-
-
-@contextmanager
-def open_model(bundle: str | Path | None = None, checkpoint: str | Path | None = None) -> Iterator[Model]:
-    """Yield the model of a bundle or of a checkpoint; without either, the default model.
-
-    A checkpoint needs torch. It is exported to a temporary float32 bundle, so that the measured model is the one that
-    a robot runs. Raises CheckpointError, BundleError, EngineError, ExportError.
-    """
-    if checkpoint is None:
-        yield load_model(bundle)
-        return
-    try:
-        from pairvpr.export.bundle_writer import export_bundle
-        from pairvpr.model import load_checkpoint
-    except ImportError as error:
-        raise CheckpointError(
-            f'{checkpoint}: a checkpoint needs torch, timm and onnx ({error}); run pip install "pairvpr[export]" '
-            "or give --model BUNDLE"
-        ) from error
-    with tempfile.TemporaryDirectory(prefix="pairvpr-eval-") as folder:
-        exported = export_bundle(load_checkpoint(checkpoint), "fp32", Path(folder) / "bundle", log.info)
-        yield load_model(exported.path)
 
 
 def evaluate(
@@ -81,20 +55,14 @@ def evaluate(
     Raises MapError for a top_k outside 1 to the database's size and for a folder with another map. Raises SourceError
     for a picture that cannot be read: without it the benchmark would be another one.
     """
-    count = len(benchmark.database)
-    k = min(model.bundle.info.top_k, count) if top_k is None else top_k
-    if not 1 <= k <= count:
-        raise MapError(f"{benchmark.name}: top-k {k} is outside 1 to {count}, its database's pictures; choose another")
+    k = _choose_top_k(benchmark, model, top_k)
     with ExitStack() as stack:
-        if work_dir is None:
-            work_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="pairvpr-eval-"))
-        if (Path(work_dir) / "map.sqlite").exists():
-            raise MapError(f"{work_dir}: is a map; choose another folder for the evaluation's own map")
-        path = Path(work_dir) / MAP
+        path = _map_path(stack, work_dir)
         start = time.perf_counter()
         built = _build_map(benchmark, path, model, progress)
         seconds = time.perf_counter() - start
         map_ = stack.enter_context(Map.open(path))
+        count = len(map_)
         index = DeepIndex(FaissIndex(map_.descriptors), min(count, max(k, *RECALL_AT)))
         answers = _Answers(benchmark, map_, index.depth)
         cascade = None if exact else Cascade.find_in(model.bundle)
@@ -123,6 +91,23 @@ def evaluate(
             filtered=np.array(answers.filtered) if sequence else None,
             off_map=np.array(answers.off_map) if sequence else None,
         )
+
+
+def _choose_top_k(benchmark: Benchmark, model: Model, top_k: int | None) -> int:
+    count = len(benchmark.database)
+    k = min(model.bundle.info.top_k, count) if top_k is None else top_k
+    if not 1 <= k <= count:
+        raise MapError(f"{benchmark.name}: top-k {k} is outside 1 to {count}, its database's pictures; choose another")
+    return k
+
+
+def _map_path(stack: ExitStack, work_dir: str | Path | None) -> Path:
+    """Return the folder for the evaluation's map. Raises MapError if `work_dir` itself is a map."""
+    if work_dir is None:
+        work_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="pairvpr-eval-"))
+    if (Path(work_dir) / "map.sqlite").exists():
+        raise MapError(f"{work_dir}: is a map; choose another folder for the evaluation's own map")
+    return Path(work_dir) / MAP
 
 
 def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progress) -> int:

@@ -15,12 +15,12 @@ from PIL import Image
 from pairvpr.calibration.acceptance import PrecisionTarget, calibrate_acceptance
 from pairvpr.calibration.known_places import STRETCHES, cut_stretches, split_places
 from pairvpr.cli.main import main
+from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, ScoreSetup
 from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
-from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures

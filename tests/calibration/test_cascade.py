@@ -33,13 +33,13 @@ from pairvpr.calibration.cascade import (
     winner_gap,
 )
 from pairvpr.cli.main import main
+from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.evaluation import evaluate, load_folders, summary
 from pairvpr.evaluation.report import results
 from pairvpr.runtime import Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.calibrated.cascade import KEY, Cascade
-from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle

@@ -20,11 +20,11 @@ from pairvpr.calibration.candidates import SMALL_BATCH, Candidate, exact_setting
 from pairvpr.calibration.trials import Tuned
 from pairvpr.calibration.tune import pictures_needed, tune
 from pairvpr.cli.main import main
+from pairvpr.cli.run import main as run_main
 from pairvpr.errors import EngineError, MapError, SourceError
 from pairvpr.runtime import Match, Recognition, load_model
 from pairvpr.runtime.bundle import TUNING, Bundle, PrecisionInfo
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
-from pairvpr.runtime.cli.main import main as run_main
 from pairvpr.runtime.map import MapInfo
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle

@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from pairvpr.cli.errors import Terminated
 from pairvpr.cli.main import main
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.cli.errors import Terminated
 from pairvpr.runtime.map import Map, MapWriter, verify_map
 from pairvpr.runtime.model import default_bundle
 from tests.scenes import draw_scene

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from pairvpr.errors import CheckpointError, MapError, PairVPRError, SourceError
-from pairvpr.evaluation import Evaluation, evaluate, load_folders, open_model, sequence_warning, summary, write_report
+from pairvpr.evaluation import Evaluation, evaluate, load_folders, sequence_warning, summary, write_report
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.predictions import predictions_text
 from pairvpr.evaluation.report import MARKER
 from pairvpr.evaluation.results import ModelInfo
+from pairvpr.export.load import open_model
 from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle, Weights
 from pairvpr.runtime.map import Map, MapWriter
@@ -145,7 +146,8 @@ import sys
 for name in ("torch", "timm", "onnx", "pairvpr.model", "pairvpr.export"):
     sys.modules[name] = None
 from pairvpr.errors import CheckpointError
-from pairvpr.evaluation import evaluate, load_folders, open_model, write_report
+from pairvpr.evaluation import evaluate, load_folders, write_report
+from pairvpr.export.load import open_model
 benchmark = load_folders({str(pictures / "database")!r}, {str(pictures / "queries")!r})
 with open_model() as model:
     print(write_report(evaluate(benchmark, model, top_k=2), {str(tmp_path / "report")!r}))

@@ -61,7 +61,7 @@ def test_the_block_holds(name: str) -> None:
         "pairvpr.export",
         "pairvpr.export.tensorrt",
         "pairvpr.runtime",
-        "pairvpr.runtime.cli.main",
+        "pairvpr.cli.run",
         "pairvpr.runtime.mapping.loop_closing",
         "pairvpr.runtime.map",
         "pairvpr.runtime.mapping.builder",
@@ -87,7 +87,7 @@ def test_a_map_is_built_and_asked(pictures: Path, tmp_path: Path) -> None:
     script = f"""{BLOCK}
 pictures, db = sys.argv[1:]
 from pairvpr.cli.main import main as pairvpr
-from pairvpr.runtime.cli.main import main as pairvpr_run
+from pairvpr.cli.run import main as pairvpr_run
 
 def run(command, *arguments):
     try:
@@ -119,7 +119,7 @@ def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert 'pip install "pairvpr[export]"' in done.stderr
     (tmp_path / "clip.mp4").write_bytes(b"\0" * 1000)
-    query = "\nfrom pairvpr.runtime.cli.main import main\nmain()"
+    query = "\nfrom pairvpr.cli.run import main\nmain()"
     done = python(BLOCK + query, "--db", tmp_path, "--query", tmp_path / "clip.mp4")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "pairvpr[video]" in done.stderr
@@ -138,7 +138,7 @@ def test_what_does_need_them_says_so(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_help_needs_only_click() -> None:
-    for module in ("pairvpr.cli.main", "pairvpr.runtime.cli.main"):
+    for module in ("pairvpr.cli.main", "pairvpr.cli.run"):
         done = python(f"{BLOCK}\nfrom {module} import main\nmain(['--help'])")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("Usage: ")

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pairvpr.cli.run import main
 from pairvpr.errors import EngineError
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.cli.main import main
 from pairvpr.runtime.engines.base import TINY_GRAPH
 from pairvpr.runtime.engines.open import open_engines
 from pairvpr.runtime.engines.openvino import OpenVinoEngine, core, try_arithmetics

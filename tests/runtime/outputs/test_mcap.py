@@ -22,9 +22,9 @@ from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader, make_reader
 from mcap_ros2.decoder import DecoderFactory
 
+from pairvpr.cli.run import main
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Match, Recognition
-from pairvpr.runtime.cli.main import main
 from pairvpr.runtime.outputs.covariance import promised_deviation
 from pairvpr.runtime.outputs.mcap import open_mcap
 from pairvpr.runtime.outputs.ros_messages import AnswerMessages
@@ -159,7 +159,7 @@ def test_a_signal_keeps_earlier_answers(home: Path, tmp_path: Path, number: sign
         for i in range(2000):
             bag.image("/image", stamp(i), pixels)
     out = tmp_path / "out.mcap"
-    command = [sys.executable, "-m", "pairvpr.runtime.cli.main", "--db", str(home / "map"), "--query"]
+    command = [sys.executable, "-m", "pairvpr.cli.run", "--db", str(home / "map"), "--query"]
     command += [str(tmp_path / "long"), "--out", str(out), "--matches", "1"]
     process = subprocess.Popen(
         command,

@@ -26,9 +26,9 @@ from PIL import Image
 pytest.importorskip("h11")
 
 from pairvpr.cli.main import main as pairvpr
+from pairvpr.cli.run import main
 from pairvpr.errors import ServiceError
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.cli.main import main
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer

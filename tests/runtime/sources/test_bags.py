@@ -23,8 +23,8 @@ from PIL import Image
 pytest.importorskip("rosbags", reason="bags need the extra pairvpr[bags]")
 
 from pairvpr.cli.main import main as pairvpr
+from pairvpr.cli.run import main as pairvpr_run
 from pairvpr.errors import SourceError
-from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, SourceOptions, open_source
 from pairvpr.runtime.sources.base import Header

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pairvpr.cli.main import main as pairvpr
+from pairvpr.cli.run import main as pairvpr_run
 from pairvpr.errors import SourceError
-from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.sources import open_source
 from pairvpr.runtime.sources.euroc import EurocSource
 from tests.scenes import draw_scene

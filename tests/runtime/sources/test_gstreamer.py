@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pairvpr.cli.run import main as pairvpr_run
 from pairvpr.errors import SourceError
-from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import load_model
 from pairvpr.runtime.sources import LiveSource, gstreamer, live, open_source

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pairvpr.cli.main import main as pairvpr
+from pairvpr.cli.run import main as pairvpr_run
 from pairvpr.errors import SourceError
-from pairvpr.runtime.cli.main import main as pairvpr_run
 from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, LiveSource, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.base import Wanted, every_frame

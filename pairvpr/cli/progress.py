@@ -7,8 +7,8 @@ import time
 
 import click
 
+from pairvpr.cli.log import release_log
 from pairvpr.printing import print_line
-from pairvpr.runtime.cli.log import release_log
 
 
 class Meter:

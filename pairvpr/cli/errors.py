@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 
 import click
 
+from pairvpr.cli.log import JsonLines, log, release_log
 from pairvpr.errors import PairVPRError
 from pairvpr.printing import print_line
-from pairvpr.runtime.cli.log import JsonLines, log, release_log
 from pairvpr.runtime.remarks import remark_scope
 
 INTERRUPTED, TERMINATED = 130, 143  # the exit codes of shells for Ctrl-C and SIGTERM

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from pairvpr.runtime.cli.progress import Meter, Meters
+from pairvpr.cli.progress import Meter, Meters
 
 
 def test_the_time_left_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 30.0, 35.0, 120.0])
-    monkeypatch.setattr("pairvpr.runtime.cli.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("pairvpr.cli.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     meter = Meter("building encoder, percent")
     for percent in (25, 30, 100):
         meter.update(percent, 100)

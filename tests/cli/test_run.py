@@ -25,8 +25,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pairvpr.runtime.cli.errors import hold_interrupts
-from pairvpr.runtime.cli.main import main
+from pairvpr.cli.errors import hold_interrupts
+from pairvpr.cli.run import main
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
@@ -34,7 +34,7 @@ from pairvpr.runtime.model import Model, load_model
 from tests.scenes import draw_scene
 
 COUNT, SIZE = 6, (96, 128)
-RUN = [sys.executable, "-m", "pairvpr.runtime.cli.main"]
+RUN = [sys.executable, "-m", "pairvpr.cli.run"]
 # The JSON line of the design, which other tools read.
 LINE = [
     "format", "query", "timestamp", "best", "matches", "accepted", "confidence", "reason", "compared", "complete",

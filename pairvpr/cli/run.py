@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from pairvpr.errors import SourceError
-from pairvpr.runtime.cli.errors import Command, hold_interrupts
-from pairvpr.runtime.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
-from pairvpr.runtime.cli.recognizer_options import (
+from pairvpr.cli.errors import Command, hold_interrupts
+from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
+from pairvpr.cli.recognizer_options import (
     DB_OPTION,
     LOG_OPTION,
     MATCHES_OPTION,
@@ -22,8 +21,9 @@ from pairvpr.runtime.cli.recognizer_options import (
     RecognizerOptions,
     recognizer_options,
 )
-from pairvpr.runtime.cli.serve import run_service
-from pairvpr.runtime.cli.source_options import source_options
+from pairvpr.cli.serve import run_service
+from pairvpr.cli.source_options import source_options
+from pairvpr.errors import SourceError
 
 if TYPE_CHECKING:
     from pairvpr.runtime.recognizer import PlaceRecognizer

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pairvpr.runtime.cli.errors import Command
-from pairvpr.runtime.cli.log import log, log_to_stderr, release_log, say_untrained
-from pairvpr.runtime.cli.recognizer_options import (
+from pairvpr.cli.errors import Command
+from pairvpr.cli.log import log, log_to_stderr, release_log, say_untrained
+from pairvpr.cli.recognizer_options import (
     DB_OPTION,
     LOG_OPTION,
     MATCHES_OPTION,
