@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             measured = measure(config_of(size), Path(folder) / size, args.device, args.candidates, args.rounds)
             results["sizes"][size] = measured
             print("\n".join(table(size, measured)))
-            if args.out:  # as far as it has got
+            if args.out:  # also before all is measured
                 args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return 0 if all(row["ok"] for each in results["sizes"].values() for row in each["exactness"]) else 1
 

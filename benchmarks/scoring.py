@@ -22,7 +22,7 @@ from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.map.tokens import TokenFormat
 
 CHUNK = 16
-"""Queries of a file: what an interruption costs, and what a run with other queries may have to compute again."""
+"""Queries of a file: an interruption loses at most these, and a run with other queries computes at most these again."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from tests.scenes import draw_scene
 PLACES = 100
 SIZE = (240, 320)
 MOVED = 0.02
-"""Standard deviation of what is added to each number of a descriptor."""
+"""Standard deviation of the noise added to each number of a descriptor."""
 WARM_UP = 5
 
 

@@ -1,4 +1,4 @@
-"""Say once what was dropped, guessed or converted in the files of the user.
+"""Warn once of each kind of value that was dropped, guessed or converted in the files of the user.
 
 In `remark_scope(strict=True)` a remark is an error.
 """

@@ -22,7 +22,7 @@ _OPTIONS = [
         type=FOLDER,
         help="A file of poses by picture name (CSV) or time stamp (TUM). Default: @UTM@ names, EXIF GPS.",
     ),
-    click.option("--strict", is_flag=True, help="Stop at what is unreadable, left out or converted."),
+    click.option("--strict", is_flag=True, help="Stop at anything that is unreadable, left out or converted."),
     click.option(
         "--min-distance",
         type=click.FloatRange(min=0),

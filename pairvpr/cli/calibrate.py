@@ -1,4 +1,4 @@
-"""Define `pairvpr calibrate` and `pairvpr tune`. Command bodies import what they need, so that help is instant."""
+"""Define `pairvpr calibrate` and `pairvpr tune`. Imports stand in the bodies of commands, so that help is instant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define the command `pairvpr`. Command bodies import what they need, so that help is instant."""
+"""Define the command `pairvpr`. Imports stand in the bodies of commands, so that help is instant."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _export(
     if calibration_images is None:
         return export_bundle(loaded, cast("Precision", precision), folder, progress)
     if tensorrt:
-        export_bundle(loaded, "fp16", folder, progress)  # what INT8 is measured against on the device
+        export_bundle(loaded, "fp16", folder, progress)  # the device compares INT8 with it
     return export_int8(loaded, calibration_images, folder, progress)
 
 
@@ -198,11 +198,11 @@ def _build_engines(
 def demo(images: Path | None, model: Path | None, out: Path) -> None:
     """Build a map, query it, show a page.
 
-    Without --images the pictures are those of a made-up town that ships with the package.
+    Without --images it shows a made-up town, whose pictures ship with the package.
     """
     from pairvpr.demo.run import run_demo
 
-    with if_interrupted(f"no page was written; the next demo replaces what is in {out}"):
+    with if_interrupted(f"no page was written; the next demo replaces the content of {out}"):
         result = run_demo(out, images=images, model=model, progress=Meters().update)
     if not result.trained:
         print_line("the weights are seeded, not trained: the figures do not show how well places are recognised")

@@ -1,4 +1,4 @@
-"""The commands `pairvpr train` and `pairvpr town`. Function bodies import what they need."""
+"""The commands `pairvpr train` and `pairvpr town`. Imports stand in the bodies of functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare the pictures of a demo: those of the map, and queries whose places are known."""
+"""Prepare the pictures of a demo: map pictures, and queries whose places are known."""
 
 from __future__ import annotations
 

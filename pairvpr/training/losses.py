@@ -1,4 +1,4 @@
-"""Losses of both stages. Everything is computed in float32, whatever precision the network runs in."""
+"""Losses of both stages. Everything is computed in float32, also if the network runs in another precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write what stage one reconstructs as a PNG."""
+"""Write the reconstructions of stage one as a PNG."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Effect:
 
 
 def measure_effect(model: Model, token_format: TokenFormat) -> Effect:
-    """Compare pair scores of stored tokens with those of float32 tokens. Raise BundleError or EngineError."""
+    """Compare the pair scores of stored tokens and of float32 tokens. Raise BundleError or EngineError."""
     exact = Reference.load(model.bundle.reference()).features
     stored = Features(exact.descriptors, np.stack([token_format.store(tokens).load() for tokens in exact.tokens]))
     scores, changed = (

@@ -143,7 +143,7 @@ def test_it_runs_without_torch(pictures, tmp_path):
     """In a process where torch, timm and onnx cannot be imported, from folders to the page."""
     code = f"""
 import sys
-for name in ("torch", "timm", "onnx", "pairvpr.model", "pairvpr.export"):
+for name in ("torch", "timm", "onnx", "pairvpr.model"):
     sys.modules[name] = None
 from pairvpr.errors import CheckpointError
 from pairvpr.evaluation import evaluate, load_folders, write_report

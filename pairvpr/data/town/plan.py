@@ -1,4 +1,4 @@
-"""Plan what stands along a made-up street: upright faces in metres, each with a texture.
+"""Plan the objects along a made-up street: upright faces in metres, each with a texture.
 
 x runs to the right, z along the street, y up. A face is a rectangle above a line on the ground, or a card that turns
 towards the camera (trees, posts). A street is a function of its seed alone.

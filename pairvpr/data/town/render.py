@@ -1,4 +1,4 @@
-"""Draw visits: find the nearest faces along each column of pixels, then light what they show.
+"""Draw visits: find the nearest faces along each column of pixels, then light them.
 
 The camera stands upright, so each column of pixels sees a face at a single distance. The cost of a picture is its
 number of pixels times the few nearest faces, however many faces the street has. Everything is a tensor over all visits
@@ -22,7 +22,7 @@ from pairvpr.data.town.textures import GROUND_METRES, LEVELS, SIDE, STARTS
 from pairvpr.data.town.visits import Visit
 
 LAYERS = 9
-"""Number of nearest faces that a column looks at. Railings and trees let it see what is behind them."""
+"""Number of nearest faces that a column looks at. Railings and trees do not hide the faces behind them."""
 NEAREST = 0.4  # metres: nearer faces are not drawn
 TOP = 5  # column of the faces' tops in the table of faces
 LAMPS = 5  # number of nearest lamps that light a picture
@@ -161,7 +161,7 @@ class Drawing:
         return (x * side < edge).float()
 
     def _faces(self, seen: Seen) -> None:
-        """Put the nearest faces in front of what is seen so far."""
+        """Put the nearest faces in front of those rendered so far."""
         table, texture, kinds = self._table()
         depths, along, order = self._meet(table)
         shadows = (self._chance("shadows on faces", table.shape[1]) * 1.6 - 0.3) * table[..., TOP]

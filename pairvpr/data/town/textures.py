@@ -2,7 +2,7 @@
 
 All textures of a street are painted together as tensors. A texture has SIDE x SIDE texels, row 0 at the bottom, and
 five channels from 0 to 1: red, green and blue of the surface, cover, and window. Cover is 1 for something solid, 0 for
-nothing, and between them for leaves that a season may take. Window is 0 for what never shines. Any other value decides
+nothing, and between them for leaves that a season may take. Window is 0 where it never shines. Any other value decides
 at which visits a light is on behind it.
 """
 
@@ -29,7 +29,7 @@ GROUND_METRES = (150.0, 30.0)
 
 
 class Paint:
-    """Random numbers for a batch of textures. Each texture has its own, whatever is painted beside it."""
+    """Random numbers for a batch of textures. Each texture has its own, independent of its neighbours."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.rngs = [np.random.default_rng((seed, 11)) for seed in seeds]
