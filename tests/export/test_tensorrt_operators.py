@@ -26,9 +26,10 @@ OPSET = 20
 # Listed in 10.15, and no entry of the change log after 10.3 names them: there before.
 # fmt: off
 OPERATORS = frozenset({
-    "Add", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Expand", "Gather", "Gelu", "Gemm",
-    "LayerNormalization", "MatMul", "Mul", "QuantizeLinear", "ReduceL2", "ReduceMean", "ReduceSum", "Relu", "Reshape",
-    "Shape", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+    "Add", "AveragePool", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Expand", "Gather",
+    "GatherND", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Max", "Mul", "Pow", "QuantizeLinear", "ReduceL2",
+    "ReduceMax", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Split", "Squeeze", "Sub",
+    "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
 # What came as one operator only with opset 17 and 20, and the name in 10.3 of what it becomes.
@@ -38,7 +39,7 @@ BECOMES = {
     "Cast": ("LayerType", "CAST"),
 }
 # "`axes` must be an initializer"; as tensors only from 10.7 on (Squeeze and Unsqueeze).
-CONSTANT_AXES = {"ReduceL2", "ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze"}
+CONSTANT_AXES = {"ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze"}
 TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL}
 
 

@@ -140,7 +140,7 @@ def test_forms_without_fused_attention(bundle: Bundle, graph: str) -> None:
     for form in FORMS:
         network = tensorrt_api.Network(bundle.graph("fp16", graph, cpu=False))
         if form != FORMS[0]:
-            network.unfuse_attention()
+            assert network.unfuse_attention() > 0
         if form == FORMS[2]:
             network.compute_in_float32()
         assert set(network.product_types()) == {"float32" if form == FORMS[2] else "float16"}
@@ -150,7 +150,7 @@ def test_forms_without_fused_attention(bundle: Bundle, graph: str) -> None:
         ports.append([(tensor.name, tensor.dtype) for tensor in tensors])
         counts.append(fused(build(network, bundle, graph, (8,), threading.Event(), lambda _: None)))
     assert ports[0] == ports[1] == ports[2]
-    assert counts[0] > 0
+    assert graph == "encoder" or counts[0] > 0  # the default encoder is one of convolutions
     assert counts[1:] == [0, 0]
 
 
