@@ -6,6 +6,7 @@ import ast
 import fnmatch
 import importlib
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 import sys
@@ -153,3 +154,18 @@ def test_the_lowest_versions_tested_are_the_lowest_allowed() -> None:
     for text in allowed:
         name, _, lowest = text.partition(">=")
         assert versions[name] in (lowest, f"{lowest}.0", f"{lowest}.0.0"), text
+
+
+def test_requirements_of_an_extra_are_those_of_the_target() -> None:
+    """As pip's own check of wheels for other computers leaves the markers to the Python that it runs in."""
+    path = ROOT / ".ci" / "resolve_extras.py"
+    pytest.importorskip("packaging")
+    spec = importlib.util.spec_from_file_location("resolve_extras", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    there, elsewhere = (script.requirements("dev", "3.12", machine) for machine in ("x86_64", "aarch64"))
+    assert set(there) - set(elsewhere) == {"tensorrt-rtx-cu13>=1.7"}
+    assert {"numpy>=1.24", "pytest>=8", "mkdocs-material>=9.5"} <= set(elsewhere)
+    assert {extra for extra, _, _ in script.WITHOUT_WHEELS} <= set(PROJECT["project"]["optional-dependencies"])
