@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
+from pairvpr.calibration.kept_answers import KeptAnswers, answers_file
 from pairvpr.calibration.known_places import AnsweredPicture, Progress, ask, split_places
 from pairvpr.calibration.locator import Locator
 from pairvpr.calibration.threshold import (
@@ -27,7 +32,7 @@ from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import FaissIndex
-from pairvpr.runtime.sources import SourceOptions, open_source
+from pairvpr.runtime.sources import Source, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
 
 RADIUS = 25.0
@@ -35,6 +40,8 @@ RADIUS = 25.0
 PRECISION = 0.99
 DELTA = 0.1
 MIN_PICTURES = 40
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,42 +82,51 @@ class ThresholdFit:
 def calibrate_acceptance(
     map_: Map,
     model: Model,
-    images: str | Path,
+    images: Sequence[str | Path],
     target: PrecisionTarget,
     progress: Progress,
     *,
-    poses: str | Path | None = None,
+    poses: Sequence[str | Path] = (),
     options: SourceOptions = DEFAULT,
     top_k: int | None = None,
     exact: bool = False,
+    keep: bool = False,
 ) -> Acceptance:
     """Find the lowest pair score from which accepted answers of a map keep a precision.
 
-    images, options: source of pictures of known places, as for `open_source`.
+    images, options: sources of pictures of known places, as for `open_source`.
     target: the precision to keep, and the distance within which a match is right.
-    poses: file of poses (see `PlaceFinder`), unless the target's unit is frames.
-    top_k, exact: settings of the answers, as for `PlaceRecognizer.open`.
+    poses: a file of poses (see `PlaceFinder`) for all sources, or one for each. Empty if the target's unit is frames.
+    top_k, exact: settings of the answers. None takes the model's number of candidates. They become the map's defaults.
+    keep: keep the answers in the user's cache, and take those of earlier calibrations from there.
     A best match with no known place counts as wrong.
     Raises SourceError for too few pictures and if no score keeps the precision. Raises MapError for a map without
     places, or with places if the unit is frames. Errors of map, engine and source pass through.
     """
     k = count_candidates(map_, model, top_k)
     cascade = None if exact else Cascade.find_in(model.bundle)
+    setup = ScoreSetup.from_map(map_, k, cascade)
     recognizer = PlaceRecognizer(map_, model, FaissIndex(map_.descriptors), k, cascade=cascade)
-    with open_source(str(images), options) as source:
-        if source.live:
-            raise SourceError(f"{images}: a live source has no known places; give recorded pictures with --images")
-        in_frames = target.unit == FRAMES
-        locator = Locator.from_frame_numbers(map_, source) if in_frames else Locator.from_places(map_, poses)
-        if source.length is not None:
-            check_enough(images, source.length, target)
-        answered = ask(recognizer, source, locator, target.radius, progress)
-    fit = fit_threshold(answered, target, images)
-    traverses = count_by_traverse(fit.checked, fit.threshold, images)
+    shown = ", ".join(map(str, images))
+    answered: list[AnsweredPicture] = []
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_source(str(each), options)) for each in images]
+        locators = _locate(map_, sources, target, poses)
+        lengths = [source.length for source in sources]
+        if None not in lengths:
+            check_enough(shown, sum(length or 0 for length in lengths), target)
+        kept = stack.enter_context(KeptAnswers(recognizer, answers_file(model, setup) if keep else None))
+        for source, locator, name_traverse in zip(sources, locators, _traverse_names(images), strict=True):
+            answered += ask(map_, source, locator, target.radius, progress, kept, name_traverse)
+        if kept.reused:
+            log.info("%d of %d answers are kept from an earlier calibration", kept.reused, len(answered))
+    fit = fit_threshold(answered, target, shown)
+    traverses = count_by_traverse(fit.checked, fit.threshold)
     return Acceptance(
         identity=model.bundle.identity,
         engine=model.engines.description,
-        setup=ScoreSetup.from_map(map_, k, cascade),
+        setup=setup,
+        exact=exact,
         threshold=fit.threshold,
         slope=fit.slope,
         bias=fit.bias,
@@ -139,52 +155,94 @@ def count_candidates(map_: Map, model: Model, top_k: int | None) -> int:
     return top_k
 
 
-def check_enough(images: str | Path, count: int, target: PrecisionTarget) -> None:
-    """Raise SourceError if `count` pictures cannot show the precision."""
+def _locate(
+    map_: Map, sources: Sequence[Source], target: PrecisionTarget, poses: Sequence[str | Path]
+) -> list[Locator]:
+    """Return a locator for each source. Raises SourceError for a live source."""
+    for source in sources:
+        if source.live:
+            raise SourceError(
+                f"{source.origin}: a live source has no known places; give recorded pictures with --images"
+            )
+    if target.unit == FRAMES:
+        return [Locator.from_frame_numbers(map_, source) for source in sources]
+    files = list(poses) if len(poses) == len(sources) else [*poses, None][:1] * len(sources)
+    return [Locator.from_places(map_, file) for file in files]
+
+
+def _traverse_names(images: Sequence[str | Path]) -> list[Callable[[str], str]]:
+    """Return for each source a function from a picture's folder, "." for the source itself, to the name to show."""
+    names = [Path(each).resolve().name for each in images]
+    if len(set(names)) < len(names):
+        names = [str(each) for each in images]
+
+    def name(source: str, folder: str) -> str:
+        if folder == ".":
+            return source
+        return folder if len(images) == 1 else f"{source}/{folder}"
+
+    return [partial(name, source) for source in names]
+
+
+def check_enough(images: str, count: int, target: PrecisionTarget, found: str = "") -> None:
+    """Raise SourceError if `count` pictures cannot show the precision. found: results so far, for the message."""
     if count < target.min_pictures():
         raise SourceError(
             f"{images}: {count} usable pictures; a precision of {target.precision:g} needs at least "
             f"{target.min_pictures()} of known places, {target.radius:g} {target.unit} apart within a traverse, even "
-            "if all answers are right; give more, or ask for less with --precision-target"
+            f"if all answers are right{found}; give more, or ask for less with --precision-target"
         )
 
 
-def fit_threshold(answered: Sequence[AnsweredPicture], target: PrecisionTarget, images: str | Path) -> ThresholdFit:
+def fit_threshold(answered: Sequence[AnsweredPicture], target: PrecisionTarget, images: str) -> ThresholdFit:
     """Fit the threshold in some stretches of the places and test it in the others.
 
     images: source of the answers, for error messages.
     Raises SourceError for too few answers and if no score keeps the precision.
     """
-    check_enough(images, len(answered), target)
+    found = describe_first_matches(answered, target)
+    check_enough(images, len(answered), target, f" ({found})" if answered else "")
     scores, right = np.array([each.score for each in answered]), np.array([each.right for each in answered])
     learning, checking = split_places([each.where for each in answered])
     thresholds = order_thresholds(scores[learning], right[learning], target.precision)
     threshold = certify(scores[checking], right[checking], thresholds, target.precision, target.delta)
     if threshold is None:
-        raise _not_shown(images, target, thresholds[0], scores[checking], right[checking])
+        raise _not_shown(images, target, thresholds[0], scores[checking], right[checking], found)
     slope, bias = fit_confidence(scores[learning], right[learning])
     return ThresholdFit(threshold, slope, bias, len(learning), tuple(answered[i] for i in checking))
 
 
-def count_by_traverse(checked: Sequence[AnsweredPicture], threshold: float, images: str | Path) -> tuple[Traverse, ...]:
-    """Count the checked pictures of each folder. Pictures right in `images` count under its name."""
+def describe_first_matches(answered: Sequence[AnsweredPicture], target: PrecisionTarget) -> str:
+    """Return how many first matches are right, and how far off the wrong ones are."""
+    wrong = [each.off for each in answered if not each.right]
+    placed = sorted(off for off in wrong if off is not None)
+    text = f"{len(answered) - len(wrong)} of {len(answered)} first matches are right"
+    if placed:
+        low, middle, high = (f"{off:,.{0 if off >= 10 else 1}f}" for off in (placed[0], median(placed), placed[-1]))
+        text += f", the wrong ones are {low} to {high} {target.unit} off (median {middle})"
+    if len(placed) < len(wrong):
+        text += f", {len(wrong) - len(placed)} have no known place"
+    return text
+
+
+def count_by_traverse(checked: Sequence[AnsweredPicture], threshold: float) -> tuple[Traverse, ...]:
+    """Count the checked pictures of each traverse."""
     found = []
     for name in sorted({each.traverse for each in checked}):
         own = [each for each in checked if each.traverse == name]
         accepted = [each for each in own if each.score >= threshold]
-        shown = Path(images).resolve().name if name == "." else name
-        found.append(Traverse(shown, len(own), len(accepted), sum(each.right for each in accepted)))
+        found.append(Traverse(name, len(own), len(accepted), sum(each.right for each in accepted)))
     return tuple(found)
 
 
 def _not_shown(
-    images: str | Path, target: PrecisionTarget, threshold: float, scores: Floats, right: Bools
+    images: str, target: PrecisionTarget, threshold: float, scores: Floats, right: Bools, found: str
 ) -> SourceError:
     accepted = scores >= threshold
     hits, count = int(np.sum(right & accepted)), int(np.sum(accepted))
     shown = math.floor(1000 * lower_bound(hits, count, target.delta)) / 1000
     return SourceError(
         f"{images}: no score shows a precision of {target.precision:g}: at the most promising threshold, "
-        f"{threshold:.3f}, {hits} of {count} answers were right, which shows {shown:.3f}; ask for less with "
-        "--precision-target, or give more pictures"
+        f"{threshold:.3f}, {hits} of {count} answers were right, which shows {shown:.3f} (of all, {found}); ask for "
+        "less with --precision-target, allow more with --radius or --tolerance, or give more pictures"
     )

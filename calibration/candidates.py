@@ -12,6 +12,7 @@ import numpy as np
 from pairvpr.errors import EngineError
 from pairvpr.machine import usable_cores
 from pairvpr.runtime.bundle import Bundle, has_plans
+from pairvpr.runtime.calibrated.acceptance import AnswerDefaults
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.engines.onnxruntime import working_devices
@@ -73,12 +74,13 @@ class Workshop:
     def from_map(map_: Map) -> Workshop:
         """Open the map's own bundle and index the map. Raises BundleError."""
         bundle = Bundle.open(map_.model_path)
-        return Workshop(map_, FaissIndex(map_.descriptors), bundle, Cascade.find_in(bundle))
+        exact = AnswerDefaults.from_bundle(bundle).exact
+        return Workshop(map_, FaissIndex(map_.descriptors), bundle, None if exact else Cascade.find_in(bundle))
 
     @property
     def top_k(self) -> int:
         """Return the number of database pictures that an answer compares."""
-        return min(self.bundle.info.top_k, len(self.map_))
+        return min(AnswerDefaults.from_bundle(self.bundle).top_k, len(self.map_))
 
     def open(self, setting: RuntimeSetting) -> Candidate:
         """Open a candidate. Raises EngineError if the setting cannot run here."""

@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.calibration.cascade import SAME
+from pairvpr.calibration.kept_answers import KeptAnswers
 from pairvpr.calibration.locator import Locator, traverse_name
 from pairvpr.errors import MapError
-from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.answer import Match
 from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Frame, Source
 
 STRETCHES = 12
@@ -46,6 +46,7 @@ class AnsweredPicture:
     right: whether the best match lies within the radius.
     outside: whether no map picture lies within the radius.
     own: whether the picture belongs to a traverse that the map was built from.
+    off: distance of the best match from the picture's place, in the unit of the radius; None if it has no place.
     """
 
     where: Pose | Gps
@@ -54,18 +55,28 @@ class AnsweredPicture:
     right: bool
     outside: bool
     own: bool
+    off: float | None = None
 
 
 def ask(
-    recognizer: PlaceRecognizer, source: Source, locator: Locator, radius: float, progress: Progress
+    map_: Map,
+    source: Source,
+    locator: Locator,
+    radius: float,
+    progress: Progress,
+    kept: KeptAnswers,
+    name_traverse: Callable[[str], str],
 ) -> list[AnsweredPicture]:
     """Return the answers to the source's pictures.
+
+    kept: asks the map, or knows the answer from an earlier calibration.
+    name_traverse: returns the name to show for a picture's folder.
 
     Pictures that cannot be read, that have no place, or that are the map's own are left out with a warning. From each
     folder (a traverse) only pictures at least `radius` from all earlier ones are taken.
     Raises MapError if no map picture has a place in a query's coordinate frame.
     """
-    sources = {record.source for record in recognizer.map.records}
+    sources = {record.source for record in map_.records}
     taken: dict[str, list[Pose | Gps]] = defaultdict(list)
     answered: list[AnsweredPicture] = []
     without = same = 0
@@ -80,15 +91,15 @@ def ask(
             continue
         if not is_apart(where, taken[drive], radius):
             continue
-        answer = recognizer.recognize_frame(frame)
-        if max(match.similarity for match in answer.matches) >= SAME:  # a picture that a robot never meets again
+        best, similarity = kept.ask(frame)
+        if similarity >= SAME:  # a picture that a robot never meets again
             same += 1
             continue
         taken[drive].append(where)
-        right, outside = _judge(answer, where, locator, radius, recognizer.map)
-        assert answer.best.score is not None  # all candidates were compared
-        own = _is_own(frame, source, sources)
-        answered.append(AnsweredPicture(where, drive, answer.best.score, right, outside, own))
+        off, outside = _judge(best, frame.name, where, locator, radius, map_)
+        assert best.score is not None  # all candidates were compared
+        right, own = off is not None and off <= radius, _is_own(frame, source, sources)
+        answered.append(AnsweredPicture(where, name_traverse(drive), best.score, right, outside, own, off))
     if without:
         log.warning("%d pictures left out: they have no place", without)
     if same:
@@ -119,18 +130,23 @@ def split_places(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], n
     return learning, np.setdiff1d(np.arange(len(wheres)), learning)
 
 
-def _judge(answer: Recognition, where: Pose | Gps, locator: Locator, radius: float, map_: Map) -> tuple[bool, bool]:
-    """Return whether the best match is right, and whether no map picture could be. A match without a place is wrong."""
-    best = locator.of_match(answer.best)
-    right = best is not None and distance_between(where, best) <= radius
-    nearest = 0.0 if right else min(distance_between(where, place) for place in locator.known)
+def _judge(
+    best: Match, query: str, where: Pose | Gps, locator: Locator, radius: float, map_: Map
+) -> tuple[float | None, bool]:
+    """Return the distance of the best match, None if it has no place, and whether no map picture is within the radius.
+
+    A place in another frame is none.
+    """
+    place = locator.of_match(best)
+    off = math.inf if place is None else distance_between(where, place)
+    nearest = 0.0 if off <= radius else min(distance_between(where, known) for known in locator.known)
     if math.isinf(nearest):
         frame_of = where.frame if isinstance(where, Pose) else "wgs84"
         raise MapError(
-            f"{map_.path}: none of its pictures has a place in frame {frame_of!r}, the frame of {answer.query}; give "
+            f"{map_.path}: none of its pictures has a place in frame {frame_of!r}, the frame of {query}; give "
             "--poses in the map's frame"
         )
-    return right, nearest > radius
+    return None if math.isinf(off) else off, nearest > radius
 
 
 def _plane(where: Pose | Gps) -> tuple[float, float, float]:

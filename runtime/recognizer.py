@@ -18,7 +18,7 @@ from PIL import Image
 from pairvpr.errors import BundleError, EngineError, MapError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.acceptance import ScoreSetup
+from pairvpr.runtime.calibrated.acceptance import AnswerDefaults, ScoreSetup
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, open_tuned
@@ -90,12 +90,14 @@ class PlaceRecognizer:
 
         model: another bundle of the same identity. None takes the map's own bundle. With it, the setting that
         `pairvpr tune` found for this device fills the fields left open: device, precision, threads, batch_size, exact.
-        top_k: number of candidates to re-rank. None takes the model's default or the whole map, whichever is less.
+        top_k: number of candidates to re-rank. None takes the number that the map's threshold was calibrated with, else
+        the model's default; at most the whole map.
         rerank: whether to re-rank. False answers by descriptors alone.
         budget_ms: milliseconds for a whole answer, from decoding on. Candidates that do not fit in are not compared,
         and none is if encoding takes the whole budget.
         exact: True compares every candidate in full, as published. False drops candidates by the cascade, which must
-        have been calibrated. None follows the tuned setting, or else uses the cascade if there is one.
+        have been calibrated. None follows the calibrated threshold, else the tuned setting, else uses the cascade if
+        there is one.
         strict: raise MapError at a candidate whose tokens are damaged. Otherwise it is left out of the answer, which is
         then not complete, and logged once.
         device, precision, threads, batch_size: see `load_model`.
@@ -105,6 +107,9 @@ class PlaceRecognizer:
         map_ = Map.open(path)
         try:
             _check_size(map_, top_k)
+            defaults = AnswerDefaults.from_bundle(Bundle.open(map_.model_path if model is None else Path(model)))
+            if exact is None and rerank:
+                exact = defaults.exact
             setting = RuntimeSetting(device, precision, threads, batch_size, exact)
             tuned = ""
             if model is None:
@@ -112,7 +117,7 @@ class PlaceRecognizer:
             else:
                 loaded = setting.load(Path(model))
             _check_model(map_, loaded.bundle)
-            k = loaded.bundle.info.top_k if top_k is None else top_k  # a map that grows has more
+            k = defaults.top_k if top_k is None else top_k  # a map that grows has more
             cascade = _choose_cascade(loaded.bundle, setting.exact) if rerank else None
             index = FaissIndex(map_.descriptors)
             recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True, strict=strict)

@@ -141,7 +141,13 @@ def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: 
 
 @calibrate.command("threshold", cls=CalibrateCommand)
 @click.option("--db", required=True, type=PATH, help="The map whose answers to calibrate.")
-@images_option
+@click.option(
+    "--images",
+    required=True,
+    multiple=True,
+    type=PATH,
+    help="A traverse of your own through known places, as the robot sees them. May be given several times.",
+)
 @click.option(
     "--precision-target",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -163,19 +169,28 @@ def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: 
     metavar="FRAMES",
     help="Use the numbers in picture names as places, as `pairvpr eval` does: largest distance of a right match.",
 )
-@click.option("--poses", type=PATH, help="Poses file, as for `map build`. Default: @UTM@ names, EXIF GPS.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Number of candidates, as `pairvpr-run` will take.")
-@click.option("--exact", is_flag=True, help="Calibrate answers of `pairvpr-run --exact`.")
+@click.option(
+    "--poses",
+    multiple=True,
+    type=PATH,
+    help="Poses file, as for `map build`: for all traverses, or one for each. Default: @UTM@ names, EXIF GPS.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    help="Number of candidates of an answer. It becomes the map's default. Default: the model's.",
+)
+@click.option("--exact", is_flag=True, help="Calibrate exact answers. They become the map's default.")
 @source_options
 @format_option
 def calibrate_threshold(
     db: Path,
-    images: Path,
+    images: tuple[Path, ...],
     precision_target: float | None,
     delta: float | None,
     radius: float | None,
     tolerance: int | None,
-    poses: Path | None,
+    poses: tuple[Path, ...],
     top_k: int | None,
     exact: bool,
     options: SourceOptions,
@@ -184,10 +199,13 @@ def calibrate_threshold(
     """Find the score from which to accept answers.
 
     Asks the map pictures of known places and finds the lowest pair score from which the promised share of answers is
-    right. A new cascade makes a threshold invalid: calibrate the cascade first.
+    right. A new cascade makes a threshold invalid: calibrate the cascade first. Answers are kept in your cache, so that
+    another radius or precision needs no new recognising.
     """
+    if len(poses) not in (0, 1, len(images)):
+        raise click.UsageError(f"give --poses once, or once for each of the {len(images)} --images")
     if tolerance is not None:
-        for name, value in (("--radius", radius), ("--poses", poses)):
+        for name, value in (("--radius", radius), ("--poses", poses or None)):
             if value is not None:
                 raise click.UsageError(f"{name} goes by poses, --tolerance by numbers in names: give one of them")
 
@@ -204,7 +222,16 @@ def calibrate_threshold(
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
         acceptance = calibrate_acceptance(
-            map_, opened, images, target, Meters().update, poses=poses, options=options, top_k=top_k, exact=exact
+            map_,
+            opened,
+            images,
+            target,
+            Meters().update,
+            poses=poses,
+            options=options,
+            top_k=top_k,
+            exact=exact,
+            keep=True,
         )
     opened.bundle.store_calibration(KEY, acceptance.to_json())
     _print_result(opened.bundle.path, "acceptance threshold", acceptance_rows(acceptance), acceptance.to_json(), style)

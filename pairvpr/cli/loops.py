@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Ignore pictures added within the last SECONDS.",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Compare this many candidates. Default: the model's.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    help="Compare this many candidates. Default: as the threshold was calibrated, else the model's.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -152,7 +152,7 @@ def map_info(db: Path, style: str) -> None:
     import dataclasses
 
     from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.calibrated.acceptance import ScoreSetup
+    from pairvpr.runtime.calibrated.acceptance import Acceptance, AnswerDefaults, ScoreSetup
     from pairvpr.runtime.calibrated.cascade import Cascade
     from pairvpr.runtime.calibrated.judge import Judge
     from pairvpr.runtime.calibrated.tuning import Tuning
@@ -164,11 +164,14 @@ def map_info(db: Path, style: str) -> None:
         info = {**dataclasses.asdict(map_.info()), "path": str(db)}
         bundle = Bundle.open(map_.model_path)
         weights, cascade, tuning = bundle.info.weights, Cascade.find_in(bundle), Tuning.find_in(bundle)
-        judge = Judge.from_bundle(bundle, ScoreSetup.from_map(map_, min(bundle.info.top_k, len(map_)), cascade))
+        acceptance, defaults = Acceptance.find_in(bundle), AnswerDefaults.from_bundle(bundle)
+        used = None if defaults.exact else cascade
+        judge = Judge.from_bundle(bundle, ScoreSetup.from_map(map_, min(defaults.top_k, len(map_)), used))
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
-        info.update(decisions=judge.acceptance and judge.acceptance.to_json())
+        info.update(decisions=acceptance and acceptance.to_json())
+        info.update(decisions_void=None if judge.acceptance is not None else judge.reason)
         print_line(json_line(info))
         return
     info.update(tokens=describe(info["tokens"]), bytes_per_picture=round(info["bytes_per_picture"]))
@@ -176,7 +179,7 @@ def map_info(db: Path, style: str) -> None:
     results = {
         "cascade": cascade_rows(cascade) if cascade else [],
         "tuned": tuning_rows(tuning) if tuning else [],
-        "decisions": judge_rows(judge),
+        "decisions": judge_rows(judge, acceptance),
     }
     for name, found in results.items():
         lines = align(found) or ["not calibrated" if name == "cascade" else "no"]

@@ -77,13 +77,15 @@ _OPTIONS = [
         help="Default: as tuned for the map, else the best of the bundle for the device.",
     ),
     click.option(
-        "--top-k", type=int, help="Number of candidates to re-rank. Default: the model's, at most the map's size."
+        "--top-k",
+        type=int,
+        help="Number of candidates to re-rank. Default: as the threshold was calibrated, else the model's.",
     ),
     click.option("--no-rerank", is_flag=True, help="Answer by global descriptors alone."),
     click.option(
         "--exact/--cascade",
         default=None,
-        help="Compare every candidate in full, or drop unlikely ones early. Default: as tuned or calibrated.",
+        help="Compare every candidate in full, or drop unlikely ones early. Default: as calibrated or tuned.",
     ),
     click.option(
         "--budget-ms",

@@ -46,6 +46,11 @@ def acceptance_rows(acceptance: Acceptance) -> list[Row]:
             "all queries",
             f"{acceptance.right} right ({acceptance.expected:.0f} expected), {acceptance.outside} outside the map",
         ),
+        (
+            "answers",
+            f"{acceptance.setup.top_k} candidates, "
+            f"{'all compared in full' if acceptance.setup.cascade is None else 'by the cascade'}",
+        ),
         ("engine", acceptance.engine),
         *(("conditions", _describe_traverse(each)) for each in acceptance.traverses[:SHOWN]),
     ]
@@ -80,9 +85,10 @@ def tuning_rows(tuning: Tuning) -> list[Row]:
     ]
 
 
-def judge_rows(judge: Judge) -> list[Row]:
-    """Describe the threshold in use, or the reason why there is none."""
-    return [("threshold", judge.reason)] if judge.acceptance is None else acceptance_rows(judge.acceptance)
+def judge_rows(judge: Judge, stored: Acceptance | None) -> list[Row]:
+    """Describe the threshold that a map stores, after the reason why it decides nothing if it does not."""
+    void = [("void" if stored else "threshold", judge.reason)] if judge.acceptance is None else []
+    return [*void, *(acceptance_rows(stored) if stored else [])]
 
 
 def align(rows: Sequence[Row]) -> list[str]:

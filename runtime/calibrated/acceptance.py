@@ -15,6 +15,7 @@ from typing import Any
 from pairvpr.runtime.bundle import Bundle, check_model, read_result
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
+from pairvpr.validation import check_int
 
 KEY = "acceptance"
 """Key of the threshold among a bundle's calibration results."""
@@ -70,6 +71,7 @@ class Acceptance:
     slope, bias: the confidence of a score s is 1 / (1 + exp(-(slope s + bias))).
     radius: distance within which a match is right, in `unit`.
     unit: METRES or FRAMES.
+    exact: whether exact answers were asked for, so that a cascade is not used by default.
     precision: lowest share of accepted answers that are right.
     delta: chance that the share is lower after all.
     fitted: number of pictures used to fit the confidence and to choose the thresholds to test.
@@ -101,6 +103,7 @@ class Acceptance:
     traverses: tuple[Traverse, ...]
     own: int
     unit: str = METRES
+    exact: bool = False
 
     @staticmethod
     def find_in(bundle: Bundle) -> Acceptance | None:
@@ -126,6 +129,9 @@ class Acceptance:
             raise ValueError("a number is not finite")
         if self.unit not in (METRES, FRAMES):
             raise ValueError(f"a radius in {self.unit}")
+        if not isinstance(self.exact, bool):
+            raise ValueError(f"exact is {self.exact!r:.20}")
+        check_int(self.setup.top_k, "top_k", 1, 1_000_000_000)
         if self.slope < 0:
             raise ValueError("confidence falls with the score")
         if not (0 < self.precision < 1 and 0 < self.delta < 1):
@@ -151,6 +157,34 @@ class Acceptance:
     def to_json(self) -> dict[str, Any]:
         """Return the threshold as the bundle stores it."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class AnswerDefaults:
+    """Hold the settings of answers that a user leaves open.
+
+    top_k: number of candidates to compare, at most the map's pictures.
+    exact: whether all candidates are compared in full; None if any cascade may be used.
+    """
+
+    top_k: int
+    exact: bool | None
+
+    @staticmethod
+    def from_bundle(bundle: Bundle) -> AnswerDefaults:
+        """Return the settings that the bundle's threshold was calibrated with, so that answers have decisions.
+
+        Without a threshold these are the model's number of candidates, and None. Raises BundleError.
+        """
+        acceptance = Acceptance.find_in(bundle)
+        if acceptance is None:
+            return AnswerDefaults(bundle.info.top_k, None)
+        setup = acceptance.setup
+        if acceptance.exact:
+            return AnswerDefaults(setup.top_k, True)
+        cascade = Cascade.find_in(bundle)
+        same = cascade is not None and setup.cascade == _digest(cascade.to_json())
+        return AnswerDefaults(setup.top_k, False if same else None)
 
 
 def logistic(slope: float, bias: float, score: float) -> float:

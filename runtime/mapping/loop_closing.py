@@ -158,7 +158,7 @@ class LoopCloser:
         model: the map's model. Its calibrated cascade, if it has one, drops candidates here too.
         threshold: the pair score from which a loop is closed.
         exclude: seconds for which added pictures are ignored.
-        top_k: candidates to compare, None for the model's default.
+        top_k: candidates to compare. None takes the number that the threshold was calibrated with, else the model's.
         report: called with every loop.
 
         Raises ValueError if `exclude` is not positive and finite.
@@ -169,7 +169,8 @@ class LoopCloser:
         self.exclude = exclude
         self.report = report
         self._model = model
-        self._top_k = model.bundle.info.top_k if top_k is None else top_k
+        calibrated = model.bundle.info.top_k if threshold.acceptance is None else threshold.acceptance.setup.top_k
+        self._top_k = calibrated if top_k is None else top_k
         self._cascade = Cascade.find_in(model.bundle)
         self._clock = SteadyClock()
         self._recent: deque[tuple[float, str]] = deque()  # by the steady clock

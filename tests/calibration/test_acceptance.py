@@ -13,13 +13,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pairvpr.calibration.acceptance import PrecisionTarget, calibrate_acceptance
+from pairvpr.calibration.candidates import Workshop
 from pairvpr.calibration.known_places import STRETCHES, cut_stretches, split_places
 from pairvpr.cli.main import main
 from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, ScoreSetup
+from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, AnswerDefaults, ScoreSetup
 from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
 from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Map
@@ -58,12 +59,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of kept answers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pairvpr"
+
+
 @pytest.fixture(scope="module")
 def model(home: Path) -> Model:
     return load_model(home / "bundle")
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, wrong: set[str] = frozenset(), similarity: float = 0.5) -> list[str]:  # type: ignore[assignment]
+def answers(
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: set[str] = frozenset(),  # type: ignore[assignment]
+    similarity: float = 0.5,
+    place: bool = True,
+    name: str = "m",
+) -> list[str]:
     """Plant the answers: the place nearest along the street with a high score, 1 km off with a low one for `wrong`.
 
     Returns the names that are asked, as they come.
@@ -74,9 +88,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, wrong: set[str] = frozenset(), simi
         names.append(frame.name)
         pose = utm_pose(frame.name)
         assert pose is not None
-        place = Pose(pose.x + 1000 * (frame.name in wrong), 0, 0, frame="utm")
+        where = Pose(pose.x + 1000 * (frame.name in wrong), pose.y, 0, frame="utm") if place else None
         score = -5.0 if frame.name in wrong else 5.0
-        return Recognition(frame.name, matches=(Match("m", score, similarity, "full", place),), complete=True)
+        return Recognition(frame.name, matches=(Match(name, score, similarity, "full", where),), complete=True)
 
     monkeypatch.setattr(PlaceRecognizer, "recognize_frame", recognize_frame)
     return names
@@ -84,7 +98,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, wrong: set[str] = frozenset(), simi
 
 def calibrated(home: Path, model: Model, images: str = "queries", **promise: float) -> Acceptance:
     with Map.open(home / "map") as map_:
-        return calibrate_acceptance(map_, model, home / images, PrecisionTarget(**{"precision": 0.9, **promise}), quiet)
+        return calibrate_acceptance(
+            map_, model, [home / images], PrecisionTarget(**{"precision": 0.9, **promise}), quiet
+        )
 
 
 # What is calibrated
@@ -138,7 +154,7 @@ def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch:
     monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 36)
     with Map.open(numbered / "map") as map_:
         found = calibrate_acceptance(
-            map_, model, numbered / "queries", PrecisionTarget(0.8, radius=2, unit=FRAMES), quiet
+            map_, model, [numbered / "queries"], PrecisionTarget(0.8, radius=2, unit=FRAMES), quiet
         )
     assert asked == [f"{traverse}/Image{number:03}.png" for traverse in "abc" for number in range(0, 24, 2)]
     assert (found.threshold, found.fitted + found.checked) == (5, 36)
@@ -151,7 +167,7 @@ def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch:
 def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, model: Model, tmp_path: Path) -> None:
     promise = PrecisionTarget(0.8, radius=2, unit=FRAMES)
     with Map.open(home / "map") as map_, pytest.raises(MapError, match=r"have places.*leave out --tolerance"):
-        calibrate_acceptance(map_, model, numbered / "queries", promise, quiet)
+        calibrate_acceptance(map_, model, [numbered / "queries"], promise, quiet)
     for names, message in (
         (("p1.png", "x.png"), r"x\.png: no frame number"),
         (("a1.png", "b1.png"), r"b1\.png: has frame number 1, as a1\.png"),
@@ -162,7 +178,7 @@ def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, mode
         for name in names:
             Image.fromarray(draw_scene(0, 0, SIZE)).save(folder / name)
         with Map.open(numbered / "map") as map_, pytest.raises(SourceError, match=message):
-            calibrate_acceptance(map_, model, folder, promise, quiet)
+            calibrate_acceptance(map_, model, [folder], promise, quiet)
 
 
 def test_a_traverse_counts_once_for_each_place(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +221,121 @@ def test_too_few_pictures_are_refused_with_the_number_needed(
 
 def test_what_no_score_shows_is_refused(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, {f"drive{d}/@{30 * n}@1@.png" for d in range(3) for n in range(20)})
-    with pytest.raises(SourceError, match=r"no score shows a precision of 0.9: .*0 of \d+ answers were right"):
+    refusal = (
+        r"no score shows a precision of 0.9: .*0 of \d+ answers were right.*of all, 0 of 60 first matches are right, "
+        r"the wrong ones are 1,000 to 1,000 m off \(median 1,000\).*--radius"
+    )
+    with pytest.raises(SourceError, match=refusal):
         calibrated(home, model)
+    answers(monkeypatch, {f"drive{d}/@{30 * n}@1@.png" for d in range(3) for n in range(20)}, place=False)
+    with pytest.raises(SourceError, match=r"0 of 60 first matches are right, 60 have no known place"):
+        calibrated(home, model)
+    answers(monkeypatch, {"drive0/@0@1@.png"})
+    with pytest.raises(
+        SourceError, match=r"30 usable.*\(29 of 30 first matches are right, the wrong ones are 1,000 to"
+    ):
+        calibrated(home, model, radius=40)
+
+
+def test_answers_are_kept_for_another_promise(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch, cache) -> None:
+    """Pictures that an earlier calibration asked are not asked again."""
+    names: list[str] = []
+
+    def recognize_frame(_: PlaceRecognizer, frame: Frame) -> Recognition:
+        names.append(frame.name)
+        nearest = APART * min(5, round(int(frame.name.split("@")[1]) / APART))
+        match = Match(f"@{nearest}@0@.png", 5.0, 0.5, "full", Pose(nearest, 0, 0, frame="utm"))
+        return Recognition(frame.name, matches=(match, dataclasses.replace(match, similarity=0.7)), complete=True)
+
+    monkeypatch.setattr(PlaceRecognizer, "recognize_frame", recognize_frame)
+    monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 9)
+
+    def calibrate(radius: float, keep: bool = True, top_k: int | None = None) -> Acceptance:
+        names.clear()
+        with Map.open(home / "map") as map_:
+            target = PrecisionTarget(0.3, 0.5, radius)
+            return calibrate_acceptance(map_, model, [home / "queries"], target, quiet, keep=keep, top_k=top_k)
+
+    first = calibrate(100)
+    assert len(names) == first.fitted + first.checked == 15
+    assert calibrate(100) == first
+    assert not names
+    calibrate(240)
+    assert not names  # each drive's 0, 240 and 480 m were asked before
+    calibrate(60)
+    assert len(names) == 15  # of 30
+    calibrate(100, top_k=2)
+    assert len(names) == 15  # other answers
+    calibrate(100, keep=False)
+    assert len(names) == 15
+    for file in cache.iterdir():
+        file.write_text('{"a": [1, 2, 3]}')
+    assert calibrate(100) == first
+    assert len(names) == 15
+
+
+def test_answers_are_kept_when_no_threshold_is_found(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = answers(monkeypatch, {f"drive{d}/@{30 * n}@1@.png" for d in range(3) for n in range(20)}, name="@0@0@.png")
+    for _ in range(2):
+        with Map.open(home / "map") as map_, pytest.raises(SourceError, match="no score shows"):
+            calibrate_acceptance(map_, model, [home / "queries"], PrecisionTarget(0.9), quiet, keep=True)
+    assert len(names) == COUNT
+
+
+def test_several_traverses_count_together(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    answers(monkeypatch)
+    whole, parts = calibrated(home, model), [home / "queries" / f"drive{n}" for n in range(3)]
+    with Map.open(home / "map") as map_:
+        found = calibrate_acceptance(map_, model, parts, PrecisionTarget(0.9), quiet)
+        assert found == whole
+        shutil.copytree(parts[0], tmp_path / "drive0")
+        same = calibrate_acceptance(map_, model, [*parts, tmp_path / "drive0"], PrecisionTarget(0.9), quiet)
+        above = calibrate_acceptance(map_, model, [home / "queries", parts[0]], PrecisionTarget(0.9), quiet)
+    assert {each.name for each in same.traverses} == {str(tmp_path / "drive0"), *map(str, parts)}
+    assert [each.name for each in above.traverses] == ["drive0", *(f"queries/drive{n}" for n in range(3))]
+
+
+def test_each_traverse_has_its_poses(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Pictures of the same names on two drives, each with poses of its own; or one file for all."""
+    asked: list[Pose] = []
+
+    def recognize_frame(_: PlaceRecognizer, frame: Frame) -> Recognition:
+        return Recognition(frame.name, matches=(Match("m", 5.0, 0.5, "full", None),), complete=True)
+
+    monkeypatch.setattr(PlaceRecognizer, "recognize_frame", recognize_frame)
+    monkeypatch.setattr("pairvpr.calibration.acceptance.fit_threshold", lambda answered, *_: asked.extend(answered))
+    monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", 2)
+    for drive in ("a", "b"):
+        (tmp_path / drive).mkdir()
+        shutil.copy(home / "db" / "@0@0@.png", tmp_path / drive / "1.png")
+        (tmp_path / f"{drive}.csv").write_text(f"name,x,y,z,qx,qy,qz,qw\n1.png,{'ab'.index(drive)},0,0,0,0,0,1\n")
+    images, files = [tmp_path / "a", tmp_path / "b"], [tmp_path / "a.csv", tmp_path / "b.csv"]
+    add_pictures(images[0], tmp_path / "map", model, BuildOptions(poses=files[0]), create=True)
+    for given, found in ((files, [0, 1]), (files[1:], [1, 1])):
+        asked.clear()
+        with Map.open(tmp_path / "map") as map_, pytest.raises(AttributeError):  # no threshold was fitted
+            calibrate_acceptance(map_, model, images, PrecisionTarget(0.3, 0.5), quiet, poses=given)
+        assert [each.where.x for each in asked] == found
+
+
+def test_the_default_settings_are_those_of_the_threshold(acceptance: Acceptance, home: Path) -> None:
+    bundle = Bundle.open(home / "bundle")
+
+    def defaults(**change: object) -> AnswerDefaults:
+        content = dataclasses.replace(acceptance, **change).to_json()
+        return AnswerDefaults.from_bundle(
+            Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content}))
+        )
+
+    assert AnswerDefaults.from_bundle(bundle) == AnswerDefaults(3, None)
+    other = dataclasses.replace(acceptance.setup, top_k=2)
+    assert defaults(setup=other) == AnswerDefaults(2, None)
+    assert defaults(setup=other, exact=True) == AnswerDefaults(2, True)
+    lost = dataclasses.replace(other, cascade="0" * 64)  # the cascade was calibrated again: the threshold is void
+    assert defaults(setup=lost) == AnswerDefaults(2, None)
+    for damaged in (0, "2", True):
+        with pytest.raises(BundleError, match=r"top_k is not a whole number.*calibrate threshold"):
+            defaults(setup=dataclasses.replace(other, top_k=damaged))
 
 
 def test_pictures_of_the_map_itself_tell_nothing(home: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +355,7 @@ def test_the_maps_own_traverse_is_optimistic(home: Path, tmp_path: Path, model: 
         shutil.copy(home / "queries" / "drive0" / "@0@1@.png", tmp_path / "db" / "later" / f"@{number * 30}@1@.png")
     for images, own in ((tmp_path / "db" / "later", 60), (tmp_path / "db", 66), (home / "queries", 0)):
         with Map.open(tmp_path / "map") as map_:
-            found = calibrate_acceptance(map_, model, images, PrecisionTarget(0.9), quiet)
+            found = calibrate_acceptance(map_, model, [images], PrecisionTarget(0.9), quiet)
         assert found.own == own
         assert ("OPTIMISTIC" in str(acceptance_rows(found))) == bool(own)
 
@@ -240,18 +369,18 @@ def test_places_that_cannot_be_compared(home: Path, tmp_path: Path, model: Model
         Map.open(tmp_path / "gps") as map_,
         pytest.raises(MapError, match="none of its pictures has a place in frame 'utm'"),
     ):
-        calibrate_acceptance(map_, model, home / "queries", PrecisionTarget(0.9), quiet)
+        calibrate_acceptance(map_, model, [home / "queries"], PrecisionTarget(0.9), quiet)
     (tmp_path / "plain").mkdir()
     for number in range(50):
         shutil.copy(home / "db" / "@0@0@.png", tmp_path / "plain" / f"{number}.png")
     with pytest.raises(SourceError, match="0 usable pictures"), Map.open(home / "map") as map_:
-        calibrate_acceptance(map_, model, tmp_path / "plain", PrecisionTarget(0.9), quiet)
+        calibrate_acceptance(map_, model, [tmp_path / "plain"], PrecisionTarget(0.9), quiet)
     shutil.copytree(tmp_path / "plain", tmp_path / "few")
     for number in range(2, 50):
         (tmp_path / "few" / f"{number}.png").unlink()
     add_pictures(tmp_path / "few", tmp_path / "map", model, create=True)
     with Map.open(tmp_path / "map") as map_, pytest.raises(MapError, match="none of its pictures has a place;"):
-        calibrate_acceptance(map_, model, home / "queries", PrecisionTarget(0.9), quiet)
+        calibrate_acceptance(map_, model, [home / "queries"], PrecisionTarget(0.9), quiet)
 
 
 def _gps(folder: Path, home: Path) -> Path:
@@ -384,7 +513,17 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
         (("--budget-ms", 0.001), INCOMPLETE),
     ):
         assert json.loads(command(*query, *more, of=run_main).stdout)["reason"] == reason
+    # With another number of candidates, which is then the map's default.
+    assert command("calibrate", "threshold", "--db", db, *asked, "--top-k", 2).exit_code == 0
+    assert "answers      2 candidates, all compared in full" in command("map", "info", "--db", db).stdout
+    line = json.loads(command(*query, of=run_main).stdout)
+    assert (line["compared"], line["accepted"] is None) == (2, False)
+    line = json.loads(command(*query, "--top-k", 3, of=run_main).stdout)
+    assert line["reason"] == "not calibrated for --top-k 3, but for 2"
+    with Map.open(db) as map_:
+        assert Workshop.from_map(map_).top_k == 2
     with PlaceRecognizer.open(db) as recognizer:
+        assert recognizer.top_k == 2
         picture = next((tmp_path / "drives" / "3").iterdir())
         assert recognizer.recognize(picture).accepted is not None
         assert command("map", "remove", f"@{APART}@0@.png", "--db", db).exit_code == 0
@@ -392,6 +531,12 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
         assert recognizer.recognize(picture).reason == "not calibrated for this map as it is now"
     line = json.loads(command(*query, of=run_main).stdout)
     assert (line["accepted"], line["reason"]) == (None, "not calibrated for this map as it is now")
+    shown = command("map", "info", "--db", db).stdout
+    assert "void         not calibrated for this map as it is now" in shown
+    assert "(precision 0.6 at 90% confidence, within 1000 m)" in shown
+    figures = json.loads(command("map", "info", "--db", db, "--format", "jsonl").stdout)
+    assert figures["decisions"]["precision"] == 0.6
+    assert figures["decisions_void"] == "not calibrated for this map as it is now"
 
 
 def test_options_that_do_not_go_together(home: Path) -> None:
@@ -413,6 +558,7 @@ def test_options_that_do_not_go_together(home: Path) -> None:
         (("threshold", "--db", home / "map", "--tolerance", 2), "are more precise; leave out --tolerance"),
         (("threshold", "--db", home / "map"), "needs at least 345"),
         (("threshold", "--db", home / "map", "--top-k", 9), "--top-k 9 is outside 1 to 6"),
+        (("threshold", "--db", home / "map", *("--poses", "p.csv") * 2), "--poses once, or once for each of the 1"),
     ):
         result = command("calibrate", *given, *images)
         assert result.exit_code == 2

@@ -48,6 +48,7 @@ def test_a_threshold_in_rows() -> None:
         "  threshold    score >= 5.584 (precision 0.8 at 90% confidence, within 2 m)",
         "  evidence     67 queries, 63 accepted, 56 of them right",
         "  all queries  59 right (54 expected), 0 outside the map",
+        "  answers      20 candidates, all compared in full",
         "  engine       ONNX Runtime",
         "  conditions   drive2.mcap/camera: 67 queries, 63 accepted, 56 of them right",
         "  conditions   recalibrate for other light, weather or camera",
@@ -69,10 +70,10 @@ def test_many_traverses_are_cut_short() -> None:
 
 
 def test_a_judge_without_a_threshold_gives_its_reason() -> None:
-    assert judge_rows(Judge(ACCEPTANCE)) == acceptance_rows(ACCEPTANCE)
-    assert align(judge_rows(Judge(None, "not calibrated for this map as it is now"))) == [
-        "threshold  not calibrated for this map as it is now"
-    ]
+    reason = "not calibrated for this map as it is now"
+    assert judge_rows(Judge(ACCEPTANCE), ACCEPTANCE) == acceptance_rows(ACCEPTANCE)
+    assert judge_rows(Judge(None, reason), None) == [("threshold", reason)]
+    assert judge_rows(Judge(None, reason), ACCEPTANCE) == [("void", reason), *acceptance_rows(ACCEPTANCE)]
 
 
 def test_a_cascade_in_rows() -> None:

@@ -1,0 +1,100 @@
+"""Keep answers to calibration pictures in the user's cache, so that another radius or target asks no picture again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from types import TracebackType
+
+from PIL import Image
+
+from pairvpr import __version__
+from pairvpr.errors import one_line
+from pairvpr.files import write_atomically
+from pairvpr.machine import cache_folder
+from pairvpr.printing import json_document
+from pairvpr.runtime.answer import Match
+from pairvpr.runtime.calibrated.acceptance import ScoreSetup
+from pairvpr.runtime.model import Model
+from pairvpr.runtime.recognizer import PlaceRecognizer
+from pairvpr.runtime.sources import Frame
+from pairvpr.validation import check_list, check_mapping, check_real, check_text, parse_json
+
+MOST = 10_000_000
+"""Most answers of a file."""
+
+log = logging.getLogger(__name__)
+
+
+class KeptAnswers:
+    """Ask pictures, and keep the answers in a file. A picture is known by its pixels, whatever its name.
+
+    with KeptAnswers(recognizer, answers_file(model, setup)) as kept:
+        best, similarity = kept.ask(frame)
+
+    The file is written when the block ends, also by an exception. Without a file every picture is asked.
+    """
+
+    def __init__(self, recognizer: PlaceRecognizer, file: Path | None = None) -> None:
+        self._recognizer, self._file = recognizer, file
+        self._records = {record.name: record for record in recognizer.map.records}
+        self._known = {} if file is None else _load(file)
+        self._before = len(self._known)
+        self.reused = 0
+        """Number of answers that were known."""
+
+    def __enter__(self) -> KeptAnswers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is None or len(self._known) == self._before:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with write_atomically(self._file) as partial:
+                partial.write_text(json_document(self._known), encoding="utf-8")
+        except OSError as fault:
+            log.warning("%s: answers are not kept for the next calibration (%s)", self._file, one_line(fault))
+
+    def ask(self, frame: Frame) -> tuple[Match, float]:
+        """Return the best match for a frame that has a picture, and the highest similarity of all matches."""
+        assert frame.picture is not None
+        key = "" if self._file is None else _digest(frame.picture)
+        if key in self._known and self._known[key][0] in self._records:
+            self.reused += 1
+            name, score, similarity = self._known[key]
+            record = self._records[name]
+            return Match(name, score, similarity, "full", record.pose or record.gps), similarity
+        answer = self._recognizer.recognize_frame(frame)
+        best, similarity = answer.best, max(match.similarity for match in answer.matches)
+        assert best.score is not None  # all candidates were compared
+        if key:
+            self._known[key] = (best.name, best.score, similarity)
+        return best, similarity
+
+
+def answers_file(model: Model, setup: ScoreSetup) -> Path:
+    """Return the file of answers, whose name is unique to the map, the model, the engine and the setup."""
+    key = [__version__, model.bundle.identity, model.engines.description, setup.places, setup.top_k, setup.cascade]
+    return cache_folder() / f"answers-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+
+
+def _digest(picture: Image.Image) -> str:
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+
+
+def _load(file: Path) -> dict[str, tuple[str, float, float]]:
+    """Load a file of answers. Return {} if it is missing or damaged: the pictures are then asked again."""
+    try:
+        content = check_mapping(parse_json(file.read_bytes()), "the file", MOST)
+        rows = {key: check_list(row, "an answer", 3, 3) for key, row in content.items()}
+        return {
+            key: (check_text(name, "a name"), check_real(score, "a score"), check_real(similarity, "a similarity"))
+            for key, (name, score, similarity) in rows.items()
+        }
+    except (OSError, ValueError):
+        return {}
