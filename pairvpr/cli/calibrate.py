@@ -36,7 +36,8 @@ images_option = click.option("--images", required=True, type=PATH, help="Your ow
     type=click.FloatRange(0, 1, min_open=True),
     default=0.003,
     show_default=True,
-    help="Largest share of pictures whose first match may differ from the exact answer's. Needs 2 / share pictures.",
+    help="Largest share of pictures with another first match than the exact answer's. It takes 2 / share pictures, and "
+    "at least 40.",
 )
 @click.option(
     "--report", type=PATH, default=Path("tune.html"), show_default=True, help="Write a page with a plot to this file."

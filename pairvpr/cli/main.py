@@ -206,6 +206,8 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
         result = run_demo(out, images=images, model=model, progress=Meters().update)
     if not result.trained:
         print_line("the weights are seeded, not trained: the figures do not show how well places are recognised")
+    for note in result.notes:
+        print_line(note)
     print_line(
         f"Recall@1 on {result.queries} queries of {result.places} places: {result.recall_before:.1%} by descriptor, "
         f"{result.recall_after:.1%} after re-ranking the best {result.top_k}; {result.milliseconds:.0f} ms a query"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,6 +14,7 @@ from click.core import ParameterSource
 
 from pairvpr.cli.errors import Command, hold_interrupts
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
+from pairvpr.cli.progress import Meter
 from pairvpr.cli.recognizer_options import (
     DB_OPTION,
     LOG_OPTION,
@@ -88,7 +90,9 @@ def main(
     if query is not None:
         from pairvpr.viewing.viewers import watching
 
-        _answer(query, options, recognizer, sequence, matches, style, out, partial(watching, report, rerun, query))
+        watch = partial(watching, report, rerun, query)
+        shown = log_style == "text" and (out is not None or not sys.stdout.isatty())
+        _answer(query, options, recognizer, sequence, matches, style, out, watch, shown)
     elif serve is not None:
         say_renamed("pairvpr-run --serve ADDRESS", "pairvpr serve --listen ADDRESS")
         run_service(serve, allow_remote, recognizer, matches)
@@ -103,8 +107,12 @@ def _answer(
     style: str,
     out: Path | None,
     watch: Callable[[Source, PlaceRecognizer], AbstractContextManager[list[Viewer]]],
+    show_progress: bool,
 ) -> None:
-    """Answer for each picture of a source."""
+    """Answer for each picture of a source.
+
+    show_progress: count the answers of a recording on stderr, because they are not seen on a terminal.
+    """
     from pairvpr.runtime.map_refresh import Refresher
     from pairvpr.runtime.outputs.writers import open_output
     from pairvpr.runtime.sequence.filter import Follower
@@ -120,6 +128,7 @@ def _answer(
         unread = total = 0
         refresher = Refresher(recognizer)
         follower = Follower(recognizer) if sequence else None
+        meter = Meter("pictures") if show_progress and not source.live and not source.single else None
         try:
             for frame in source:
                 if source.live:
@@ -134,6 +143,8 @@ def _answer(
                     put(frame, answer)
                     for viewer in viewers:
                         viewer.add(frame, answer)
+                    if meter is not None:
+                        meter.update(total, source.length)
         except KeyboardInterrupt:
             if not source.live:
                 raise

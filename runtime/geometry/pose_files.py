@@ -43,7 +43,12 @@ LONGEST_FIELD = 100_000  # characters of a CSV field
 
 
 class PoseFile(Protocol):
-    """Find the places of pictures in one file."""
+    """Find the places of pictures in one file.
+
+    first: the name or time stamp of one entry, for messages.
+    """
+
+    first: str
 
     def find(self, name: str, timestamp: float | None = None) -> Place | None:
         """Return the place of a picture, None if the file has none for it.
@@ -66,13 +71,26 @@ class PlaceFinder:
 
     def __init__(self, poses: str | Path | None = None) -> None:
         self.matched = 0
+        self._missed = ""  # the first picture without an entry
         self._poses = None if poses is None else read_poses(poses)
         self._no_fix = Tally(NO_FIX)
         self._degrees = Tally("names hold degrees where @UTM_east@UTM_north@ has metres, and give no place")
 
     def in_file(self, name: str, timestamp: float | None = None) -> bool:
         """Return whether the pose file has a place for the picture `name`."""
-        return self._poses is not None and self._poses.find(name, timestamp) is not None
+        return self._find(name, timestamp) is not None
+
+    def compare(self) -> str:
+        """Return one entry of the file and the first picture without an entry, for the message that none fits."""
+        return "" if self._poses is None else f"the file has {self._poses.first}, a picture is {self._missed}"
+
+    def _find(self, name: str, timestamp: float | None) -> Place | None:
+        if self._poses is None:
+            return None
+        place = self._poses.find(name, timestamp)
+        if place is None and not self._missed:
+            self._missed = name if timestamp is None else f"{name} at {timestamp:.6f} s"
+        return place
 
     def find_place(self, name: str, path: str | Path | None = None, known: Place = UNKNOWN) -> Place:
         """Return the place of the picture `name`.
@@ -82,7 +100,7 @@ class PlaceFinder:
 
         EXIF data that cannot be read gives no place. Raises SourceError if the file is missing.
         """
-        if self._poses is not None and (place := self._poses.find(name, known.timestamp)) is not None:
+        if (place := self._find(name, known.timestamp)) is not None:
             self.matched += 1
             return place if known.timestamp is None else place._replace(timestamp=known.timestamp)
         if known.pose is not None or known.gps is not None:
@@ -178,6 +196,7 @@ class CsvPoses:
             raise SourceError(f"{path} has a header but no poses: add a line for each picture")
         if not self._places:
             raise SourceError(f"{path}: none of its {len(seen)} GPS positions is a fix: check the columns")
+        self.first = next(iter(self._places))
 
     def find(self, name: str, timestamp: float | None = None) -> Place | None:
         """Return the place in the line of exactly this name."""
@@ -240,6 +259,7 @@ class TimedPoses:
             remark(f"{path}: the time stamps are {unit[0]}, and are converted to seconds")
         self._by_time = {time / unit[1]: pose for time, pose in by_time.items()}
         self._times = sorted(self._by_time)
+        self.first = f"time stamp {self._times[0]:.6f} s"
 
     def find(self, name: str, timestamp: float | None = None) -> Place | None:
         """Return the pose nearest in time and the picture's time stamp, None if it is over MAX_TIME_GAP away."""
@@ -276,6 +296,7 @@ class ColmapPoses:
             turn = inverse(to_camera.q or IDENTITY)
             x, y, z = (-rotate(turn, np.array([to_camera.x, to_camera.y, to_camera.z]))).tolist()
             self._places[name] = Place(pose=Pose(x, y, z, turn))
+        self.first = next(iter(self._places))
         remark(f"{path}: positions of COLMAP are taken for metres, which they are only if the model was scaled")
 
     def find(self, name: str, timestamp: float | None = None) -> Place | None:

@@ -171,7 +171,7 @@ def add_pictures(
     if options.poses is not None and adder.added and not finder.matched and source.names is None:
         raise SourceError(
             f"{options.poses}: none of its entries belongs to one of the {adder.added} pictures that {db} now holds "
-            "without a pose; check names or time stamps and build a new map"
+            f"without a pose ({finder.compare()}); check names or time stamps and build a new map"
         )
     return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
 
@@ -259,7 +259,8 @@ class _KnownPictures:
         """
         if poses is not None and not any(self._finder.in_file(name) for name in names):
             raise SourceError(
-                f"{poses}: none of its entries belongs to one of the pictures; check names or time stamps"
+                f"{poses}: none of its entries belongs to one of the pictures ({self._finder.compare()}); check names "
+                "or time stamps"
             )
         for name in names:
             self._check(name, None)

@@ -72,12 +72,12 @@ def token_settings(model: Model, token_type: str | None = None, keep: float | No
         effect = measure_effect(model, TokenFormat("int8"))
         token_type = "int8" if effect.tolerable else "float16"
         if not effect.tolerable:
-            log.info("storing tokens as float16: int8 would change scores by up to %.3g", effect.largest)
+            log.debug("storing tokens as float16: int8 would change scores by up to %.3g", effect.largest)
     token_format = TokenFormat(token_type, 1.0 if keep is None else keep)
     if effect is None or token_format != TokenFormat("int8"):
         effect = measure_effect(model, token_format)
     settings = {KEY: {**asdict(token_format), "effect": asdict(effect)}}
-    log.info("tokens: %s", describe(settings[KEY]))
+    log.debug("tokens: %s", describe(settings[KEY]))
     return settings
 
 

@@ -230,6 +230,18 @@ def test_a_video_becomes_a_map_and_goes_on(tmp_path: Path, model: Model) -> None
     assert add_pictures(other.rename(tmp_path / "tuesday.mkv"), db, model).added == 2
 
 
+def test_poses_of_other_pictures_show_a_name_of_each_side(tmp_path: Path, model: Model) -> None:
+    pictures, poses = draw(tmp_path / "in", 0, 1), tmp_path / "poses.csv"
+    poses.write_text("name,x,y,z,qx,qy,qz,qw\nin/p0.png,1,2,3,0,0,0,1\n")
+    sides = r"\(the file has in/p0\.png, a picture is p0\.png\); check names or time stamps"
+    with pytest.raises(SourceError, match=rf"poses\.csv: none of its entries belongs to one of the pictures {sides}"):
+        add_pictures(pictures, tmp_path / "map", model, BuildOptions(poses=poses), create=True)
+    colmap = tmp_path / "images.txt"
+    colmap.write_text("#   IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME\n1 1 0 0 0 0 0 0 1 cam/0.png\n\n")
+    with pytest.raises(SourceError, match=r"the file has cam/0\.png, a picture is p0\.png"):
+        add_pictures(pictures, tmp_path / "map", model, BuildOptions(poses=colmap), create=True)
+
+
 def test_poses_by_time_reach_the_frames_of_a_video(tmp_path: Path, model: Model) -> None:
     clip, db, poses = write_clip(tmp_path / "drive.mkv", 0, 1), tmp_path / "map", tmp_path / "poses.txt"
     poses.write_text("0.1 1 2 3 0 0 0 1\n0.3 4 5 6 0 0 0 1\n")
@@ -238,7 +250,8 @@ def test_poses_by_time_reach_the_frames_of_a_video(tmp_path: Path, model: Model)
         assert [record.pose and record.pose.x for record in map_.records] == [None, 1, None, 4]
         assert map_.records[1].timestamp == pytest.approx(0.1)
     poses.write_text("1700000000.1 1 2 3 0 0 0 1\n")
-    with pytest.raises(SourceError, match=r"poses\.txt: none of its .* 4 pictures that .* without a pose; check"):
+    sides = r"\(the file has time stamp 1700000000.100000 s, a picture is drive\.mkv#000000 at 0.000000 s\)"
+    with pytest.raises(SourceError, match=rf"poses\.txt: none of its .* 4 pictures that .* a pose {sides}; check"):
         add_pictures(clip, tmp_path / "other", model, BuildOptions(poses=poses), create=True)
 
 
