@@ -92,6 +92,15 @@ def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> I
         return _upright_rgb(opened, str(picture))
 
 
+def make_thumbnail(picture: Image.Image, size: tuple[int, int], quality: int = 80) -> bytes:
+    """Return an RGB picture as a JPEG of at most `size` (width, height) pixels; `picture` itself is not changed."""
+    small = picture.copy()
+    small.thumbnail(size, Image.Resampling.BILINEAR)
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
 def decode_picture(
     content: bytes | bytearray, title: str, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = None
 ) -> Image.Image:

@@ -33,6 +33,14 @@ _OPTIONS = [
         type=click.FloatRange(0, 2),
         help="Keep a picture only if 1 - cosine(descriptor, last kept) is at least this.",
     ),
+    click.option(
+        "--thumbnails",
+        metavar="PIXELS",
+        type=click.IntRange(0, 320),
+        default=160,
+        show_default=True,
+        help="Longest side of the thumbnails that pages of the map and of runs show. 0 stores none.",
+    ),
 ]
 
 _TOKEN_OPTIONS = [

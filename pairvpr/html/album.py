@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from string import Template
 
 from PIL import Image
 
-from pairvpr.runtime.image import load_picture
+from pairvpr.runtime.image import load_picture, make_thumbnail
 from pairvpr.spread import spread
 
 THUMBNAIL = (240, 180)
@@ -47,11 +46,7 @@ WRONG = '<span class="mark">&#10007; wrong</span>'
 
 def thumbnail(picture: Image.Image, size: tuple[int, int] = THUMBNAIL) -> bytes:
     """Return an RGB picture as a JPEG of at most `size` (width, height) pixels; `picture` itself is not changed."""
-    small = picture.copy()
-    small.thumbnail(size, Image.Resampling.BILINEAR)
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return stream.getvalue()
+    return make_thumbnail(picture, size)
 
 
 def figure(jpeg: bytes, state: str, heading: str, caption: str, mark: str = "") -> str:

@@ -38,13 +38,13 @@ class MapPage:
 def view_map(db: str | Path, out: str | Path) -> MapPage:
     """Write the page of the map `db` to the file `out`, whole or not at all.
 
-    A map stores no pictures. Thumbnails are made of the files that it was built from, if these are still there.
+    Its pictures are shown from the files that it was built from, or else as the thumbnails that it stores.
     Raises MapError or BundleError for a damaged map or another folder, PairVPRError if the page cannot be written.
     """
     check_page(Path(out))
     with Map.open(db) as map_:
         bundle = Bundle.open(map_.model_path)
-        album = _choose(map_.records)
+        album = _choose(map_)
         plotted = _plotted(map_.records, set(album.shown))
         page = _render(map_, bundle, album, plotted)
     write_page(Path(out), page)
@@ -55,7 +55,7 @@ def view_map(db: str | Path, out: str | Path) -> MapPage:
 class _Album:
     """Thumbnails of a map.
 
-    shown: JPEG files by index of the record. there: pictures that exist as files. unreadable: chosen, but damaged.
+    shown: JPEG files by index of the record. there: pictures with a file or thumbnail. unreadable: chosen, but damaged.
     """
 
     shown: dict[int, bytes]
@@ -63,10 +63,14 @@ class _Album:
     unreadable: int
 
 
-def _choose(records: list[Record]) -> _Album:
-    there = [i for i, record in enumerate(records) if picture_file(record) is not None]
+def _choose(map_: Map) -> _Album:
+    there = [
+        i
+        for i, record in enumerate(map_.records)
+        if picture_file(record) is not None or map_.read_thumbnail(record) is not None
+    ]
     chosen = spread(there, SHOWN)
-    shown = {i: jpeg for i in chosen if (jpeg := recorded_thumbnail(records[i])) is not None}
+    shown = {i: jpeg for i in chosen if (jpeg := recorded_thumbnail(map_, map_.records[i])) is not None}
     return _Album(shown, len(there), len(chosen) - len(shown))
 
 
@@ -130,8 +134,8 @@ def _say_shown(album: _Album, pictures: int) -> str:
         text += f"; {album.unreadable} more could not be read"
     if album.there < pictures:
         text += (
-            f". The map stores features, not pictures; {pictures - album.there} are not there as files, because "
-            "they came out of a video, bag or camera, or were moved or deleted since"
+            f". {pictures - album.there} have neither a thumbnail in the map (built with --thumbnails 0, or before "
+            "version 0.2) nor a file: they came out of a video, bag or camera, or were moved or deleted since"
         )
     return text + "."
 
@@ -145,7 +149,8 @@ def _numbers(map_: Map) -> str:
             "with a pose, with GPS": f"{info.with_pose}, {info.with_gps}",
             "removed, not compacted yet": str(info.deleted),
             "segments": str(info.segments),
-            "size": f"{info.bytes / 1e6:.1f} MB, and the model {info.model_bytes / 1e6:.1f} MB",
+            "size": f"{info.bytes / 1e6:.1f} MB, thumbnails {info.thumbnail_bytes / 1e6:.1f} MB, the model "
+            f"{info.model_bytes / 1e6:.1f} MB",
             "a picture takes": f"{info.bytes_per_picture / 1e3:.1f} kB",
             "made by": f"pairvpr {info.created_by}",
         },

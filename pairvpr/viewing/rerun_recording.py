@@ -83,7 +83,7 @@ class Recording:
 
     def _show_pictures(self, query: bytes, best: Record | None) -> None:
         self._stream.log("query", rerun.EncodedImage(contents=query, media_type="image/jpeg"))
-        match = None if best is None else recorded_thumbnail(best, PICTURE)
+        match = None if best is None else recorded_thumbnail(self._recognizer.map, best, PICTURE)
         shown = (
             rerun.Clear(recursive=False)
             if match is None

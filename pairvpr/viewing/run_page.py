@@ -153,7 +153,9 @@ def _latency(record: RunRecord) -> str:
 
 def _strips(record: RunRecord, recognizer: PlaceRecognizer) -> str:
     wanted = {each.best for each, _ in record.strips.items}
-    matched = {each.name: recorded_thumbnail(each) for each in recognizer.map.records if each.name in wanted}
+    matched = {
+        each.name: recorded_thumbnail(recognizer.map, each) for each in recognizer.map.records if each.name in wanted
+    }
     strips = [_strip(each, jpeg, matched[each.best]) for each, jpeg in record.strips.items]
     if not strips:
         return ""
@@ -165,7 +167,7 @@ def _strip(each: Answered, query: bytes, match: bytes | None) -> str:
     state = {"accepted": "right", "rejected": "wrong", "unjudged": "query"}[each.verdict]
     caption = f"{each.best}, {each.said}"
     if match is None:
-        caption += "; the map stores no pictures, and this file was moved or deleted since"
+        caption += "; the map stores no thumbnail of it, and there is no file to show"
         found = MISSING.substitute(state=state, heading="Best match", caption=escape(caption))
     else:
         found = figure(match, state, "Best match", caption)

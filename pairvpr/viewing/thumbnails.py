@@ -1,13 +1,14 @@
-"""Find and shrink the pictures that a map was made of; the map itself stores none."""
+"""Show the pictures that a map was made of: from their files, or as the thumbnails that the map stores."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from pairvpr.errors import SourceError
 from pairvpr.html.album import THUMBNAIL, thumbnail
 from pairvpr.runtime.image import load_picture
-from pairvpr.runtime.map import Record
+from pairvpr.runtime.map import Map, Record
 
 
 def picture_file(record: Record) -> Path | None:
@@ -24,12 +25,13 @@ def picture_file(record: Record) -> Path | None:
         return None
 
 
-def recorded_thumbnail(record: Record, size: tuple[int, int] = THUMBNAIL) -> bytes | None:
-    """Return a JPEG of a record's picture, of at most `size` (width, height) pixels; None if there is no such file."""
+def recorded_thumbnail(map_: Map, record: Record, size: tuple[int, int] = THUMBNAIL) -> bytes | None:
+    """Return a JPEG of a record's picture, of at most `size` (width, height) pixels, or as the map stores it.
+
+    Return None if neither is there.
+    """
     file = picture_file(record)
-    if file is None:
-        return None
-    try:
-        return thumbnail(load_picture(file), size)
-    except SourceError:
-        return None
+    if file is not None:
+        with suppress(SourceError):
+            return thumbnail(load_picture(file), size)
+    return map_.read_thumbnail(record)

@@ -14,6 +14,7 @@ from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, Segment, SegmentEntry, write_segment
+from pairvpr.runtime.map.thumbnails import read_thumbnail, write_thumbnails
 from pairvpr.runtime.map.tokens import StoredTokens
 
 SEGMENT_BYTES = 256 * 2**20
@@ -56,4 +57,6 @@ def _rewrite(
             for i in some:
                 descriptors[i], tokens[i] = segment.read_picture(wanted[i])
     with writing(folder):
-        return write_segment(folder, number, descriptors, [tokens[i] for i in range(len(wanted))])
+        entry = write_segment(folder, number, descriptors, [tokens[i] for i in range(len(wanted))])
+        write_thumbnails(folder, number, [(record, read_thumbnail(folder, record)) for record in wanted])
+    return entry

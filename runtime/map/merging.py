@@ -14,6 +14,8 @@ from pairvpr.runtime.map.catalog import Catalog, Meta
 from pairvpr.runtime.map.reader import allow_open_files
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.salvage import Salvage
+from pairvpr.runtime.map.segments import FOLDER
+from pairvpr.runtime.map.thumbnails import read_thumbnail
 from pairvpr.runtime.map.writer import MapWriter
 
 
@@ -59,14 +61,14 @@ def merge_maps(
             already += len(records) - len(wanted[-1])
         total = sum(map(len, wanted))
         merged, damages = 0, []
-        for (_, salvage), records in zip(sources, wanted, strict=True):
+        for other, (_, salvage), records in zip(map(Path, others), sources, wanted, strict=True):
             for record in records:
                 try:
                     descriptor, tokens = salvage.read(record)
                 except MapError as error:
                     damages.append(f"{record.name}: {error}")
                 else:
-                    writer.adopt(record, descriptor, tokens)
+                    writer.adopt(record, descriptor, tokens, read_thumbnail(other / FOLDER, record))
                     merged += 1
                 if progress is not None:
                     progress(merged + len(damages), total)

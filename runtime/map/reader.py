@@ -24,6 +24,7 @@ from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.errors import reading
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment
+from pairvpr.runtime.map.thumbnails import read_thumbnail, thumbnail_bytes
 from pairvpr.runtime.map.tokens import KEY, TokenFormat
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class MapInfo:
 
     pictures: pictures that are not deleted; `with_pose` and `with_gps` of them have a place.
     tokens: the token format, and its measured effect on scores.
-    bytes: size of catalog and segments. model_bytes: size of the bundle.
+    bytes: size of catalog and segments. model_bytes: size of the bundle. thumbnail_bytes: size of the thumbnails.
     bytes_per_picture: bytes / (pictures + deleted), 0 for an empty map.
     """
 
@@ -55,6 +56,7 @@ class MapInfo:
     tokens: dict[str, Any]
     bytes: int
     model_bytes: int
+    thumbnail_bytes: int
     bytes_per_picture: float
 
 
@@ -166,6 +168,10 @@ class Map:
                     log.warning("%s; it is left out of the answers", error)
         return (tokens if intact.all() else tokens[intact]), intact
 
+    def read_thumbnail(self, record: Record) -> bytes | None:
+        """Return the JPEG of a picture. Return None if the map stores none of it or it is damaged."""
+        return read_thumbnail(self.path / FOLDER, record)
+
     def find_misfit(self, dims: Dims) -> str | None:
         """Return the reason why the map's features cannot be those of a model with these sizes, or None."""
         wanted = (dims.descriptor, *self.token_format.stored_shape((dims.tokens, dims.token_dim)))
@@ -177,6 +183,7 @@ class Map:
         stored = self._state.meta.records
         with reading(self.path):
             size = (self.path / catalog.FILE).stat().st_size
+            thumbnails = thumbnail_bytes(self.path / FOLDER)
             model_size = sum(file.stat().st_size for file in self.model_path.rglob("*") if file.is_file())
         size += sum(segment.entry.bytes for segment in self._segments.values())
         return MapInfo(
@@ -193,6 +200,7 @@ class Map:
             tokens={**asdict(self.token_format), **self.settings.get(KEY, {})},
             bytes=size,
             model_bytes=model_size,
+            thumbnail_bytes=thumbnails,
             bytes_per_picture=size / stored if stored else 0.0,
         )
 

@@ -30,6 +30,7 @@ from pairvpr.runtime.map.segments import (
     segment_name,
     write_segment,
 )
+from pairvpr.runtime.map.thumbnails import read_thumbnail, write_thumbnails
 
 ASIDE = "damaged"
 """The folder in the map for damaged files."""
@@ -123,6 +124,8 @@ def _rewrite(
             with writing(path / FOLDER):
                 descriptors, tokens = zip(*pictures, strict=True)
                 segments.append(write_segment(path / FOLDER, number, np.stack(descriptors), tokens))
+                thumbnails = [(record, read_thumbnail(path / FOLDER, record)) for record in intact]
+                write_thumbnails(path / FOLDER, number, thumbnails)
             kept += [dataclasses.replace(record, segment=number, row=row) for row, record in enumerate(intact)]
             number += 1
         done += len(records[entry.number])

@@ -20,6 +20,7 @@ import safetensors.numpy
 from pairvpr.files import check_folder, find_partials, open_member, stat_member, write_atomically
 from pairvpr.runtime.map.errors import damage_error, reading, writing
 from pairvpr.runtime.map.records import Record, Value, checksum
+from pairvpr.runtime.map.thumbnails import is_stray
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
 from pairvpr.validation import check_int, check_list, check_mapping, parse_json
 
@@ -311,7 +312,9 @@ def remove_leftovers(folder: Path, committed: set[str]) -> None:
         check_folder(folder)
     with writing(folder):
         uncommitted = [
-            file for file in folder.iterdir() if _SEGMENT_FILE.fullmatch(file.name) and file.name not in committed
+            file
+            for file in folder.iterdir()
+            if (_SEGMENT_FILE.fullmatch(file.name) and file.name not in committed) or is_stray(file.name, committed)
         ]
         for file in (*uncommitted, *find_partials(folder)):
             file.unlink()

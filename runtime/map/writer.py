@@ -35,6 +35,7 @@ from pairvpr.runtime.map.segments import (
     remove_leftovers,
     write_segment,
 )
+from pairvpr.runtime.map.thumbnails import LARGEST, write_thumbnails
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
 
 # A commit follows after this number of pictures or bytes of tokens: the most that a crash can cost.
@@ -170,26 +171,37 @@ class MapWriter:
         timestamp: float | None = None,
         pose: Pose | None = None,
         gps: Gps | None = None,
+        thumbnail: bytes | None = None,
     ) -> None:
         """Add one picture.
 
         features: descriptor (1, G) and tokens (1, T, D) of the picture.
+        thumbnail: a JPEG for pages, of at most 256 KiB.
         Raises MapError if the name is taken, the features have other shapes or are not finite in the stored format, the
         descriptor does not have length 1, a text or number cannot be stored, or a commit fails.
         """
         self._check_usable()
         if name in self._names:
             raise MapError(f"{self.path} already holds {name!r}: remove it first, or give the picture another name")
-        self._append(self._checked(name, source, timestamp, pose, gps, features))
+        if thumbnail is not None and len(thumbnail) > LARGEST:
+            raise ValueError(f"a thumbnail of {len(thumbnail)} bytes")
+        pending = self._checked(name, source, timestamp, pose, gps, features)
+        self._append(dataclasses.replace(pending, thumbnail=thumbnail))
 
-    def adopt(self, record: Record, descriptor: npt.NDArray[np.float32], tokens: StoredTokens) -> None:
-        """Add a picture as another map stores it: its record, descriptor (G,) and tokens (M, D).
+    def adopt(
+        self,
+        record: Record,
+        descriptor: npt.NDArray[np.float32],
+        tokens: StoredTokens,
+        thumbnail: bytes | None = None,
+    ) -> None:
+        """Add a picture as another map stores it: its record, descriptor (G,), tokens (M, D) and JPEG.
 
         The caller has checked that the other map's `Meta` fits this one's and that the name is free.
         Raises MapError if a commit fails.
         """
         self._check_usable()
-        self._append(_Pending(record, descriptor, tokens))
+        self._append(_Pending(record, descriptor, tokens, thumbnail))
 
     def _append(self, picture: _Pending) -> None:
         self._pending.append(picture)
@@ -219,6 +231,8 @@ class MapWriter:
                     np.stack([pending.descriptor for pending in self._pending]),
                     [pending.tokens for pending in self._pending],
                 )
+                thumbnails = [pending.thumbnail for pending in self._pending]
+                write_thumbnails(self.path / FOLDER, number, list(zip(added, thumbnails, strict=True)))
             with writing(self.path / catalog.FILE):
                 catalog.append(self._connection, meta, segment, added)
         self._meta, self._last_id = meta, added[-1].id
@@ -349,6 +363,7 @@ class _Pending:
     record: Record
     descriptor: npt.NDArray[np.float32]
     tokens: StoredTokens
+    thumbnail: bytes | None = None
 
 
 def _check_same(path: Path, held: Meta, wanted: Meta) -> None:

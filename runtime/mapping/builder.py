@@ -17,7 +17,7 @@ from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Place
-from pairvpr.runtime.image import resize
+from pairvpr.runtime.image import make_thumbnail, resize
 from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
 from pairvpr.runtime.mapping.token_storage import token_settings
@@ -36,6 +36,10 @@ Progress = Callable[[int, "int | None"], None]
 """Receives the number of finished pictures and the total, which is None if the source does not know it."""
 
 
+THUMBNAIL, LARGEST_THUMBNAIL = 160, 320
+"""Longest side of thumbnails in pixels: by default, and at most."""
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """Choose the pictures of a map, their poses and the storage of their tokens.
@@ -48,6 +52,7 @@ class BuildOptions:
     min_change: descriptor change between two keyframes, see `KeyframeSelector`.
     token_type: "float16" or "int8", for a new map only, see `token_settings`.
     keep_tokens: share of the tokens to store, for a new map only, see `token_settings`.
+    thumbnails: longest side in pixels, up to 320, of the thumbnails that pages show. 0 stores none.
     """
 
     source: SourceOptions = DEFAULT
@@ -57,6 +62,11 @@ class BuildOptions:
     min_change: float | None = None
     token_type: str | None = None
     keep_tokens: float | None = None
+    thumbnails: int = THUMBNAIL
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.thumbnails <= LARGEST_THUMBNAIL:
+            raise ValueError(f"thumbnails of {self.thumbnails} pixels")
 
 
 DEFAULT_BUILD = BuildOptions()
@@ -319,6 +329,7 @@ class _Candidate:
     image: npt.NDArray[np.uint8]
     place: Place
     before: Keyframe | None
+    thumbnail: bytes | None
 
 
 class _Adder:
@@ -379,7 +390,10 @@ class _Adder:
             else:
                 # A camera counts from 0 each time it is opened.
                 name = f"{frame.name}@{frame.timestamp:.3f}" if self._source.live else frame.name
-                yield _Candidate(name, resize(frame.picture, self._model.picture_size), place, self._before)
+                side = self._options.thumbnails
+                thumbnail = make_thumbnail(frame.picture, (side, side)) if side else None
+                image = resize(frame.picture, self._model.picture_size)
+                yield _Candidate(name, image, place, self._before, thumbnail)
                 self._before = None
 
     def _select(self, candidate: _Candidate, descriptor: npt.NDArray[np.float32] | None) -> bool:
@@ -400,6 +414,7 @@ class _Adder:
             timestamp=place.timestamp,
             pose=place.pose,
             gps=place.gps,
+            thumbnail=picture.thumbnail,
         )
         self.added += 1
         self.with_place += place.pose is not None or place.gps is not None

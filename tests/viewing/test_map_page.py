@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.image import make_thumbnail
 from pairvpr.runtime.map import MapWriter
 from pairvpr.runtime.model import default_bundle
 from pairvpr.viewing import map_page
@@ -68,7 +70,7 @@ def test_a_map_of_pictures_with_places(tmp_path: Path) -> None:
     assert f"{HOSTILE}, (48.000000, 11.000000) in wgs84" in page.text
     assert "All 5 places; 1 pictures have none." in page.text
     assert "3 of 6 pictures are shown; 1 more could not be read." in page.text
-    assert "2 are not there as files" in page.text
+    assert "2 have neither a thumbnail in the map" in page.text
     assert re.search(r"presetnano.*2 of 3 numbers.*float16", page.text)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
@@ -76,7 +78,25 @@ def test_a_map_of_pictures_with_places(tmp_path: Path) -> None:
     assert view(db, out).stdout.endswith("5 on a plot, 0 shown\n")
     page = Page(out.read_text())
     assert page.count("img") == page.count("a") == 0
-    assert "0 of 6 pictures are shown. The map stores features, not pictures" in page.text
+    assert "0 of 6 pictures are shown. 6 have neither a thumbnail in the map" in page.text
+
+
+def test_frames_of_a_recording_are_shown_by_their_thumbnails(tmp_path: Path) -> None:
+    """A picture's file is shown if it is there, because it is sharper."""
+    Image.fromarray(draw_scene(0, 0, (240, 320))).save(tmp_path / "p.png")
+    bundle = Bundle.open(default_bundle())
+    jpeg = make_thumbnail(Image.fromarray(draw_scene(1, 0, (240, 320))), (160, 160))
+    with MapWriter.open(
+        tmp_path / "map", identity=bundle.identity, descriptor_dim=4, token_shape=(2, 3), install_model=bundle.install
+    ) as writer:
+        for name, source in (("drive.bag#000000", str(tmp_path / "drive.bag")), ("p.png", str(tmp_path))):
+            writer.add(name=name, source=source, features=FEATURES, thumbnail=jpeg)
+    out = tmp_path / "map.html"
+    assert view_map(tmp_path / "map", out).shown == 2
+    images = [attributes["src"] for tag, attributes in Page(out.read_text()).tags if tag == "img"]
+    stored = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    assert [image == stored for image in images] == [True, False]
+    assert "2 of 2 pictures are shown." in Page(out.read_text()).text
 
 
 def test_ten_thousand_pictures_stay_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,10 +31,13 @@ SCENE = Image.fromarray(draw_scene(0, 0, (480, 640)))
 
 
 class Places:
-    """A map, as far as a recording looks at it."""
+    """A map with the members that a recording reads; it has no thumbnails."""
 
     def __init__(self, records: list[Record]) -> None:
         self.records = records
+
+    def read_thumbnail(self, record: Record) -> bytes | None:
+        return None
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.geometry.poses import Pose
+from pairvpr.runtime.image import make_thumbnail
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.sources import Frame
@@ -26,10 +27,11 @@ from tests.scenes import draw_scene
 
 HOSTILE = '<script>alert("&\'1")</script>$style${x}\udcff'
 PICTURE = Image.fromarray(draw_scene(0, 0, (48, 64)))
+JPEG = make_thumbnail(PICTURE, (32, 32))
 
 
 class Places(list[Record]):
-    """A map, as far as the page looks at it."""
+    """A map with the members that the page reads; it has a thumbnail of p1."""
 
     path = Path("/maps/town <1>")
     identity = "0123456789abcdef"
@@ -37,6 +39,9 @@ class Places(list[Record]):
     @property
     def records(self) -> list[Record]:
         return self
+
+    def read_thumbnail(self, record: Record) -> bytes | None:
+        return JPEG if record.name == "p1" else None
 
 
 @pytest.fixture
@@ -94,7 +99,7 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
     assert page.count("svg") == 2  # places and time
     assert [page.count("circle", kind) for kind in ("place", "accepted", "rejected", "unjudged")] == [2, 1, 1, 0]
     assert page.count("path") == 2
-    assert page.count("img") == 4  # three queries, and the one match that is there
+    assert page.count("img") == 5  # three queries, p0 from its file and p1 from the map
     assert page.count("polygon") == 2
     for said in (
         "went on until it was stopped",
@@ -105,7 +110,7 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
         "Queries and their best matches 3 of 3",
         "The longest of all took 11.0 ms",
         "Lines lead from the places of 2 queries",
-        "The map stores no pictures".lower(),
+        "the map stores no thumbnail of it, and there is no file to show",
         "p0, score +1.500, similarity 0.750, accepted",
         HOSTILE.replace("\udcff", "\\udcff"),
     ):

@@ -214,6 +214,12 @@ def test_a_video_becomes_a_map_and_goes_on(tmp_path: Path, model: Model) -> None
     report = add_pictures(clip, db, model, create=True, progress=lambda *step: steps.append(step))
     assert (report.added, report.already, report.with_place, report.skipped) == (4, 0, 0, ())
     assert steps[-1] == (4, 4)
+    with Map.open(db) as map_:  # a video has no files to show
+        stored = [map_.read_thumbnail(record) for record in map_.records]
+    for jpeg, place in zip(stored, (0, 0, 1, 1), strict=True):
+        with Image.open(io.BytesIO(jpeg or b"")) as shown:
+            expected = Image.fromarray(draw_scene(place, 0, SIZE)).resize(shown.size)
+            assert np.abs(np.asarray(shown, np.float32) - np.asarray(expected, np.float32)).mean() < 20
     with Map.open(db) as map_:
         assert [record.name for record in map_.records] == [f"drive.mkv#{i:06d}" for i in range(4)]
         assert [record.timestamp for record in map_.records] == pytest.approx([0, 0.1, 0.2, 0.3])
@@ -228,6 +234,24 @@ def test_a_video_becomes_a_map_and_goes_on(tmp_path: Path, model: Model) -> None
     with pytest.raises(MapError, match=r"'drive\.mkv#000000', from .*drive\.mkv; rename .*tuesday/drive\.mkv, which"):
         add_pictures(other, db, model)
     assert add_pictures(other.rename(tmp_path / "tuesday.mkv"), db, model).added == 2
+
+
+def test_thumbnails_have_the_size_asked_for(tmp_path: Path, model: Model) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(draw_scene(0, 0, (480, 640))).save(tmp_path / "in" / "p.png")
+    for given, size in ((BuildOptions(), (160, 120)), (BuildOptions(thumbnails=80), (80, 60))):
+        add_pictures(tmp_path / "in", tmp_path / str(size), model, given, create=True)
+        with (
+            Map.open(tmp_path / str(size)) as map_,
+            Image.open(io.BytesIO(map_.read_thumbnail(map_.records[0]) or b"")) as shown,
+        ):
+            assert shown.size == size
+    add_pictures(tmp_path / "in", tmp_path / "none", model, BuildOptions(thumbnails=0), create=True)
+    with Map.open(tmp_path / "none") as map_:
+        assert map_.read_thumbnail(map_.records[0]) is None
+        assert map_.info().thumbnail_bytes == 0
+    with pytest.raises(ValueError, match="thumbnails of 321 pixels"):
+        BuildOptions(thumbnails=321)
 
 
 def test_poses_of_other_pictures_show_a_name_of_each_side(tmp_path: Path, model: Model) -> None:
