@@ -64,7 +64,8 @@ def map_loops(
     """Add pictures to a map and report loops.
 
     Each picture of SOURCE is compared with the pictures that were added before the last seconds, and then added to the
-    map. A JSON line is written for each picture that closes a loop. The map is made if it is missing.
+    map. A JSON line is written for each picture that closes a loop. The map is made if it is missing. With a threshold
+    that was calibrated in metres a loop has an information matrix; otherwise it is a loop candidate.
     """
     if not math.isfinite(exclude):
         raise click.UsageError(f"--exclude {exclude}: give a number of seconds")
@@ -94,6 +95,45 @@ def map_loops(
         f"{len(report.skipped)} could not be read, {report.left_out} left out by --min-distance or --min-change",
         err=True,
     )
+
+
+@click.command("graph")
+@db_option
+@click.option(
+    "--loops",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The loops that `map loops --out` wrote, for a .g2o file.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write: graph.g2o has poses and loops, poses.tum has poses by time.",
+)
+def map_graph(db: Path, loops: Path | None, out: Path) -> None:
+    """Write poses and loops for SLAM tools.
+
+    A .g2o file has a vertex for each picture with a pose, numbered as in `map list` from 0, and the loops between them.
+    It has no odometry edges. A .tum file has the poses alone.
+    """
+    if out.suffix not in (".g2o", ".tum"):
+        raise click.UsageError(f"--out {out}: give a name that ends in .g2o or .tum")
+    if out.suffix == ".tum" and loops is not None:
+        raise click.UsageError("--loops needs a .g2o file: a .tum file has poses alone")
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.mapping.pose_graph import read_edges, write_g2o, write_tum
+
+    edges = [] if loops is None else read_edges(loops)
+    with Map.open(db) as map_:
+        written = write_tum(map_, out) if out.suffix == ".tum" else write_g2o(map_, edges, out)
+    parts = [f"{out}: {written.poses} poses"]
+    if loops is not None:
+        parts += [
+            f"{written.loops} loops",
+            f"{written.candidates} loop candidates without a relative pose left out",
+            f"{written.missing} loops of pictures without a pose left out",
+        ]
+    print_line(", ".join([*parts, f"{written.without} pictures left out"]))
 
 
 def _describe(threshold: Threshold) -> str:

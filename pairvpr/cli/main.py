@@ -12,7 +12,7 @@ import click
 from pairvpr.cli.calibrate import calibrate, tune
 from pairvpr.cli.errors import Group, if_interrupted
 from pairvpr.cli.log import log, log_to_stderr, say_model
-from pairvpr.cli.loops import map_loops
+from pairvpr.cli.loops import map_graph, map_loops
 from pairvpr.cli.maps import map_group
 from pairvpr.cli.progress import Meters
 from pairvpr.cli.serve import serve
@@ -334,6 +334,7 @@ def doctor(context: click.Context, db: Path | None) -> None:
 
 
 map_group.add_command(map_loops)
+map_group.add_command(map_graph)
 for command in (map_group, calibrate, tune, serve, train_group, town):
     main.add_command(command)
 

@@ -406,7 +406,7 @@ class _Adder:
             self._writer = self._open_map()
         place, origin = picture.place, self._source.origin
         if self._loop_closer is not None:
-            self._loop_closer.find_loop(self._writer, picture.name, origin, place.timestamp, features)
+            self._loop_closer.find_loop(self._writer, picture.name, origin, place.timestamp, features, place.pose)
         self._writer.add(
             name=picture.name,
             source=origin,

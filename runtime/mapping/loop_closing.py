@@ -23,17 +23,22 @@ import numpy.typing as npt
 from pairvpr.errors import MapError, SourceError
 from pairvpr.printing import json_line
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.acceptance import Acceptance
+from pairvpr.runtime.calibrated.acceptance import METRES, Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.clocks import SteadyClock
+from pairvpr.runtime.geometry.poses import Pose
+from pairvpr.runtime.geometry.rotations import IDENTITY, inverse, multiply, normalize, rotate
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.model import Model
+from pairvpr.runtime.outputs.covariance import Floor, promised_deviation
 from pairvpr.runtime.rerank import STAGES, Reranker
 from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.stopwatch import Stopwatch
 
 FORMAT = 1
+INFORMATION = 21
+"""Numbers in the upper triangle of a 6 x 6 matrix."""
 EXCLUDE = 30.0
 """Seconds for which a picture closes no loop with the pictures added before it."""
 
@@ -95,8 +100,11 @@ class Closure:
     score: the pair score.
     similarity: the cosine similarity of the descriptors.
     threshold: the threshold that the score reached.
+    by_poses: pose of the picture seen from the earlier one, by the poses of both; None unless both have a pose with an
+    orientation in one frame.
 
-    The relative pose of the two pictures is not snapshot. It needs a geometric method.
+    No geometry is estimated from the pictures. A threshold that was calibrated in metres says that they were taken
+    within its radius. The loop then has the relative pose zero and an information matrix. Otherwise it is a candidate.
     """
 
     name: str
@@ -106,6 +114,25 @@ class Closure:
     score: float
     similarity: float
     threshold: Threshold
+    by_poses: Pose | None = None
+
+    @property
+    def deviations(self) -> tuple[float, float] | None:
+        """Return the standard deviations of the relative pose in metres and radians, None for a candidate."""
+        acceptance = self.threshold.acceptance
+        if acceptance is None or acceptance.unit != METRES:
+            return None
+        return promised_deviation(acceptance), Floor().rotation
+
+    @property
+    def information(self) -> list[float] | None:
+        """Return the upper triangle of the information matrix by rows: x, y, z in metres, rotations in radians."""
+        if self.deviations is None:
+            return None
+        position, rotation = (deviation**-2 for deviation in self.deviations)
+        matrix = np.diag([position] * 3 + [rotation] * 3)
+        found: list[float] = matrix[np.triu_indices(6)].tolist()
+        return found
 
     @property
     def confidence(self) -> float | None:
@@ -115,10 +142,12 @@ class Closure:
 
     def to_json(self) -> str:
         """Return one line of JSON, format 1."""
-        confidence = self.confidence
+        confidence, information = self.confidence, self.information
+        by_poses = None if self.by_poses is None else _pose_json(self.by_poses)
         return json_line(
             {
                 "format": FORMAT,
+                "kind": "loop candidate" if information is None else "loop",
                 "from": self.name,
                 "from_timestamp": self.timestamp,
                 "to": self.earlier,
@@ -128,7 +157,9 @@ class Closure:
                 "threshold": round(self.threshold.score, 6),
                 "confidence": None if confidence is None else round(confidence, 6),
                 "calibrated_on": self.threshold.origin,
-                "relative_pose": None,
+                "relative_pose": None if information is None else _pose_json(Pose(0, 0, 0, IDENTITY)),
+                "information": information,
+                "by_poses": by_poses,
             },
         )
 
@@ -188,7 +219,13 @@ class LoopCloser:
         return timestamp
 
     def find_loop(
-        self, writer: MapWriter, name: str, source: str, timestamp: float | None, features: Features
+        self,
+        writer: MapWriter,
+        name: str,
+        source: str,
+        timestamp: float | None,
+        features: Features,
+        pose: Pose | None = None,
     ) -> Closure | None:
         """Return the loop that a picture closes, None if there is none. Call this before the picture is added.
 
@@ -197,6 +234,7 @@ class LoopCloser:
         source: the picture's source. Pictures that an earlier run added from the same source may be recent too.
         timestamp: seconds. A clock that is set takes the source into a new stretch of time.
         features: the features of this one picture.
+        pose: the picture's pose.
 
         Raises SourceError without a time stamp, and MapError if the map cannot be written or read.
         """
@@ -208,7 +246,7 @@ class LoopCloser:
             writer.commit()
             self._waiting = None
         snapshot = self._look(writer.path, source)
-        closure = self._closure(snapshot, name, timestamp, features)
+        closure = self._closure(snapshot, name, timestamp, features, pose)
         self._recent.append((now, name))
         if self._waiting is None:
             self._waiting = now
@@ -246,7 +284,9 @@ class LoopCloser:
             map_, np.array(stamps), FaissIndex(map_.descriptors), Reranker(map_, self._model, self._cascade)
         )
 
-    def _closure(self, snapshot: _Snapshot, name: str, timestamp: float, features: Features) -> Closure | None:
+    def _closure(
+        self, snapshot: _Snapshot, name: str, timestamp: float, features: Features, pose: Pose | None
+    ) -> Closure | None:
         names = {each for _, each in self._recent}
         recent = np.abs(snapshot.stamps - timestamp) <= self.exclude
         depth = min(self._top_k + len(names) + int(recent.sum()), len(snapshot.map_))
@@ -263,7 +303,22 @@ class LoopCloser:
         if ranking.stages[best] != STAGES.index("full") or score < self.threshold.score:
             return None
         found = snapshot.map_.records[rows[best]]
-        return Closure(name, timestamp, found.name, found.timestamp, score, float(similarities[best]), self.threshold)
+        similarity, by_poses = float(similarities[best]), seen_from(found.pose, pose)
+        return Closure(name, timestamp, found.name, found.timestamp, score, similarity, self.threshold, by_poses)
+
+
+def seen_from(outer: Pose | None, inner: Pose | None) -> Pose | None:
+    """Return the pose `inner` seen from `outer`. Return None unless both have an orientation, in one frame."""
+    if outer is None or inner is None or outer.q is None or inner.q is None or outer.frame != inner.frame:
+        return None
+    back = inverse(outer.q)
+    x, y, z = rotate(back, np.array([inner.x - outer.x, inner.y - outer.y, inner.z - outer.z])).tolist()
+    return Pose(x, y, z, normalize(multiply(back, inner.q)))
+
+
+def _pose_json(pose: Pose) -> dict[str, object]:
+    """Return a relative pose, which has no frame, as JSON."""
+    return {name: value for name, value in pose.as_json().items() if name != "frame"}
 
 
 @dataclass(frozen=True)

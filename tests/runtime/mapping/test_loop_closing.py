@@ -28,8 +28,8 @@ from tests.scenes import draw_scene
 
 SIZE = (96, 128)
 EDGE = [
-    "format", "from", "from_timestamp", "to", "to_timestamp", "score", "similarity", "threshold", "confidence",
-    "calibrated_on", "relative_pose",
+    "format", "kind", "from", "from_timestamp", "to", "to_timestamp", "score", "similarity", "threshold", "confidence",
+    "calibrated_on", "relative_pose", "information", "by_poses",
 ]  # fmt: skip
 ROUND = (0, 1, 2, 3, 0, 1)
 """The places of a drive, ten seconds apart: the first two are seen again after 40 s."""
@@ -79,6 +79,16 @@ def test_a_drive_that_comes_back(tmp_path: Path) -> None:
     again = loops(source, "--db", tmp_path / "map", "--threshold", "6", "--exclude", "25")
     assert edges(again) == []
     assert "0 pictures added, 0 loops closed, 6 already there" in again.stderr
+
+
+def test_poses_of_the_source_are_compared(tmp_path: Path) -> None:
+    """Odometry that has drifted by 3 m when the first place is seen again."""
+    source, poses = drive(tmp_path / "cam", *ROUND), tmp_path / "odometry.txt"
+    poses.write_text(
+        "".join(f"{100 + 10 * number}.0 {number} 0 0 0 0 0 1\n" for number in range(4)) + "140.0 3 0 0 0 0 0 1\n"
+    )
+    found = edges(loops(source, "--db", tmp_path / "map", "--threshold", "6", "--exclude", "25", "--poses", poses))
+    assert [edge["by_poses"] for edge in found] == [{"x": 3, "y": 0, "z": 0, "q": [0, 0, 0, 1]}, None]
 
 
 def test_recent_pictures_close_no_loop(tmp_path: Path) -> None:
