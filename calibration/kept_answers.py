@@ -80,7 +80,7 @@ class KeptAnswers:
 def answers_file(model: Model, setup: ScoreSetup) -> Path:
     """Return the file of answers, whose name is unique to the map, the model, the engine and the setup."""
     key = [__version__, model.bundle.identity, model.engines.description, setup.places, setup.top_k, setup.cascade]
-    return cache_folder() / f"answers-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+    return cache_folder() / f"answers-{hashlib.sha256(json.dumps(key, allow_nan=False).encode()).hexdigest()[:32]}.json"
 
 
 def _digest(picture: Image.Image) -> str:

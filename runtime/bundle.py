@@ -403,7 +403,7 @@ def _cannot_write(folder: Path, error: OSError) -> BundleError:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=True)  # hashed, never written
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -36,8 +36,10 @@ def calls(folders: tuple[str, ...], owner: str, *names: str) -> Iterator[tuple[s
 def test_every_writer_of_json_refuses_nan_and_infinity():
     found = list(calls((*PRODUCT, "benchmarks", "examples"), "json", "dump", "dumps"))
     assert len(found) > 10
-    lax = [where for where, call in found if not any(word.arg == "allow_nan" for word in call.keywords)]
-    assert lax == []
+    strict = "allow_nan=False"
+    lax = {where.partition(":")[0] for where, call in found if strict not in map(ast.unparse, call.keywords)}
+    # Checksums are taken of any value, and are not JSON.
+    assert lax == {"runtime/bundle.py", "runtime/map/records.py"}
 
 
 def test_commands_print_with_the_functions_that_escape():
