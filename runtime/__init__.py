@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildReport, build_map
     from pairvpr.runtime.mapping.loop_closing import Closure, LoopCloser, Threshold
     from pairvpr.runtime.model import Model, load_model
+    from pairvpr.runtime.prior import Prior
     from pairvpr.runtime.recognizer import PlaceRecognizer
     from pairvpr.runtime.sequence.filter import SequenceFilter
     from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
@@ -33,6 +34,7 @@ __all__ = [
     "Model",
     "PlaceRecognizer",
     "Pose",
+    "Prior",
     "Recognition",
     "Record",
     "SequenceFilter",
@@ -57,6 +59,7 @@ _MODULES = {
     "Model": "model",
     "PlaceRecognizer": "recognizer",
     "Pose": "geometry.poses",
+    "Prior": "prior",
     "Recognition": "answer",
     "Record": "map",
     "SequenceFilter": "sequence.filter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,13 @@ from pairvpr.runtime.calibrated.acceptance import AnswerDefaults, ScoreSetup
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, open_tuned
+from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.image import load_picture, resize
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.model import Model, Picture
+from pairvpr.runtime.prior import Prior, PriorIndex
 from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
-from pairvpr.runtime.search import DescriptorIndex, FaissIndex
+from pairvpr.runtime.search import DescriptorIndex, FaissIndex, search_among
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
 
@@ -178,23 +181,29 @@ class PlaceRecognizer:
                 old.leave()
         return True
 
-    def recognize(self, picture: Picture) -> Recognition:
+    def recognize(self, picture: Picture, prior: Prior | None = None) -> Recognition:
         """Answer one picture: a path, a PIL picture or a uint8 array (H, W, 3) RGB. May run in any thread.
 
-        Raises SourceError if the picture cannot be read, and MapError if the map proves to be damaged.
+        prior: compare only the map pictures that it allows. The answer is that of a map of these pictures alone. It has
+        an `error` if there is none.
+        Raises SourceError if the picture cannot be read, and MapError if the map proves to be damaged or has no
+        positions of the kind that the prior gives.
         """
         clock = Stopwatch()
         name = Path(picture).name if isinstance(picture, str | Path) else ""
         with clock.step("decode"):
             decoded = load_picture(picture)
-        return self._answer(Recognition(name), decoded, clock)
+        return self._answer(Recognition(name), decoded, clock, prior)
 
-    def recognize_frame(self, frame: Frame) -> Recognition:
-        """Answer a frame of a source. A frame that could not be read gives an answer with `error`."""
+    def recognize_frame(self, frame: Frame, prior: Prior | None = None) -> Recognition:
+        """Answer a frame of a source. A frame that could not be read gives an answer with `error`.
+
+        prior: see `recognize`.
+        """
         answer = Recognition(frame.name, frame.timestamp)
         if frame.picture is None:
             return replace(answer, reason="no picture", error=frame.error)
-        return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms))
+        return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms), prior)
 
     def _describe(self, tuned: str) -> str:
         """Return the log line on model, licence, engine, cascade and threshold. `pairvpr map info` has the figures."""
@@ -220,7 +229,7 @@ class PlaceRecognizer:
     ) -> None:
         self.close()
 
-    def _answer(self, answer: Recognition, picture: Image.Image, clock: Stopwatch) -> Recognition:
+    def _answer(self, answer: Recognition, picture: Image.Image, clock: Stopwatch, prior: Prior | None) -> Recognition:
         """Fill in `answer` for its picture (upright RGB)."""
         with clock.step("preprocess"):
             image = resize(picture, self.model.picture_size)
@@ -228,7 +237,10 @@ class PlaceRecognizer:
             query = self.model.encode_prepared(image[None])
         with self._viewing() as view:
             with clock.step("search"):
-                similarities, rows = view.index.search(query.descriptors, view.top_k)
+                similarities, rows = view.search(query.descriptors, prior)
+            if prior is not None and not len(rows):
+                fault = f"no picture of the map is {prior}"
+                return replace(answer, reason="no candidates", error=fault, timings=clock.timings())
             if view.reranker is None:
                 ranking = Ranking.by_descriptor(len(rows))
             else:
@@ -282,6 +294,28 @@ class _View:
     reranker: Reranker | None
     judge: Judge
     users: int = 1
+
+    @functools.cached_property
+    def priors(self) -> PriorIndex:
+        """Return the index of names and positions, made when a prior is first used."""
+        return PriorIndex(self.map.records)
+
+    def search(
+        self, descriptor: npt.NDArray[np.float32], prior: Prior | None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return similarities and rows of the candidates for a descriptor (1, G), best first.
+
+        Raises MapError if the map has no position of the kind that the prior gives.
+        """
+        if prior is None:
+            return self.index.search(descriptor, self.top_k)
+        if prior.near is not None and not self.priors.knows(prior.near):
+            kind = f"poses in {prior.near.frame}" if isinstance(prior.near, Pose) else "GPS positions"
+            raise MapError(
+                f"{self.map.path}: no picture of the map has {kind}, so none is near {prior.near}; build the map with "
+                "--poses, or search all of it"
+            )
+        return search_among(self.map.descriptors, self.priors.rows(prior), descriptor, self.top_k)
 
     def leave(self) -> None:
         """Count one user less. The last one closes the map's files."""

@@ -41,3 +41,19 @@ class FaissIndex:
         similarities, rows = self._index.search(descriptor, k)
         found = rows[0] >= 0  # faiss gives -1 in place of rows that it did not find
         return similarities[0][found], rows[0][found]
+
+
+def search_among(
+    descriptors: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    descriptor: npt.NDArray[np.float32],
+    k: int,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Search only some `rows` of the descriptors (n, G), as a map of these pictures alone would be searched.
+
+    Return similarities and rows of the nearest ones to one descriptor (1, G), at most k, best first. Equal ones are in
+    the order of their rows.
+    """
+    similarities = descriptors[rows] @ descriptor[0]
+    order = np.lexsort((rows, -similarities))[:k]
+    return similarities[order], rows[order]

@@ -28,9 +28,43 @@ from pairvpr.cli.source_options import source_options
 from pairvpr.errors import SourceError
 
 if TYPE_CHECKING:
+    from pairvpr.runtime.prior import Prior
     from pairvpr.runtime.recognizer import PlaceRecognizer
-    from pairvpr.runtime.sources import Source, SourceOptions
+    from pairvpr.runtime.sources import Frame, Source, SourceOptions
     from pairvpr.viewing.viewers import Viewer
+
+
+class FramePriors:
+    """Make the prior of each frame: see `Prior`.
+
+    without: number of frames so far that had no position to search around.
+    """
+
+    def __init__(self, radius: float | None, poses: Path | None, names: str | None) -> None:
+        """Set up a run.
+
+        radius: metres around the frame's own position, None to leave positions aside.
+        poses: a pose file of the frames, see `PlaceFinder`. Raises SourceError if it cannot be used.
+        names: pattern of names in the map, or None.
+        """
+        from pairvpr.runtime.geometry.pose_files import PlaceFinder
+
+        self._radius, self._names = radius, names
+        self._finder = PlaceFinder(poses)
+        self.without = 0
+
+    def find(self, frame: Frame) -> Prior | None:
+        """Return the prior of a frame, None if all of the map may be compared."""
+        from pairvpr.runtime.geometry.poses import Place
+        from pairvpr.runtime.prior import Prior
+
+        if self._radius is not None:
+            place = self._finder.find_place(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
+            near = place.pose or place.gps
+            if near is not None:
+                return Prior(near, self._radius, self._names)
+            self.without += 1
+        return None if self._names is None else Prior(names=self._names)
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +77,18 @@ if TYPE_CHECKING:
 @click.option("--allow-remote", is_flag=True, hidden=True)
 @source_options
 @recognizer_options
+@click.option(
+    "--near",
+    metavar="METRES",
+    type=click.FloatRange(min=0, min_open=True, max=1e9),
+    help="Compare only map pictures within METRES of the query's own pose or GPS position.",
+)
+@click.option(
+    "--poses",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Take the queries' positions for --near from this CSV or TUM file.",
+)
+@click.option("--only", metavar="PATTERN", help="Compare only map pictures with such names: 'floor3/*', say.")
 @click.option(
     "--sequence",
     is_flag=True,
@@ -65,6 +111,9 @@ def main(
     allow_remote: bool,
     options: SourceOptions,
     recognizer: RecognizerOptions,
+    near: float | None,
+    poses: Path | None,
+    only: str | None,
     sequence: bool,
     matches: int,
     style: str,
@@ -82,6 +131,8 @@ def main(
         raise click.UsageError("--allow-remote needs --serve")
     if serve is not None:
         _refuse_with_serve()
+    if poses is not None and near is None:
+        raise click.UsageError("--poses needs --near")
     if sequence and recognizer.no_rerank:
         raise click.UsageError("--sequence needs pair scores: leave out --no-rerank")
     if out is not None and out.suffix.lower() == ".mcap" and _is_given("style"):
@@ -92,7 +143,8 @@ def main(
 
         watch = partial(watching, report, rerun, query)
         shown = log_style == "text" and (out is not None or not sys.stdout.isatty())
-        _answer(query, options, recognizer, sequence, matches, style, out, watch, shown)
+        priors = FramePriors(near, poses, only)
+        _answer(query, options, recognizer, priors, sequence, matches, style, out, watch, shown)
     elif serve is not None:
         say_renamed("pairvpr-run --serve ADDRESS", "pairvpr serve --listen ADDRESS")
         run_service(serve, allow_remote, recognizer, matches)
@@ -102,6 +154,7 @@ def _answer(
     query: str,
     options: SourceOptions,
     recognizer_options: RecognizerOptions,
+    priors: FramePriors,
     sequence: bool,
     matches: int,
     style: str,
@@ -136,7 +189,7 @@ def _answer(
                 total += 1
                 unread += frame.picture is None
                 with hold_interrupts():
-                    answer = recognizer.recognize_frame(frame)
+                    answer = recognizer.recognize_frame(frame, priors.find(frame))
                     if follower is not None:
                         answer = follower.follow(answer, frame)
                     release_log()
@@ -150,6 +203,13 @@ def _answer(
                 raise
         if total and unread == total:
             raise SourceError(f"{query}: none of its {total} pictures could be read; the answers say why")
+        if priors.without:
+            log.warning(
+                "%s: %d of %d pictures have no pose or GPS position, so --near was left out for them",
+                query,
+                priors.without,
+                total,
+            )
         if unread:
             log.warning("%s: %d of %d pictures could not be read", query, unread, total)
 
