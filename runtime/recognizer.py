@@ -184,8 +184,8 @@ class PlaceRecognizer:
     def recognize(self, picture: Picture, prior: Prior | None = None) -> Recognition:
         """Answer one picture: a path, a PIL picture or a uint8 array (H, W, 3) RGB. May run in any thread.
 
-        prior: compare only the map pictures that it allows. A map of these pictures alone would give the same answer. It has
-        an `error` if there is none.
+        prior: compare only the map pictures that it allows. A map of these pictures alone would give the same answer.
+        The answer has an `error` if there is none.
         Raises SourceError if the picture cannot be read, and MapError if the map proves to be damaged or has no
         positions of the kind that the prior gives.
         """
