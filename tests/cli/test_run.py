@@ -285,7 +285,7 @@ def test_maps_that_cannot_answer(home: Path, model: Model, tmp_path: Path) -> No
 
 def test_a_map_damaged_where_it_is_read_only_when_needed(home: Path, model: Model, tmp_path: Path) -> None:
     add_pictures(home / "db", tmp_path / "map", model, create=True)
-    segment = next((tmp_path / "map" / "segments").iterdir())
+    segment = next((tmp_path / "map" / "segments").glob("*.safetensors"))
     content = bytearray(segment.read_bytes())
     content[-7] ^= 1
     segment.write_bytes(content)
