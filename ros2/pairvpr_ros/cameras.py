@@ -64,7 +64,9 @@ class Camera:
         name = f"{self.topic}#{number:06d}"
         header = parse_header(message, self._clock())
         if not 0 <= header.stamp < LAST_STAMP:
-            told = f"{name}: its time stamp, {header.stamp / 1e9:.3f} s, is before 1970: set the camera's clock"
+            told = (
+                f"{name}: its time stamp, {header.stamp / 1e9:.3f} s, is outside 1970 to 2038: set the camera's clock"
+            )
             header = Header(self._clock(), header.frame_id)
             return Frame(name, header.stamp / 1e9, None, told, 0.0, header=header)
         frame = parse_frame(message, name, header)

@@ -33,7 +33,7 @@ def wait_for(condition: Callable[[], bool], what: str, patience: float = PATIENC
         ended = [node.output for node in NodeProcess.started if not node.is_running]
         assert not ended, f"the node ended before {what}: {ended}"
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 class Robot:

@@ -121,8 +121,9 @@ def damaged(count: int) -> Iterator[CompressedImage]:
 @pytest.mark.parametrize("transport", ["raw", "compressed"])
 def test_malformed_messages_end_nothing(start: Callable[..., Any], robot: Robot, transport: str, count: int) -> None:
     """Each is answered before the next is sent, so that none is dropped unseen."""
-    node = start(image_transport=transport)
     topic = IMAGE if transport == "raw" else f"{IMAGE}/compressed"
+    reliable = f"qos_overrides./{topic}.subscription.reliability:=reliable"
+    node = start("-p", reliable, image_transport=transport)
     heard = robot.listen(DiagnosticArray, "/diagnostics", 1000)
     for message in malformed(count) if transport == "raw" else damaged(count):
         del heard[:-1]

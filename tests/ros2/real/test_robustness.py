@@ -39,6 +39,7 @@ def bad_images() -> dict[str, Any]:
         "empty yuv422": image(scene(0), encoding="yuv422", **nothing),
         "no rows": image(scene(0), encoding="mono16", **{**nothing, "width": 2**32 - 1}),
         "before 1970": image(scene(0), stamp=(-1, 0)),
+        "after 2038": image(scene(0), stamp=(2**31 - 1, 2**32 - 1)),
         "another size": image(np.zeros((32, 32, 3), np.uint8)),
         "another encoding": image(scene(0), encoding="bgr10"),
         "too little data": image(scene(0), data=array.array("B", [0])),
@@ -55,6 +56,7 @@ def test_no_message_ends_the_node(start: Callable[..., Any], robot: Robot) -> No
         status = answers(heard)[-1]
         assert status.level == b"\x02", title
         assert status.message, title
+        assert ("outside 1970 to 2038" in status.message) == (title in ("before 1970", "after 2038"))
     robot.ask(IMAGE, image(scene(1)), lambda: bool(poses))
 
 
