@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 
 import numpy as np
 
 from pairvpr.evaluation.benchmark import Benchmark
-from pairvpr.evaluation.recall import PrecisionRecall
+from pairvpr.evaluation.recall import PRECISIONS, PrecisionRecall, first_right, interval_of
 from pairvpr.evaluation.results import Evaluation, Figures
-from pairvpr.evaluation.template import CURVES, PAGE, STYLE
+from pairvpr.evaluation.template import CHART, CURVES, PAGE, STYLE
 from pairvpr.html.album import match_figure, query_figure, re_ranking_groups, strip
-from pairvpr.html.charts import Axis, Chart
+from pairvpr.html.charts import Axis, Chart, nice_step
 from pairvpr.html.document import UNTRAINED, document, percent, table, table_rows
+from pairvpr.spread import spread
 
 PER_GROUP = 8  # queries shown of each kind
+PLOTTED = 4000
+"""Most dots of a kind on a chart."""
+BINS = 30
 
 
 def render(evaluation: Evaluation, figures: Figures) -> str:
@@ -32,7 +37,16 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
         engine=escape(model.engine + ("" if evaluation.cascade is None else f"; cascade: {evaluation.cascade}")),
         protocol=escape(benchmark.protocol),
         warning="" if model.weights.trained else UNTRAINED,
-        figures="\n".join((_recall(figures), _latency(evaluation, figures), _curves(evaluation, figures))),
+        figures="\n".join(
+            (
+                _recall(evaluation, figures),
+                _latency(evaluation, figures),
+                _operating_points(evaluation, figures),
+                *_matches(evaluation),
+                _scores(evaluation),
+                _curves(evaluation, figures),
+            )
+        ),
         groups=re_ranking_groups(
             [(before == 0, after == 0) for before, after in ranks],
             lambda query: _strip(evaluation, query, *ranks[query]),
@@ -42,12 +56,102 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
     return document(f"Pair-VPR: {benchmark.name}", body, STYLE)
 
 
-def _recall(figures: Figures) -> str:
-    rows = [("Recall", "by descriptor", "re-ranked", "change")]
+def _recall(evaluation: Evaluation, figures: Figures) -> str:
+    benchmark = evaluation.benchmark
+    queries, database = len(benchmark.queries), len(benchmark.database)
+    rows = [("Recall", "by descriptor", "re-ranked", "change", "chance")]
     for n, before in figures.recall_before.items():
         after = figures.recall_after[n]
-        rows.append((f"@{n}", percent(before), percent(after), f"{100 * (after - before):+.1f}"))
-    return table("A right answer among the first", rows, "Percent of all queries.")
+        chance = float(np.mean([_chance(len(right), database, n) for right in benchmark.positives]))
+        change = f"{100 * (after - before):+.1f}"
+        rows.append((f"@{n}", _with_interval(before, queries), _with_interval(after, queries), change, percent(chance)))
+    if (found := figures.sequence) is not None:
+        rows.append(("@1, sequence", "", _with_interval(found.recall, queries), "", ""))
+    note = "Percent of all queries, with the 95 % interval for independent queries, which neighbouring frames are not."
+    return table("A right answer among the first", rows, note)
+
+
+def _with_interval(share: float, queries: int) -> str:
+    low, high = interval_of(share, queries)
+    return f"{percent(share)} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _chance(right: int, database: int, n: int) -> float:
+    """Return the chance that n pictures drawn from the database hold a right one."""
+    missed = 1.0
+    for drawn in range(n):
+        missed *= max(0.0, (database - right - drawn) / (database - drawn))
+    return 1 - missed
+
+
+def _operating_points(evaluation: Evaluation, figures: Figures) -> str:
+    queries = len(evaluation.benchmark.queries)
+    rows = [("Precision", "from pair score", "accepted, of all", "right")]
+    for precision in PRECISIONS:
+        point = figures.by_score.at(precision)
+        if point is None:
+            rows.append((f"{precision:.0%}", "not reached", "", ""))
+        else:
+            share = f"{percent(point.accepted / queries)} ({point.accepted})"
+            rows.append((f"{precision:.0%}", f"{point.threshold:.3f}", share, str(point.right)))
+    note = (
+        "The lowest threshold whose accepted answers are right this often in these queries. It promises nothing for "
+        "others: <code>pairvpr calibrate threshold</code> does."
+    )
+    return table("Accepting by pair score", rows, note)
+
+
+def _matches(evaluation: Evaluation) -> Iterator[str]:
+    """Yield a chart of the matched database index of each query, and of the filtered one with a sequence filter."""
+    benchmark = evaluation.benchmark
+    answers = [("Matches, re-ranked", evaluation.re_ranked[:, 0])]
+    if evaluation.filtered is not None:
+        answers.append(("Matches of the sequence filter", evaluation.filtered))
+    across, up = (
+        Axis.from_zero(title, max(1.0, float(len(side) - 1)), 8)
+        for title, side in (("query", benchmark.queries), ("database picture", benchmark.database))
+    )
+    for title, matched in answers:
+        right = first_right(matched[:, None], benchmark.positives) == 0
+        drawn = Chart(title, across, up)
+        dots = {
+            kind: [(float(i), float(matched[i])) for i in spread(np.flatnonzero(chosen).tolist(), PLOTTED)]
+            for kind, chosen in (("right", right), ("wrong", ~right))
+        }
+        yield CHART.substitute(
+            title=title,
+            chart=drawn.svg(drawn.dots(kind, points) for kind, points in dots.items() if points),
+            note=f"{int(right.sum())} right (green) and {int((~right).sum())} wrong (red), in the order of both sides. "
+            "Two traverses of one way show a line."
+            + (f" At most {PLOTTED} of each are shown, evenly chosen." if len(matched) > PLOTTED else ""),
+        )
+
+
+def _scores(evaluation: Evaluation) -> str:
+    """Return histograms of the first match's pair score, right against wrong."""
+    scores, right = evaluation.scores[:, 0], evaluation.ranks()[1] == 0
+    compared = ~np.isnan(scores)
+    title = "Pair scores of right and wrong first matches"
+    if not compared.any():
+        return CHART.substitute(title=title, chart="", note="No first match was compared in full.")
+    edges = np.histogram_bin_edges(scores[compared].astype(np.float64), BINS)
+    counts = {
+        kind: np.histogram(scores[compared & chosen], edges)[0]
+        for kind, chosen in (("right", right), ("wrong", ~right))
+    }
+    highest = float(max(count.max() for count in counts.values()))
+    low, high = float(edges[0]), float(edges[-1])
+    drawn = Chart(
+        title, Axis("pair score", low, high, nice_step(high - low, 10)), Axis.from_zero("queries", highest, 5)
+    )
+    bars = [
+        drawn.bar(f"bar {kind}", float(edges[i]), float(edges[i + 1]), 0.0, float(count))
+        for kind, found in counts.items()
+        for i, count in enumerate(found)
+        if count
+    ]
+    note = "Right in green, wrong in red. Where they overlap, no threshold separates them."
+    return CHART.substitute(title=title, chart=drawn.svg(bars), note=note)
 
 
 def _latency(evaluation: Evaluation, figures: Figures) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ import numpy.typing as npt
 from pairvpr.evaluation.benchmark import Indices
 
 RECALL_AT = (1, 5, 10, 20, 100)
+PRECISIONS = (0.8, 0.9, 0.95, 0.99)
+"""Precisions that an operating point is shown for."""
+_95 = 1.959964
+"""Standard deviations of a normal distribution on either side that hold 95 %."""
 
 
 def first_right(ranked: Indices, positives: Sequence[Indices]) -> Indices:
@@ -36,6 +41,27 @@ def recall_at(ranks: Indices, database: int, depth: int) -> Mapping[int, float]:
     return {n: float(np.mean(ranks < n)) for n in RECALL_AT if n <= min(database, depth)}
 
 
+def interval_of(share: float, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of independent trials (Wilson, 1927)."""
+    spread = _95**2 / trials
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The lowest threshold whose accepted answers reach a precision.
+
+    threshold: confidence from which an answer is accepted. accepted: number of queries accepted. right: of these.
+    """
+
+    precision: float
+    threshold: float
+    accepted: int
+    right: int
+
+
 @dataclass(frozen=True)
 class PrecisionRecall:
     """Precision and recall over all thresholds on the first match's confidence.
@@ -43,6 +69,7 @@ class PrecisionRecall:
     thresholds: falling; an answer is accepted if its confidence is at least this. precision: share of the accepted
     answers that are right. recall: share of the queries with a right answer that are accepted and right.
     average_precision: area under the steps. recall_at_full_precision: the largest recall without a wrong answer.
+    accepted: number of queries at or above each threshold.
     """
 
     thresholds: npt.NDArray[np.float64]
@@ -50,6 +77,18 @@ class PrecisionRecall:
     recall: npt.NDArray[np.float64]
     average_precision: float
     recall_at_full_precision: float
+    accepted: npt.NDArray[np.int64]
+
+    def at(self, precision: float) -> OperatingPoint | None:
+        """Return the operating point of a precision, None if no threshold reaches it."""
+        reached = np.flatnonzero(self.precision >= precision)
+        if not len(reached):
+            return None
+        lowest = int(reached[-1])
+        accepted = int(self.accepted[lowest])
+        return OperatingPoint(
+            precision, float(self.thresholds[lowest]), accepted, round(accepted * float(self.precision[lowest]))
+        )
 
 
 def precision_recall(
@@ -71,4 +110,4 @@ def precision_recall(
     recall = hits / answerable
     area = float(np.sum(np.diff(recall, prepend=0.0) * precision))
     full = recall[precision == 1.0]
-    return PrecisionRecall(values[order][ends], precision, recall, area, float(full.max(initial=0.0)))
+    return PrecisionRecall(values[order][ends], precision, recall, area, float(full.max(initial=0.0)), ends + 1)

@@ -11,13 +11,14 @@ from pairvpr import __version__
 from pairvpr.errors import PairVPRError
 from pairvpr.evaluation.page import render
 from pairvpr.evaluation.predictions import write_predictions
-from pairvpr.evaluation.recall import PrecisionRecall
+from pairvpr.evaluation.recall import PRECISIONS, PrecisionRecall, interval_of
+from pairvpr.evaluation.records import write_records
 from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.html.document import write_page
 from pairvpr.printing import json_document
 
 FORMAT = 1
-PAGE, RESULTS = "index.html", "results.json"
+PAGE, RESULTS, RECORDS = "index.html", "results.json", "queries.jsonl"
 MARKER = ".pairvpr-report"  # in a folder that the next report may replace
 
 
@@ -31,7 +32,7 @@ def check_report_folder(folder: str | Path) -> None:
 
 
 def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
-    """Write results.json, preds/*.txt and index.html into `folder`, made if missing; return the path of the page.
+    """Write results.json, queries.jsonl, preds/*.txt and index.html into `folder`; return the path of the page.
 
     Raises PairVPRError if the folder cannot be written or holds other things, SourceError if a picture was removed
     since.
@@ -45,6 +46,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
         (folder / MARKER).write_text("made by pairvpr eval; the next report here replaces it\n", encoding="utf-8")
         (folder / RESULTS).write_text(json_document(results(evaluation, figures)), encoding="utf-8")
         write_predictions(evaluation, folder)
+        write_records(evaluation, folder / RECORDS)
         write_page(folder / PAGE, page)
     except OSError as error:
         where, reason = error.filename or folder, error.strerror or error
@@ -69,6 +71,13 @@ def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
         "top_k": evaluation.top_k,
         "cascade": None if evaluation.cascade is None else evaluation.cascade.figures(),
         "recall": {"descriptor": _by_n(figures.recall_before), "re_ranked": _by_n(figures.recall_after)},
+        "recall_interval": {
+            title: {str(n): interval_of(share, len(benchmark.queries)) for n, share in recall.items()}
+            for title, recall in (("descriptor", figures.recall_before), ("re_ranked", figures.recall_after))
+        },
+        "operating_points": [
+            dataclasses.asdict(point) for each in PRECISIONS if (point := figures.by_score.at(each)) is not None
+        ],
         "precision_recall": {"similarity": _curve(figures.by_similarity), "score": _curve(figures.by_score)},
         "sequence": None if figures.sequence is None else dataclasses.asdict(figures.sequence),
         "milliseconds": {each.step: {"median": each.median, "p95": each.p95} for each in figures.latency},

@@ -20,6 +20,10 @@ $figures
 </div>
 $groups""")
 
+CHART = Template("""<div class="figure wide"><h2>$title</h2>
+$chart
+<p class="faint">$note</p></div>""")
+
 CURVES = Template("""<div class="figure wide"><h2>Precision and recall of the first match</h2>
 $chart
 <table class="numbers">$rows</table>

@@ -79,6 +79,15 @@ class Chart:
         """Return a line through the points. kind: its CSS class."""
         return f'<polyline class="{kind}" points="{self.points(points)}"/>'
 
+    def dots(self, kind: str, points: Iterable[tuple[float, float]]) -> str:
+        """Return a dot at each point, as one path of round strokes without length. kind: its CSS class."""
+        pixels = [(self.x(across), self.y(up)) for across, up in points]
+        return f'<path class="dots {kind}" d="{" ".join(f"M{x} {y}h0" for x, y in pixels)}"/>'
+
+    def bar(self, kind: str, low: float, high: float, bottom: float, top: float) -> str:
+        """Return the rectangle between two values of each axis. kind: its CSS class."""
+        return self.area(kind, [(low, bottom), (low, top), (high, top), (high, bottom)])
+
     def area(self, kind: str, outline: Iterable[tuple[float, float]]) -> str:
         """Return the area inside an outline. kind: its CSS class."""
         return f'<polygon class="{kind}" points="{self.points(outline)}"/>'

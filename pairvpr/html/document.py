@@ -72,6 +72,11 @@ svg { display: block; width: 100%; min-width: 520px; max-width: 760px; height: a
 svg + table { margin-top: 14px; }
 svg .grid { stroke: var(--line); }
 svg text { fill: var(--faint); }
+svg .dots { fill: none; stroke-width: 4; stroke-linecap: round; }
+svg .dots.right { stroke: var(--right); }
+svg .dots.wrong { stroke: var(--wrong); }
+svg .bar.right { fill: var(--right); fill-opacity: 0.6; }
+svg .bar.wrong { fill: var(--wrong); fill-opacity: 0.6; }
 @media (max-width: 600px) { table.numbers th { white-space: normal; } }
 """
 UNTRAINED = """<p class="warning"><strong>These weights were never trained.</strong> They are seeded random

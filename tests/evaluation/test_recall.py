@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from pairvpr.evaluation.recall import first_right, precision_recall, recall_at
+from pairvpr.evaluation.recall import first_right, interval_of, precision_recall, recall_at
 
 
 def rankings(seed: int):
@@ -23,6 +24,25 @@ def test_recall_equals_a_direct_count(seed):
     for n, share in found.items():
         hits = [bool(set(row[:n]) & set(right)) for row, right in zip(ranked, positives, strict=True)]
         assert share == pytest.approx(sum(hits) / 40)
+
+
+@pytest.mark.parametrize(("right", "trials"), [(0, 10), (3, 7), (10, 10), (730, 1000)])
+def test_intervals_are_those_of_wilson(right, trials):
+    expected = binomtest(right, trials).proportion_ci(0.95, "wilson")
+    assert interval_of(right / trials, trials) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_operating_point_accepts_most_at_its_precision(seed):
+    dice = np.random.default_rng(seed)
+    confidence = dice.integers(0, 12, 60).astype(float)
+    right = dice.random(60) < confidence / 14
+    for precision in (0.5, 0.8, 1.0):
+        counts = [(int((confidence >= t).sum()), int(right[confidence >= t].sum()), t) for t in set(confidence)]
+        best = max((each for each in counts if each[1] / each[0] >= precision), default=None)
+        found = precision_recall(confidence, right, 60).at(precision)
+        assert (found and (found.accepted, found.right, found.threshold)) == best
+    assert precision_recall(np.ones(4), np.zeros(4, bool), 4).at(0.1) is None
 
 
 def test_recall_stops_where_the_database_ends():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,10 @@ def test_the_page_shows_each_effect_of_re_ranking(crafted, tmp_path):
     assert "The database holds no right answer." in page.text
     assert "The first right answer is number 3 by descriptor, number 3 after re-ranking." in page.text
     assert page.count("polyline") == 2
+    assert page.count("svg") == 3  # matches, histogram, curves
+    assert [len(re.findall("M", path)) for path in re.findall(r'class="dots \w+" d="([^"]*)"', html)] == [2, 3]
+    for row in ("@140.0 % (11.8 to 76.9)40.0 % (11.8 to 76.9)+0.012.5 %", "80%not reached", "99%not reached"):
+        assert row in page.text
     assert page.count("img") == 5 * 3 + 2
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.pictures)
     assert "<b>by hand" not in html
@@ -247,9 +252,50 @@ def test_results_and_summary(crafted, tmp_path):
     assert found["precision_recall"]["score"]["recall"] == [0, 0.25, 0.25, 0.25, 0.5]
     assert found["precision_recall"]["score"]["recall_at_full_precision"] == 0
     assert found["model"]["weights"]["trained"] is False
+    assert found["recall_interval"]["re_ranked"]["1"] == pytest.approx([0.1176, 0.7693], abs=1e-4)
+    assert found["operating_points"] == []
     lines = summary(crafted).splitlines()
     assert lines[0] == "<b>by hand</b>: 5 queries, 8 database pictures, the best 2 re-ranked"
     assert lines[3].split() == ["descriptor", "40.0"]
+
+
+def test_a_record_of_each_query(crafted, tmp_path):
+    write_report(crafted, tmp_path)
+    first, second, third, fourth, fifth = map(json.loads, (tmp_path / "queries.jsonl").read_text().splitlines())
+    assert first == {
+        "format": 1,
+        "query": "q0.png",
+        "positives": ["<d1>.png"],
+        "rank_descriptor": 2,
+        "rank_re_ranked": 1,
+        "descriptor_order": ["<d0>.png", "<d1>.png", "<d2>.png"],
+        "similarities": [0.9, 0.8, 0.7],
+        "matches": ["<d1>.png", "<d0>.png"],
+        "scores": [2.0, 1.0],
+    }
+    assert (second["rank_descriptor"], second["rank_re_ranked"]) == (1, 2)
+    assert (third["positives"], third["rank_re_ranked"]) == (["<d2>.png", "<d5>.png"], 3)
+    assert fourth["rank_descriptor"] == 1
+    assert (fifth["positives"], fifth["rank_descriptor"]) == ([], None)
+    scores = crafted.scores.copy()
+    scores[0, 1] = np.nan
+    filtered = dataclasses.replace(crafted, scores=scores, filtered=np.array([3] * 5), off_map=np.full(5, 0.25))
+    write_report(filtered, tmp_path)
+    record = json.loads((tmp_path / "queries.jsonl").read_text().splitlines()[0])
+    assert (record["scores"], record["sequence"], record["off_map"]) == ([2.0, None], "<d3>.png", 0.25)
+
+
+def test_the_page_of_a_sequence_shows_its_matches_too(crafted, tmp_path):
+    filtered = dataclasses.replace(crafted, filtered=np.array([0, 0, 2, 0, 0]), off_map=np.zeros(5))
+    page = Page(write_report(filtered, tmp_path / "report").read_text())
+    assert page.count("svg") == 4
+    assert "3 right (green) and 2 wrong (red)" in page.text
+    assert "@1, sequence60.0 % (23.1 to 88.2)" in page.text
+
+
+def test_a_page_without_full_scores(crafted, tmp_path):
+    bare = dataclasses.replace(crafted, scores=np.full_like(crafted.scores, np.nan))
+    assert "No first match was compared in full." in Page(write_report(bare, tmp_path / "report").read_text()).text
 
 
 def test_sequence_figures_and_the_warning_about_a_harmful_filter(crafted, tmp_path):

@@ -25,6 +25,14 @@ def test_ticks_of_shares_are_percent() -> None:
     assert [axis.format(value) for value in axis.ticks()] == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
 
 
+def test_dots_and_bars_lie_at_their_values() -> None:
+    chart = Chart("label", Axis("across", 0, 10, 5), Axis("up", 0, 4, 1))
+    assert chart.dots("right", [(0, 0), (10, 4)]) == '<path class="dots right" d="M70.0 260.0h0 M620.0 12.0h0"/>'
+    assert chart.bar("bar wrong", 0, 10, 0, 4) == (
+        '<polygon class="bar wrong" points="70.0,260.0 70.0,12.0 620.0,12.0 620.0,260.0"/>'
+    )
+
+
 def test_the_ends_of_the_axes_are_the_corners() -> None:
     chart = Chart("a < b", Axis.from_zero("x", 2.0, 4), Axis("y", -1.0, 1.0, 1.0), width=640.0, height=300.0)
     assert (chart.x(0.0), chart.y(-1.0)) == (LEFT, 300 - BOTTOM)
