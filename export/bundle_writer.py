@@ -40,6 +40,7 @@ from pairvpr.runtime.bundle import (
     Weights,
     sha256,
 )
+from pairvpr.runtime.engines.open import INT8
 
 TOKEN_FORMAT = "decoder_embed applied, positions added"
 
@@ -59,8 +60,8 @@ def export_bundle(checkpoint: Checkpoint, precision: Precision, out: Path, progr
 def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progress) -> Bundle:
     """Export a network in the three INT8 precisions, calibrated on the pictures of the folder `images`.
 
-    Works as `export_bundle`. Also raises SourceError for too few pictures, and ExportError if INT8 is not accurate
-    enough.
+    Works as `export_bundle`. A precision that is not accurate enough is left out and logged. Also raises SourceError
+    for too few pictures, and ExportError if no precision is accurate enough.
     """
     pictures = Pictures(*split_pictures(images))
     with _export(checkpoint, out, progress) as export, tempfile.TemporaryDirectory(dir=export.folder) as scratch:
@@ -69,7 +70,7 @@ def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progr
             export.trace(precision, floats)
         bundle = Bundle(floats, export.info_of(floats))
         precisions, calibration = Int8Export(bundle, export.folder, pictures, progress).write(export.truth.reference())
-        export.precisions, export.calibration = precisions, {"int8": calibration}
+        export.precisions, export.calibration = precisions, {INT8: calibration}
     return Bundle.open(out)
 
 
@@ -205,19 +206,32 @@ def _workshop(out: Path) -> Iterator[Path]:
 
 
 def _merge(earlier: BundleInfo, now: BundleInfo) -> BundleInfo:
-    """Return the earlier bundle with this export's precisions added or replaced."""
+    """Return the earlier bundle with this export's precisions added or replaced.
+
+    All INT8 precisions are replaced together, because the bundle describes one INT8 export.
+    """
+    gone = {name for name in earlier.precisions if INT8 in now.calibration and name.partition("-")[0] == INT8}
+    old = {
+        file
+        for name in gone
+        for graph in earlier.precisions[name].graphs.values()
+        for file in (graph.file, graph.cpu_file, graph.weights)
+    }
     return dataclasses.replace(
         now,
-        files={**earlier.files, **now.files},
-        precisions={**earlier.precisions, **now.precisions},
+        files={**{name: info for name, info in earlier.files.items() if name not in old}, **now.files},
+        precisions={**{k: each for k, each in earlier.precisions.items() if k not in gone}, **now.precisions},
         calibration={**earlier.calibration, **now.calibration},
     )
 
 
 def _put(folder: Path, out: Path) -> None:
-    """Move the finished files into `out`, the description last."""
+    """Move the finished files into `out`, the description last. Delete the files that it no longer names."""
     if not out.exists():
         folder.rename(out)
         return
+    earlier, now = (set(BundleInfo.from_json((each / FILE).read_text("utf-8"), each).files) for each in (out, folder))
     for file in sorted(folder.iterdir(), key=lambda file: file.name == FILE):
         file.replace(out / file.name)
+    for name in earlier - now:
+        (out / name).unlink()

@@ -27,6 +27,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from pairvpr.export.cpu_form import drop_unused, fuse_attention
 from pairvpr.export.tracing import INLINE_BYTES
+from pairvpr.machine import int8_class
 from pairvpr.runtime.bundle import GraphFiles
 
 Array = npt.NDArray[Any]
@@ -74,11 +75,12 @@ class FloatGraph:
         drop_unused(self.model.graph)
         self.layers = _linear_layers(self.model.graph, self.name)
 
-    def static(self, ranges: Mapping[str, float], left_float: Collection[str]) -> ModelProto:
+    def static(self, ranges: Mapping[str, float], left_float: Collection[str], narrow: bool = False) -> ModelProto:
         """Return the graph with Q/DQ pairs.
 
         ranges: largest absolute input of each layer, by name.
         left_float: names of the layers that stay in float.
+        narrow: give weights 7 bits, see `needs_narrow_weights`.
         """
         dtype = numpy_helper.to_array(_initializers(self.model.graph)[self.layers[0].weight]).dtype
         limits: dict[str, TensorData] = {}
@@ -91,7 +93,7 @@ class FloatGraph:
             quantizer = QDQQuantizer(
                 copy.deepcopy(self.model),
                 per_channel=True,
-                reduce_range=False,
+                reduce_range=narrow,
                 weight_qType=QuantType.QInt8,
                 activation_qType=QuantType.QInt8,
                 tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
@@ -106,10 +108,11 @@ class FloatGraph:
         quantized: ModelProto = quantizer.model.model
         return quantized
 
-    def dynamic(self, left_float: Collection[str]) -> ModelProto:
+    def dynamic(self, left_float: Collection[str], narrow: bool = False) -> ModelProto:
         """Return the graph with linear layers that quantize their input at run time.
 
         left_float: names of the layers that stay in float.
+        narrow: give weights 7 bits, see `needs_narrow_weights`.
         """
         with tempfile.TemporaryDirectory() as scratch, _quiet():
             file = Path(scratch) / "graph.onnx"
@@ -118,6 +121,7 @@ class FloatGraph:
                 file,
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
+                reduce_range=narrow,
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=self._others(left_float),
                 extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
@@ -131,6 +135,15 @@ class FloatGraph:
         """
         chosen = {node.name for layer in self.layers if layer.name not in left_float for node in layer.nodes}
         return [node.name for node in self.model.graph.node if node.op_type == "MatMul" and node.name not in chosen]
+
+
+def needs_narrow_weights() -> bool:
+    """Return whether 8-bit weights overflow on this computer.
+
+    x86 processors without VNNI add two products of unsigned by signed 8 bits in 16 bits, which saturate. Weights of 7
+    bits keep within 16. ONNX Runtime's exact kernels (session.x64quantprecision) refuse graphs with shared weights.
+    """
+    return int8_class().endswith("without VNNI")
 
 
 def measure_ranges(graph: FloatGraph, feeds: Iterable[Arrays]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,14 @@ import numpy as np
 
 from pairvpr.calibration.gate import LIMITS, Answers, answer_pictures, measure_agreement
 from pairvpr.errors import ExportError
-from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges, write_int8
+from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges, needs_narrow_weights, write_int8
 from pairvpr.export.int8_cache import Measured, cache_file, load, store
 from pairvpr.export.verification import Progress
+from pairvpr.machine import int8_class
 from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles, PrecisionInfo
 from pairvpr.runtime.engines.base import in_place
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from pairvpr.runtime.engines.open import Engines
+from pairvpr.runtime.engines.open import PROCESSOR, Engines
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.reference import Reference, measure
 
@@ -27,6 +29,8 @@ LOOKED_AT = 4
 FLOAT_SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4)
 """Shares of the layers, the worst first, that stay in float, tried in this order. With more, INT8 is not worth it."""
 NAMED = 5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,30 @@ class Int8Export:
     def write(self, truth: Reference) -> tuple[dict[str, PrecisionInfo], dict[str, object]]:
         """Write the graphs in all three precisions. Return their description and the measurements.
 
-        Raises ExportError if INT8 is not accurate enough.
+        A precision that is not accurate enough is left out and logged. Raises ExportError if all are.
         """
         left = {kind: self._choose(kind) for kind in ("int8", "int8-dynamic")}
         left["int8-fp16"] = left["int8"]
         self.progress("float32: answers on the held-out pictures")
         held_out = answer_pictures(self.model, self.pictures.held_out, GATE_CANDIDATES, self.progress)
-        precisions = {}
+        precisions: dict[str, PrecisionInfo] = {}
+        faults: list[ExportError] = []
         for kind, names in left.items():
             graphs = self._graphs(kind, names)
-            precisions[kind] = PrecisionInfo(graphs, self._judge(kind, graphs, held_out, truth))
+            try:
+                precisions[kind] = PrecisionInfo(graphs, self._judge(kind, graphs, held_out, truth))
+            except ExportError as fault:
+                faults.append(fault)
+                self._remove(graphs)
+        if not precisions:
+            raise faults[0]
+        for each in faults:
+            log.warning("%s; the bundle has %s", each, ", ".join(precisions))
         return precisions, {
             "pictures": len(self.pictures.calibration),
             "held_out": len(self.pictures.held_out),
-            "left_float": {kind: sorted(names) for kind, names in left.items()},
+            "left_float": {kind: sorted(left[kind]) for kind in precisions},
+            PROCESSOR: int8_class(),
         }
 
     def _calibrate(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -133,7 +147,11 @@ class Int8Export:
         for name in GRAPHS:
             stored = "fp16" if kind == "int8-fp16" else "fp32"
             graph = FloatGraph(self.floats.graph(stored, name, cpu=False), fused=kind == "int8-dynamic")
-            model = graph.dynamic(left_float) if kind == "int8-dynamic" else graph.static(self.ranges, left_float)
+            narrow = needs_narrow_weights()
+            if kind == "int8-dynamic":
+                model = graph.dynamic(left_float, narrow)
+            else:
+                model = graph.static(self.ranges, left_float, narrow)
             graphs[name] = write_int8(model, name, kind, self.folder)
         return graphs
 
@@ -168,6 +186,12 @@ class Int8Export:
             "reference_cosine": errors.cosine,
             "reference_scores": errors.scores,
         }
+
+    def _remove(self, graphs: Mapping[str, GraphFiles]) -> None:
+        """Delete the files of graphs."""
+        for files in graphs.values():
+            for name in {files.file, files.cpu_file, files.weights}:
+                (self.folder / name).unlink()
 
     def _files(self, graphs: Mapping[str, GraphFiles]) -> dict[str, Path]:
         return {name: self.folder / files.file for name, files in graphs.items()}

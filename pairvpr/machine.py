@@ -65,6 +65,14 @@ def processor() -> Processor:
     return Processor(model, cpu_flags(text), usable_cores(), os.cpu_count() or 1, quota())
 
 
+def int8_class() -> str:
+    """Return the class of this computer's processor by its 8-bit arithmetic, such as "x86_64 with VNNI"."""
+    kind = platform.machine()
+    if kind.lower() not in ("x86_64", "amd64"):
+        return kind
+    return f"{kind} {'with' if any('VNNI' in flag for flag in processor().flags) else 'without'} VNNI"
+
+
 def cpu_flags(cpuinfo: str) -> tuple[str, ...]:
     """Return the flags of /proc/cpuinfo that decide a network's speed, by their usual names."""
     match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)

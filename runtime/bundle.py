@@ -271,6 +271,22 @@ class Bundle:
         """Return the hash of weights, preprocessing and token format. A map belongs to one identity."""
         return self.info.identity
 
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of the bundle's description and so of all its files, except calibration results.
+
+        The identity is a name that the maker of a bundle writes down. The digest pins the content.
+        """
+        return _checksum({key: value for key, value in asdict(self.info).items() if key != "calibration"})
+
+    def check_digest(self, expected: str) -> None:
+        """Raise BundleError if the digest is another than `expected`."""
+        if self.digest != expected:
+            raise BundleError(
+                f"{self.path}: its digest is {self.digest}, not {one_line(expected, 64)}; take the bundle from where "
+                "its digest comes from"
+            )
+
     def graph(self, precision: str, graph: str, cpu: bool) -> Path:
         """Return the verified ONNX file of a graph, in the form for CPUs or the pure one. Raises BundleError."""
         files = self.info.precisions[precision].graphs[graph]

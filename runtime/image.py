@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,11 @@ MIN_SIDE = 16  # pixels; a smaller picture shows no place
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 NARROW = 1 / 8  # a band of grey values that is narrower than this share of its brightest value
 SIGNIFICANT_BITS = "significant bits"  # key in the information of a PNG picture
+BAND = 256  # rows that are converted at once
+PERCENTILE_VALUES = 4_000_000  # the most values of a picture that percentiles are taken of
+MAX_SCANS = 100  # of a progressive JPEG file, each of which takes as long as a picture; cameras write about 10
+# Shares of the allowed pixels for formats that take several times as long to decode.
+SLOW_FORMATS = {"JPEG2000": 1 / 8, "AVIF": 1 / 4, "HEIF": 1 / 4}
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; a larger picture may be a decompression bomb
 
 
@@ -108,7 +114,7 @@ def decode_picture(
 
     content: the bytes of the file.
     title: the name in error messages.
-    max_pixels: a larger picture is refused before it is decoded.
+    max_pixels: a larger picture is refused before it is decoded. For formats of SLOW_FORMATS it is less.
     formats: the formats of EXTENSIONS_OF_FORMATS to accept, None for all.
 
     Raises SourceError like `load_picture`.
@@ -118,7 +124,7 @@ def decode_picture(
     with pillow_reads(title):
         opened = _open(io.BytesIO(content), tuple(formats or EXTENSIONS_OF_FORMATS))
     with opened:
-        _check_size(opened, title, max_pixels)
+        _check_size(opened, title, int(max_pixels * SLOW_FORMATS.get(opened.format or "", 1)))
         return _upright_rgb(opened, title)
 
 
@@ -138,7 +144,7 @@ def scale_16_bit(values: npt.NDArray[np.integer[Any]], significant: int = 16) ->
     in a narrow band, as of thermal cameras, are stretched to it. The rule needs one picture alone, so that a map and
     its queries are treated in one way.
 
-    values: an array of any shape.
+    values: an array (height, width) or (height, width, channels).
     significant: number of bits that the file names.
     """
     most = int(values.max())
@@ -146,13 +152,17 @@ def scale_16_bit(values: npt.NDArray[np.integer[Any]], significant: int = 16) ->
     if bits <= significant < 16:  # else the values are scaled to 16 bits, as the specification has it
         bits = significant
     low, high = 0.0, float(2**bits - 1)
-    darkest, brightest = np.percentile(values, (0.5, 99.5)).tolist()
+    step = math.isqrt(values.size // PERCENTILE_VALUES) + 1
+    darkest, brightest = np.percentile(values[::step, ::step], (0.5, 99.5)).tolist()
     if 0 < brightest - darkest < NARROW * brightest:
         low, high = darkest, brightest
     if bits < 16 or low > 0:
         remark("16-bit pictures that use fewer bits or a narrow band are scaled to 8 bits by the range they use")
-    scaled = (values.astype(np.float32) - low) * (255 / (high - low))
-    eight: npt.NDArray[np.uint8] = np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    eight = np.empty(values.shape, np.uint8)
+    for first in range(0, len(values), BAND):  # or else the numbers in float32 take four times the picture
+        band = slice(first, first + BAND)
+        scaled = (values[band].astype(np.float32) - low) * (255 / (high - low))
+        eight[band] = np.clip(scaled + 0.5, 0, 255)
     return eight
 
 
@@ -238,6 +248,13 @@ def _load(picture: Image.Image) -> Image.Image:
     The pixels are then whole if they do not depend on the bytes that are put in the place of the end.
     """
     stream = getattr(picture, "fp", None)
+    if picture.format == "JPEG" and picture.info.get("progressive") and stream is not None:
+        back = stream.tell()
+        stream.seek(0)
+        # In the data of a scan, 0xFF is never followed by the marker's second byte.
+        if stream.read().count(b"\xff\xda") > MAX_SCANS:
+            raise ValueError(f"more than {MAX_SCANS} scans")
+        stream.seek(back)
     try:
         picture.load()
         return picture

@@ -44,15 +44,19 @@ def load_model(
     *,
     threads: int | None = None,
     batch_size: int | None = None,
+    digest: str | None = None,
 ) -> Model:
     """Open a bundle on a device.
 
     bundle: folder of the bundle. None opens the default model.
     device, precision, threads: see `open_engines`.
     batch_size: pairs per forward pass. None derives it from the available memory.
+    digest: the digest that the bundle must have. It is checked before a graph is loaded.
     Raises BundleError or EngineError.
     """
     opened = Bundle.open(bundle if bundle is not None else default_bundle())
+    if digest is not None:
+        opened.check_digest(digest)
     if batch_size is not None and batch_size < 1:
         raise EngineError(f"--batch-size {batch_size}: give at least 1")
     return Model(opened, open_engines(opened, device, precision, threads), batch_size)

@@ -28,6 +28,7 @@ from pairvpr.runtime.image import load_picture, resize
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.model import Model, Picture
 from pairvpr.runtime.prior import Prior, PriorIndex
+from pairvpr.runtime.reference import check_foreign
 from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex, search_among
 from pairvpr.runtime.sources import Frame
@@ -88,6 +89,7 @@ class PlaceRecognizer:
         budget_ms: float | None = None,
         exact: bool | None = None,
         strict: bool = False,
+        model_digest: str | None = None,
     ) -> PlaceRecognizer:
         """Open a map folder.
 
@@ -103,6 +105,7 @@ class PlaceRecognizer:
         there is one.
         strict: raise MapError at a candidate whose tokens are damaged. Otherwise it is left out of the answer, which is
         then not complete, and logged once.
+        model_digest: the digest that the model must have. None takes the map's, or any if the map has none.
         device, precision, threads, batch_size: see `load_model`.
         Raises MapError (also for an empty map and a top_k outside 1 to the map's size), BundleError, and EngineError
         (also for a budget that is not above 0).
@@ -114,12 +117,16 @@ class PlaceRecognizer:
             if exact is None and rerank:
                 exact = defaults.exact
             setting = RuntimeSetting(device, precision, threads, batch_size, exact)
+            for digest in (model_digest, map_.model_digest):
+                if digest is not None:  # before any graph is loaded
+                    Bundle.open(map_.model_path if model is None else model).check_digest(digest)
             tuned = ""
             if model is None:
                 loaded, setting, tuned = open_tuned(map_.model_path, setting)
             else:
                 loaded = setting.load(Path(model))
             _check_model(map_, loaded.bundle)
+            check_foreign(loaded)
             k = defaults.top_k if top_k is None else top_k  # a map that grows has more
             cascade = _choose_cascade(loaded.bundle, setting.exact) if rerank else None
             index = FaissIndex(map_.descriptors)

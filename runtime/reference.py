@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from pairvpr.errors import BundleError, one_line
-from pairvpr.runtime.bundle import RESTORE
+from pairvpr.machine import cache_folder
+from pairvpr.runtime.bundle import RESTORE, Bundle
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.model import Model
+from pairvpr.runtime.model import Model, default_bundle
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,3 +124,26 @@ def check_reference(model: Model) -> Errors:
     parts = [model.encode_prepared(truth.images[i : i + step]) for i in range(0, len(truth.images), step)]
     features = Features.concatenate(parts)
     return measure(features, model.score(features[0], features), truth, model.engines.precision)
+
+
+def check_foreign(model: Model) -> None:
+    """Run the reference check of a foreign bundle once, and remember that it has passed.
+
+    A bundle is foreign if it is not the one that ships. The memory is a file in the user's cache folder, named by the
+    bundle's digest and the precision. Raises BundleError if the check fails, and as `check_reference`.
+    """
+    digest, engines = model.bundle.digest, model.engines
+    passed = cache_folder() / "references" / f"{digest}-{engines.precision}"
+    if passed.exists() or digest == Bundle.open(default_bundle()).digest:
+        return
+    errors = check_reference(model)
+    if not errors.ok:
+        raise BundleError(
+            f"{model.bundle.path}: its {engines.precision} graphs on {engines.device} do not give the results of its "
+            f"reference check (pair scores differ by {errors.scores:.3g}); copy the bundle again from its maker"
+        )
+    try:
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+    except OSError as error:
+        log.info("%s: the reference check runs at each start, because this cannot be written (%s)", passed, error)

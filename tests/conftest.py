@@ -61,6 +61,15 @@ def _no_gpu() -> str | None:
     return None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep results that can be computed again in a folder of the tests, and not in the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
     """Restore the log's handlers, because a command sends the log to a stderr that ends with its test."""

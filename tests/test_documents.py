@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -264,3 +267,28 @@ def test_the_reference_lists_parameters() -> None:
         "",
         "Raises MapError: no map.",
     ]
+
+
+@pytest.mark.parametrize("page", ["live", "service"])
+def test_systemd_accepts_the_units(page: str, tmp_path: Path) -> None:
+    """The unit has the program in the user's home, which is not here. Nothing else is replaced."""
+    (unit,) = blocks(ROOT / f"docs/{page}.md", "ini")
+    (command,) = re.findall(r"^ExecStart=(\S+)", unit, re.MULTILINE)
+    assert command.startswith("%h/robot/.venv/bin/pairvpr")
+    # A failed start is tried again later and without end: systemd gives up only after 5 starts within 10 s.
+    (pause,) = re.findall(r"^RestartSec=(\d+)$", unit, re.MULTILINE)
+    assert int(pause) * 5 > 10
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    file = tmp_path / "pairvpr.service"
+    for text, accepted in ((unit, True), (unit.replace("[Service]", "[Service]\nRestart=sometimes"), False)):
+        file.write_text(text.replace(command, "/bin/true"))
+        done = subprocess.run(
+            ["systemd-analyze", "verify", file],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        told = [line for line in done.stderr.splitlines() if "pairvpr.service" in line]
+        assert (told == []) == accepted, done.stderr

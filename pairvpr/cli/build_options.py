@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from pairvpr.cli.recognizer_options import DIGEST_OPTION
 from pairvpr.cli.source_options import source_options
 
 FOLDER = click.Path(path_type=Path)
@@ -56,6 +57,7 @@ _TOKEN_OPTIONS = [
         help="Merge a picture's tokens to this share, as 0.5. A smaller share saves memory and time and costs "
         "accuracy. Default: all.",
     ),
+    DIGEST_OPTION,
 ]
 
 

@@ -72,7 +72,7 @@ def map_loops(
     from pairvpr.runtime.mapping.builder import add_pictures
     from pairvpr.runtime.mapping.loop_closing import LoopCloser, Threshold
 
-    opened = _model(db, model)
+    opened = _model(db, model, options.model_digest)
     say_model(opened.bundle, opened.engines.description)
     closes = Threshold.from_text(threshold, opened.bundle.identity)
     log.info(_describe(closes))
@@ -148,16 +148,16 @@ def _describe(threshold: Threshold) -> str:
     )
 
 
-def _model(db: Path, given: Path | None) -> Model:
-    """Load the given model, or else the model of an existing map, or else the default model."""
+def _model(db: Path, given: Path | None, digest: str | None) -> Model:
+    """Load the given model, or else the model of an existing map, or else the default model. Check its digest first."""
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
     if given is not None or not (db / "map.sqlite").exists():
-        return load_model(given)
+        return load_model(given, digest=digest)
     with Map.open(db) as map_:
-        own = map_.model_path
-    return load_model(own)
+        own, digest = map_.model_path, digest or map_.model_digest
+    return load_model(own, digest=digest)
 
 
 def _appended(out: Path | None) -> nullcontext[IO[str]] | IO[str]:

@@ -45,7 +45,7 @@ def map_build(source: str, db: Path, model: Path | None, options: BuildOptions) 
     """
     from pairvpr.runtime.model import load_model
 
-    _add(source, db, load_model(model), options, create=True)
+    _add(source, db, load_model(model, digest=options.model_digest), options, create=True)
 
 
 @map_group.command("add")
@@ -61,8 +61,8 @@ def map_add(source: str, db: Path, options: BuildOptions) -> None:
     from pairvpr.runtime.model import load_model
 
     with Map.open(db) as map_:
-        model_path = map_.model_path
-    _add(source, db, load_model(model_path), options, create=False)
+        model_path, digest = map_.model_path, map_.model_digest
+    _add(source, db, load_model(model_path, digest=digest), options, create=False)
 
 
 def _add(source: str, db: Path, model: Model, options: BuildOptions, *, create: bool) -> None:
@@ -167,7 +167,9 @@ def map_info(db: Path, style: str) -> None:
         acceptance, defaults = Acceptance.find_in(bundle), AnswerDefaults.from_bundle(bundle)
         used = None if defaults.exact else cascade
         judge = Judge.from_bundle(bundle, ScoreSetup.from_map(map_, min(defaults.top_k, len(map_)), used))
+        pinned = map_.model_digest is not None
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
+    info.update(model_digest=bundle.digest, model_digest_pinned=pinned)
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
         info.update(decisions=acceptance and acceptance.to_json())

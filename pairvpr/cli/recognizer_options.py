@@ -26,6 +26,9 @@ LOG_OPTION = click.option(
 MATCHES_OPTION = click.option(
     "--matches", type=click.IntRange(min=1), default=10, show_default=True, help="Number of matches to list."
 )
+DIGEST_OPTION = click.option(
+    "--model-digest", metavar="SHA256", help="Refuse a model of another digest. `pairvpr map info` shows a digest."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class RecognizerOptions:
     budget_ms: float | None
     batch_size: int | None
     strict: bool
+    model_digest: str | None
 
     def open(self) -> PlaceRecognizer:
         """Open the recognizer. Raises the errors of `PlaceRecognizer.open`."""
@@ -58,6 +62,7 @@ class RecognizerOptions:
             budget_ms=self.budget_ms,
             exact=self.exact,
             strict=self.strict,
+            model_digest=self.model_digest,
         )
 
 
@@ -98,6 +103,7 @@ _OPTIONS = [
         type=click.IntRange(min=1),
         help="Pairs per pass. Default: as tuned for the map, else by the free memory.",
     ),
+    DIGEST_OPTION,
     click.option("--strict", is_flag=True, help="Stop at a damaged picture of the map, instead of leaving it out."),
 ]
 NAMES = frozenset(RecognizerOptions.__dataclass_fields__)
@@ -122,10 +128,11 @@ def recognizer_options(command: Callable[..., None]) -> Callable[..., None]:
         budget_ms: float | None,
         batch_size: int | None,
         strict: bool,
+        model_digest: str | None,
         **others: object,
     ) -> None:
         recognizer = RecognizerOptions(
-            db, model, device, precision, top_k, no_rerank, exact, budget_ms, batch_size, strict
+            db, model, device, precision, top_k, no_rerank, exact, budget_ms, batch_size, strict, model_digest
         )
         command(**others, recognizer=recognizer)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pairvpr.errors import CheckpointError, one_line
 from pairvpr.files import read_member
 from pairvpr.model import published
-from pairvpr.model.presets import NetworkConfig
+from pairvpr.model.presets import HEAD_DIM, NetworkConfig
 from pairvpr.validation import (
     check_bool,
     check_int,
@@ -183,6 +183,8 @@ def _decode_config(content: object) -> NetworkConfig:
     for name, largest in _SIZES.items():
         if name in config:
             check_int(config[name], name, 1, largest)
+    if "decoder_dim" in config and config["decoder_dim"] % HEAD_DIM:
+        raise ValueError(f"decoder_dim is not a multiple of {HEAD_DIM}")
     if "encoder_args" in config:
         for name, value in check_mapping(config["encoder_args"], "encoder_args", 50).items():
             if name in _LOADING or not isinstance(value, bool | int | float | str | None):
@@ -193,7 +195,12 @@ def _decode_config(content: object) -> NetworkConfig:
         check_int(channels, "stem", 1, _LARGEST_SIZE)
     if config.get("position_resize", "antialias") not in ("antialias", "offset"):
         raise ValueError("position_resize is neither antialias nor offset")
-    check_bool(config.get("pair_classifier", True), "pair_classifier")
+    for name in ("pair_classifier", "late_interaction"):
+        if name in config:
+            check_bool(config[name], name)
+    for name, least in (("mean", -_LARGEST_SIZE), ("std", 1e-9)):
+        for value in check_list(config.get(name, [1, 1, 1]), name, 3, 3):
+            check_real(value, name, least, _LARGEST_SIZE)
     return NetworkConfig(**config)
 
 

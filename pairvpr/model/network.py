@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pairvpr.errors import CheckpointError, one_line
 from pairvpr.model.checkpoint_files import CheckpointContent, read_checkpoint
 from pairvpr.model.convolutional import ConvolutionalEncoder, is_convolutional
 from pairvpr.model.decoder import PairDecoder
@@ -37,8 +38,16 @@ class PairVPR(nn.Module):
     @classmethod
     def from_content(cls, content: CheckpointContent) -> PairVPR:
         """Build the network of a checkpoint that was read, in evaluation mode. Raises CheckpointError."""
-        with torch.device("meta"):
-            network = cls(content.config)
+        try:
+            with torch.device("meta"):
+                network = cls(content.config)
+        except (CheckpointError, MemoryError):
+            raise
+        except Exception as error:  # torch and timm raise nearly any type for sizes that do not go together
+            raise CheckpointError(
+                f"{content.file}: its description is of no possible network ({one_line(error)}); copy the checkpoint "
+                "again"
+            ) from error
         content.fill(network)
         return network.eval()
 

@@ -6,9 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pairvpr.errors import EngineError
+from pairvpr.errors import EngineError, one_line
+from pairvpr.machine import int8_class
 from pairvpr.runtime.bundle import GRAPHS, Bundle, has_plans
 from pairvpr.runtime.engines.base import ARITHMETIC, Arrays, Engine, in_place
+
+INT8 = "int8"
+"""Key of the INT8 export in a bundle's calibration results."""
+PROCESSOR = "processor"
+"""Key in the results of the INT8 export: the class of the processor on which INT8 was compared with float32."""
 
 log = logging.getLogger(__name__)
 
@@ -138,10 +144,17 @@ def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -
 def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
     present = list(bundle.info.precisions)
     if asked is None:
-        for precision in PREFERENCES[device]:
-            if precision in present:
-                return precision
+        preferred = [precision for precision in PREFERENCES[device] if precision in present]
+        floats = [precision for precision in preferred if not precision.startswith("int8")]
+        if floats and preferred[0] not in floats and (doubt := _doubt_int8(bundle)):
+            log.warning("%s: %s runs, because %s", bundle.path, floats[0], doubt)
+            preferred = floats
+        if preferred:
+            return preferred[0]
     elif asked in present:
+        overflows = device in ("cpu", "openvino") and int8_class().endswith("without VNNI")
+        if overflows and asked.startswith("int8") and (doubt := _doubt_int8(bundle)):
+            log.warning("%s: %s may give wrong answers, because %s", bundle.path, asked, doubt)
         return asked
     floats = [name for name in PREFERENCES[device] if not name.startswith("int8")]
     wanted = asked or " or ".join(floats)
@@ -151,3 +164,17 @@ def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
         f"{bundle.path}: no {wanted} graphs in this bundle (it has: {', '.join(present) or 'none'}); "
         f"export the same checkpoint with `pairvpr export --{kind}{images} --out BUNDLE` and give --model BUNDLE"
     )
+
+
+def _doubt_int8(bundle: Bundle) -> str | None:
+    """Return a reason not to trust the comparison of INT8 with float32 on this processor, None without one.
+
+    ONNX Runtime and OpenVINO choose other 8-bit arithmetic on other processors.
+    """
+    made = bundle.info.calibration.get(INT8)
+    judged = made.get(PROCESSOR) if isinstance(made, dict) else None
+    here = int8_class()
+    if judged == here:
+        return None
+    where = one_line(judged, 60) if isinstance(judged, str) else "a processor that is not named"
+    return f"its INT8 graphs were compared with float32 on {where}, and this is {here}: export --int8 again here"

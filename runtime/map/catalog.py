@@ -27,6 +27,9 @@ FILE = "map.sqlite"
 FORMATS = {"float16": 1, "int8": 2}
 """The map's format number by its token type. Versions without int8 can thus read all other maps."""
 
+DIGEST = "model_digest"
+"""Key in a map's settings: the digest that its bundle must have."""
+
 _PATIENCE = 30.0  # seconds to wait for another process's transaction
 _IN_VAIN = 100_000  # consecutive keys tried before the rest of a damaged table counts as lost
 _META_COLUMNS = {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"}
@@ -89,10 +92,13 @@ class Meta:
         if made > newest:
             raise MapError(f"{file} was made by a newer pairvpr (format {made}, this one reads {newest}): upgrade")
         check_keys(fields, "its list of settings", {field.name for field in dataclasses.fields(Meta)})
+        settings = dict(check_mapping(fields["settings"], "its settings", 1000))
+        if DIGEST in settings:
+            check_text(settings[DIGEST], "its digest of the model", 64)
         tokens, width = check_list(fields["token_shape"], "the shape of tokens", 2, 2)
         meta = Meta(
             identity=check_text(fields["identity"], "its model", 200),
-            settings=dict(check_mapping(fields["settings"], "its settings", 1000)),
+            settings=settings,
             descriptor_dim=check_int(fields["descriptor_dim"], "the size of descriptors", 1, _LARGEST),
             token_shape=(
                 check_int(tokens, "the number of tokens", 1, _LARGEST),

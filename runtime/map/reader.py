@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pairvpr.errors import MapError
 from pairvpr.runtime.bundle import Dims
 from pairvpr.runtime.map import catalog
-from pairvpr.runtime.map.catalog import Catalog
+from pairvpr.runtime.map.catalog import DIGEST, Catalog
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.errors import reading
 from pairvpr.runtime.map.records import Record
@@ -72,6 +72,7 @@ class Map:
     settings: the map's JSON values.
     records: the n pictures that are not deleted, in the order of their ids.
     descriptors: (n, G) float32, in the order of `records`.
+    model_digest: the digest that the bundle must have, None if any of the identity may be used.
     token_shape: (M, D), as stored.
     token_format: the format of stored tokens.
     """
@@ -113,6 +114,7 @@ class Map:
         self.model_path = path / MODEL
         self.identity: str = state.meta.identity
         self.settings: dict[str, Any] = state.meta.settings
+        self.model_digest: str | None = state.meta.settings.get(DIGEST)
         self.token_shape: tuple[int, int] = state.meta.token_shape
         self.token_format: TokenFormat = state.meta.token_format
         self.records: list[Record] = [record for record in state.records if not record.deleted]

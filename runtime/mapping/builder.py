@@ -14,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError, SourceError
+from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Place
 from pairvpr.runtime.image import make_thumbnail, resize
 from pairvpr.runtime.map import Map, MapWriter, Record
+from pairvpr.runtime.map.catalog import DIGEST
 from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
 from pairvpr.runtime.mapping.token_storage import token_settings
 from pairvpr.runtime.model import Model, load_model
+from pairvpr.runtime.reference import check_foreign
 from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
 from pairvpr.runtime.sources.options import DEFAULT
@@ -53,6 +56,7 @@ class BuildOptions:
     token_type: "float16" or "int8", for a new map only, see `token_settings`.
     keep_tokens: share of the tokens to store, for a new map only, see `token_settings`.
     thumbnails: longest side in pixels, up to 320, of the thumbnails that pages show. 0 stores none.
+    model_digest: the digest that the model must have, which the new map keeps. None leaves it open.
     """
 
     source: SourceOptions = DEFAULT
@@ -63,6 +67,7 @@ class BuildOptions:
     token_type: str | None = None
     keep_tokens: float | None = None
     thumbnails: int = THUMBNAIL
+    model_digest: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.thumbnails <= LARGEST_THUMBNAIL:
@@ -147,21 +152,25 @@ def add_pictures(
     loop_closer: searches the map for each picture just before the picture is added. Pictures are then encoded one by
     one.
 
-    Raises MapError, SourceError and the errors of the loop closer. Pictures committed before an error stay in the map.
+    Raises MapError, SourceError, BundleError and the errors of the loop closer. Pictures committed before an error stay
+    in the map.
     """
     db = Path(db)
+    if options.model_digest is not None:
+        model.bundle.check_digest(options.model_digest)
+    check_foreign(model)
     with ExitStack() as stack:
         stack.enter_context(remark_scope(options.strict))
         source = stack.enter_context(open_source(str(images), options.source))
         finder = PlaceFinder(options.poses)
-        known = _KnownPictures(db, source.origin, finder, _read_map(db, model.bundle.identity, create, options))
+        known = _KnownPictures(db, source.origin, finder, _read_map(db, model.bundle, create, options))
         total = source.length
         if source.names is not None:
             known.check_all(source.names, options.poses)
             total = sum(name not in known for name in source.names)
 
         def open_map() -> MapWriter:
-            return stack.enter_context(open_writer(db, model, create, options.token_type, options.keep_tokens))
+            return stack.enter_context(open_writer(db, model, create, options))
 
         adder, done = _Adder(source, model, options, finder, loop_closer, open_map), 0
         try:
@@ -186,24 +195,26 @@ def add_pictures(
     return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
 
 
-def open_writer(
-    db: str | Path, model: Model, create: bool, token_type: str | None = None, keep_tokens: float | None = None
-) -> MapWriter:
+def open_writer(db: str | Path, model: Model, create: bool, options: BuildOptions = DEFAULT_BUILD) -> MapWriter:
     """Open the map `db` for adding features of the model.
 
     create: create the map if there is none.
-    token_type, keep_tokens: the storage of tokens in a new map, see `token_settings`.
+    options: the storage of tokens in a new map, and the digest of its model.
 
     Raises MapError.
     """
     dims, db = model.bundle.info.dims, Path(db)
-    new = create and not (db / "map.sqlite").exists()
+    settings = None
+    if create and not (db / "map.sqlite").exists():
+        settings = token_settings(model, options.token_type, options.keep_tokens)
+        if options.model_digest is not None:
+            settings[DIGEST] = options.model_digest
     return MapWriter.open(
         db,
         identity=model.bundle.identity,
         descriptor_dim=dims.descriptor,
         token_shape=(dims.tokens, dims.token_dim),
-        settings=token_settings(model, token_type, keep_tokens) if new else None,
+        settings=settings,
         install_model=model.bundle.install if create else None,
     )
 
@@ -219,7 +230,7 @@ def _raise_empty(images: str | Path, read: int, left_out: int, skipped: Sequence
     raise SourceError(f"{images}: none of its {read} pictures could be read; first: {first}")
 
 
-def _read_map(db: Path, identity: str, create: bool, options: BuildOptions) -> dict[str, tuple[Record, Keyframe]]:
+def _read_map(db: Path, bundle: Bundle, create: bool, options: BuildOptions) -> dict[str, tuple[Record, Keyframe]]:
     """Return the pictures of the map by name, or an empty dictionary for a map that is to be created.
 
     Raises MapError if the map belongs to another model or stores tokens in another way than the options ask for.
@@ -227,11 +238,15 @@ def _read_map(db: Path, identity: str, create: bool, options: BuildOptions) -> d
     if create and not (db / "map.sqlite").exists():
         return {}
     with Map.open(db) as map_:
-        if map_.identity != identity:
+        if map_.identity != bundle.identity:
             raise MapError(
-                f"{db}: made with model {map_.identity[:12]}, not with {identity[:12]}; "
+                f"{db}: made with model {map_.identity[:12]}, not with {bundle.identity[:12]}; "
                 "give --model that one, or choose another --db"
             )
+        if map_.model_digest is not None:
+            bundle.check_digest(map_.model_digest)
+        elif options.model_digest is not None:
+            raise MapError(f"{db}: was made without --model-digest; leave it out, or build another map")
         stored = map_.token_format
         if options.token_type not in (None, stored.type) or options.keep_tokens not in (None, stored.keep):
             raise MapError(f"{db}: stores {stored}; leave --tokens and --keep-tokens out, or build another map")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import ipaddress
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -45,21 +46,31 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """A request is refused, with an HTTP status and a reason."""
+    """A request is refused, with an HTTP status and a reason.
 
-    def __init__(self, status: int, message: str) -> None:
+    allowed: the methods that the path takes, for status 405.
+    """
+
+    def __init__(self, status: int, message: str, allowed: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.status = status
+        self.allowed = allowed
 
 
 @dataclass(frozen=True)
 class Request:
-    """The head of a request. length: bytes of the body as announced, 0 if not announced."""
+    """The head of a request.
+
+    length: bytes of the body as announced, 0 if not announced.
+    host, origin: the headers of these names, "" without.
+    """
 
     method: str
     path: str
     parameters: dict[str, str]
     length: int
+    host: str
+    origin: str
 
 
 class HttpConnection:
@@ -70,6 +81,8 @@ class HttpConnection:
         self._writer = writer
         self._limits = limits
         self._http = h11.Connection(h11.SERVER)
+        self._method = b""
+        self.idle_since: float | None = None  # the loop's time since which no byte of a request has come
 
     @property
     def abandoned(self) -> bool:
@@ -83,12 +96,24 @@ class HttpConnection:
         """
         event = self._next_event()
         if event is h11.NEED_DATA:
+            self.idle_since = asyncio.get_running_loop().time()
             try:
                 await asyncio.wait_for(self._read(), self._limits.idle)
             except asyncio.TimeoutError:
                 return None
+            finally:
+                self.idle_since = None
             event = await self._in_time(self._event())
-        return _request(event) if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        self._method = event.method
+        return _request(event)
+
+    def dismiss(self) -> None:
+        """Make `request` return None, for a client without a request."""
+        self.idle_since = None
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # data after the end would be a fault
+        self._reader.feed_eof()
 
     async def body(self, take: Callable[[int], None]) -> bytearray:
         """Read the body of the request.
@@ -98,14 +123,20 @@ class HttpConnection:
         """
         return await self._in_time(self._body(take))
 
-    async def send(self, status: int, content: bytes, *, last: bool = False) -> bool:
-        """Answer the request with JSON. Return whether the client may send another; it may not after the `last`."""
+    async def send(self, status: int, content: bytes, *, last: bool = False, allowed: Sequence[str] = ()) -> bool:
+        """Answer the request with JSON. Return whether the client may send another; it may not after the `last`.
+
+        allowed: the methods that the path takes. None are named if it is empty.
+        """
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return False
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(content)))]
+        if allowed:
+            headers.append(("Allow", ", ".join(allowed)))
         if last:
             headers.append(("Connection", "close"))
-        await self._write(h11.Response(status_code=status, headers=headers), h11.Data(content), h11.EndOfMessage())
+        body = [] if self._method == b"HEAD" else [h11.Data(content)]
+        await self._write(h11.Response(status_code=status, headers=headers), *body, h11.EndOfMessage())
         if not self._is_complete():
             return False
         self._http.start_next_cycle()
@@ -120,6 +151,17 @@ class HttpConnection:
             self._writer.write_eof()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._discard(), LINGER)
+
+    async def close(self) -> None:
+        """Close the connection when the client has read its answer, or after the patience of the limits.
+
+        Until then the system keeps the socket and the answer. So the caller counts the connection until then.
+        """
+        self._writer.close()
+        try:
+            await asyncio.wait_for(self._writer.wait_closed(), self._limits.patience)
+        except asyncio.TimeoutError:
+            self._writer.transport.abort()
 
     async def _discard(self) -> None:
         while await self._reader.read(CHUNK):
@@ -176,5 +218,16 @@ def _request(head: h11.Request) -> Request:
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
         raise RefusedError(400, "a parameter is given twice")
-    length = next((int(value) for name, value in head.headers if name == b"content-length"), 0)
-    return Request(head.method.decode("ascii"), target.path, parameters, length)
+    headers = {name: value.decode("latin-1") for name, value in head.headers}
+    length = int(headers.get(b"content-length", 0))
+    host, origin = headers.get(b"host", ""), headers.get(b"origin", "")
+    return Request(head.method.decode("ascii"), target.path, parameters, length, host, origin)
+
+
+def names_this_computer(host: str) -> bool:
+    """Return whether a Host header, or the part of an Origin after "://", is localhost or a loopback address."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
+import secrets
 import socket
 import stat
 from contextlib import suppress
@@ -14,6 +16,7 @@ from pairvpr.errors import ServiceError
 
 FORMS = "unix:PATH or HOST:PORT, such as unix:/run/places.sock or 127.0.0.1:7411"
 BACKLOG = 100  # connections waiting to be accepted, such as while the map is opened
+LONGEST = 107  # bytes of a socket's path
 CONNECT_TIMEOUT = 1.0  # seconds in which a running service accepts a connection
 
 
@@ -21,6 +24,7 @@ class Listener:
     """A listening socket and its address. Use it as a context manager.
 
     Closing it removes the file of a Unix socket.
+    is_loopback: whether it is a port of this computer alone.
     """
 
     def __init__(self, address: str, *, remote: bool = False) -> None:
@@ -40,6 +44,8 @@ class Listener:
         self.socket.listen(BACKLOG)
         bound = self.socket.getsockname()
         self.address = address if self._file else f"{address.rpartition(':')[0]}:{bound[1]}"
+        # Pages in a browser reach a loopback port. They send the name under which they found it, and their own.
+        self.is_loopback = self._file is None and ipaddress.ip_address(bound[0]).is_loopback
 
     def close(self) -> None:
         """Stop listening, and remove the socket's file if it still belongs to this listener. May be called again."""
@@ -58,12 +64,25 @@ class Listener:
 
 
 def _bind_file(path: Path, address: str) -> socket.socket:
+    """Listen at a path. Of several starts at once, one gets it."""
     if path == Path():
         raise ServiceError(f"{address!r} names no file: give --listen {FORMS}")
     listening = socket.socket(socket.AF_UNIX)
+    own = path.with_name(f".{secrets.token_hex(4)}")
     try:
-        _remove_stale(path)
-        listening.bind(str(path))
+        if len(os.fsencode(path)) > LONGEST:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        listening.bind(str(own))
+        listening.listen(BACKLOG)
+        try:
+            _remove_stale(path)
+            # The socket gets its name when it listens already. A link never replaces another's socket.
+            os.link(own, path)
+        finally:
+            own.unlink()
+    except FileExistsError:
+        listening.close()
+        raise _taken(path) from None
     except OSError as error:
         listening.close()
         raise ServiceError(
@@ -78,24 +97,38 @@ def _bind_file(path: Path, address: str) -> socket.socket:
 
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a service that has ended. Raises ServiceError if anything else is at the path."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ServiceError(f"{path} exists and is not a socket: give --listen another path")
+    with suppress(FileNotFoundError):  # there is none, or it was removed just now
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ServiceError(f"{path} exists and is not a socket: give --listen another path")
+        if _is_alive(path):
+            raise _taken(path)
+        # Another start may have put its socket there meanwhile. Of two that rename it, one finds it.
+        aside = path.with_name(f".{secrets.token_hex(4)}")
+        path.rename(aside)
+        try:
+            if _is_alive(aside):
+                with suppress(FileExistsError):
+                    os.link(aside, path)
+                raise _taken(path)
+        finally:
+            aside.unlink()
+
+
+def _is_alive(path: Path) -> bool:
+    """Return whether a service listens at the socket file. Raises FileNotFoundError if it is gone."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(CONNECT_TIMEOUT)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:  # its service has ended
-            path.unlink()
-            return
-        except FileNotFoundError:  # it was removed just now
-            return
+            return False
         except TimeoutError:  # its service is busy
             pass
-    raise ServiceError(f"another service listens at {path}: stop it, or give --listen another path")
+    return True
+
+
+def _taken(path: Path) -> ServiceError:
+    return ServiceError(f"another service listens at {path}: stop it, or give --listen another path")
 
 
 def _bind_port(address: str, remote: bool) -> socket.socket:

@@ -20,13 +20,14 @@ from pairvpr.runtime.answer import FORMAT
 from pairvpr.runtime.image import decode_picture
 from pairvpr.runtime.map_refresh import Refresher
 from pairvpr.runtime.recognizer import PlaceRecognizer
-from pairvpr.runtime.service.http import HttpConnection, Limits, RefusedError, Request
+from pairvpr.runtime.service.http import HttpConnection, Limits, RefusedError, Request, names_this_computer
 from pairvpr.runtime.service.listener import Listener
 from pairvpr.runtime.sources import Frame
 
 PROTOCOL = 1
 RECOGNIZE, INFO = f"/v{PROTOCOL}/recognize", f"/v{PROTOCOL}/info"
-METHODS = {RECOGNIZE: "POST", INFO: "GET"}
+METHODS = {RECOGNIZE: ("POST", "OPTIONS"), INFO: ("GET", "HEAD", "OPTIONS")}
+QUIET = 60.0  # seconds between two lines of the log on requests that fail
 
 T = TypeVar("T")
 
@@ -54,9 +55,11 @@ class Service:
         self._thread = ThreadPoolExecutor(1, "pairvpr recognizer")
         self._turn = asyncio.Lock()  # it is granted in the order of waiting
         self._stopping = asyncio.Event()
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], HttpConnection] = {}
         self._receiving: set[asyncio.Task[None]] = set()  # those without a complete request
         self._unanswered = 0  # requests waiting or being answered
+        self._faults = 0  # pictures that could not be recognized since the last line of the log on them
+        self._silent_until = 0.0
         self._memory = 0  # bytes of all pictures held or arriving
 
     async def run(self) -> None:
@@ -78,32 +81,46 @@ class Service:
         self._stopping.set()
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = _this_task()
-        self._connections.add(task)
+        task, connection = _this_task(), HttpConnection(reader, writer, self._limits)
+        self._connections[task] = connection
         try:
-            await self._converse(HttpConnection(reader, writer, self._limits))
+            try:
+                await self._converse(connection)
+            finally:
+                await connection.close()
         except OSError as error:
             log.debug("a connection broke: %s", error)
+        except asyncio.CancelledError:  # by `run`, for a client without a request
+            log.debug("a connection was closed, because the service stops")
         finally:
-            writer.close()
-            self._connections.discard(task)
+            writer.transport.abort()  # does nothing to a closed one
+            del self._connections[task]
 
     async def _converse(self, connection: HttpConnection) -> None:
         """Answer a client's requests until the client or the service ends."""
         try:
-            if len(self._connections) > self._limits.clients:
+            if len(self._connections) > self._limits.clients and not self._close_idle():
                 raise RefusedError(503, f"busy: {self._limits.clients} clients are connected already")
             while not self._stopping.is_set() and await self._exchange(connection):
                 pass
         except RefusedError as refusal:
-            await connection.send(refusal.status, _error(str(refusal)), last=True)
+            await connection.send(refusal.status, _error(str(refusal)), last=True, allowed=refusal.allowed)
             await self._interruptible(connection.linger())
+
+    def _close_idle(self) -> bool:
+        """Close the connection that has been silent for the longest time. Return whether there is one."""
+        idle = [(each.idle_since, each) for each in self._connections.values() if each.idle_since is not None]
+        if not idle:
+            return False
+        min(idle, key=lambda each: each[0])[1].dismiss()
+        return True
 
     async def _exchange(self, connection: HttpConnection) -> bool:
         """Answer one request. Return whether another may follow."""
         request = await self._interruptible(connection.request())
         if request is None:
             return False
+        self._check_names(request)
         question = self._question(request)
         taken = 0
 
@@ -117,6 +134,10 @@ class Service:
 
         try:
             content = await self._interruptible(connection.body(take))
+            if request.method == "OPTIONS":
+                methods = METHODS[request.path]
+                told = (json_line({"format": FORMAT, "methods": methods, "error": None}) + "\n").encode()
+                return await connection.send(200, told, last=self._stopping.is_set(), allowed=methods)
             if question is None:
                 status, answer = 200, self._info()
             else:
@@ -154,25 +175,46 @@ class Service:
             self._refresher.poll()
             answer = self._recognizer.recognize_frame(frame)
         except PairVPRError as fault:
-            log.error("a picture could not be recognized: %s", fault)
+            self._log_fault(str(fault), bug=False)
             return 500, _error(str(fault))
         except Exception as fault:
-            log.exception("a picture could not be recognized: this is a bug")
+            self._log_fault("this is a bug", bug=True)
             return 500, _error(f"{type(fault).__name__}: see the service's log")
         line = answer.to_json(question.matches) + "\n"
         return 200 if error is None else 422, line.encode("utf-8", "backslashreplace")
 
+    def _log_fault(self, text: str, *, bug: bool) -> None:
+        """Log that a picture could not be recognized, at most once in QUIET seconds and with the number since then."""
+        self._faults += 1
+        now = perf_counter()
+        if now >= self._silent_until:
+            count = "a picture" if self._faults == 1 else f"{self._faults} pictures"
+            log.error("%s could not be recognized: %s", count, text, exc_info=bug)
+            self._faults, self._silent_until = 0, now + QUIET
+
     def _question(self, request: Request) -> Question | None:
         """Return the question of a request, None for a request of information. Raises RefusedError."""
-        method = METHODS.get(request.path)
-        if method is None:
+        methods = METHODS.get(request.path)
+        if methods is None:
             raise RefusedError(404, f"there is no {request.path}: ask for {' or '.join(METHODS)}")
-        if request.method != method:
-            raise RefusedError(405, f"{request.path} takes {method}, not {request.method}")
+        if request.method not in methods:
+            raise RefusedError(405, f"{request.path} takes {methods[0]}, not {request.method}", methods)
         self._check_size(request.length)
-        if request.path == INFO:
+        if request.path == INFO or request.method == "OPTIONS":
             return None
         return Question.from_parameters(request.parameters, self._matches)
+
+    def _check_names(self, request: Request) -> None:
+        """Refuse a page of another site that reaches a loopback port through the browser on this computer.
+
+        Raises RefusedError.
+        """
+        if not self._listener.is_loopback:
+            return
+        if not names_this_computer(request.host):
+            raise RefusedError(421, f"this is localhost, not {request.host or 'a request without Host'}")
+        if request.origin and not names_this_computer(request.origin.partition("://")[2]):
+            raise RefusedError(403, f"pages of {request.origin} may not ask this service")
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.body:

@@ -12,7 +12,7 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.image import PICTURE_EXTENSIONS, open_picture
 from pairvpr.runtime.sources import gstreamer
 from pairvpr.runtime.sources.bags import METADATA, BagSource, is_bag
-from pairvpr.runtime.sources.base import Frame, Source
+from pairvpr.runtime.sources.base import Frame, NotThereError, Source
 from pairvpr.runtime.sources.euroc import EurocSource, find_euroc_camera
 from pairvpr.runtime.sources.folder import FolderSource, PictureSource, list_pictures, natural_order
 from pairvpr.runtime.sources.live import READ_TIMEOUT, LiveSource
@@ -62,7 +62,9 @@ def _open(query: str, options: SourceOptions) -> Source:
     if mode is not None:
         return _open_path(Path(query), mode)
     if camera := re.fullmatch(r"cam(\d+)", query):
-        return _open_numbered_camera(int(camera[1]))
+        return _open_camera(DEVICES / f"video{camera[1]}", query)
+    if re.fullmatch(r"/dev/video\d+", query):
+        return _open_camera(Path(query), Path(query).name)
     if camera := re.fullmatch(r"csi(\d+)", query):
         return _open_csi_camera(int(camera[1]))
     if re.match(r"(rtsp|https?)://", query):
@@ -104,20 +106,21 @@ def _open_path(path: Path, mode: int) -> Source:
     return PictureSource(path)
 
 
-def _open_numbered_camera(number: int) -> Source:
-    device = DEVICES / f"video{number}"
-    if device.is_char_device():
-        return _open_camera(device, f"cam{number}")
-    found = sorted((path.name for path in DEVICES.glob("video*")), key=natural_order)
-    if not found:
-        raise SourceError(f"there is no camera {device}, and no other camera: connect it and check its rights")
-    cameras = ", ".join(str(DEVICES / name) for name in found)
-    raise SourceError(f"there is no camera {device}; found: {cameras}: connect it or name one of these")
-
-
 def _open_camera(device: Path, name: str) -> Source:
+    return LiveSource(name, partial(_connect_camera, device, name))
+
+
+def _connect_camera(device: Path, name: str) -> VideoFeed:
+    """Open a camera. Raise NotThereError if it is not connected."""
     advice = f"check that {device} is a camera, that no other program uses it and that you may read it"
-    return LiveSource(name, partial(_connect, str(device), name, format="v4l2", advice=advice))
+    try:
+        return _connect(str(device), name, format="v4l2", advice=advice)
+    except NotThereError as error:
+        if device.exists():
+            raise
+        found = sorted((path.name for path in DEVICES.glob("video*")), key=natural_order)
+        others = ", ".join(str(DEVICES / other) for other in found) or "none"
+        raise NotThereError(f"there is no camera {device} (found: {others}): connect it or name another") from error
 
 
 def _open_csi_camera(number: int) -> Source:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from PIL import Image
 
+from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.clocks import SteadyClock
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.remarks import Tally
@@ -17,6 +18,10 @@ Wanted = Callable[[int, str, "float | None"], bool]
 """Decides, from a frame's number, name and timestamp, whether its picture is converted and yielded."""
 
 S = TypeVar("S", bound="Source")
+
+
+class NotThereError(SourceError):
+    """A camera or stream cannot be reached now, and may be later."""
 
 
 class Header(NamedTuple):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
+from pairvpr.runtime.sources.base import Frame, NotThereError, Source, Wanted, every_frame
 
 READ_TIMEOUT = 10.0  # seconds without data after which a camera or stream counts as lost
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a lost source is tried again, doubled after each try
@@ -50,10 +50,12 @@ class LiveSource(Source):
     in `dropped` and forgotten. Frames are numbered as they arrive, dropped frames too. The source can be iterated once.
 
     A lost camera or stream (unplugged, cut, silent for READ_TIMEOUT) is opened again after FIRST_WAIT. The wait doubles
-    after each failed try, up to LONGEST_WAIT. Each loss and try is logged.
+    after each failed try, up to LONGEST_WAIT. Each loss and try is logged. One that is not there at first counts as
+    lost.
 
     name: the name of the source in frames, messages and logs.
-    connect: opens the camera or stream. It may raise SourceError, which the constructor passes on.
+    connect: opens the camera or stream. It may raise SourceError, which the constructor passes on, except a
+    NotThereError.
     first: a feed that is open already, used in place of the first `connect`.
     endless: if True, the end of the feed is a loss. If False, it ends the iteration.
     """
@@ -78,8 +80,14 @@ class LiveSource(Source):
         self._closing = False
         self._ended = False
         self._fault: BaseException | None = None
-        feed = connect() if first is None else first
-        self._thread = threading.Thread(target=self._run, args=(feed,), name=f"pairvpr {name}", daemon=True)
+        feed, loss = first, None
+        if feed is None:
+            try:
+                feed = connect()
+            except NotThereError as fault:
+                _forget_locals(fault)
+                loss = str(fault)
+        self._thread = threading.Thread(target=self._run, args=(feed, loss), name=f"pairvpr {name}", daemon=True)
         self._thread.start()
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
@@ -110,8 +118,10 @@ class LiveSource(Source):
         if self._thread.is_alive():
             logger.warning("%s does not respond; it is released when the program ends", self._name)
 
-    def _run(self, feed: Feed | None) -> None:
+    def _run(self, feed: Feed | None, loss: str | None) -> None:
         try:
+            if loss is not None:
+                feed = self._connect_again(loss)
             while feed is not None:
                 loss = self._read(feed)
                 feed = None if loss is None else self._connect_again(loss)
@@ -166,7 +176,7 @@ class LiveSource(Source):
                 _forget_locals(fault)
                 loss = str(fault)
             else:
-                logger.warning("%s is connected again", self._name)
+                logger.warning("%s is connected", self._name)
                 return feed
 
     def _arrived(self, shot: Shot) -> _Arrived:

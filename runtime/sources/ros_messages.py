@@ -13,7 +13,7 @@ from PIL import Image
 from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.geometry.poses import UNKNOWN, Place, find_fix
 from pairvpr.runtime.geometry.rotations import normalize
-from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, decode_picture, load_picture, scale_16_bit
+from pairvpr.runtime.image import BAND, MIN_SIDE, decode_picture, load_picture, scale_16_bit
 from pairvpr.runtime.sources.base import Frame, Header
 
 # Pillow's name for the order of an encoding's bytes, and bytes per pixel. 8UC1 and 8UC3 do not define colours: OpenCV
@@ -49,6 +49,7 @@ _PLANES = {"nv12": (2, 2, True), "nv21": (2, 2, False), "nv24": (1, 1, True)}
 _BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
 _WIDE_BAYER = tuple(f"{each[:-1]}16" for each in _BAYER)
 ENCODINGS = (*_CHANNELS, *_WIDE, *_YUV, *_PLANES, *_BAYER, *_WIDE_BAYER)
+MAX_PIXELS = 50_000_000  # of a message, about a GB while it is converted
 COMPRESSED = ("JPEG", "PNG", "TIFF", "WEBP")
 VIDEO_FORMATS = ("h264", "h265", "hevc", "av1", "vp8", "vp9")
 
@@ -64,7 +65,7 @@ def decode_image(message: Any) -> Image.Image:
                 f"format {message.format!r} holds video, whose messages are no pictures: record JPEG images, or "
                 "convert the topic to a video file"
             )
-        return decode_picture(content, "its JPEG, PNG, TIFF or WebP data", formats=COMPRESSED)
+        return decode_picture(content, "its JPEG, PNG, TIFF or WebP data", MAX_PIXELS, COMPRESSED)
     encoding = message.encoding.lower()
     if encoding.startswith(("32fc", "64fc")):
         raise SourceError(
@@ -196,11 +197,15 @@ def _from_channels(message: Any, order: str, size: int) -> Image.Image:
 
 def _from_yuv(pixels: npt.NDArray[np.uint8], luma: list[int], blue: int, red: int) -> npt.NDArray[np.uint8]:
     """Convert two pixels in four bytes to RGB (ITU-R BT.601, luma from 16 to 235, as in cv_bridge)."""
-    height, width = pixels.shape[:2]
-    pairs = pixels[:, : width - width % 2].reshape(height, width // 2, 4).astype(np.float32)
-    y = 1.164 * (pairs[:, :, luma].reshape(height, -1) - 16)
-    u, v = (np.repeat(pairs[:, :, channel] - 128, 2, axis=1) for channel in (blue, red))
-    return _to_rgb(y, u, v)
+    height, width = pixels.shape[0], pixels.shape[1] - pixels.shape[1] % 2
+    rgb = np.empty((height, width, 3), np.uint8)
+    for first in range(0, height, BAND):
+        band = slice(first, first + BAND)
+        pairs = pixels[band, :width].reshape(-1, width // 2, 4).astype(np.float32)
+        y = 1.164 * (pairs[:, :, luma].reshape(len(pairs), -1) - 16)
+        u, v = (np.repeat(pairs[:, :, channel] - 128, 2, axis=1) for channel in (blue, red))
+        rgb[band] = _to_rgb(y, u, v)
+    return rgb
 
 
 def _from_planes(message: Any, across: int, down: int, blue_first: bool) -> npt.NDArray[np.uint8]:
@@ -211,13 +216,17 @@ def _from_planes(message: Any, across: int, down: int, blue_first: bool) -> npt.
     height, width = (side - side % 2 for side in (message.height, message.width))
     step, more = message.step, -(-message.height // down) * (2 // across)
     rows = _rows(message, message.height + more, message.width)
-    y = 1.164 * (rows[:height, :width].astype(np.float32) - 16)
     pairs = rows[message.height :].reshape(-1, step * (2 // across))[: height // down, : 2 * width // across]
-    u, v = (
-        np.repeat(np.repeat(pairs[:, first::2].astype(np.float32) - 128, down, axis=0), across, axis=1)
-        for first in ((0, 1) if blue_first else (1, 0))
-    )
-    return _to_rgb(y, u, v)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for first in range(0, height, BAND):
+        y = 1.164 * (rows[first : min(first + BAND, height), :width].astype(np.float32) - 16)
+        part = pairs[first // down : (first + BAND) // down].astype(np.float32) - 128
+        u, v = (
+            np.repeat(np.repeat(part[:, channel::2], down, axis=0), across, axis=1)
+            for channel in ((0, 1) if blue_first else (1, 0))
+        )
+        rgb[first : first + BAND] = _to_rgb(y, u, v)
+    return rgb
 
 
 def _to_rgb(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from PIL import Image
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.image import load_picture
-from pairvpr.runtime.sources.base import ClockWatch, Frame, Source, Wanted, every_frame
+from pairvpr.runtime.sources.base import ClockWatch, Frame, NotThereError, Source, Wanted, every_frame
 
 if TYPE_CHECKING:
     import av
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 # fmt: off
+# Errors of a camera or stream that may be there later.
+_PASSING = {
+    errno.EBUSY,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.EIO,  # also a name that cannot be resolved yet
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENODEV,
+    errno.ENOENT,
+    errno.ENXIO,
+    errno.ETIMEDOUT,
+}
 VIDEO_EXTENSIONS = (
     ".264", ".265", ".3gp", ".asf", ".avi", ".dav", ".flv", ".h264", ".h265",
     ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg",
@@ -130,7 +145,8 @@ def open_container(
         # Metadata is often not UTF-8, and its pictures can still be read.
         container = av.open(url, format=format, options=options, timeout=timeout, metadata_errors="replace")
     except av.error.FFmpegError as error:
-        raise SourceError(f"{title} cannot be opened ({_reason(error)}): {advice}") from error
+        kind = NotThereError if error.errno in _PASSING or isinstance(error, av.error.ExitError) else SourceError
+        raise kind(f"{title} cannot be opened ({_reason(error)}): {advice}") from error
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         container.close()

@@ -236,7 +236,6 @@ def test_a_single_query_that_cannot_be_read(home: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--query", "cam97"], "there is no camera /dev/video97"),
         (["--query", "nowhere.jpg"], "is not a file, folder, camera or stream"),
         (["--query", ""], "is not a file, folder, camera or stream"),
         (["--db", "nowhere"], "nowhere holds no map: build it with"),

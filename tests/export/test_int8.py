@@ -23,8 +23,9 @@ from pairvpr.calibration.gate import Agreement  # noqa: E402
 from pairvpr.cli.main import main  # noqa: E402
 from pairvpr.errors import EngineError, ExportError  # noqa: E402
 from pairvpr.export import int8_bundle  # noqa: E402
-from pairvpr.export.int8 import FloatGraph, layer_errors, measure_ranges, write_int8  # noqa: E402
+from pairvpr.export.int8 import FloatGraph, layer_errors, measure_ranges, needs_narrow_weights, write_int8  # noqa: E402
 from pairvpr.export.int8_bundle import Int8Export, Pictures  # noqa: E402
+from pairvpr.machine import int8_class  # noqa: E402
 from pairvpr.runtime import load_model  # noqa: E402
 from pairvpr.runtime.bundle import GRAPHS, Bundle  # noqa: E402
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
@@ -243,7 +244,8 @@ def test_openvino_computes_the_static_graphs(made) -> None:
 def test_int8_precisions_are_limited_to_their_devices(tiny_bundle: Path) -> None:
     floats = Bundle.open(tiny_bundle)
     graphs = floats.info.precisions["fp32"]
-    every = Bundle(floats.path, dataclasses.replace(floats.info, precisions=dict.fromkeys(("fp32", *KINDS), graphs)))
+    info = dataclasses.replace(floats.info, precisions=dict.fromkeys(("fp32", *KINDS), graphs))
+    every = Bundle(floats.path, dataclasses.replace(info, calibration={"int8": {"processor": int8_class()}}))
     assert open_engines(every, "cpu").precision == "int8-dynamic"
     assert open_engines(every, "cpu", "int8").precision == "int8"
     with pytest.raises(EngineError, match="int8-dynamic needs --device cpu, not openvino"):
@@ -261,6 +263,70 @@ def test_int8_precisions_are_limited_to_their_devices(tiny_bundle: Path) -> None
         mixed = open_engines(every, "openvino", "int8-bf16")
         assert mixed.precision == "int8-bf16"
         assert mixed.description.endswith("int8 weights, bfloat16 arithmetic for what is not INT8")
+
+
+@pytest.mark.parametrize("result", [{}, {"int8": {"processor": "z80"}}, {"int8": 7}, {"int8": {"processor": 7}}])
+def test_another_processor_runs_float_with_a_warning(tiny_bundle: Path, caplog, result) -> None:
+    floats = Bundle.open(tiny_bundle)
+    graphs = floats.info.precisions["fp32"]
+    info = dataclasses.replace(floats.info, precisions=dict.fromkeys(("fp32", *KINDS), graphs), calibration=result)
+    assert open_engines(Bundle(floats.path, info), "cpu").precision == "fp32"
+    (message,) = [each for each in caplog.messages if "INT8" in each]
+    assert f"and this is {int8_class()}: export --int8 again here" in message
+    assert open_engines(Bundle(floats.path, info), "cpu", "int8").precision == "int8"
+    alone = dataclasses.replace(info, precisions=dict.fromkeys(KINDS, graphs))
+    assert open_engines(Bundle(floats.path, alone), "cpu").precision == "int8-dynamic"  # nothing else runs
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8-dynamic"])
+def test_weights_for_processors_without_vnni_have_7_bits(tmp_path: Path, monkeypatch, kind: str) -> None:
+    """Two products of unsigned by signed 8 bits overflow 16 bits there: 2 * 255 * 127 > 32767 > 2 * 255 * 64."""
+    largest = {}
+    for kind_of_processor in ("x86_64 with VNNI", "x86_64 without VNNI", "aarch64"):
+        monkeypatch.setattr("pairvpr.export.int8.int8_class", lambda kind=kind_of_processor: kind)
+        graph, narrow = FloatGraph(one_layer(tmp_path)), needs_narrow_weights()
+        made = (
+            graph.dynamic((), narrow)
+            if kind == "int8-dynamic"
+            else graph.static({graph.layers[0].name: 3.0}, (), narrow)
+        )
+        weights = [numpy_helper.to_array(each) for each in made.graph.initializer if each.data_type == TensorProto.INT8]
+        largest[kind_of_processor] = max(int(np.abs(each.astype(int)).max()) for each in weights if each.ndim == 2)
+    assert largest["x86_64 without VNNI"] <= 64
+    assert largest["x86_64 with VNNI"] == largest["aarch64"] == 127
+
+
+def test_a_class_without_vnni_is_warned_of_an_int8_that_was_asked_for(tiny_bundle: Path, caplog, monkeypatch) -> None:
+    floats = Bundle.open(tiny_bundle)
+    precisions = dict.fromkeys(("fp32", "int8"), floats.info.precisions["fp32"])
+    info = dataclasses.replace(floats.info, precisions=precisions, calibration={"int8": {"processor": "aarch64"}})
+    for here, warned in (("x86_64 with VNNI", False), ("x86_64 without VNNI", True)):
+        monkeypatch.setattr("pairvpr.runtime.engines.open.int8_class", lambda here=here: here)
+        caplog.clear()
+        open_engines(Bundle(floats.path, info), "cpu", "int8")
+        assert ("int8 may give wrong answers" in caplog.text) == warned
+
+
+def test_a_kind_that_fails_does_not_withhold_the_others(made, monkeypatch, tmp_path, caplog) -> None:
+    export = made[3]
+    monkeypatch.setattr(export, "folder", tmp_path)
+    monkeypatch.setattr(Int8Export, "_choose", lambda self, kind: [])
+    judge = Int8Export._judge
+
+    def fail_dynamic(self, kind, *rest):
+        if kind == "int8-dynamic":
+            raise ExportError(f"the {kind} graphs differ")
+        return judge(self, kind, *rest)
+
+    monkeypatch.setattr(Int8Export, "_judge", fail_dynamic)
+    take_few(monkeypatch)
+    precisions, calibration = export.write(Reference.load(export.floats.reference()))
+    assert set(precisions) == set(calibration["left_float"]) == {"int8", "int8-fp16"}
+    assert calibration["processor"] == int8_class()
+    assert not list(tmp_path.glob("*dynamic*"))
+    assert [each for each in caplog.messages if "differ" in each] == [
+        "the int8-dynamic graphs differ; the bundle has int8, int8-fp16"
+    ]
 
 
 @pytest.mark.slow
@@ -296,6 +362,21 @@ def test_command_line_adds_int8_to_a_bundle_or_nothing(
     assert load_model(out, "cpu").engines.precision == "int8-dynamic"
     for kind in KINDS:
         assert check_reference(load_model(out, "cpu", kind)).ok
+
+    judge = Int8Export._judge
+
+    def fail_dynamic(self, kind, *rest):
+        if kind == "int8-dynamic":
+            raise ExportError("different")
+        return judge(self, kind, *rest)
+
+    monkeypatch.setattr(Int8Export, "_judge", fail_dynamic)
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 0, again.output
+    bundle = Bundle.open(out)
+    bundle.verify()
+    assert set(bundle.info.precisions) == {"fp32", "fp16", "int8", "int8-fp16"}
+    assert {file.name for file in out.iterdir()} == {*bundle.info.files, "bundle.json"}
 
 
 @pytest.mark.parametrize(

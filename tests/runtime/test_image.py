@@ -362,3 +362,27 @@ def test_real_picture():
     picture = load_picture(shared("data/gardens_point/day_right/Image000.jpg"))
     assert picture.size == (960, 540)
     assert resize(picture, (322, 322)).std() > 10
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG file that repeats its last scan."""
+    stream = io.BytesIO()
+    Image.fromarray(scene()).save(stream, "JPEG", progressive=True)
+    content = stream.getvalue()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * count + b"\xff\xd9"
+
+
+def test_a_jpeg_file_of_very_many_scans_is_refused_before_it_is_decoded():
+    """Each scan takes as long as a picture, and a few bytes."""
+    assert decode_picture(jpeg_of_scans(20), "a").size == Image.fromarray(scene()).size
+    with pytest.raises(SourceError, match="more than 100 scans"):
+        decode_picture(jpeg_of_scans(200), "a")
+
+
+def test_slow_formats_have_fewer_pixels():
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((400, 400, 3), np.uint8)).save(stream, "JPEG2000")
+    assert decode_picture(stream.getvalue(), "a", 1_600_000).size == (400, 400)
+    with pytest.raises(SourceError, match="megapixels"):
+        decode_picture(stream.getvalue(), "a", 1_200_000)

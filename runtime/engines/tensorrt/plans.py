@@ -241,9 +241,7 @@ def _decode(content: Mapping[str, Any]) -> PlanInfo:
     graph = check_text(content["graph"], "graph", 200)
     if graph not in GRAPHS:
         raise ValueError("graph is not one of a bundle")
-    profiles = [_decode_profile(each) for each in check_list(content["profiles"], "profiles", 1, 100)]
-    if not all(_batched_input(graph) in profile for profile in profiles):
-        raise ValueError(f"profiles has none for {_batched_input(graph)}")
+    profiles = [_decode_profile(each, graph) for each in check_list(content["profiles"], "profiles", 1, 100)]
     gpu = check_keys(content["gpu"], "gpu", {each.name for each in fields(Gpu)})
     decision = content.get("decision")
     form = check_text(content.get("form", FORMS[0]), "form", 200)
@@ -275,6 +273,14 @@ def _decode(content: Mapping[str, Any]) -> PlanInfo:
     )
 
 
+_AXES: Mapping[str, Mapping[str, int]] = {
+    "encoder": {"images": 4},
+    "pair_prefix": {"query_tokens": 3, "database_tokens": 3},
+    "pair_suffix": {"query_tokens": 3, "database_tokens": 3, "query_state": 3, "database_state": 3, "keep": 1},
+}
+"""The inputs of each graph and their numbers of axes."""
+
+
 def _batched_input(graph: str) -> str:
     return "images" if graph == "encoder" else "database_tokens"
 
@@ -283,13 +289,16 @@ def _decode_texts(content: object, name: str) -> dict[str, str]:
     return {key: check_text(value, name, 200) for key, value in check_mapping(content, name, 100).items()}
 
 
-def _decode_profile(content: object) -> Profile:
+def _decode_profile(content: object, graph: str) -> Profile:
     profile: dict[str, tuple[Shape, Shape, Shape]] = {}
-    for name, shapes in check_mapping(content, "profiles", 20).items():
+    for name, shapes in check_keys(content, "profiles", set(_AXES[graph])).items():
+        axes = _AXES[graph][name]
         smallest, usual, largest = (
-            tuple(check_int(size, "profiles", 0, 2**31) for size in check_list(shape, "profiles", 1, 8))
+            tuple(check_int(size, "profiles", 0, 2**31) for size in check_list(shape, "profiles", axes, axes))
             for shape in check_list(shapes, "profiles", 3, 3)
         )
+        if not _within(usual, (smallest, usual, largest)):
+            raise ValueError(f"profiles has sizes of {name} in no order")
         profile[name] = smallest, usual, largest
     return profile
 

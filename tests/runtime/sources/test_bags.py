@@ -374,6 +374,19 @@ def test_planes_of_luma_and_colour(encoding: str, padding: int) -> None:
     assert np.abs(found - SMOOTH).max() <= 5
 
 
+@pytest.mark.parametrize("encoding", ["uyvy", "nv12", "nv24", "mono16", "rgb16"])
+def test_bands_of_rows_do_not_show(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    height, width = 46, 32
+    data = random.integers(0, 256, height * width * 6, np.uint8)
+    step = width * {"uyvy": 2, "nv12": 1, "nv24": 1, "mono16": 2, "rgb16": 6}[encoding]
+    message = SimpleNamespace(encoding=encoding, height=height, width=width, step=step, is_bigendian=0, data=data)
+    whole = np.asarray(decode_image(message))
+    monkeypatch.setattr("pairvpr.runtime.image.BAND", 10)
+    monkeypatch.setattr("pairvpr.runtime.sources.ros_messages.BAND", 10)
+    assert np.array_equal(np.asarray(decode_image(message)), whole)
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("height", "width"), [(0, 0), (0, 2**32 - 1), (2**32 - 1, 2**32 - 1), (15, 64)])
 def test_sizes_that_are_no_picture(encoding: str, height: int, width: int) -> None:

@@ -1,0 +1,157 @@
+"""A foreign bundle's reference check runs once, and a pinned digest holds before any graph is loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pairvpr.cli.main import main as pairvpr
+from pairvpr.cli.run import main as pairvpr_run
+from pairvpr.errors import BundleError
+from pairvpr.runtime import load_model, reference
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.model import default_bundle
+from tests.runtime.test_hostile_bundle import replace
+from tests.scenes import draw_scene
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`pictures`, a foreign `bundle` (the default model under another description) and an empty `cache`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    for place in range(3):
+        Image.fromarray(draw_scene(place, 0, (96, 128))).save(tmp_path / f"pictures/{place}.png")
+    Bundle.open(default_bundle()).install(tmp_path / "bundle")
+    (tmp_path / "bundle" / "notes.txt").write_text("-")
+    replace(tmp_path / "bundle", "notes.txt", b"foreign")
+    return tmp_path
+
+
+def shuffle(bundle: Path) -> None:
+    """Put the weights of a graph into another order, under the old identity and with checksums that hold."""
+    name = Bundle.open(bundle).info.precisions["fp16"].graphs["pair_suffix"].weights
+    weights = np.frombuffer((bundle / name).read_bytes(), "<f2").copy()
+    np.random.default_rng(0).shuffle(weights)
+    replace(bundle, name, weights.tobytes())
+
+
+def call(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(each) for each in arguments])
+
+
+def build(home: Path, *more: object) -> Result:
+    return call(pairvpr, "map", "build", home / "pictures", "--db", home / "map", "--model", home / "bundle", *more)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Count the reference checks from now on."""
+    checks: list[str] = []
+    check = reference.check_reference
+    monkeypatch.setattr(reference, "check_reference", lambda model: checks.append("") or check(model))
+    return checks
+
+
+def test_a_foreign_bundle_is_checked_at_its_first_opening(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = counted(monkeypatch)
+    assert build(home).exit_code == 0
+    assert len(checks) == 1
+    for _ in range(2):
+        answered = call(pairvpr_run, "--db", home / "map", "--query", home / "pictures/0.png")
+        assert answered.exit_code == 0, answered.stderr
+    assert len(checks) == 1
+    digest = Bundle.open(home / "bundle").digest
+    assert [each.name for each in (home / "cache/pairvpr/references").iterdir()] == [f"{digest}-fp16"]
+
+
+def test_the_bundle_that_ships_is_not_foreign(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = counted(monkeypatch)
+    assert call(pairvpr, "map", "build", home / "pictures", "--db", home / "map").exit_code == 0
+    assert call(pairvpr_run, "--db", home / "map", "--query", home / "pictures/0.png").exit_code == 0
+    assert not checks
+
+
+def test_shuffled_weights_are_refused_by_every_opening(home: Path) -> None:
+    assert build(home).exit_code == 0
+    shuffle(home / "map/model")
+    for _ in range(2):
+        refused = call(pairvpr_run, "--db", home / "map", "--query", home / "pictures/0.png")
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert "do not give the results of its reference check" in refused.stderr.splitlines()[-1]
+    assert call(pairvpr, "map", "add", home / "pictures", "--db", home / "map").exit_code == 2
+    verified = call(pairvpr, "map", "verify", "--db", home / "map")
+    assert verified.exit_code == 2
+    assert "its weights are not those of its reference check" in verified.stdout
+
+
+def test_a_result_that_cannot_be_remembered_is_logged(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (home / "cache").write_text("a file")
+    model = load_model(home / "bundle", "cpu")
+    with caplog.at_level(logging.INFO):
+        reference.check_foreign(model)
+    assert "the reference check runs at each start, because this cannot be written" in caplog.text
+
+
+def test_the_digest_covers_all_but_calibration_results(home: Path) -> None:
+    first = Bundle.open(home / "bundle")
+    first.store_calibration("note", {"a": 1})
+    assert Bundle.open(home / "bundle").digest == first.digest
+    replace(home / "bundle", "notes.txt", b"changed")
+    assert Bundle.open(home / "bundle").digest != first.digest
+
+
+def test_a_pinned_digest_is_stored_shown_and_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = Bundle.open(home / "bundle").digest
+    wrong = build(home, "--model-digest", "0" * 64)
+    assert wrong.exit_code == 2
+    assert f"its digest is {digest}, not {'0' * 64}" in wrong.stderr
+    assert not (home / "map").exists()
+    assert build(home, "--model-digest", digest).exit_code == 0
+    assert build(home).exit_code == 0  # going on needs no option
+    shown = json.loads(call(pairvpr, "map", "info", "--db", home / "map", "--format", "jsonl").stdout)
+    assert (shown["model_digest"], shown["model_digest_pinned"]) == (digest, True)
+    replace(home / "map/model", "notes.txt", b"changed")
+    loaded: list[Path] = []
+    monkeypatch.setattr(Bundle, "graph", lambda *_, **__: loaded.append(Path()))
+    commands: tuple[tuple[Any, ...], ...] = (
+        (pairvpr_run, "--db", home / "map", "--query", home / "pictures/0.png"),
+        (pairvpr, "map", "add", home / "pictures", "--db", home / "map"),
+        (pairvpr, "map", "loops", home / "pictures", "--db", home / "map", "--threshold", 1),
+    )
+    for command, *arguments in commands:
+        refused = call(command, *arguments)
+        assert refused.exit_code == 2
+        assert f"not {digest}; take the bundle from where its digest comes from" in refused.stderr
+    assert not loaded
+
+
+def test_a_digest_can_be_asked_for_at_an_answer(home: Path) -> None:
+    assert build(home).exit_code == 0
+    digest = Bundle.open(home / "map/model").digest
+    for asked, code in ((digest, 0), ("1" * 64, 2)):
+        answered = call(pairvpr_run, "--db", home / "map", "--query", home / "pictures/0.png", "--model-digest", asked)
+        assert answered.exit_code == code
+    later = build(home, "--model-digest", digest)
+    assert later.exit_code == 2
+    assert "was made without --model-digest" in later.stderr
+
+
+def test_a_digest_of_a_map_is_text(home: Path) -> None:
+    from pairvpr.errors import MapError
+    from pairvpr.runtime.map.catalog import Meta
+
+    meta = Meta("a" * 64, {"model_digest": 7}, 8, (4, 8), "0")
+    with pytest.raises((MapError, ValueError), match="its digest of the model is not a text"):
+        Meta.decode(meta.encode(), home)
+
+
+def test_check_digest_names_both(home: Path) -> None:
+    with pytest.raises(BundleError, match=r"not a b; take"):
+        Bundle.open(home / "bundle").check_digest("a\nb")
