@@ -12,6 +12,7 @@ import rerun.blueprint as shown
 
 from pairvpr.html.album import thumbnail
 from pairvpr.html.document import check_page
+from pairvpr.printing import printable
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
@@ -39,7 +40,7 @@ def recording(path: Path, query: str, source: Source, recognizer: PlaceRecognize
     check_page(path, "run.rrd")
     with rerun.RecordingStream("pairvpr") as stream:
         stream.save(path, default_blueprint=_blueprint(recognizer.map, source.live))
-        stream.send_recording_name(query)
+        stream.send_recording_name(printable(query))  # Rerun takes UTF-8 alone
         yield Recording(stream, source, recognizer)
 
 
@@ -73,7 +74,7 @@ class Recording:
         self._show_numbers(seen, answer)
 
     def _say(self, text: str, level: str) -> None:
-        self._stream.log("log", rerun.TextLog(text, level=level))
+        self._stream.log("log", rerun.TextLog(printable(text), level=level))
 
     def _show_map(self, map_: Map) -> None:
         """Show the map's places; called again after a writer has changed the map."""
@@ -115,7 +116,7 @@ class Recording:
 
 
 def _path(frame: str, name: str) -> list[object]:
-    return ["places", frame, name]
+    return ["places", printable(frame), name]
 
 
 def _by_frame(map_: Map) -> dict[str, list[Place]]:

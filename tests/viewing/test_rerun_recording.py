@@ -144,3 +144,16 @@ def test_a_recording_that_cannot_be_written_is_refused(recognizer: Any, tmp_path
     for path in (tmp_path, tmp_path / "none" / "run.rrd"):
         with pytest.raises(PairVPRError), recording(path, "drive", SimpleNamespace(live=False), recognizer):
             pytest.fail("not refused before the run")
+
+
+def test_names_that_are_not_utf_8_are_escaped(recognizer: Any, tmp_path: Path) -> None:
+    odd = "a\udcff.jpg"
+    source = SimpleNamespace(live=False, dropped=0)
+    with recording(tmp_path / "run.rrd", odd, source, recognizer) as taken:
+        taken.add(Frame(odd, None, None, f"{odd} is damaged", 1.0), Recognition(odd, error=f"{odd} is damaged"))
+        place = Pose(1, 2, 3, frame=f"odom@{odd}")
+        match = Match("p0", 1.0, 0.5, "full", place)
+        taken.add(Frame(odd, None, SCENE, None, 1.0, pose=place), Recognition(odd, None, (match,), True))
+    rows = read(tmp_path / "run.rrd")
+    assert values(rows["/log"], "TextLog:text")[0] == "a\\udcff.jpg is damaged"
+    assert any("udcff" in entity for entity in rows if entity.startswith("/places"))
