@@ -27,7 +27,7 @@ from pairvpr.export.int8 import FloatGraph, layer_errors, measure_ranges, needs_
 from pairvpr.export.int8_bundle import Int8Export, Pictures  # noqa: E402
 from pairvpr.machine import int8_class  # noqa: E402
 from pairvpr.runtime import load_model  # noqa: E402
-from pairvpr.runtime.bundle import GRAPHS, Bundle  # noqa: E402
+from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles  # noqa: E402
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
 from pairvpr.runtime.engines.open import open_engines  # noqa: E402
 from pairvpr.runtime.reference import Reference, check_reference  # noqa: E402
@@ -307,26 +307,39 @@ def test_a_class_without_vnni_is_warned_of_an_int8_that_was_asked_for(tiny_bundl
         assert ("int8 may give wrong answers" in caplog.text) == warned
 
 
-def test_a_kind_that_fails_does_not_withhold_the_others(made, monkeypatch, tmp_path, caplog) -> None:
-    export = made[3]
-    monkeypatch.setattr(export, "folder", tmp_path)
-    monkeypatch.setattr(Int8Export, "_choose", lambda self, kind: [])
-    judge = Int8Export._judge
+def test_a_kind_that_fails_does_not_withhold_the_others(monkeypatch, tmp_path, caplog) -> None:
+    export = object.__new__(Int8Export)
+    export.folder, export.pictures, export.progress = tmp_path, Pictures([], []), QUIET
+    failing = {"int8-dynamic"}
 
-    def fail_dynamic(self, kind, *rest):
-        if kind == "int8-dynamic":
+    def graphs(self, kind, names):
+        for ending in ("onnx", "weights"):
+            (tmp_path / f"encoder.{kind}.{ending}").touch()
+        file = f"encoder.{kind}.onnx"
+        return {"encoder": GraphFiles(file, file, f"encoder.{kind}.weights")}
+
+    def judge(self, kind, *rest):
+        if kind in failing:
             raise ExportError(f"the {kind} graphs differ")
-        return judge(self, kind, *rest)
+        return {}
 
-    monkeypatch.setattr(Int8Export, "_judge", fail_dynamic)
-    take_few(monkeypatch)
-    precisions, calibration = export.write(Reference.load(export.floats.reference()))
+    monkeypatch.setattr(export, "model", None, raising=False)
+    monkeypatch.setattr(int8_bundle, "answer_pictures", lambda *_: None)
+    monkeypatch.setattr(Int8Export, "_choose", lambda self, kind: [])
+    monkeypatch.setattr(Int8Export, "_graphs", graphs)
+    monkeypatch.setattr(Int8Export, "_judge", judge)
+    precisions, calibration = export.write(None)
     assert set(precisions) == set(calibration["left_float"]) == {"int8", "int8-fp16"}
     assert calibration["processor"] == int8_class()
-    assert not list(tmp_path.glob("*dynamic*"))
+    kept = {f"encoder.{kind}.{ending}" for kind in ("int8", "int8-fp16") for ending in ("onnx", "weights")}
+    assert {each.name for each in tmp_path.iterdir()} == kept
     assert [each for each in caplog.messages if "differ" in each] == [
         "the int8-dynamic graphs differ; the bundle has int8, int8-fp16"
     ]
+    failing |= {"int8", "int8-fp16"}
+    with pytest.raises(ExportError, match="the int8 graphs differ"):
+        export.write(None)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
