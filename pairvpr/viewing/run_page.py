@@ -96,6 +96,11 @@ def _figures(record: RunRecord, source: Source) -> Iterator[str]:
     else:
         note = "this map is not calibrated, so no answer is accepted or rejected"
         yield FIGURE.substitute(title="Accepted / rejected", value="&ndash;", note=note)
+    if offs := [each.off for each in record.answers.items if each.off is not None]:
+        right = [each.off for each in record.answers.items if each.off is not None and each.verdict == "accepted"]
+        note = f"median of {len(offs)} answers whose query has a place; 95 % are within {np.percentile(offs, 95):,.1f}"
+        note += f"; the accepted ones within {np.percentile(right, 95):,.1f}" if right else ""
+        yield FIGURE.substitute(title="Metres off", value=f"{np.median(offs):,.1f}", note=note)
     if source.live:
         note = "arrived during an answer; the newest frame always comes next"
         yield FIGURE.substitute(title="Frames dropped", value=source.dropped, note=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pairvpr.html.album import thumbnail
 from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.pose_files import named_pose
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.sources import Frame
@@ -49,10 +51,19 @@ class Answered:
         )
 
     @property
+    def off(self) -> float | None:
+        """Metres between the places of query and match, None unless both are known in one frame."""
+        if self.own is None or self.at is None:
+            return None
+        distance = distance_between(self.own, self.at)
+        return distance if math.isfinite(distance) else None
+
+    @property
     def said(self) -> str:
-        """Score, similarity and verdict in words."""
+        """Score, similarity, verdict and error in words."""
         score = "not compared" if self.score is None else f"score {self.score:+.3f}"
-        return f"{score}, similarity {self.similarity:.3f}, {SAID[self.verdict]}"
+        off = "" if self.off is None else f", {self.off:,.1f} m off"
+        return f"{score}, similarity {self.similarity:.3f}, {SAID[self.verdict]}{off}"
 
 
 @dataclass

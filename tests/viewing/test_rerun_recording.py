@@ -96,7 +96,7 @@ def test_a_run_is_recorded(recognizer: Any, tmp_path: Path) -> None:
     assert [row["time"] for row in rows["/log"]] == [(10**9 + i) * 10**9 for i in range(4)]
     assert values(rows["/log"], "TextLog:level") == ["INFO", "WARN", "INFO", "ERROR"]
     assert values(rows["/log"], "TextLog:text")[1:] == [
-        "q1 -> p1, score +1.500, similarity 0.750, rejected",
+        "q1 -> p1, score +1.500, similarity 0.750, rejected, 1.4 m off",
         "q2 -> p2, not compared, similarity 0.750, not judged",
         "q3 is damaged",
     ]

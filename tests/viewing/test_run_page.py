@@ -105,13 +105,14 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
         "went on until it was stopped",
         "Frames dropped\n7\n",
         "Accepted / rejected\n1 / 1\n1 not judged",
+        "Metres off\n1.0\nmedian of 2 answers whose query has a place; 95 % are within 1.0; ",
         "1 compared fewer candidates",
         "broken & gone is damaged",
         "Queries and their best matches 3 of 3",
         "The longest of all took 11.0 ms",
         "Lines lead from the places of 2 queries",
         "the map stores no thumbnail of it, and there is no file to show",
-        "p0, score +1.500, similarity 0.750, accepted",
+        "p0, score +1.500, similarity 0.750, accepted, 1.0 m off",
         HOSTILE.replace("\udcff", "\\udcff"),
     ):
         assert said in page.text, said
