@@ -65,7 +65,8 @@ def decode_image(message: Any) -> Image.Image:
                 f"format {message.format!r} holds video, whose messages are no pictures: record JPEG images, or "
                 "convert the topic to a video file"
             )
-        return decode_picture(content, "its JPEG, PNG, TIFF or WebP data", MAX_PIXELS, COMPRESSED)
+        # Some drivers put zeros in front, with which none of these formats begins.
+        return decode_picture(content.lstrip(b"\0"), "its JPEG, PNG, TIFF or WebP data", MAX_PIXELS, COMPRESSED)
     encoding = message.encoding.lower()
     if encoding.startswith(("32fc", "64fc")):
         raise SourceError(

@@ -429,6 +429,13 @@ def test_padded_rows_and_big_endian_values() -> None:
     assert np.array_equal(np.asarray(decode_image(message))[:, :, 0], (values.astype(int) + 128) // 257)
 
 
+def test_zeros_before_a_compressed_image_are_passed_over() -> None:
+    stream = io.BytesIO()
+    Image.fromarray(scene(0)).save(stream, "png")
+    message = SimpleNamespace(format="png", data=bytes(16) + stream.getvalue())
+    assert np.array_equal(np.asarray(decode_image(message)), scene(0))
+
+
 @pytest.mark.parametrize("form", ["jpeg", "png", "tiff"])
 def test_compressed_images(tmp_path: Path, form: str) -> None:
     stream = io.BytesIO()
