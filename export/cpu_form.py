@@ -52,7 +52,7 @@ def fuse_attention(model: ModelProto) -> None:
         if softmax.op_type != "Softmax" or path is None:
             continue
         product, weighted, out = wires.made[softmax.input[0]], path[0], path[-1].output[0]
-        q, k, v = (wires.before(name, LAYOUT) for name in (*product.input, weighted.input[1]))
+        q, k, v = (wires.before(name, LAYOUT, shapes) for name in (*product.input, weighted.input[1]))
         if [len(shapes[name]) for name in (softmax.input[0], q, k, v)] != [4, 3, 3, 3]:
             continue  # the single-query attention of the last block has another layout
         heads = int(shapes[v][2]) // int(shapes[weighted.input[1]][3])
@@ -179,9 +179,9 @@ class _Wires:
             path.append(users[0])
         return path[1:]
 
-    def before(self, name: str, operators: tuple[str, ...]) -> str:
-        """Return the value from which a chain of these operators makes the value `name`."""
-        while name in self.made and self.made[name].op_type in operators:
+    def before(self, name: str, operators: tuple[str, ...], shapes: Mapping[str, list[int | str]]) -> str:
+        """Return the last value of three axes from which a chain of these operators makes the value `name`."""
+        while name in self.made and self.made[name].op_type in operators and len(shapes[name]) != 3:
             name = self.made[name].input[0]
         return name
 

@@ -3,6 +3,9 @@
 Together they compute the same as `PairVPR.encode` and `PairVPR.score`, to float rounding, without repeated work. The
 query's keys and values are computed once per batch instead of once per pair, and the query's first self-attention once.
 The last block computes only its class token, whose attention then needs no keys and values.
+
+All other attention has the form that TensorRT documents and computes in one kernel. Its fused kernel takes no memory
+that is shared by a batch, so queries of a batch that look at one memory are joined to one long sequence.
 """
 
 from __future__ import annotations
@@ -56,7 +59,45 @@ class EncoderAttention(SelfAttention):
 
     def forward(self, x: Tensor, **masks: object) -> Tensor:
         """Return the attention of x (B, N, C). timm passes masks by name, which pictures do not need."""
-        return super().forward(x)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(attention(q, k, v, self.head_dim))
+
+
+def attention(queries: Tensor, keys: Tensor, values: Tensor, width: int = HEAD_DIM) -> Tensor:
+    """Return multi-head attention (B, N, D) of queries (B, N, D) to keys and values (B, M, D), heads side by side.
+
+    width: of a head. Queries and keys are scaled before their product, because it may overflow in float16.
+    """
+    scale = width**-0.25
+    q, k, v = (torch.unflatten(x, -1, (-1, width)) for x in (queries, keys, values))
+    weights = ((q.permute(0, 2, 1, 3) * scale) @ (k.permute(0, 2, 3, 1) * scale)).softmax(dim=-1)
+    return (weights @ v.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2)
+
+
+def attend(block: Block, x: Tensor) -> Tensor:
+    """Apply a block's first step, self-attention, to x (B, N, D)."""
+    q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, dim=-1)
+    return x + block.attn.proj(attention(q, k, v))
+
+
+def memory(block: Block, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a block's keys and values (B, M, D) of the other picture's tokens (B, M, D)."""
+    y = block.norm_y(tokens)
+    return block.cross_attn.projk(y), block.cross_attn.projv(y)
+
+
+def look(block: Block, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Apply a block's second and third step, cross-attention and MLP, to x (B, N, D).
+
+    One memory (1, M, D) may serve all of x, and one x may look at each memory (B, M, D).
+    """
+    queries = block.cross_attn.projq(block.norm2(x))
+    shared = isinstance(keys.shape[0], int) and keys.shape[0] == 1
+    if shared:
+        queries = queries.reshape(1, -1, queries.shape[2])
+    seen = attention(queries, keys, values)
+    x = x + block.cross_attn.proj(seen.reshape(x.shape) if shared else seen)
+    return x + block.mlp(block.norm3(x))
 
 
 class PairPrefix(nn.Module):
@@ -86,8 +127,8 @@ class PairPrefix(nn.Module):
         for block in self.blocks:
             # In the first block all candidates share the query's state. Looking at each candidate's memory gives one
             # state for each pair.
-            query = block.look(block.attend(query), block.memory(database_tokens))
-            database = block.look(block.attend(database), block.memory(query_tokens))
+            query = look(block, attend(block, query), *memory(block, database_tokens))
+            database = look(block, attend(block, database), *memory(block, query_tokens))
         class_tokens = torch.cat([query[:, :1], database[:, :1]], dim=1)
         means = [state[:, 1:].float().mean(dim=1, keepdim=True).to(state.dtype) for state in (query, database)]
         return query, database, class_tokens, torch.cat(means, dim=1)
@@ -112,15 +153,15 @@ class PairSuffix(nn.Module):
     def forward(
         self, query_tokens: Tensor, database_tokens: Tensor, query_state: Tensor, database_state: Tensor, keep: Tensor
     ) -> Tensor:
-        memory = database_tokens.index_select(0, keep)
+        candidates = database_tokens.index_select(0, keep)
         query, database = query_state.index_select(0, keep), database_state.index_select(0, keep)
         for block in self.blocks:
-            query = block.look(block.attend(query), block.memory(memory))
-            database = block.look(block.attend(database), block.memory(query_tokens))
-        class_tokens = torch.cat([self.last(query, memory), self.last(database, query_tokens)], dim=1)
+            query = look(block, attend(block, query), *memory(block, candidates))
+            database = look(block, attend(block, database), *memory(block, query_tokens))
+        class_tokens = torch.cat([self.last(query, candidates), self.last(database, query_tokens)], dim=1)
         class_tokens = self.norm(class_tokens)  # (m, 2, D)
         scores = self.classifier(class_tokens).float().sum(dim=(1, 2))
-        return scores if self.late is None else scores + self.late.both(query_tokens, memory)
+        return scores if self.late is None else scores + self.late.both(query_tokens, candidates)
 
 
 class ClassTokenBlock(nn.Module):

@@ -121,6 +121,7 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     cast_bytes_first(model.graph)
+    copy_kept_sizes(model.graph)
     # The exporter records the source line of each node. A robot does not need it.
     for node in model.graph:
         node.metadata_props.clear()
@@ -145,6 +146,31 @@ def cast_bytes_first(graph: onnx_ir.Graph) -> None:
         for node, index in list(value.uses()):
             if node is not casts[0]:
                 node.replace_input_with(index, casts[0].outputs[0])
+
+
+def copy_kept_sizes(graph: onnx_ir.Graph) -> None:
+    """Give constant target shapes to Reshape nodes, where their operator can copy sizes or infer the only unknown one.
+
+    The exporter computes the shape from sizes of other values, which engines fuse and plan less well.
+    """
+    for node in list(graph):
+        if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
+            continue
+        before, after = node.inputs[0].shape if node.inputs[0] else None, node.outputs[0].shape
+        if before is None or after is None:
+            continue
+        kept = [
+            size if isinstance(size, int) else 0 if i < len(before) and before[i] == size else -1
+            for i, size in enumerate(after)
+        ]
+        if kept.count(-1) <= 1:
+            shape = onnx_ir.tensor(kept, onnx_ir.DataType.INT64)
+            constant = onnx_ir.node("Constant", [], attributes={"value": shape})
+            constant.outputs[0].name = f"{node.outputs[0].name}.shape"
+            constant.outputs[0].const_value = shape
+            graph.insert_before(node, constant)
+            node.replace_input_with(1, constant.outputs[0])
+            node.attributes.pop("allowzero", None)  # with it, 0 does not copy a size
 
 
 @contextmanager

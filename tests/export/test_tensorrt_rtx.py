@@ -6,6 +6,7 @@ on x86-64.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import pytest
 
 from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import PRODUCTS, BuildProgress
+from pairvpr.model.presets import PRESETS
 from pairvpr.runtime.bundle import GRAPHS, Bundle
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt.plans import FORMS, graph_profiles
@@ -152,6 +154,27 @@ def test_forms_without_fused_attention(bundle: Bundle, graph: str) -> None:
     assert ports[0] == ports[1] == ports[2]
     assert graph == "encoder" or counts[0] > 0  # the default encoder is one of convolutions
     assert counts[1:] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("graph", "attentions"), [("encoder", 12), ("pair_prefix", 4), ("pair_suffix", 4)])
+def test_all_attention_is_fused(tmp_path: Path, graph: str, attentions: int) -> None:
+    """But the last block's, where a single class token looks at all others.
+
+    On the database side all queries of a batch look at one memory, which the library fuses only as one long sequence.
+    The network is as wide as a real one: in a narrow one the library fuses single queries too.
+    """
+    pytest.importorskip("torch", reason="needs the exporter")
+    from pairvpr.export.bundle_writer import describe
+    from pairvpr.export.tracing import graph_specs, write_graph
+    from pairvpr.model.checkpoint import seeded
+
+    checkpoint = seeded(dataclasses.replace(PRESETS["edge"], decoder_depth=3))
+    info = describe(checkpoint)
+    file = tmp_path / write_graph(graph, graph_specs(checkpoint.network, "fp16")[graph], "fp16", tmp_path).file
+    profiles = graph_profiles(graph, info.dims, info.picture, (8,))
+    plan = tensorrt_api.Network(file).build(profiles, tensorrt_api.BuildSettings(), b"", tensorrt_api.Monitor()).plan
+    assert fused(plan) == attentions
 
 
 def held(plan: bytes, model: onnx.ModelProto) -> float:
