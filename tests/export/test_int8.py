@@ -376,21 +376,6 @@ def test_command_line_adds_int8_to_a_bundle_or_nothing(
     for kind in KINDS:
         assert check_reference(load_model(out, "cpu", kind)).ok
 
-    judge = Int8Export._judge
-
-    def fail_dynamic(self, kind, *rest):
-        if kind == "int8-dynamic":
-            raise ExportError("different")
-        return judge(self, kind, *rest)
-
-    monkeypatch.setattr(Int8Export, "_judge", fail_dynamic)
-    again = CliRunner().invoke(main, command)
-    assert again.exit_code == 0, again.output
-    bundle = Bundle.open(out)
-    bundle.verify()
-    assert set(bundle.info.precisions) == {"fp32", "fp16", "int8", "int8-fp16"}
-    assert {file.name for file in out.iterdir()} == {*bundle.info.files, "bundle.json"}
-
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
