@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.answers import Answers, answer
+from benchmarks.answers import AnswerTable, answer
 from benchmarks.splits import decisions, halves, summary, tested
 from pairvpr.calibration.acceptance import DELTA, RADIUS, PrecisionTarget
 from pairvpr.calibration.known_places import AnsweredPicture, is_apart
@@ -79,7 +79,7 @@ def main() -> None:
         args.json.write_text(text + "\n")
 
 
-def spaced(answers: Answers, radius: float) -> Answers:
+def spaced(answers: AnswerTable, radius: float) -> AnswerTable:
     """Return the queries that count: each at least a radius from the others of its condition."""
     taken: dict[str, list[Pose]] = defaultdict(list)
     chosen = []
@@ -88,10 +88,10 @@ def spaced(answers: Answers, radius: float) -> Answers:
         if is_apart(where, taken[condition], radius):
             taken[condition].append(where)
             chosen.append(number)
-    return Answers(**{name: value[chosen] for name, value in vars(answers).items()})
+    return AnswerTable(**{name: value[chosen] for name, value in vars(answers).items()})
 
 
-def asked(answers: Answers) -> list[AnsweredPicture]:
+def asked(answers: AnswerTable) -> list[AnsweredPicture]:
     """Return the answers in the form that calibration takes."""
     best, rows = answers.best(), np.arange(len(answers))
     columns = answers.where, answers.conditions, answers.scores[rows, best], answers.right[rows, best]
@@ -101,7 +101,7 @@ def asked(answers: Answers) -> list[AnsweredPicture]:
     ]
 
 
-def measure(answers: Answers, top_k: int, promise: PrecisionTarget, splits: int) -> dict[str, Any]:
+def measure(answers: AnswerTable, top_k: int, promise: PrecisionTarget, splits: int) -> dict[str, Any]:
     """Measure one promise: as it is made, under each condition, and with queries from outside the map."""
     known, unknown = asked(answers.known(top_k)), asked(answers.unknown(top_k))
     outside = np.random.default_rng(1).random(len(known)) < 0.5
@@ -126,7 +126,7 @@ def measure(answers: Answers, top_k: int, promise: PrecisionTarget, splits: int)
     }
 
 
-def as_confidence(answers: Answers, radius: float) -> dict[str, Any]:
+def as_confidence(answers: AnswerTable, radius: float) -> dict[str, Any]:
     """Measure how well values tell right answers from wrong ones, for the first match before and after re-ranking.
 
     `confidence` rises with the pair score alone, so it has the areas of the pair score.
@@ -156,7 +156,7 @@ def as_confidence(answers: Answers, radius: float) -> dict[str, Any]:
 
 
 def elsewhere(
-    answers: Answers, best: npt.NDArray[np.int64], values: npt.NDArray[np.floating], radius: float
+    answers: AnswerTable, best: npt.NDArray[np.int64], values: npt.NDArray[np.floating], radius: float
 ) -> npt.NDArray[np.float64]:
     """Return the highest value (m,) of candidates (m, k) at another place than the best one's; NaN without any."""
     chosen = answers.places[np.arange(len(answers)), best]
@@ -164,7 +164,7 @@ def elsewhere(
     return np.where(far.any(axis=1), np.where(far, values, -np.inf).max(axis=1), np.nan)
 
 
-def spread(answers: Answers) -> npt.NDArray[np.float64]:
+def spread(answers: AnswerTable) -> npt.NDArray[np.float64]:
     """Return the spread of the candidates (m,), in metres or frames, each weighted by its odds."""
     odds = np.exp(answers.scores.astype(np.float64) - answers.scores.max(axis=1, keepdims=True))
     weights = (odds / odds.sum(axis=1, keepdims=True))[..., None]

@@ -21,7 +21,7 @@ from pairvpr.runtime.model import Model
 
 
 @dataclass(frozen=True)
-class Answers:
+class AnswerTable:
     """Answers to m queries with k candidates each, in the order of the descriptor search.
 
     conditions: (m,) the folder of each query. where: (m, 2) its position in metres or frames.
@@ -40,11 +40,11 @@ class Answers:
     def __len__(self) -> int:
         return len(self.where)
 
-    def known(self, top_k: int) -> Answers:
+    def known(self, top_k: int) -> AnswerTable:
         """Return the answers of the map with `top_k` candidates."""
         return self._candidates(np.arange(top_k) + np.zeros((len(self), 1), np.int64))
 
-    def unknown(self, top_k: int) -> Answers:
+    def unknown(self, top_k: int) -> AnswerTable:
         """Return the answers of the map without the query's own place, all of which are wrong."""
         return self._candidates(np.argsort(self.right, axis=1, kind="stable")[:, :top_k])
 
@@ -52,7 +52,7 @@ class Answers:
         """Return each query's candidate with the highest pair score, (m,)."""
         return np.argmax(self.scores, axis=1)
 
-    def _candidates(self, columns: npt.NDArray[np.int64]) -> Answers:
+    def _candidates(self, columns: npt.NDArray[np.int64]) -> AnswerTable:
         rows = np.arange(len(self))[:, None]
         return dataclasses.replace(
             self,
@@ -71,7 +71,7 @@ def answer(
     every: int,
     top_k: int,
     cache: Path | None,
-) -> Answers:
+) -> AnswerTable:
     """Answer one query in `every` of each folder, with `top_k` candidates and the further ones that `unknown` needs.
 
     cache: a folder that keeps the answers and the map for the next time.
@@ -83,10 +83,10 @@ def answer(
         _kept(model, benchmark, folder.name, tolerance, depth, cache)
         for benchmark, folder in zip(benchmarks, folders, strict=True)
     ]
-    return Answers(
+    return AnswerTable(
         **{
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(Answers)
+            for field in dataclasses.fields(AnswerTable)
         }
     )
 
@@ -97,14 +97,14 @@ def _thinned(benchmark: Benchmark, every: int) -> Benchmark:
 
 def _kept(
     model: Model, benchmark: Benchmark, folder: str, tolerance: int | None, depth: int, cache: Path | None
-) -> Answers:
+) -> AnswerTable:
     if cache is None:
         return _answer(model, benchmark, folder, tolerance, depth, None)
     database, queries = ([str(file.resolve()) for _, file in side] for side in (benchmark.database, benchmark.queries))
     kept = cache / f"answers-{_key(model.engines.description, model.bundle.identity, depth, database, queries)}.npz"
     if kept.exists():
         with np.load(kept) as stored:
-            return Answers(**stored)
+            return AnswerTable(**stored)
     work = cache / _key(model.engines.description, model.bundle.identity, database)
     answers = _answer(model, benchmark, folder, tolerance, depth, work)
     np.savez_compressed(kept, **vars(answers))
@@ -117,7 +117,7 @@ def _key(*parts: object) -> str:
 
 def _answer(
     model: Model, benchmark: Benchmark, folder: str, tolerance: int | None, depth: int, work: Path | None
-) -> Answers:
+) -> AnswerTable:
     found = evaluate(benchmark, model, top_k=depth, exact=True, progress=ignore_progress, work_dir=work)
     rows = found.by_descriptor[:, :depth]
     # Scores come in the order of the answers: both sides by database index bring them into that of the search.
@@ -125,7 +125,7 @@ def _answer(
     scores = np.empty(rows.shape, np.float32)
     np.put_along_axis(scores, np.argsort(rows, axis=1), np.take_along_axis(found.scores[:, :depth], answered, 1), 1)
     places = np.array([_position(name, tolerance) for name, _ in benchmark.database])
-    return Answers(
+    return AnswerTable(
         conditions=np.array([PurePosixPath(name).parent.name or folder for name, _ in benchmark.queries]),
         where=np.array([_position(name, tolerance) for name, _ in benchmark.queries]),
         places=places[rows],

@@ -45,7 +45,7 @@ class Scores:
     scores: npt.NDArray[np.float32]
 
 
-class Work:
+class Workload:
     """The scores of one benchmark and bundle, in a folder."""
 
     def __init__(self, benchmark: Benchmark, bundle: Bundle, top_k: int, folder: Path) -> None:
@@ -96,7 +96,7 @@ class Work:
 class _Opened:
     """The model of a way and its features of the database, opened when first needed."""
 
-    def __init__(self, work: Work, way: Way) -> None:
+    def __init__(self, work: Workload, way: Way) -> None:
         self.work, self.way = work, way
         self._model: Model | None = None
         self._database: Features | None = None

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.paired import Flags, flips, share
-from benchmarks.scoring import Scores, Way, Work
+from benchmarks.scoring import Scores, Way, Workload
 from pairvpr.calibration.candidates import exact_setting, list_families
 from pairvpr.calibration.cascade import PROBABILITY, ComparedQuery, find_margin, fit_head
 from pairvpr.errors import EngineError
@@ -73,7 +73,7 @@ def main() -> None:
     count = len(benchmark.queries)
     asked = spread(range(count), min(args.queries or count, count))
     rest = spread(range(len(asked)), min(args.rest, len(asked)))
-    results = measure(Work(benchmark, bundle, args.top_k, args.work), asked, rest, args.threads)
+    results = measure(Workload(benchmark, bundle, args.top_k, args.work), asked, rest, args.threads)
     print(table(results))
     if args.out:
         args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
@@ -92,12 +92,12 @@ def ways(bundle: Bundle, threads: int) -> tuple[Way, list[Way], list[Way]]:
     return exact, [Way(each, INT8) for each in fast], [*reduced, Way(exact.setting, INT8), Way(exact.setting, HALF)]
 
 
-def measure(work: Work, asked: Sequence[int], rest: Sequence[int], threads: int) -> dict[str, Any]:
+def measure(work: Workload, asked: Sequence[int], rest: Sequence[int], threads: int) -> dict[str, Any]:
     """Measure all figures. rest: the `asked` queries on which ways without a cascade are tried."""
     exact, fast, others = ways(work.bundle, threads)
     candidates = work.candidates(exact, asked)
     right = np.array([np.isin(rows, work.benchmark.positives[i]) for i, rows in zip(asked, candidates, strict=True)])
-    truth = Truth(work.score(exact, asked), right)
+    truth = SettingTruth(work.score(exact, asked), right)
     blocks = folds(work.benchmark, asked)
     found: dict[str, Any] = {"exact": {"queries": len(asked), **truth.judge(truth.scores)}}
     found |= cascades("exact", truth, truth.answers, blocks)
@@ -127,7 +127,7 @@ def measure(work: Work, asked: Sequence[int], rest: Sequence[int], threads: int)
 
 
 @dataclass(frozen=True)
-class Truth:
+class SettingTruth:
     """The exact answers. right: (n, k) candidates that are right."""
 
     answers: Scores
@@ -138,10 +138,10 @@ class Truth:
         """Exact scores (n, k)."""
         return self.answers.scores
 
-    def take(self, which: Sequence[int]) -> Truth:
+    def take(self, which: Sequence[int]) -> SettingTruth:
         """Return the answers to some of the queries."""
         rows = np.asarray(which)
-        return Truth(Scores(self.answers.summaries[rows], self.scores[rows]), self.right[rows])
+        return SettingTruth(Scores(self.answers.summaries[rows], self.scores[rows]), self.right[rows])
 
     def judge(self, scores: Floats) -> dict[str, Any]:
         """Return Recall@1, its difference from exact, changes each way, and how often the winner is the same.
@@ -177,7 +177,9 @@ def folds(benchmark: Benchmark, asked: Sequence[int]) -> npt.NDArray[np.int64]:
     return (np.array(places) * FOLDS).astype(np.int64)
 
 
-def cascades(name: str, truth: Truth, answers: Scores, blocks: npt.NDArray[np.int64]) -> Iterator[tuple[str, Any]]:
+def cascades(
+    name: str, truth: SettingTruth, answers: Scores, blocks: npt.NDArray[np.int64]
+) -> Iterator[tuple[str, Any]]:
     """Return a way's answers by the cascade, each fold's with a head and a margin from the other folds."""
     predicted, margins = predict(answers, blocks)
     below = predicted.max(axis=1, keepdims=True) - predicted

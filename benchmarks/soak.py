@@ -46,7 +46,7 @@ ADDED = 8  # pictures at a time
 
 
 @dataclass
-class Measured:
+class SoakFigures:
     """Observations of a run: its answers in order, and resident memory in MB with the seconds."""
 
     answers: list[dict[str, Any]] = field(default_factory=list)
@@ -84,7 +84,7 @@ def soak(folder: Path, seconds: float, pictures: int, rate: float, every: float)
     }
 
 
-def _said(measured: Measured, warm_up: float) -> dict[str, Any]:
+def _said(measured: SoakFigures, warm_up: float) -> dict[str, Any]:
     answers = measured.answers
     numbers = [int(match[1]) for each in answers if (match := re.search(r"#(\d+)$", each["query"]))]
     spent = [each["timings"]["total"] for each in answers if each["error"] is None]
@@ -102,7 +102,7 @@ def _said(measured: Measured, warm_up: float) -> dict[str, Any]:
 
 def _run(
     folder: Path, address: str, db: Path, seconds: float, every: float, features: Features, model: Model
-) -> tuple[Measured, str, int]:
+) -> tuple[SoakFigures, str, int]:
     """Query the map, add to it and watch the memory to the end; return observations, stderr and exit status.
 
     Raises RuntimeError if not even a first answer comes.
@@ -123,7 +123,7 @@ def _run(
         process = subprocess.Popen(
             [*command, "--report", str(folder / "run.html")], stdout=subprocess.PIPE, stderr=said, env=environment
         )
-    measured = Measured()
+    measured = SoakFigures()
     try:
         assert process.stdout is not None
         first = process.stdout.readline()

@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SplitOutcome:
     """The result of a split.
 
     right: right answers of the `accepted` ones, of `count` answers. all_right: right answers of all.
@@ -62,7 +62,7 @@ def decisions(answers: Sequence[AnsweredPicture], parts: Bools, promise: Precisi
 
 def tested(
     decided: Iterable[ThresholdFit | None], answers: Sequence[AnsweredPicture], parts: Bools
-) -> list[Outcome | None]:
+) -> list[SplitOutcome | None]:
     """Test each decision, if there is one, on its part (splits, n) of the answers."""
     return [
         None if decision is None else _test(decision, _chosen(answers, part))
@@ -70,7 +70,7 @@ def tested(
     ]
 
 
-def summary(splits: Sequence[Outcome | None], promise: PrecisionTarget) -> dict[str, Any]:
+def summary(splits: Sequence[SplitOutcome | None], promise: PrecisionTarget) -> dict[str, Any]:
     """Return shares with their 5th and 95th percentile, over the splits that could be calibrated.
 
     `below` and `below_for_sure` are shares of all splits, as in the promise: a refusal does not break it.
@@ -98,10 +98,10 @@ def _chosen(answers: Sequence[AnsweredPicture], part: Bools) -> list[AnsweredPic
     return [answers[i] for i in np.flatnonzero(part)]
 
 
-def _test(decision: ThresholdFit, answers: Sequence[AnsweredPicture]) -> Outcome:
+def _test(decision: ThresholdFit, answers: Sequence[AnsweredPicture]) -> SplitOutcome:
     accepted = [each for each in answers if each.score >= decision.threshold]
     chances = [logistic(decision.slope, decision.bias, each.score) for each in answers]
-    return Outcome(
+    return SplitOutcome(
         count=len(answers),
         accepted=len(accepted),
         right=sum(each.right for each in accepted),
@@ -111,7 +111,7 @@ def _test(decision: ThresholdFit, answers: Sequence[AnsweredPicture]) -> Outcome
     )
 
 
-def _surely_below(found: Outcome, precision: float) -> bool:
+def _surely_below(found: SplitOutcome, precision: float) -> bool:
     """Tell whether the wrong answers among the accepted ones are too many for chance."""
     wrong = found.accepted - found.right
     return wrong > 0 and 1 - binomial_tail(wrong - 1, found.accepted, 1 - precision) <= SURE

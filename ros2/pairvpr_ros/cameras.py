@@ -19,7 +19,7 @@ from pairvpr.runtime.sources.undistort import Lens, parse_camera, read_camera
 TOGETHER = 0.05  # seconds after the first image of a round in which the other cameras' images join it
 
 
-class Camera:
+class CameraInput:
     """One camera: its newest message, and its images as the map's looked.
 
     topic: its name in messages, as resolved. options: the changes to images. from_info: the calibration comes as
@@ -95,7 +95,7 @@ class Camera:
 class Cameras:
     """The cameras of a robot, of which a round takes the newest image of each."""
 
-    def __init__(self, cameras: list[Camera]) -> None:
+    def __init__(self, cameras: list[CameraInput]) -> None:
         self.all = cameras
         self._changed = threading.Condition()
         self._closed = False
@@ -112,7 +112,7 @@ class Cameras:
         with self._changed:
             self.all[index].put_info(message)
 
-    def wait(self) -> list[tuple[Camera, Any, int]] | None:
+    def wait(self) -> list[tuple[CameraInput, Any, int]] | None:
         """Return the newest images, at least one and with their numbers; None once closed.
 
         Images that come within TOGETHER of the first belong to the round.

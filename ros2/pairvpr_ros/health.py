@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pairvpr.runtime.outputs.ros_messages import Message, Status, compose_diagnostics
 from pairvpr.runtime.sources.base import Header
-from pairvpr_ros.cameras import Camera
+from pairvpr_ros.cameras import CameraInput
 
 SILENCE = 3.0  # seconds without an image that are worth a warning
 
@@ -31,7 +31,7 @@ class Throttle:
         return True
 
 
-def silent_cameras(cameras: Sequence[Camera], since: float) -> dict[str, float]:
+def silent_cameras(cameras: Sequence[CameraInput], since: float) -> dict[str, float]:
     """Return the topics without an image for SILENCE seconds, and for how many seconds they have had none.
 
     since: `time.monotonic()` from which on images were expected.
@@ -41,7 +41,7 @@ def silent_cameras(cameras: Sequence[Camera], since: float) -> dict[str, float]:
     return {topic: seconds for topic, seconds in quiet.items() if seconds >= SILENCE}
 
 
-def input_status(node: str, cameras: Sequence[Camera], silent: dict[str, float], now: int) -> Message:
+def input_status(node: str, cameras: Sequence[CameraInput], silent: dict[str, float], now: int) -> Message:
     """Return diagnostics of the images that come in; now: nanoseconds."""
     statuses = []
     for camera in cameras:

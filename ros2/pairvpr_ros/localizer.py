@@ -15,7 +15,7 @@ from pairvpr.runtime.map_refresh import Refresher
 from pairvpr.runtime.outputs.ros_messages import DIAGNOSTICS, AnswerMessages, Message, header_of_frame
 from pairvpr.runtime.sources.base import Frame, Header
 from pairvpr_ros import debug_image
-from pairvpr_ros.cameras import Camera, Cameras
+from pairvpr_ros.cameras import CameraInput, Cameras
 from pairvpr_ros.fusion import fuse
 from pairvpr_ros.health import Throttle
 from pairvpr_ros.mounts import Mounts
@@ -84,7 +84,7 @@ class Localizer:
         from_info, options = parameters.undistort == CAMERA_INFO, parameters.options
         lookup = frames.camera_in_base if frames is not None and parameters.camera_poses == TF else None
         self._mounts = Mounts(parameters.mounts, lookup)
-        self.cameras = Cameras([Camera(topic, options, from_info, clock) for topic in topics])
+        self.cameras = Cameras([CameraInput(topic, options, from_info, clock) for topic in topics])
         self._continuous, self._max_rate = parameters.enable_continuous_localization, parameters.max_rate
         self._parameters, self._outlet, self._frames, self._clock = parameters, outlet, frames, clock
         self._recognizer = parameters.open()
@@ -148,7 +148,7 @@ class Localizer:
     def _is_wanted(self) -> bool:
         return self._continuous or self._asked > self._served
 
-    def _localize(self, taken: list[tuple[Camera, Any, int]]) -> None:
+    def _localize(self, taken: list[tuple[CameraInput, Any, int]]) -> None:
         """Answer a round of images and publish the answers."""
         asked = self._asked
         frames = [self._frame(*each) for each in taken]
@@ -170,7 +170,7 @@ class Localizer:
             picture = debug_image.draw(frame.picture, chosen, self._recognizer.map.records)
             self._outlet.publish(DEBUG_IMAGE, debug_image.message(header_of_frame(frame), picture))
 
-    def _frame(self, camera: Camera, message: Any, number: int) -> Frame:
+    def _frame(self, camera: CameraInput, message: Any, number: int) -> Frame:
         """Return the message's picture; whatever goes wrong with it becomes the frame's error."""
         try:
             return camera.frame(message, number)
@@ -180,7 +180,7 @@ class Localizer:
             told = f"{camera.topic}#{number:06d} cannot be used ({one_line(error)})"
             return Frame(f"{camera.topic}#{number:06d}", header.stamp / 1e9, None, told, 0.0, header=header)
 
-    def _answer(self, camera: Camera, frame: Frame) -> Recognition:
+    def _answer(self, camera: CameraInput, frame: Frame) -> Recognition:
         """Return the frame's answer with poses of the base; a fault of map or engine becomes the answer's error."""
         try:
             answer = self._recognizer.recognize_frame(frame)
@@ -196,7 +196,7 @@ class Localizer:
         index, header = self.cameras.all.index(camera), header_of_frame(frame)
         return self._mounts.in_base(index, header.frame_id, answer)
 
-    def _state(self, camera: Camera, header: Header) -> dict[str, str]:
+    def _state(self, camera: CameraInput, header: Header) -> dict[str, str]:
         """Return what diagnostics say beside the answer."""
         return {
             "camera_frame": header.frame_id,

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.acceptance import as_confidence, asked, elsewhere, measure, spaced, spread
-from benchmarks.answers import Answers, answer
-from benchmarks.splits import Outcome, halves, summary
+from benchmarks.answers import AnswerTable, answer
+from benchmarks.splits import SplitOutcome, halves, summary
 from pairvpr.calibration.acceptance import PrecisionTarget
 from pairvpr.runtime import load_model
 from pairvpr.runtime.geometry.poses import Pose
@@ -20,7 +20,7 @@ from tests.scenes import draw_scene
 TOP_K = 3
 
 
-def made_up(count: int = 600, night: float = 4.0) -> Answers:
+def made_up(count: int = 600, night: float = 4.0) -> AnswerTable:
     """Queries 30 m apart by day and by night, and four candidates of each, one of them right.
 
     Right ones score 6 above wrong ones on average; by night all score `night` more, so that wrong ones look right.
@@ -32,7 +32,7 @@ def made_up(count: int = 600, night: float = 4.0) -> Answers:
     scores = chance.normal(size=right.shape) + 6 * right * (chance.random((count, 1)) < 0.7) + night * dark[:, None]
     along = 30.0 * (np.arange(count) // 2)
     places = np.stack([along[:, None] + 1000 * np.arange(1, TOP_K + 2) * ~right, np.zeros(right.shape)], axis=2)
-    return Answers(
+    return AnswerTable(
         conditions=np.where(dark, "night", "day"),
         where=np.stack([along, np.zeros(count)], axis=1),
         places=places,
@@ -87,8 +87,8 @@ def test_too_few_queries_are_no_figure_but_a_refusal() -> None:
 
 
 def test_below_for_sure_is_more_than_chance() -> None:
-    def one(accepted: int, right: int) -> Outcome:
-        return Outcome(200, accepted, right, right, right, 0.0)
+    def one(accepted: int, right: int) -> SplitOutcome:
+        return SplitOutcome(200, accepted, right, right, right, 0.0)
 
     found = summary([one(100, 95), one(100, 89), one(100, 80), one(0, 0), None], PrecisionTarget(0.9))
     assert found["calibrated"] == 4

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import settings
 from benchmarks.paired import difference_interval, flips, share
-from benchmarks.scoring import CHUNK, Scores, Way, Work
+from benchmarks.scoring import CHUNK, Scores, Way, Workload
 from pairvpr.evaluation import Benchmark
 from pairvpr.runtime import Features
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
@@ -80,7 +80,7 @@ def test_places_are_never_in_two_folds() -> None:
 def test_a_cascade_that_knows_the_scores_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     answers, blocks = planted(6, 5)
     answers = Scores(answers.summaries[5:], answers.scores[5:])
-    truth = settings.Truth(answers, np.eye(20, dtype=bool)[answers.scores.argmax(axis=1)])
+    truth = settings.SettingTruth(answers, np.eye(20, dtype=bool)[answers.scores.argmax(axis=1)])
     found = dict(settings.cascades("exact", truth, answers, blocks[5:]))
     best = found["exact, cascade, the best 5"]
     assert (best["kept"], best["winner_goes_on"]["count"], best["difference"]) == (0.25, 25, 0.0)
@@ -112,7 +112,7 @@ class Planted:
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
     def pictures(side: str, count: int) -> tuple[tuple[str, Path], ...]:
         (tmp_path / side).mkdir()
         for i in range(count):
@@ -129,10 +129,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
         path=tmp_path,
         info=SimpleNamespace(precisions={}, preset="nano", weights=SimpleNamespace(trained=True)),
     )
-    return Work(benchmark, bundle, TOP_K, tmp_path / "work")  # type: ignore[arg-type]
+    return Workload(benchmark, bundle, TOP_K, tmp_path / "work")  # type: ignore[arg-type]
 
 
-def test_kept_scores_are_not_computed_again(work: Work) -> None:
+def test_kept_scores_are_not_computed_again(work: Workload) -> None:
     asked = range(QUERIES)
     candidates = work.candidates(EXACT, asked)
     first = work.score(EXACT, asked)
@@ -150,7 +150,7 @@ def test_kept_scores_are_not_computed_again(work: Work) -> None:
     assert not list(work.folder.glob(".*"))
 
 
-def test_each_way_keeps_its_own_scores(work: Work) -> None:
+def test_each_way_keeps_its_own_scores(work: Workload) -> None:
     asked = range(CHUNK)
     work.candidates(EXACT, asked)
     exact = work.score(EXACT, asked).scores
@@ -161,7 +161,7 @@ def test_each_way_keeps_its_own_scores(work: Work) -> None:
     assert 0 < np.abs(half - exact).max() < 0.01
 
 
-def test_the_table_has_every_setting(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_has_every_setting(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     fast, rest = (
         Way(RuntimeSetting("cpu", "int8", exact=True), TokenFormat("int8")),
         Way(RuntimeSetting("openvino", "bf16")),

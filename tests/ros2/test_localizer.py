@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pairvpr_ros.cameras import Camera, Cameras
+from pairvpr_ros.cameras import CameraInput, Cameras
 from pairvpr_ros.fusion import fuse
 from pairvpr_ros.health import Throttle, silent_cameras
 from pairvpr_ros.mounts import Mounts
@@ -88,7 +88,7 @@ def test_odometry_and_a_place_give_map_to_odom() -> None:
 
 
 def cameras(count: int) -> Cameras:
-    return Cameras([Camera(f"/image_{i}", DEFAULT, False, lambda: 0) for i in range(count)])
+    return Cameras([CameraInput(f"/image_{i}", DEFAULT, False, lambda: 0) for i in range(count)])
 
 
 def test_a_round_takes_the_newest_image_of_each_camera() -> None:

@@ -118,7 +118,7 @@ class _Pool:
                 _call(self._names[1], blocks.pop())
 
 
-class Recording:
+class RecordedGraph:
     """Hold work recorded on a stream. One call starts all of it again."""
 
     def __init__(self, executable: Any, stream: Stream) -> None:
@@ -194,7 +194,7 @@ class Stream:
         finally:
             self._pinned.rest(here, size)
 
-    def record(self, work: Callable[[], None]) -> Recording:
+    def record(self, work: Callable[[], None]) -> RecordedGraph:
         """Record the work that `work` starts on this stream. Raises EngineError if it cannot be recorded."""
         library = cudart.load()
         _call("cudaStreamBeginCapture", self.handle, cudart.CAPTURE_THREAD_LOCAL)
@@ -208,7 +208,7 @@ class Stream:
             graph = _call("cudaStreamEndCapture", self.handle)
             try:
                 # Unlike cudaGraphInstantiate, it has the same arguments in CUDA 11.4 to 13.
-                return Recording(_call("cudaGraphInstantiateWithFlags", graph, 0), self)
+                return RecordedGraph(_call("cudaGraphInstantiateWithFlags", graph, 0), self)
             finally:
                 _call("cudaGraphDestroy", graph)
         except EngineError:

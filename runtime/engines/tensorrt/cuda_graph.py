@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pairvpr.runtime.engines.tensorrt.api import Context, Execution, Shape
-from pairvpr.runtime.engines.tensorrt.cuda import DeviceArray, Recording, Stream
+from pairvpr.runtime.engines.tensorrt.cuda import DeviceArray, RecordedGraph, Stream
 
 
 class RecordedPlan:
@@ -27,7 +27,7 @@ class RecordedPlan:
         found = context.set_shapes(profile, shapes, stream.handle)
         self._inputs = {name: DeviceArray(stream, shape, execution.inputs[name]) for name, shape in shapes.items()}
         self._outputs = {name: DeviceArray(stream, shape, execution.outputs[name]) for name, shape in found.items()}
-        self._recording: Recording | None = None
+        self._recording: RecordedGraph | None = None
 
     def run(self, inputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
         """Start the plan on arrays of its shapes. Return the outputs in new memory. Raises EngineError."""
