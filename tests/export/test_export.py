@@ -62,7 +62,8 @@ def test_shared_graphs_equal_the_plain_network(tiny):
 
         images = torch.randint(0, 255, (2, 224, 224, 3), dtype=torch.uint8)
         for ours, expected in zip(EncoderGraph(network)(images), network.encode(images), strict=True):
-            torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+            # The graph's attention is written out, and rounds otherwise.
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
