@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+import pairvpr
 from pairvpr import machine
 from pairvpr.doctor import Check, engines, examine, format_report, healthy
 from pairvpr.doctor.check import REINSTALL
@@ -134,6 +135,8 @@ def test_openvino_is_tried(
 
 def test_missing_base_dependency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
+    # Importing the modules again sets them as attributes of the package, too, where later tests would find them.
+    monkeypatch.setattr(pairvpr, "runtime", sys.modules["pairvpr.runtime"])
     for name in [name for name in sys.modules if name.startswith("pairvpr.runtime")]:
         monkeypatch.delitem(sys.modules, name)
     checks = examine()
