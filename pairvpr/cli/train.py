@@ -46,7 +46,7 @@ def train_stage_one(config: Path, overrides: tuple[str, ...]) -> None:
     """
     training = _training()
     settings = training.stage_one_config(config, overrides)
-    _say_run(training.train_stage_one(settings, lambda told: print_line(told, err=True)))
+    _say_run(training.train_stage_one(settings, lambda told: print_line(str(told), err=True)))
 
 
 @train_group.command("stage-two")
@@ -63,7 +63,7 @@ def train_stage_two(config: Path, overrides: tuple[str, ...], teacher: str | Non
         () if teacher is None else (f"teacher.checkpoint={json.dumps(teacher, ensure_ascii=False, allow_nan=False)}",)
     )
     settings = training.stage_two_config(config, (*overrides, *taught))
-    _say_run(training.train_stage_two(settings, lambda told: print_line(told, err=True)))
+    _say_run(training.train_stage_two(settings, lambda told: print_line(str(told), err=True)))
 
 
 def _training() -> ModuleType:
