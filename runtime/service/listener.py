@@ -37,10 +37,9 @@ class Listener:
         self._file: Path | None = None
         if kind == "unix":
             self._file = Path(rest)
-            self.socket = _bind_file(self._file, address)
+            self.socket, self._inode = _bind_file(self._file, address)
         else:
             self.socket = _bind_port(address, remote)
-        self._inode = _inode(self._file) if self._file else None
         self.socket.listen(BACKLOG)
         bound = self.socket.getsockname()
         self.address = address if self._file else f"{address.rpartition(':')[0]}:{bound[1]}"
@@ -63,8 +62,8 @@ class Listener:
         self.close()
 
 
-def _bind_file(path: Path, address: str) -> socket.socket:
-    """Listen at a path. Of several starts at once, one gets it."""
+def _bind_file(path: Path, address: str) -> tuple[socket.socket, tuple[int, int] | None]:
+    """Listen at a path, and return the socket and the inode of its file. Of several starts at once, one gets it."""
     if path == Path():
         raise ServiceError(f"{address!r} names no file: give --listen {FORMS}")
     listening = socket.socket(socket.AF_UNIX)
@@ -74,6 +73,7 @@ def _bind_file(path: Path, address: str) -> socket.socket:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         listening.bind(str(own))
         listening.listen(BACKLOG)
+        inode = _inode(own)  # later, another start may have the file aside for a moment
         try:
             _remove_stale(path)
             # The socket gets its name when it listens already. A link never replaces another's socket.
@@ -92,7 +92,7 @@ def _bind_file(path: Path, address: str) -> socket.socket:
     except BaseException:
         listening.close()
         raise
-    return listening
+    return listening, inode
 
 
 def _remove_stale(path: Path) -> None:
