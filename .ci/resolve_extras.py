@@ -29,7 +29,7 @@ PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 GLIBC = range(17, 40)
-"""Minor versions of glibc: that of Ubuntu 24.04, as in JetPack 7, and all before."""
+"""Minor versions of glibc, from the one of Ubuntu 24.04 and JetPack 7 downwards."""
 WITHOUT_WHEELS = {
     ("gpu", "3.10", "aarch64"): "onnxruntime-gpu",
 }

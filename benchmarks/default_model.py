@@ -68,7 +68,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Views:
-    """What the encoder makes of n places in V pictures each: maps of stride 16 and 32, (n, V, c, rows, columns)."""
+    """Hold the encoder's maps of n places in V pictures each, of stride 16 and 32: (n, V, c, rows, columns)."""
 
     middle: Tensor
     last: Tensor

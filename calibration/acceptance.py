@@ -185,7 +185,7 @@ def _traverse_names(images: Sequence[str | Path]) -> list[Callable[[str], str]]:
 
 
 def check_enough(images: str, count: int, target: PrecisionTarget, found: str = "") -> None:
-    """Raise SourceError if `count` pictures cannot show the precision. found: results so far, for the message."""
+    """Raise SourceError if `count` pictures cannot show the precision. The message gives `found`, the results."""
     if count < target.min_pictures():
         raise SourceError(
             f"{images}: {count} usable pictures; a precision of {target.precision:g} needs at least "

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class FramePriors:
     """Make the prior of each frame: see `Prior`.
 
-    without: number of frames so far that had no position to search around.
+    without: number of frames whose position is not known.
     """
 
     def __init__(self, radius: float | None, poses: Path | None, names: str | None) -> None:
@@ -65,6 +65,16 @@ class FramePriors:
                 return Prior(near, self._radius, self._names)
             self.without += 1
         return None if self._names is None else Prior(names=self._names)
+
+    def warn(self, query: str, total: int) -> None:
+        """Warn of frames without a position, among `total` frames of the source `query`."""
+        if self.without:
+            log.warning(
+                "%s: %d of %d pictures have no pose or GPS position, so --near was left out for them",
+                query,
+                self.without,
+                total,
+            )
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -203,13 +213,7 @@ def _answer(
                 raise
         if total and unread == total:
             raise SourceError(f"{query}: none of its {total} pictures could be read; the answers say why")
-        if priors.without:
-            log.warning(
-                "%s: %d of %d pictures have no pose or GPS position, so --near was left out for them",
-                query,
-                priors.without,
-                total,
-            )
+        priors.warn(query, total)
         if unread:
             log.warning("%s: %d of %d pictures could not be read", query, unread, total)
 

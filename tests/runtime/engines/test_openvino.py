@@ -121,7 +121,7 @@ def test_bfloat16_is_had_where_it_is_asked_for(truth: tuple[Features, np.ndarray
     assert model.engines.description.endswith("fp16 weights, bfloat16 arithmetic")
     assert check_reference(model).ok
     difference = np.abs(model.score(truth[0][0], truth[0]) - truth[1]).max()
-    assert CLOSE["atol"] < difference < 0.02 * np.ptp(truth[1])
+    assert CLOSE["atol"] < difference < 0.01 * np.ptp(truth[1])
 
 
 @pytest.mark.parametrize(
