@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines.base import Arrays
 
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+SOFTMAX = ("Softmax", "Exp")
+"""Of an attention, as one node or written out."""
 FLOATS = {"fp32": 4, "fp16": 2}
 """Precisions whose graphs are counted, and the bytes of a number in them. INT8 graphs have the same products."""
 
@@ -25,16 +28,19 @@ class Work:
 
     flop: of matrix products and convolutions; a multiplication and an addition are two.
     bytes: least data to move, with float16 numbers: weights once a pass, inputs and outputs.
+    activations: bytes that kernels hand on through memory, with float16 numbers. A kernel is a product with the
+    elementwise operations around it, a normalisation of layers, or an attention, whose scores stay on the chip.
     """
 
     flop: float
     bytes: float
+    activations: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.flop + other.flop, self.bytes + other.bytes)
+        return Work(self.flop + other.flop, self.bytes + other.bytes, self.activations + other.activations)
 
     def __mul__(self, times: float) -> Work:
-        return Work(self.flop * times, self.bytes * times)
+        return Work(self.flop * times, self.bytes * times, self.activations * times)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,21 @@ def flop_of(operation: str, inputs: list[list[int]], output: list[int]) -> int:
     return 0
 
 
+def activations_of(operation: str, inputs: list[list[int]], output: list[int]) -> int:
+    """Return the bytes of float16 numbers that a node reads and writes, from the shapes of its inputs and output.
+
+    Weights count as inputs; they are the same in every pass. A softmax takes back what the products around it counted
+    for the scores of an attention. Elementwise operations join a product and count nothing.
+    """
+    if operation in SOFTMAX:
+        return -2 * (math.prod(inputs[0]) + math.prod(output))
+    if operation == "LayerNormalization":
+        return 2 * (math.prod(inputs[0]) + math.prod(output))
+    if operation in PRODUCTS:
+        return 2 * (sum(math.prod(shape) for shape in inputs[:2]) + math.prod(output))
+    return 0
+
+
 def _inputs(bundle: Bundle, graph: str, items: int, database_tokens: int) -> dict[str, Any]:
     picture, dims = bundle.info.picture, bundle.info.dims
     if graph == "encoder":
@@ -103,15 +124,15 @@ def _run(file: Path, inputs: Arrays, numbers: float) -> Work:
     outputs, nodes = onnxruntime_engine.profile(file, inputs)
     arrays = [*inputs.values(), *outputs.values()]
     moved = sum(a.nbytes if a.dtype.kind in "iu" else 2 * a.size for a in arrays)
-    return Work(_flop(nodes), 2 * numbers + moved)
+    shaped = [_shapes(node) for node in nodes if node["output_type_shape"]]
+    activations = sum(activations_of(*each) for each in shaped) - 2 * numbers  # weights are in `bytes`
+    return Work(sum(flop_of(*each) for each in shaped), 2 * numbers + moved, max(activations, 0))
 
 
-def _flop(nodes: Iterable[Mapping[str, Any]]) -> int:
-    def shapes(tensors: Iterable[Mapping[str, list[int]]]) -> list[list[int]]:
-        return [shape for tensor in tensors for shape in tensor.values()]
-
-    return sum(
-        flop_of(node["op_name"], shapes(node["input_type_shape"]), shapes(node["output_type_shape"])[0])
-        for node in nodes
-        if node["output_type_shape"]
+def _shapes(node: Mapping[str, Any]) -> tuple[str, list[list[int]], list[int]]:
+    """Return a node's operation, the shapes of its inputs and that of its first output."""
+    inputs, outputs = (
+        [shape for tensor in node[key] for shape in tensor.values()]
+        for key in ("input_type_shape", "output_type_shape")
     )
+    return node["op_name"], inputs, outputs[0]

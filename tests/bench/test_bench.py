@@ -13,7 +13,7 @@ from PIL import Image
 from pairvpr.bench import run as bench_run
 from pairvpr.bench.boards import Board, project
 from pairvpr.bench.run import Step, answer_work, summarise
-from pairvpr.bench.work import GraphWork, Work, count_work, flop_of
+from pairvpr.bench.work import GraphWork, Work, activations_of, count_work, flop_of
 from pairvpr.cli.main import main
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.model import default_bundle
@@ -40,6 +40,28 @@ GRAPHS = {
 )
 def test_flop_of_a_node(operation: str, inputs: list[list[int]], output: list[int], flop: int) -> None:
     assert flop_of(operation, inputs, output) == flop
+
+
+@pytest.mark.parametrize(
+    ("operation", "inputs", "output", "numbers"),
+    [
+        ("MatMul", [[5, 7, 3], [3, 4]], [5, 7, 4], 5 * 7 * 3 + 3 * 4 + 5 * 7 * 4),
+        ("Gemm", [[2, 3], [3, 5], [5]], [2, 5], 2 * 3 + 3 * 5 + 2 * 5),
+        ("LayerNormalization", [[2, 7, 3], [3], [3]], [2, 7, 3], 2 * 2 * 7 * 3),
+        ("Add", [[2, 3], [2, 3]], [2, 3], 0),
+    ],
+)
+def test_activations_of_a_node(operation: str, inputs: list[list[int]], output: list[int], numbers: int) -> None:
+    assert activations_of(operation, inputs, output) == 2 * numbers
+
+
+@pytest.mark.parametrize("softmax", ["Softmax", "Exp"])
+def test_scores_of_an_attention_stay_on_the_chip(softmax: str) -> None:
+    """What is left of an attention are queries, keys, values and the result."""
+    heads, n, m, width = 6, 50, 49, 64
+    scores, q, k, v = [heads, n, m], [heads, n, width], [heads, width, m], [heads, m, width]
+    nodes = (("MatMul", [q, k], scores), (softmax, [scores], scores), ("MatMul", [scores, v], q))
+    assert sum(activations_of(*node) for node in nodes) == 2 * heads * width * (2 * n + 2 * m)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -97,11 +119,11 @@ def test_percentiles_and_rates() -> None:
     assert steps["total"].gflops is None
 
 
-def test_a_projection_is_the_slower_of_products_and_memory() -> None:
+def test_a_projection_is_the_slower_of_products_and_memory_and_the_activations() -> None:
     board = Board("one", tflops=1, gigabytes=10)
-    work = {"encode": Work(1e12, 1e9), "rerank": Work(1e9, 40e9)}
+    work = {"encode": Work(1e12, 1e9), "rerank": Work(1e9, 40e9, activations=5e9)}
     (projection,) = project(work, [board])
-    assert projection.seconds == pytest.approx((4 + 4, 2 + 4))
+    assert projection.seconds == pytest.approx((4 + 4.5, 2 + 4.5))
 
 
 def test_a_page_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
