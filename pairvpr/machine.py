@@ -90,6 +90,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def load_above_cores() -> float | None:
+    """Return the load of the last minute if it is above the usable cores; None if not, or if the system has no load."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load = os.getloadavg()[0]
+    return load if load > usable_cores() else None
+
+
 def quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float | None:
     """Return the processor time that a container (control group, version 2) grants, in cores; None without a limit."""
     match = re.fullmatch(r"(\d+) (\d+)", read(file).strip())

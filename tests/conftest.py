@@ -71,6 +71,12 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 
 
 @pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands find the computer idle, whatever runs beside the tests."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+
+
+@pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
     """Restore the log's handlers, because a command sends the log to a stderr that ends with its test."""
     logger = logging.getLogger("pairvpr")

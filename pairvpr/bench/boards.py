@@ -36,17 +36,30 @@ BOARDS = (
 )
 
 
+LAUNCH = 5e-6
+"""Seconds to start a kernel: an assumption. NVIDIA's documents speak of a few microseconds."""
+
+
 @dataclass(frozen=True)
 class Projection:
-    """The projected time of an answer. seconds: for each of SHARES."""
+    """The projected time of an answer. seconds: for each of SHARES. launching: seconds to start all kernels in turn."""
 
     board: str
     seconds: tuple[float, ...]
+    launching: float
+
+    @property
+    def launching_dominates(self) -> bool:
+        """Return whether starting kernels takes longer than their work, at the largest of SHARES."""
+        return self.launching > min(self.seconds)
 
 
 def project(work: Mapping[str, Work], boards: Sequence[Board] = BOARDS) -> list[Projection]:
     """Return the projected time of each board for all steps of `work` in turn."""
-    return [Projection(board.name, tuple(_seconds(work, board, share) for share in SHARES)) for board in boards]
+    launching = LAUNCH * sum(step.kernels for step in work.values())
+    return [
+        Projection(board.name, tuple(_seconds(work, board, share) for share in SHARES), launching) for board in boards
+    ]
 
 
 def _seconds(work: Mapping[str, Work], board: Board, share: float) -> float:

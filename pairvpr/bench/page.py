@@ -47,9 +47,13 @@ def _lines(bench: Bench) -> Iterator[str]:
     )
     yield f"tokens       {describe(held.tokens)}"
     yield ""
-    yield f"{'PROJECTION, seconds an answer':32}" + "".join(f"   at {share:4.0%}" for share in SHARES)
+    yield f"{'PROJECTION, ms an answer':32}" + "".join(f"   at {share:4.0%}" for share in SHARES)
     for each in bench.projection:
-        yield f"{each.board:32}" + "".join(f"{seconds:10.3f}" for seconds in each.seconds)
+        mark = " *" if each.launching_dominates else ""
+        yield f"{each.board:32}" + "".join(f"{1000 * seconds:10.1f}" for seconds in each.seconds) + mark
+    if any(each.launching_dominates for each in bench.projection):
+        launching = 1000 * bench.projection[0].launching
+        yield f"* Starting the kernels one by one takes longer, about {launching:.1f} ms. A CUDA graph avoids it."
     yield ASSUMPTIONS
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,21 @@ class Work:
 
     flop: of matrix products and convolutions; a multiplication and an addition are two.
     bytes: least data to move, with float16 numbers: weights once a pass, inputs and outputs.
-    activations: bytes that kernels hand on through memory, with float16 numbers. A kernel is a product with the
-    elementwise operations around it, a normalisation of layers, or an attention, whose scores stay on the chip.
+    activations: bytes that kernels hand on through memory, with float16 numbers.
+    kernels: number of kernels to start. A kernel is a product with the elementwise operations around it, a
+    normalisation of layers, or an attention, whose scores stay on the chip.
     """
 
     flop: float
     bytes: float
     activations: float = 0.0
+    kernels: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.flop + other.flop, self.bytes + other.bytes, self.activations + other.activations)
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: float) -> Work:
-        return Work(self.flop * times, self.bytes * times, self.activations * times)
+        return Work(*(times * a for a in astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ def _run(file: Path, inputs: Arrays, numbers: float) -> Work:
     moved = sum(a.nbytes if a.dtype.kind in "iu" else 2 * a.size for a in arrays)
     shaped = [_shapes(node) for node in nodes if node["output_type_shape"]]
     activations = sum(activations_of(*each) for each in shaped) - 2 * numbers  # weights are in `bytes`
-    return Work(sum(flop_of(*each) for each in shaped), 2 * numbers + moved, max(activations, 0))
+    kinds = Counter(kind for kind, _, _ in shaped)
+    kernels = sum(kinds[kind] for kind in (*PRODUCTS, "LayerNormalization")) - sum(kinds[kind] for kind in SOFTMAX)
+    return Work(sum(flop_of(*each) for each in shaped), 2 * numbers + moved, max(activations, 0), kernels)
 
 
 def _shapes(node: Mapping[str, Any]) -> tuple[str, list[list[int]], list[int]]:

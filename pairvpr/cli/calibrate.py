@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pairvpr.cli.errors import Command, Group, if_interrupted
-from pairvpr.cli.log import log, say_model
+from pairvpr.cli.log import log, say_busy, say_model
 from pairvpr.cli.maps import format_option
 from pairvpr.cli.progress import Meters
 from pairvpr.cli.source_options import source_options
@@ -60,6 +60,7 @@ def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, repor
         bundle = Bundle.open(map_.model_path)
         bundle.check_writable()
         say_model(bundle)
+        say_busy()
         with if_interrupted("nothing was written, neither page nor setting"):
             tuned = find(map_, images, max_loss, budget_ms, Meters().update)
     if style == "jsonl":

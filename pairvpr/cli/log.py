@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from logging.handlers import MemoryHandler
 from typing import TYPE_CHECKING
 
+from pairvpr.machine import load_above_cores, usable_cores
 from pairvpr.printing import json_line, printable
 
 if TYPE_CHECKING:
@@ -76,3 +77,13 @@ def say_untrained(bundle: Bundle) -> None:
     """Log a note if the weights were never trained."""
     if not bundle.info.weights.trained:
         log.info("these weights are seeded and were never trained: the answers test the software, not the method")
+
+
+def say_busy() -> None:
+    """Warn if other programs take this computer's cores, so that measured times are too long."""
+    if (load := load_above_cores()) is not None:
+        log.warning(
+            "this computer is busy (load %.1f, %d cores): times will be too long; end other programs and measure again",
+            load,
+            usable_cores(),
+        )

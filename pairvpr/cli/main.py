@@ -11,7 +11,7 @@ import click
 
 from pairvpr.cli.calibrate import calibrate, tune
 from pairvpr.cli.errors import Group, if_interrupted
-from pairvpr.cli.log import log, log_to_stderr, say_model
+from pairvpr.cli.log import log, log_to_stderr, say_busy, say_model
 from pairvpr.cli.loops import map_graph, map_loops
 from pairvpr.cli.maps import map_group
 from pairvpr.cli.progress import Meters
@@ -265,6 +265,7 @@ def eval_(
         check_report_folder(report)
     with open_model(model, checkpoint) as opened:
         say_model(opened.bundle, opened.engines.description)
+        say_busy()
         evaluation = evaluate(
             benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters().update
         )
@@ -311,6 +312,7 @@ def bench(
     from pairvpr.bench.page import page
     from pairvpr.bench.run import run_bench
 
+    say_busy()
     measured = run_bench(model, images, device=device, precision=precision, queries=queries, progress=Meters().update)
     print_lines(page(measured))
     if file is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pairvpr import machine
 from pairvpr.bench import run as bench_run
-from pairvpr.bench.boards import Board, project
+from pairvpr.bench.boards import LAUNCH, Board, project
 from pairvpr.bench.run import Step, answer_work, summarise
 from pairvpr.bench.work import GraphWork, Work, activations_of, count_work, flop_of
+from pairvpr.cli.log import say_busy
 from pairvpr.cli.main import main
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.model import default_bundle
@@ -81,6 +84,8 @@ def test_the_prefix_is_counted_as_by_hand(share: float) -> None:
     assert counted.once.flop == shared
     weights = bundle.info.files[bundle.info.precisions["fp16"].graphs["pair_prefix"].weights].bytes
     assert counted.once.bytes == pytest.approx(weights + 2 * t * d, rel=0.01)
+    assert counted.each.kernels == 0  # one more candidate starts no more of them
+    assert 10 < counted.once.kernels < 60
     # database tokens in; both states, class tokens and means out
     assert counted.each.bytes == 2 * d * (m + sum(rows) + 4)
 
@@ -124,6 +129,14 @@ def test_a_projection_is_the_slower_of_products_and_memory_and_the_activations()
     work = {"encode": Work(1e12, 1e9), "rerank": Work(1e9, 40e9, activations=5e9)}
     (projection,) = project(work, [board])
     assert projection.seconds == pytest.approx((4 + 4.5, 2 + 4.5))
+    assert not projection.launching_dominates
+
+
+def test_small_work_is_dominated_by_starting_kernels() -> None:
+    board = Board("one", tflops=1, gigabytes=10)
+    (small,) = project({"rerank": Work(1e6, 1e3, kernels=100)}, [board])
+    assert small.launching == pytest.approx(100 * LAUNCH)
+    assert small.launching_dominates
 
 
 def test_a_page_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +160,18 @@ def test_a_page_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found["map"]["pictures"] == 3
     assert found["peak_memory"] > 20e6
     assert np.isfinite(found["matrix_gflops"])
+
+
+@pytest.mark.parametrize(("load", "warned"), [(0.5, False), (2.0, False), (6.91, True)])
+def test_a_busy_computer_is_told_once(
+    load: float, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    say_busy()
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    if warned:
+        assert caplog.messages[0].startswith("this computer is busy (load 6.9, ")
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
