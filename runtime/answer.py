@@ -83,6 +83,8 @@ class Recognition:
     confidence: chance that the first match is right, or None.
     reason: reason for `accepted`.
     acceptance: the threshold in use. None if `accepted` is None.
+    warning: reason why the threshold may not hold, because the run's scores are unlike those of the calibration; or
+    None.
     compared: number of candidates that the pair classifier compared, dropped ones included.
     complete: whether all candidates were compared. False if the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
@@ -98,6 +100,7 @@ class Recognition:
     confidence: float | None = None
     reason: str = "not calibrated"
     acceptance: Acceptance | None = None
+    warning: str | None = None
     compared: int = 0
     complete: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -112,8 +115,8 @@ class Recognition:
         return self.matches[0]
 
     def to_json(self, matches: int = 10) -> str:
-        """Return one line of JSON, format 1, with the first `matches` matches, and `sequence` if there is one."""
-        content = {
+        """Return one line of JSON, format 1, with the first `matches` matches; `sequence` and `warning` if known."""
+        content: dict[str, Any] = {
             "format": FORMAT,
             "query": self.query,
             "timestamp": self.timestamp,
@@ -129,4 +132,6 @@ class Recognition:
         }
         if self.sequence is not None:
             content["sequence"] = self.sequence.as_json()
+        if self.warning is not None:
+            content["warning"] = self.warning
         return json_line(content)

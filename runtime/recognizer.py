@@ -212,6 +212,20 @@ class PlaceRecognizer:
             return replace(answer, reason="no picture", error=frame.error)
         return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms), prior)
 
+    def finish_run(self) -> str | None:
+        """Compare the scores of the last answers with those of the calibration, at the end of a run.
+
+        Return a warning if they are unlike, or None. An answer's `warning` says the same while a run goes on.
+        """
+        monitor = self._view.judge.monitor
+        return None if monitor is None else monitor.finish()
+
+    @property
+    def score_warning(self) -> str | None:
+        """Return the latest warning of scores that are unlike those of the calibration, or None."""
+        monitor = self._view.judge.monitor
+        return None if monitor is None else monitor.warning
+
     def _describe(self, tuned: str) -> str:
         """Return the log line on model, licence, engine, cascade and threshold. `pairvpr map info` has the figures."""
         bundle = self.model.bundle
@@ -264,7 +278,8 @@ class PlaceRecognizer:
                 compared=ranking.compared,
                 complete=view.reranker is None or ranking.compared == len(rows),
                 timings=clock.timings(),
-            )
+            ),
+            monitored=prior is None,  # fewer candidates have other scores
         )
 
     def _show(self, map_: Map, index: DescriptorIndex, reranker: Reranker | None) -> _View:

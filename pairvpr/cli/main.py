@@ -272,6 +272,8 @@ def eval_(
     print_lines(summary(evaluation))
     if (warning := sequence_warning(evaluation)) is not None:
         log.warning(warning)
+    if (decided := evaluation.figures().decisions) is not None and decided.warning is not None:
+        log.warning("%s: %s", benchmark.name, decided.warning)
     if report is not None:
         print_line(f"page: {write_report(evaluation, report)}")
 

@@ -191,6 +191,7 @@ def _answer(
         unread = total = 0
         refresher = Refresher(recognizer)
         follower = Follower(recognizer) if sequence else None
+        warning: str | None = None
         meter = Meter("pictures") if show_progress and not source.live and not source.single else None
         try:
             for frame in source:
@@ -204,6 +205,9 @@ def _answer(
                         answer = follower.follow(answer, frame)
                     release_log()
                     put(frame, answer)
+                    if warning is None and answer.warning is not None:
+                        warning = answer.warning
+                        log.warning("%s: %s", query, warning)
                     for viewer in viewers:
                         viewer.add(frame, answer)
                     if meter is not None:
@@ -213,6 +217,8 @@ def _answer(
                 raise
         if total and unread == total:
             raise SourceError(f"{query}: none of its {total} pictures could be read; the answers say why")
+        if warning is None and (found := recognizer.finish_run()) is not None:
+            log.warning("%s: %s", query, found)
         priors.warn(query, total)
         if unread:
             log.warning("%s: %d of %d pictures could not be read", query, unread, total)

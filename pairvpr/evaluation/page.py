@@ -13,7 +13,7 @@ from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.evaluation.template import CHART, CURVES, PAGE, STYLE
 from pairvpr.html.album import match_figure, query_figure, re_ranking_groups, strip
 from pairvpr.html.charts import Axis, Chart, nice_step
-from pairvpr.html.document import UNTRAINED, document, percent, table, table_rows
+from pairvpr.html.document import UNTRAINED, WARNING, document, percent, table, table_rows
 from pairvpr.spread import spread
 
 PER_GROUP = 8  # queries shown of each kind
@@ -36,7 +36,7 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
         origin=escape(model.weights.origin),
         engine=escape(model.engine + ("" if evaluation.cascade is None else f"; cascade: {evaluation.cascade}")),
         protocol=escape(benchmark.protocol),
-        warning="" if model.weights.trained else UNTRAINED,
+        warning=("" if model.weights.trained else UNTRAINED) + _warning(figures),
         figures="\n".join(
             (
                 _recall(evaluation, figures),
@@ -54,6 +54,11 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
         ),
     )
     return document(f"Pair-VPR: {benchmark.name}", body, STYLE)
+
+
+def _warning(figures: Figures) -> str:
+    decided = figures.decisions
+    return "" if decided is None or decided.warning is None else WARNING.substitute(text=escape(decided.warning))
 
 
 def _recall(evaluation: Evaluation, figures: Figures) -> str:
@@ -87,6 +92,10 @@ def _chance(right: int, database: int, n: int) -> float:
 def _operating_points(evaluation: Evaluation, figures: Figures) -> str:
     queries = len(evaluation.benchmark.queries)
     rows = [("Precision", "from pair score", "accepted, of all", "right")]
+    if (decided := figures.decisions) is not None:
+        share = f"{percent(decided.accepted / queries)} ({decided.accepted})"
+        title = f"calibrated for {100 * decided.precision:g}%"
+        rows.append((title, f"{decided.threshold:.3f}", share, str(decided.right)))
     for precision in PRECISIONS:
         point = figures.by_score.at(precision)
         if point is None:

@@ -79,6 +79,7 @@ def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
             dataclasses.asdict(point) for each in PRECISIONS if (point := figures.by_score.at(each)) is not None
         ],
         "precision_recall": {"similarity": _curve(figures.by_similarity), "score": _curve(figures.by_score)},
+        "decisions": None if figures.decisions is None else dataclasses.asdict(figures.decisions),
         "sequence": None if figures.sequence is None else dataclasses.asdict(figures.sequence),
         "milliseconds": {each.step: {"median": each.median, "p95": each.p95} for each in figures.latency},
         "map": {
@@ -113,6 +114,11 @@ def summary(evaluation: Evaluation) -> str:
             f"sequence: Recall@1 {100 * found.recall:.1f} %, {found.gained} queries right only with the filter, "
             f"{found.lost} only without; mean probability off the map {found.off_map:.0%}; the filter takes "
             f"{step.median:.2f} ms a query"
+        )
+    if (decided := figures.decisions) is not None:
+        lines.append(
+            f"decisions: {decided.accepted} of {len(benchmark.queries)} answers accepted from score "
+            f"{decided.threshold:.3f} (precision {decided.precision:g}), {decided.right} of them right"
         )
     lines.append(
         f"a query takes {total.median:.0f} ms, 95 % of them at most {total.p95:.0f} ms; "

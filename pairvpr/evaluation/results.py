@@ -11,7 +11,9 @@ import numpy.typing as npt
 from pairvpr.evaluation.benchmark import Benchmark, Indices
 from pairvpr.evaluation.recall import PrecisionRecall, first_right, precision_recall, recall_at
 from pairvpr.runtime.bundle import Weights
+from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.score_monitor import warn_of_scores
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,29 @@ class SequenceFigures:
 
 
 @dataclass(frozen=True)
+class DecisionFigures:
+    """The effect of the bundle's threshold on the answers.
+
+    threshold: lowest score of an accepted answer. precision: the promised share of right ones among the accepted.
+    accepted, right: accepted answers, and the right ones of these.
+    warning: reason why the threshold may not hold for these queries, see `ScoreMonitor`. None without one.
+    """
+
+    threshold: float
+    precision: float
+    accepted: int
+    right: int
+    warning: str | None
+
+
+@dataclass(frozen=True)
 class Figures:
     """Shares and curves of an evaluation, before and after re-ranking.
 
     recall_before, recall_after: Recall@N by N. by_similarity: precision and recall of the first match by descriptor,
     with its similarity as confidence. by_score: the same of the first re-ranked match, with its pair score.
     without_answer: queries without a right answer in the database. sequence: None without a filter.
+    decisions: None if the bundle has no threshold that is valid for these answers.
     """
 
     recall_before: Mapping[int, float]
@@ -63,6 +82,7 @@ class Figures:
     latency: tuple[StepTime, ...]
     without_answer: int
     sequence: SequenceFigures | None
+    decisions: DecisionFigures | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,7 @@ class Evaluation:
     built: pictures encoded for the map in this run, in build_seconds; an earlier run encoded the others.
     filtered: (m,) the database index that a `SequenceFilter` gives. off_map: (m,) its probability of being off the map.
     Both are None without a filter. The filter's time is the step "sequence", which is not in the total.
+    acceptance: the bundle's threshold, if it is valid for these answers.
     """
 
     benchmark: Benchmark
@@ -92,6 +113,7 @@ class Evaluation:
     cascade: Cascade | None = None
     filtered: Indices | None = None
     off_map: npt.NDArray[np.float64] | None = None
+    acceptance: Acceptance | None = None
 
     def ranks(self) -> tuple[Indices, Indices]:
         """Return ranks (m,), from 0, of the first right answer before and after re-ranking; depth if there is none."""
@@ -114,6 +136,20 @@ class Evaluation:
             ),
             without_answer=len(before) - answerable,
             sequence=self._sequence(after == 0),
+            decisions=self._decisions(after == 0),
+        )
+
+    def _decisions(self, right: npt.NDArray[np.bool_]) -> DecisionFigures | None:
+        if self.acceptance is None:
+            return None
+        scores = self.scores[:, 0].astype(np.float64)
+        accepted = scores >= self.acceptance.threshold
+        return DecisionFigures(
+            threshold=self.acceptance.threshold,
+            precision=self.acceptance.precision,
+            accepted=int(accepted.sum()),
+            right=int((accepted & right).sum()),
+            warning=warn_of_scores(self.acceptance, scores.tolist()),
         )
 
     def _sequence(self, alone: npt.NDArray[np.bool_]) -> SequenceFigures | None:

@@ -82,6 +82,8 @@ svg .bar.wrong { fill: var(--wrong); fill-opacity: 0.6; }
 UNTRAINED = """<p class="warning"><strong>These weights were never trained.</strong> They are seeded random
 numbers. The figures show that everything from picture to answer works, not how well places are recognised.</p>"""
 
+WARNING = Template('<p class="warning"><strong>Warning:</strong> $text.</p>')
+
 TABLE = Template("""<div class="figure"><h2>$title</h2>
 <table class="numbers">$rows</table>
 <p class="faint">$note</p></div>""")

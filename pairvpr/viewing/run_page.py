@@ -13,7 +13,7 @@ import numpy as np
 
 from pairvpr.errors import PairVPRError
 from pairvpr.html.album import figure, group, strip
-from pairvpr.html.document import UNTRAINED, check_page, document, write_page
+from pairvpr.html.document import UNTRAINED, WARNING, check_page, document, write_page
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Source
 from pairvpr.spread import spread
@@ -72,7 +72,7 @@ def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecog
         engine=escape(recognizer.model.engines.description),
         candidates=candidates,
         ending=escape(ending),
-        warning="" if info.weights.trained else UNTRAINED,
+        warning=("" if info.weights.trained else UNTRAINED) + _warning(recognizer.finish_run()),
         figures="\n".join(_figures(record, source)),
         plotted=_say_plotted(record),
         plots=plots(_marks(record, recognizer)),
@@ -81,6 +81,10 @@ def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecog
         errors=_errors(record),
     )
     return document(f"Pair-VPR run: {query}", body, STYLE)
+
+
+def _warning(text: str | None) -> str:
+    return "" if text is None else WARNING.substitute(text=escape(text))
 
 
 def _figures(record: RunRecord, source: Source) -> Iterator[str]:

@@ -192,6 +192,8 @@ class Localizer:
             return answer
         if answer.accepted is None and self._throttle.allows(answer.reason):
             log.warning("no pose is published: %s", answer.reason)
+        if answer.warning is not None and self._throttle.allows("scores"):
+            log.warning("%s", answer.warning)
         log.debug("%s: %s; best match %s, score %s", frame.name, answer.reason, answer.best.name, answer.best.score)
         index, header = self.cameras.all.index(camera), header_of_frame(frame)
         return self._mounts.in_base(index, header.frame_id, answer)

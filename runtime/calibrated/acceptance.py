@@ -15,7 +15,7 @@ from typing import Any
 from pairvpr.runtime.bundle import Bundle, check_model, read_result
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
-from pairvpr.validation import check_int
+from pairvpr.validation import check_int, check_list, check_real
 
 KEY = "acceptance"
 """Key of the threshold among a bundle's calibration results."""
@@ -82,6 +82,9 @@ class Acceptance:
     accepted, accepted_right: checked pictures at or above the threshold, and the right ones of these.
     traverses: folders of the checked pictures. The threshold says nothing about other conditions.
     own: number of all pictures that come from the map's own traverse, which makes the result optimistic.
+    scores: quantiles of the best matches' scores at evenly spaced shares from 0 to 1. Calibrations of earlier versions
+    have none.
+    independent: number of independent scores behind the quantiles, see `count_independent`.
     """
 
     identity: str
@@ -104,6 +107,8 @@ class Acceptance:
     own: int
     unit: str = METRES
     exact: bool = False
+    scores: tuple[float, ...] = ()
+    independent: float = 0.0
 
     @staticmethod
     def find_in(bundle: Bundle) -> Acceptance | None:
@@ -114,7 +119,9 @@ class Acceptance:
 
         def parse(content: Any) -> Acceptance:
             traverses = tuple(Traverse(**each) for each in content["traverses"])
-            found = Acceptance(**{**content, "setup": ScoreSetup(**content["setup"]), "traverses": traverses})
+            scores = tuple(check_list(content.get("scores", []), "scores", 0, 10_000))
+            setup = ScoreSetup(**content["setup"])
+            found = Acceptance(**{**content, "setup": setup, "traverses": traverses, "scores": scores})
             check_model(bundle, found.identity)
             found._check()
             return found
@@ -138,6 +145,9 @@ class Acceptance:
             raise ValueError(f"precision {self.precision}, delta {self.delta}")
         if not 0 <= self.accepted_right <= self.accepted <= self.checked:
             raise ValueError(f"{self.accepted} of {self.checked} accepted")
+        values = [check_real(value, "a score") for value in (*self.scores, self.independent)]
+        if values[-1] < 0 or values[:-1] != sorted(values[:-1]):
+            raise ValueError("the quantiles of the scores do not rise")
 
     def find_objection(self, setup: ScoreSetup) -> str | None:
         """Return the reason why this threshold is not valid for answers of this setup, or None if it is valid."""
@@ -156,7 +166,7 @@ class Acceptance:
 
     def to_json(self) -> dict[str, Any]:
         """Return the threshold as the bundle stores it."""
-        return asdict(self)
+        return {**asdict(self), "scores": list(self.scores)}
 
 
 @dataclass(frozen=True)

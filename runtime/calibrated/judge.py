@@ -7,6 +7,7 @@ from dataclasses import replace
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.acceptance import UNCALIBRATED, Acceptance, ScoreSetup
+from pairvpr.runtime.calibrated.score_monitor import ScoreMonitor
 
 ACCEPTED = "accepted"
 TOO_LOW = "score too low: not in the map, or not recognisable"
@@ -18,11 +19,14 @@ class Judge:
 
     acceptance: the threshold, or None if no threshold is valid for these answers.
     reason: the reason why no threshold is valid.
+    monitor: compares the scores with those of the calibration. None without a threshold, or with one whose calibration
+    stored no scores.
     """
 
     def __init__(self, acceptance: Acceptance | None = None, reason: str = UNCALIBRATED) -> None:
         self.acceptance = acceptance
         self.reason = reason
+        self.monitor = ScoreMonitor(acceptance) if acceptance is not None and acceptance.scores else None
 
     @staticmethod
     def from_bundle(bundle: Bundle, setup: ScoreSetup | None) -> Judge:
@@ -39,8 +43,11 @@ class Judge:
         objection = acceptance.find_objection(setup)
         return Judge(acceptance) if objection is None else Judge(None, objection)
 
-    def judge(self, answer: Recognition) -> Recognition:
-        """Return the answer with `accepted`, `confidence` and `reason` filled in."""
+    def judge(self, answer: Recognition, *, monitored: bool = True) -> Recognition:
+        """Return the answer with `accepted`, `confidence`, `reason` and `warning` filled in.
+
+        monitored: count the answer among those that are compared with the calibration.
+        """
         if self.acceptance is None:
             return replace(answer, reason=self.reason)
         if not answer.complete:
@@ -48,6 +55,8 @@ class Judge:
         score = answer.best.score
         if score is None:
             raise ValueError(f"{answer.query}: a complete answer without a score")
+        if self.monitor is not None and monitored:
+            self.monitor.add(score)
         accepted = score >= self.acceptance.threshold
         return replace(
             answer,
@@ -55,4 +64,5 @@ class Judge:
             confidence=self.acceptance.confidence(score),
             reason=ACCEPTED if accepted else TOO_LOW,
             acceptance=self.acceptance,
+            warning=None if self.monitor is None else self.monitor.warning,
         )

@@ -156,10 +156,9 @@ class AnswerMessages:
 
     def _diagnostics(self, header: Header, answer: Recognition, more: Mapping[str, str]) -> Message:
         values = {**_values(answer, self._matches), **more}
-        level = "ERROR" if answer.error is not None else "OK" if answer.accepted else "WARN"
-        return compose_diagnostics(
-            header, [Status(level, self._status, answer.error or answer.reason, self._source, values)]
-        )
+        level = "ERROR" if answer.error is not None else "OK" if answer.accepted and not answer.warning else "WARN"
+        told = answer.error or (answer.warning if answer.accepted else None) or answer.reason
+        return compose_diagnostics(header, [Status(level, self._status, told, self._source, values)])
 
 
 def compose_diagnostics(header: Header, statuses: Sequence[Status]) -> Message:
@@ -200,6 +199,8 @@ def _values(answer: Recognition, matches: int) -> dict[str, str]:
     values = {"query": answer.query, "accepted": {True: "true", False: "false", None: "unknown"}[answer.accepted]}
     if answer.confidence is not None:
         values["confidence"] = f"{answer.confidence:.6f}"
+    if answer.warning is not None:
+        values["warning"] = answer.warning
     values["compared"], values["complete"] = str(answer.compared), str(answer.complete).lower()
     for i, match in enumerate(answer.matches[:matches], start=1):
         values.update(_candidate(f"candidate_{i}", match))

@@ -60,6 +60,7 @@ class Service:
         self._unanswered = 0  # requests waiting or being answered
         self._faults = 0  # pictures that could not be recognized since the last line of the log on them
         self._silent_until = 0.0
+        self._warned = False  # of scores that are unlike those of the calibration
         self._memory = 0  # bytes of all pictures held or arriving
 
     async def run(self) -> None:
@@ -174,6 +175,9 @@ class Service:
             frame = Frame(question.name, question.timestamp, picture, error, 1e3 * (perf_counter() - started))
             self._refresher.poll()
             answer = self._recognizer.recognize_frame(frame)
+            if answer.warning is not None and not self._warned:
+                self._warned = True
+                log.warning("%s", answer.warning)
         except PairVPRError as fault:
             self._log_fault(str(fault), bug=False)
             return 500, _error(str(fault))
@@ -235,6 +239,7 @@ class Service:
             "budget_ms": recognizer.budget_ms,
             "limits": dataclasses.asdict(self._limits),
             "unanswered": self._unanswered,
+            "warning": recognizer.score_warning,
             "error": None,
         }
         return (json_line(told) + "\n").encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.outputs.writers import format_text
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing.calibration_results import acceptance_rows
+from tests.runtime.outputs.ros_contract import acceptance as planned
 from tests.scenes import draw_scene
 
 SIZE, APART, COUNT = (64, 64), 100, 60
@@ -121,6 +123,9 @@ def test_scores_of_wrong_answers_are_not_accepted(home: Path, model: Model, monk
     assert sum(each.checked for each in found.traverses) == found.checked
     assert sum(each.accepted for each in found.traverses) == found.accepted
     assert found.own == 0
+    assert len(found.scores) == 101
+    assert (found.scores[0], found.scores[-1]) == (-5, 5)
+    assert 1 <= found.independent <= COUNT
     assert found.confidence(5) > 0.85
     assert found.confidence(-5) < 0.15
     assert found.expected == pytest.approx(found.right, abs=5)
@@ -161,7 +166,8 @@ def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch:
     assert found.checked > found.right == found.accepted == found.accepted_right
     assert found.outside == found.checked - found.right  # of frame 8 and 18 the map's nearest is 5
     assert any("within 2 frames" in text for _, text in acceptance_rows(found))
-    assert Acceptance(**{**found.to_json(), "setup": found.setup, "traverses": found.traverses}) == found
+    kept = {"setup": found.setup, "traverses": found.traverses, "scores": found.scores}
+    assert Acceptance(**{**found.to_json(), **kept}) == found
 
 
 def test_numbers_that_tell_no_place_are_refused(home: Path, numbered: Path, model: Model, tmp_path: Path) -> None:
@@ -458,6 +464,10 @@ def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Pat
         {"setup": {}},
         {"traverses": 3},
         {"unit": "miles"},
+        {"scores": [2.0, 1.0]},
+        {"scores": [float("inf")]},
+        {"scores": 3},
+        {"independent": -1},
         {"x": 1},
     ],
     ids=str,
@@ -468,6 +478,13 @@ def test_a_damaged_or_foreign_threshold_is_refused(acceptance: Acceptance, home:
         spoilt = Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content}))
         with pytest.raises(BundleError, match=r"acceptance threshold .*pairvpr calibrate threshold"):
             Acceptance.find_in(spoilt)
+
+
+def test_a_threshold_of_an_earlier_version_has_no_scores(acceptance: Acceptance, home: Path) -> None:
+    content = {key: value for key, value in acceptance.to_json().items() if key not in ("scores", "independent")}
+    bundle = Bundle.open(home / "bundle")
+    found = Acceptance.find_in(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content})))
+    assert found == dataclasses.replace(acceptance, scores=(), independent=0.0)
 
 
 # From the command line
@@ -513,6 +530,11 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
         (("--budget-ms", 0.001), INCOMPLETE),
     ):
         assert json.loads(command(*query, *more, of=run_main).stdout)["reason"] == reason
+    found = command("eval", home / "db", tmp_path / "drives", "--model", db / "model", "--report", tmp_path / "report")
+    said = r"^decisions: \d+ of 12 answers accepted from score .* \(precision 0.6\), \d+ of them right$"
+    assert re.search(said, found.stdout, re.MULTILINE)
+    decided = json.loads((tmp_path / "report" / "results.json").read_text())["decisions"]
+    assert (decided["threshold"], decided["warning"]) == (figures["threshold"], None)
     # With another number of candidates, which is then the map's default.
     assert command("calibrate", "threshold", "--db", db, *asked, "--top-k", 2).exit_code == 0
     assert "answers      2 candidates, all compared in full" in command("map", "info", "--db", db).stdout
@@ -537,6 +559,38 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
     figures = json.loads(command("map", "info", "--db", db, "--format", "jsonl").stdout)
     assert figures["decisions"]["precision"] == 0.6
     assert figures["decisions_void"] == "not calibrated for this map as it is now"
+
+
+@pytest.mark.parametrize("first", [8, 32])
+def test_a_run_with_other_scores_is_warned_of_once(
+    home: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """During the run, or at the end of one that is too short for a comparison before."""
+    monkeypatch.setattr("pairvpr.runtime.calibrated.score_monitor.FEWEST", 2)
+    monkeypatch.setattr("pairvpr.runtime.calibrated.score_monitor.FIRST", first)
+    shutil.copytree(home / "map", tmp_path / "map")
+    scores = tuple(100.0 + number for number in range(101))
+    with Map.open(home / "map") as map_:
+        setup = ScoreSetup.from_map(map_, 3, None)
+    other = dataclasses.replace(
+        planned(150), identity=model.bundle.identity, setup=setup, scores=scores, independent=100.0
+    )
+    Bundle.open(tmp_path / "map" / "model").store_calibration(KEY, other.to_json())
+    done = command(
+        "--db", tmp_path / "map", "--query", home / "queries" / "drive0", "--format", "jsonl", "--report",
+        tmp_path / "run.html", of=run_main,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("scores are unlike those of the calibration: 0% accepted, 50% there") == 1
+    warned = ["warning" in json.loads(line) for line in done.stdout.splitlines()]
+    assert warned == [False] * (first - 1) + [True] * (21 - first) if first == 8 else not any(warned)
+    assert "scores are unlike those of the calibration" in (tmp_path / "run.html").read_text()
+    queries = tmp_path / "asked"
+    shutil.copytree(home / "queries" / "drive0", queries)
+    found = command("eval", home / "db", queries, "--model", tmp_path / "map" / "model")
+    assert found.exit_code == 0, found.stderr
+    assert "decisions: 0 of 20 answers accepted" in found.stdout
+    assert found.stderr.count("scores are unlike those of the calibration") == 1
 
 
 def test_options_that_do_not_go_together(home: Path) -> None:

@@ -55,7 +55,7 @@ def recognizer(tmp_path: Path) -> Any:
     model = SimpleNamespace(
         bundle=Bundle.open(default_bundle()), engines=SimpleNamespace(description="an engine on cpu")
     )
-    return SimpleNamespace(map=places, model=model, top_k=3)
+    return SimpleNamespace(map=places, model=model, top_k=3, finish_run=lambda: None)
 
 
 def source(live: bool = False, dropped: int = 0) -> Any:
