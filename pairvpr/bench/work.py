@@ -135,7 +135,7 @@ def _run(file: Path, inputs: Arrays, numbers: float) -> Work:
 
 
 def _shapes(node: Mapping[str, Any]) -> tuple[str, list[list[int]], list[int]]:
-    """Return a node's operation, the shapes of its inputs and that of its first output."""
+    """Return the operation of a node, the shapes of its inputs and the shape of its first output."""
     inputs, outputs = (
         [shape for tensor in node[key] for shape in tensor.values()]
         for key in ("input_type_shape", "output_type_shape")

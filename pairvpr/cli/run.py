@@ -105,7 +105,7 @@ class FramePriors:
     help="Also estimate the robot's place from all pictures so far; see docs/sequences.md.",
 )
 @MATCHES_OPTION
-@click.option("--format", "style", type=click.Choice(["text", "jsonl"]), default="text", show_default=True)
+@click.option("--format", "style", type=click.Choice(["text", "jsonl", "pairs"]), default="text", show_default=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

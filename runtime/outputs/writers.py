@@ -28,7 +28,7 @@ def open_output(out: Path | None, style: str, matches: int, query: str) -> Itera
 
     out: a file that is appended to, so that a run after a restart keeps the earlier answers. A name ending in .mcap
     gets ROS messages, whatever the style, in a numbered file beside an earlier one.
-    style: "text" or "jsonl".
+    style: "text", "jsonl" or "pairs".
     matches: number of matches listed.
     query: the source of the run, which is never overwritten.
     Raises SourceError if `out` cannot be written.
@@ -42,18 +42,35 @@ def open_output(out: Path | None, style: str, matches: int, query: str) -> Itera
     with _opened(out) as stream:
 
         def put(frame: Frame, answer: Recognition) -> None:
-            lines = [answer.to_json(matches)] if style == "jsonl" else format_text(answer, matches).split("\n")
-            for line in lines:
+            for line in FORMATS[style](answer, matches):
                 print_line(line, file=stream)
 
         yield put
 
 
-def format_text(answer: Recognition, matches: int) -> str:
+def format_json(answer: Recognition, matches: int) -> list[str]:
+    """Format an answer as one line of JSON."""
+    return [answer.to_json(matches)]
+
+
+def format_pairs(answer: Recognition, matches: int) -> list[str]:
+    """Format an answer as hloc reads pairs of pictures: a line "QUERY MATCH" for each match.
+
+    A picture that could not be read has no line. Raises SourceError for a name with white space, which such a file
+    cannot hold.
+    """
+    lines = [f"{answer.query} {match.name}" for match in answer.matches[:matches]]
+    for line in lines:
+        if len(line.split()) != 2 or line != printable(line):
+            raise SourceError(f"{line!r}: a file of pairs has names without spaces; rename it or use --format jsonl")
+    return lines
+
+
+def format_text(answer: Recognition, matches: int) -> list[str]:
     """Format an answer as text: the best match on one line, the others below it."""
     query = printable(answer.query)
     if answer.error is not None:
-        return printable(f"{answer.query}: {answer.error}")
+        return [printable(f"{answer.query}: {answer.error}")]
     lines = []
     for match in answer.matches[:matches]:
         kind = "predicted score" if match.stage == "prefix" else "score"
@@ -64,10 +81,15 @@ def format_text(answer: Recognition, matches: int) -> str:
     tail = f"  ({compared} in {answer.timings['total']:.0f} ms)"
     if answer.confidence is not None:
         tail = f"  {answer.reason}, confidence {answer.confidence:.3f}{tail}"
+    between: list[str] = []
     if (place := answer.sequence) is not None:
         sure = f"probability {place.probability:.3f}, off the map {place.off_map:.3f}"
-        tail = f"  sequence: {printable(place.name)}  {sure}{_at(place.pose)}\n{tail}"
-    return "\n".join([head, *("    " + line for line in lines[1:]), tail])
+        between = [f"  sequence: {printable(place.name)}  {sure}{_at(place.pose)}"]
+    return [head, *("    " + line for line in lines[1:]), *between, tail]
+
+
+FORMATS = {"text": format_text, "jsonl": format_json, "pairs": format_pairs}
+"""How `pairvpr-run --format` writes an answer: the lines for it and for the number of matches listed."""
 
 
 def _at(pose: Pose | Gps | None) -> str:

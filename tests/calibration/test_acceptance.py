@@ -432,7 +432,7 @@ def test_the_judge(acceptance: Acceptance) -> None:
     assert Judge().judge(answer(1.0)).reason == "not calibrated"
     line = json.loads(no.to_json())
     assert (line["accepted"], line["confidence"], line["reason"]) == (False, 0.268941, TOO_LOW)
-    assert format_text(yes, 1).endswith("  accepted, confidence 0.500  (3 compared in 5 ms)")
+    assert format_text(yes, 1)[-1].endswith("  accepted, confidence 0.500  (3 compared in 5 ms)")
 
 
 def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Path) -> None:

@@ -400,7 +400,7 @@ def test_json_and_text_say_the_stage(map_: Map, model: Model, calibrated: Cascad
     line = json.loads(answer.to_json())
     assert {match["stage"] for match in line["matches"]} == {"full", "prefix"}
     assert all(match["score"] is not None for match in line["matches"])
-    first, *others, _ = format_text(answer, 10).splitlines()
+    first, *others, _ = format_text(answer, 10)
     assert "  score " in first
     assert "  predicted score " in others[-1]
 

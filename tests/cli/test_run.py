@@ -117,6 +117,22 @@ def test_a_folder_with_a_broken_picture_goes_on(home: Path) -> None:
     assert unread == f"{home / 'queries'}: 1 of 3 pictures could not be read"
 
 
+def test_pairs_as_hloc_reads_them(home: Path) -> None:
+    result = run(home, str(home / "queries"), "--format", "pairs", "--matches", "2")
+    lines = answers(run(home, str(home / "queries"), "--format", "jsonl"))
+    pairs = [tuple(line.split()) for line in result.stdout.rstrip("\n").split("\n")]  # hloc's parse_retrieval
+    assert pairs == [(line["query"], match["name"]) for line in lines for match in line["matches"][:2]]
+    assert len(pairs) == 4  # the picture that cannot be read has none
+
+
+def test_pairs_have_names_without_spaces(home: Path, tmp_path: Path) -> None:
+    name = "p 0.png"
+    (tmp_path / name).write_bytes((home / "queries" / "p0.png").read_bytes())
+    result = run(home, str(tmp_path / name), "--format", "pairs")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "names without spaces; rename it or use --format jsonl" in result.stderr.splitlines()[-1]
+
+
 def test_a_log_of_json_lines(home: Path) -> None:
     result = run(home, str(home / "queries"), "--log", "jsonl")
     assert result.exit_code == 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -67,6 +69,22 @@ def test_a_loop_is_closed(tmp_path: Path) -> None:
     (edge,) = edges
     assert edge.startswith("1060.0 s ")
     assert "-> 1000.0 s " in edge
+
+
+def test_rtabmap_gets_the_descriptor_of_the_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    """RTAB-Map passes BGR as signed bytes, and takes one row of float32 numbers."""
+    example = runpy.run_path(str(EXAMPLES / "rtabmap_descriptor.py"))
+    expected = example["model"].encode([NIGHT]).descriptors
+    rgb = np.asarray(Image.open(NIGHT).convert("RGB"))
+    found = example["extract"](np.ascontiguousarray(rgb[..., ::-1]).view(np.int8))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+    grey = np.asarray(Image.open(NIGHT).convert("L"))[..., None].view(np.int8)
+    assert example["extract"](grey).shape == expected.shape
+    example["init"](expected.shape[1])
+    assert capsys.readouterr().out == ""
+    example["init"](128)
+    assert "PyDescriptor/Dim is 128" in capsys.readouterr().out
 
 
 def test_a_mistake_ends_in_one_line(tmp_path: Path) -> None:
