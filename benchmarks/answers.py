@@ -92,7 +92,8 @@ def answer(
 
 
 def _thinned(benchmark: Benchmark, every: int) -> Benchmark:
-    return dataclasses.replace(benchmark, queries=benchmark.queries[::every], positives=benchmark.positives[::every])
+    queries, positives = benchmark.queries[::every], benchmark.positives[::every]
+    return dataclasses.replace(benchmark, queries=queries, positives=positives, positions=None)
 
 
 def _kept(

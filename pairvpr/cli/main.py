@@ -11,7 +11,8 @@ import click
 
 from pairvpr.cli.calibrate import calibrate, tune
 from pairvpr.cli.errors import Group, if_interrupted
-from pairvpr.cli.log import log, log_to_stderr, say_busy, say_model
+from pairvpr.cli.evaluation import eval_
+from pairvpr.cli.log import log_to_stderr, say_busy, say_model
 from pairvpr.cli.loops import map_graph, map_loops
 from pairvpr.cli.maps import map_group
 from pairvpr.cli.progress import Meters
@@ -22,7 +23,6 @@ from pairvpr.printing import json_document, print_line, print_lines
 from pairvpr.runtime.engines.open import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
-    from pairvpr.evaluation import Benchmark
     from pairvpr.export.precision import Precision
     from pairvpr.model.checkpoint import Checkpoint
     from pairvpr.runtime.bundle import Bundle
@@ -215,84 +215,6 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
     print_line(f"page: {result.report}")
 
 
-@main.command("eval")
-@click.argument("database", type=FOLDER, required=False)
-@click.argument("queries", type=FOLDER, required=False)
-@click.option(
-    "--dataset", help="A published benchmark instead, as msls-val or pitts30k. An unknown name lists all of them."
-)
-@click.option("--root", type=FOLDER, help="The folder of --dataset.")
-@click.option(
-    "--tolerance",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Match by the numbers in names, at most N frames apart, not by @UTM@.",
-)
-@click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
-@click.option("--checkpoint", help="A checkpoint to measure instead, as `pairvpr export` takes it.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Candidates to re-rank. Default: the model's.")
-@click.option("--exact", is_flag=True, help="Compare every candidate in full, even with a calibrated cascade.")
-@click.option("--sequence", is_flag=True, help="Also filter the answers as a sequence; needs --tolerance.")
-@click.option("--report", type=FOLDER, help="Write a page, figures and predictions into this folder.")
-@click.option("--work", type=FOLDER, help="Keep the map in this folder, and go on with it after an interruption.")
-def eval_(
-    database: Path | None,
-    queries: Path | None,
-    dataset: str | None,
-    root: Path | None,
-    tolerance: int | None,
-    model: Path | None,
-    checkpoint: str | None,
-    top_k: int | None,
-    exact: bool,
-    sequence: bool,
-    report: Path | None,
-    work: Path | None,
-) -> None:
-    """Measure recognition on two folders.
-
-    Queries of the folder QUERIES are searched for in a map of the folder DATABASE, or both sides come from --dataset.
-    """
-    if model is not None and checkpoint is not None:
-        raise click.UsageError("--model and --checkpoint exclude each other")
-    if sequence and tolerance is None:
-        raise click.UsageError("--sequence needs --tolerance: both folders must be traverses, numbered frame by frame")
-    from pairvpr.evaluation import check_report_folder, evaluate, sequence_warning, summary, write_report
-    from pairvpr.export.load import open_model
-
-    benchmark = _load_benchmark(database, queries, dataset, root, tolerance)
-    if report is not None:
-        check_report_folder(report)
-    with open_model(model, checkpoint) as opened:
-        say_model(opened.bundle, opened.engines.description)
-        say_busy()
-        evaluation = evaluate(
-            benchmark, opened, top_k=top_k, exact=exact, sequence=sequence, work_dir=work, progress=Meters().update
-        )
-    print_lines(summary(evaluation))
-    if (warning := sequence_warning(evaluation)) is not None:
-        log.warning(warning)
-    if (decided := evaluation.figures().decisions) is not None and decided.warning is not None:
-        log.warning("%s: %s", benchmark.name, decided.warning)
-    if report is not None:
-        print_line(f"page: {write_report(evaluation, report)}")
-
-
-def _load_benchmark(
-    database: Path | None, queries: Path | None, dataset: str | None, root: Path | None, tolerance: int | None
-) -> Benchmark:
-    """Load the benchmark that the options name. Raises click.UsageError for options that do not fit together."""
-    from pairvpr.evaluation import load_dataset, load_folders
-
-    if database is not None and queries is not None and dataset is None and root is None:
-        return load_folders(database, queries, tolerance)
-    if database is not None or queries is not None or dataset is None or root is None:
-        raise click.UsageError("give DATABASE and QUERIES, or --dataset NAME and --root DIR")
-    if tolerance is not None:
-        raise click.UsageError("--tolerance needs DATABASE and QUERIES; a data set has its own rule")
-    return load_dataset(dataset, root)
-
-
 @main.command()
 @click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
 @click.option("--images", type=FOLDER, help="Your own pictures, in place of the made-up town.")
@@ -339,7 +261,7 @@ def doctor(context: click.Context, db: Path | None) -> None:
 
 map_group.add_command(map_loops)
 map_group.add_command(map_graph)
-for command in (map_group, calibrate, tune, serve, train_group, town):
+for command in (map_group, eval_, calibrate, tune, serve, train_group, town):
     main.add_command(command)
 
 

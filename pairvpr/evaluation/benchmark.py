@@ -17,11 +17,35 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Positions:
+    """The positions of both sides.
+
+    database: (n, d). queries: (m, d). unit: "m" or "frames".
+    """
+
+    database: npt.NDArray[np.float64]
+    queries: npt.NDArray[np.float64]
+    unit: str
+
+    def distances(self, query: int) -> npt.NDArray[np.float64]:
+        """Return the distances (n,) of all database pictures from a query."""
+        found: npt.NDArray[np.float64] = np.linalg.norm(self.database - self.queries[query], axis=1)
+        return found
+
+    def errors(self, matched: Indices) -> npt.NDArray[np.float64]:
+        """Return the distance (m,) of each query's matched picture, whose database index is in `matched` (m,)."""
+        found: npt.NDArray[np.float64] = np.linalg.norm(self.database[matched] - self.queries, axis=1)
+        return found
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """Pictures of known places, and queries to find among them.
 
     positives: for each query the indices of the database pictures that are right answers, ascending.
     protocol: the rule for right answers and for queries without any, with its publication.
+    positions: positions of the pictures; None if they are not known.
+    folders: the whole paths of database and queries; None for a published data set.
 
     Raises SourceError if a side is empty or has a name twice, or if no query has a right answer.
     """
@@ -31,6 +55,8 @@ class Benchmark:
     queries: tuple[Picture, ...]
     positives: tuple[Indices, ...]
     protocol: str
+    positions: Positions | None = None
+    folders: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if len(self.positives) != len(self.queries):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import SourceError
-from pairvpr.evaluation.benchmark import Benchmark, Indices, Picture, within_frames, within_radius
+from pairvpr.evaluation.benchmark import Benchmark, Indices, Picture, Positions, within_frames, within_radius
 from pairvpr.evaluation.traverses import doubt_numbers, doubt_sides, frame_numbers
 from pairvpr.runtime.geometry.pose_files import is_degrees, utm_pose
 from pairvpr.runtime.remarks import remark
@@ -37,7 +37,8 @@ def utm_folders(database: Path, queries: Path, name: str | None = None) -> Bench
     and recall is a share of all queries, so that a query without a right answer is a miss.
     """
     known, asked = list_pictures(database), list_pictures(queries)
-    positives = within_radius(_positions(known), _positions(asked), RADIUS)
+    where = _positions(known), _positions(asked)
+    positives = within_radius(*where, RADIUS)
     without = sum(not len(right) for right in positives)
     title = name or f"{database.name} <- {queries.name}"
     degrees = any(is_degrees(each) for each, _ in (*known, *asked))
@@ -49,6 +50,8 @@ def utm_folders(database: Path, queries: Path, name: str | None = None) -> Bench
         positives,
         f"Right is a database picture within {RADIUS:.0f} m by UTM position. Queries without one count as misses "
         f"(here {without}), as in VPR-methods-evaluation." + warn_of_doubts(title, doubts, positives, len(known)),
+        positions=Positions(*where, "m"),
+        folders=_paths(database, queries),
     )
 
 
@@ -77,6 +80,10 @@ def traverses(database: Path, queries: Path, tolerance: int) -> Benchmark:
         positives,
         f"Right is a database picture whose frame number differs by at most {tolerance}. Queries without one count "
         f"as misses (here {without})." + warn_of_doubts(title, doubts, positives, len(known)),
+        positions=Positions(
+            np.array(frames, np.float64)[:, None], np.array(asked_frames, np.float64)[:, None], "frames"
+        ),
+        folders=_paths(database, queries),
     )
 
 
@@ -92,6 +99,10 @@ def warn_of_doubts(title: str, doubts: Iterable[str | None], positives: Sequence
     for reason in reasons:
         remark(f"{title}: {reason}")
     return "".join(f" WARNING: {reason}." for reason in reasons)
+
+
+def _paths(database: Path, queries: Path) -> tuple[str, str]:
+    return str(database.resolve()), str(queries.resolve())
 
 
 def _positions(pictures: Sequence[Picture]) -> npt.NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.recall import PRECISIONS, PrecisionRecall, first_right, interval_of
 from pairvpr.evaluation.results import Evaluation, Figures
-from pairvpr.evaluation.template import CHART, CURVES, PAGE, STYLE
-from pairvpr.html.album import match_figure, query_figure, re_ranking_groups, strip
+from pairvpr.evaluation.template import CHART, CURVES, FOLDERS, PAGE, STYLE
+from pairvpr.html.album import group, match_figure, query_figure, re_ranking_groups, strip
 from pairvpr.html.charts import Axis, Chart, nice_step
 from pairvpr.html.document import UNTRAINED, WARNING, document, percent, table, table_rows
 from pairvpr.spread import spread
@@ -22,8 +22,11 @@ PLOTTED = 4000
 BINS = 30
 
 
-def render(evaluation: Evaluation, figures: Figures) -> str:
-    """Return the page as HTML. Its pictures are read from the benchmark's files. Raises SourceError."""
+def render(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -> str:
+    """Return the page as HTML. Its pictures are read from the benchmark's files. Raises SourceError.
+
+    hog: Recall@N of a hand-made descriptor, see `hog_recall`.
+    """
     benchmark, model = evaluation.benchmark, evaluation.model
     ranks = [(int(before), int(after)) for before, after in zip(*evaluation.ranks(), strict=True)]
     body = PAGE.substitute(
@@ -39,7 +42,8 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
         warning=("" if model.weights.trained else UNTRAINED) + _warning(figures),
         figures="\n".join(
             (
-                _recall(evaluation, figures),
+                _recall(evaluation, figures, hog),
+                _recognised(evaluation, figures),
                 _latency(evaluation, figures),
                 _operating_points(evaluation, figures),
                 *_matches(evaluation),
@@ -47,6 +51,10 @@ def render(evaluation: Evaluation, figures: Figures) -> str:
                 _curves(evaluation, figures),
             )
         ),
+        folders=""
+        if benchmark.folders is None
+        else FOLDERS.substitute(database=escape(benchmark.folders[0]), queries=escape(benchmark.folders[1])),
+        hubs=_hubs(evaluation, figures),
         groups=re_ranking_groups(
             [(before == 0, after == 0) for before, after in ranks],
             lambda query: _strip(evaluation, query, *ranks[query]),
@@ -61,19 +69,56 @@ def _warning(figures: Figures) -> str:
     return "" if decided is None or decided.warning is None else WARNING.substitute(text=escape(decided.warning))
 
 
-def _recall(evaluation: Evaluation, figures: Figures) -> str:
+def _recall(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -> str:
     benchmark = evaluation.benchmark
     queries, database = len(benchmark.queries), len(benchmark.database)
-    rows = [("Recall", "by descriptor", "re-ranked", "change", "chance")]
+    rows = [("Recall", "by descriptor", "re-ranked", "change", "HOG", "chance")]
     for n, before in figures.recall_before.items():
         after = figures.recall_after[n]
         chance = float(np.mean([_chance(len(right), database, n) for right in benchmark.positives]))
         change = f"{100 * (after - before):+.1f}"
-        rows.append((f"@{n}", _with_interval(before, queries), _with_interval(after, queries), change, percent(chance)))
+        shares = _with_interval(before, queries), _with_interval(after, queries)
+        rows.append((f"@{n}", *shares, change, percent(hog[n]), percent(chance)))
     if (found := figures.sequence) is not None:
-        rows.append(("@1, sequence", "", _with_interval(found.recall, queries), "", ""))
-    note = "Percent of all queries, with the 95 % interval for independent queries, which neighbouring frames are not."
+        rows.append(("@1, sequence", "", _with_interval(found.recall, queries), "", "", ""))
+    note = (
+        "Percent of all queries, with the 95 % interval for independent queries, which neighbouring frames are not. "
+        "HOG is a hand-made descriptor, histograms of oriented gradients at 64 x 32 pixels."
+    )
     return table("A right answer among the first", rows, note)
+
+
+def _recognised(evaluation: Evaluation, figures: Figures) -> str:
+    queries = len(evaluation.benchmark.queries)
+    rows = [("Answers", "recognised", "wrong", "rejected", "from pair score")]
+    for each in figures.recognised:
+        title = "all" if each.limit == 1 else f"at most {100 * each.limit:g} % wrong"
+        shares = (each.right, each.wrong, queries - each.right - each.wrong)
+        score = "none" if each.threshold is None else f"{each.threshold:.3f}"
+        right, wrong, rejected = (percent(count / queries) for count in shares)
+        rows.append((title, right, wrong, rejected, "" if each.limit == 1 else score))
+    note = "Percent of all queries, by the lowest threshold of the pair score that keeps to the limit in these queries."
+    if (errors := figures.errors) is not None:
+        note += f" First matches are {errors.median:,.1f} {errors.unit} off (median), 95 % within {errors.p95:,.1f}"
+        note += "." if errors.right_median is None else f"; right ones {errors.right_median:,.1f}."
+    return table("Recognised and wrong places", rows, note)
+
+
+def _hubs(evaluation: Evaluation, figures: Figures) -> str:
+    """Return a section of the map pictures that are wrongly answered most, each with some of its queries."""
+    if not figures.hubs:
+        return ""
+    strips, benchmark = [], evaluation.benchmark
+    for hub in figures.hubs:
+        name, file = benchmark.database[hub.index]
+        shown = [benchmark.queries[query] for query in spread(list(hub.queries), 3)]
+        pictures = [
+            match_figure(file, False, "Map picture", name),
+            *(query_figure(path, title) for title, path in shown),
+        ]
+        strips.append(strip(pictures, f"The first match of {len(hub.queries)} queries of other places."))
+    explanation = "Map pictures that are the first match of two or more queries of other places."
+    return group("Pictures that are wrongly answered most", f"{len(strips)} shown", explanation, strips)
 
 
 def _with_interval(share: float, queries: int) -> str:

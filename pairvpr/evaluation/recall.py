@@ -14,6 +14,8 @@ from pairvpr.evaluation.benchmark import Indices
 RECALL_AT = (1, 5, 10, 20, 100)
 PRECISIONS = (0.8, 0.9, 0.95, 0.99)
 """Precisions that an operating point is shown for."""
+WRONG = (1.0, 0.05, 0.01, 0.0)
+"""Shares of wrong answers, of all queries, that recognised places are shown for."""
 _95 = 1.959964
 """Standard deviations of a normal distribution on either side that hold 95 %."""
 
@@ -63,6 +65,20 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class WrongLimit:
+    """The lowest threshold whose accepted answers are wrong in no more than a share of all queries.
+
+    limit: this share; 1 accepts all answers. threshold: None if nothing can be accepted. right, wrong: numbers of
+    accepted answers. The other queries are rejected.
+    """
+
+    limit: float
+    threshold: float | None
+    right: int
+    wrong: int
+
+
+@dataclass(frozen=True)
 class PrecisionRecall:
     """Precision and recall over all thresholds on the first match's confidence.
 
@@ -89,6 +105,16 @@ class PrecisionRecall:
         return OperatingPoint(
             precision, float(self.thresholds[lowest]), accepted, round(accepted * float(self.precision[lowest]))
         )
+
+    def with_wrong(self, limit: float, queries: int) -> WrongLimit:
+        """Return the lowest threshold that accepts wrong answers to at most `limit` (0 to 1) of the queries."""
+        right = np.rint(self.accepted * self.precision).astype(np.int64)
+        wrong = self.accepted - right
+        allowed = np.flatnonzero(wrong <= limit * queries + 1e-9)
+        if not len(allowed):
+            return WrongLimit(limit, None, 0, 0)
+        lowest = int(allowed[-1])
+        return WrongLimit(limit, float(self.thresholds[lowest]), int(right[lowest]), int(wrong[lowest]))
 
 
 def precision_recall(

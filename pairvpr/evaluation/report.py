@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pairvpr import __version__
 from pairvpr.errors import PairVPRError
+from pairvpr.evaluation.hog import hog_recall
 from pairvpr.evaluation.page import render
 from pairvpr.evaluation.predictions import write_predictions
 from pairvpr.evaluation.recall import PRECISIONS, PrecisionRecall, interval_of
@@ -40,11 +41,12 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
     folder = Path(folder)
     check_report_folder(folder)
     figures = evaluation.figures()
-    page = render(evaluation, figures)
+    hog = hog_recall(evaluation.benchmark)
+    page = render(evaluation, figures, hog)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).write_text("made by pairvpr eval; the next report here replaces it\n", encoding="utf-8")
-        (folder / RESULTS).write_text(json_document(results(evaluation, figures)), encoding="utf-8")
+        (folder / RESULTS).write_text(json_document(results(evaluation, figures, hog)), encoding="utf-8")
         write_predictions(evaluation, folder)
         write_records(evaluation, folder / RECORDS)
         write_page(folder / PAGE, page)
@@ -54,7 +56,7 @@ def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
     return folder / PAGE
 
 
-def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
+def results(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -> dict[str, Any]:
     """Return the content of results.json: shares from 0 to 1, times in milliseconds, sizes in bytes."""
     benchmark, model = evaluation.benchmark, evaluation.model
     return {
@@ -66,11 +68,19 @@ def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
             "database": len(benchmark.database),
             "queries": len(benchmark.queries),
             "queries_without_answer": figures.without_answer,
+            "folders": benchmark.folders,
         },
         "model": dataclasses.asdict(model),
         "top_k": evaluation.top_k,
         "cascade": None if evaluation.cascade is None else evaluation.cascade.figures(),
         "recall": {"descriptor": _by_n(figures.recall_before), "re_ranked": _by_n(figures.recall_after)},
+        "recall_hog": _by_n(hog),
+        "recognised": [dataclasses.asdict(each) for each in figures.recognised],
+        "errors": None if figures.errors is None else dataclasses.asdict(figures.errors),
+        "hubs": [
+            {"picture": benchmark.database[hub.index][0], "queries": [benchmark.queries[i][0] for i in hub.queries]}
+            for hub in figures.hubs
+        ],
         "recall_interval": {
             title: {str(n): interval_of(share, len(benchmark.queries)) for n, share in recall.items()}
             for title, recall in (("descriptor", figures.recall_before), ("re_ranked", figures.recall_after))
@@ -90,8 +100,8 @@ def results(evaluation: Evaluation, figures: Figures) -> dict[str, Any]:
     }
 
 
-def summary(evaluation: Evaluation) -> str:
-    """Return the figures in a few lines of text."""
+def summary(evaluation: Evaluation, recognised: bool = False) -> str:
+    """Return the figures in a few lines of text. recognised: with a table of recognised and wrong places."""
     figures, benchmark = evaluation.figures(), evaluation.benchmark
     total = next(each for each in figures.latency if each.step == "total")
     lines = [
@@ -115,6 +125,8 @@ def summary(evaluation: Evaluation) -> str:
             f"{found.lost} only without; mean probability off the map {found.off_map:.0%}; the filter takes "
             f"{step.median:.2f} ms a query"
         )
+    if recognised:
+        lines += _recognised(figures, len(benchmark.queries))
     if (decided := figures.decisions) is not None:
         lines.append(
             f"decisions: {decided.accepted} of {len(benchmark.queries)} answers accepted from score "
@@ -125,6 +137,16 @@ def summary(evaluation: Evaluation) -> str:
         f"the map {evaluation.bytes_per_picture / 1e3:.0f} kB a picture"
     )
     return "\n".join(lines)
+
+
+def _recognised(figures: Figures, queries: int) -> Iterator[str]:
+    yield f"{'Of all queries, %':20}  recognised   wrong  rejected"
+    for each in figures.recognised:
+        title = "all answers accepted" if each.limit == 1 else f"wrong at most {100 * each.limit:g}"
+        right, wrong = (100 * count / queries for count in (each.right, each.wrong))
+        yield f"{title:20}  {right:10.1f}  {wrong:6.1f}  {100 - right - wrong:8.1f}"
+    if (errors := figures.errors) is not None:
+        yield f"first matches are {errors.median:,.1f} {errors.unit} off (median), 95 % within {errors.p95:,.1f}"
 
 
 def sequence_warning(evaluation: Evaluation) -> str | None:

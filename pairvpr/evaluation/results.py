@@ -9,11 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.evaluation.benchmark import Benchmark, Indices
-from pairvpr.evaluation.recall import PrecisionRecall, first_right, precision_recall, recall_at
+from pairvpr.evaluation.recall import WRONG, PrecisionRecall, WrongLimit, first_right, precision_recall, recall_at
 from pairvpr.runtime.bundle import Weights
 from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.score_monitor import warn_of_scores
+
+HUBS = 6
+"""Most hubs that are shown."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,38 @@ class DecisionFigures:
 
 
 @dataclass(frozen=True)
+class PositionErrors:
+    """Distances of first matches from the queries' positions. unit: "m" or "frames". median, p95: of all queries.
+
+    right_median: of the right matches; None without one.
+    """
+
+    unit: str
+    median: float
+    p95: float
+    right_median: float | None
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A database picture that is the first match of several queries for which it is wrong.
+
+    index: its database index. queries: indices of these queries.
+    """
+
+    index: int
+    queries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Figures:
     """Shares and curves of an evaluation, before and after re-ranking.
 
     recall_before, recall_after: Recall@N by N. by_similarity: precision and recall of the first match by descriptor,
     with its similarity as confidence. by_score: the same of the first re-ranked match, with its pair score.
     without_answer: queries without a right answer in the database. sequence: None without a filter.
-    decisions: None if the bundle has no threshold that is valid for these answers.
+    decisions: None if the bundle has no threshold that is valid for these answers. recognised: right and wrong answers
+    at thresholds of the pair score. errors: None without positions. hubs: most wrong answers first.
     """
 
     recall_before: Mapping[int, float]
@@ -83,6 +111,9 @@ class Figures:
     without_answer: int
     sequence: SequenceFigures | None
     decisions: DecisionFigures | None
+    recognised: tuple[WrongLimit, ...]
+    errors: PositionErrors | None
+    hubs: tuple[Hub, ...]
 
 
 @dataclass(frozen=True)
@@ -125,11 +156,12 @@ class Evaluation:
         before, after = self.ranks()
         database, depth = len(self.benchmark.database), self.by_descriptor.shape[1]
         answerable = sum(len(right) > 0 for right in self.benchmark.positives)
+        by_score = precision_recall(self.scores[:, 0], after == 0, answerable)
         return Figures(
             recall_before=recall_at(before, database, depth),
             recall_after=recall_at(after, database, depth),
             by_similarity=precision_recall(self.similarities[:, 0], before == 0, answerable),
-            by_score=precision_recall(self.scores[:, 0], after == 0, answerable),
+            by_score=by_score,
             latency=tuple(
                 StepTime(step, float(np.median(spent)), float(np.percentile(spent, 95)))
                 for step, spent in self.timings.items()
@@ -137,7 +169,25 @@ class Evaluation:
             without_answer=len(before) - answerable,
             sequence=self._sequence(after == 0),
             decisions=self._decisions(after == 0),
+            recognised=tuple(by_score.with_wrong(limit, len(before)) for limit in WRONG),
+            errors=self._errors(after == 0),
+            hubs=self._hubs(after == 0),
         )
+
+    def _errors(self, right: npt.NDArray[np.bool_]) -> PositionErrors | None:
+        if self.benchmark.positions is None:
+            return None
+        errors = self.benchmark.positions.errors(self.re_ranked[:, 0])
+        of_right = float(np.median(errors[right])) if right.any() else None
+        median, p95 = np.percentile(errors, [50, 95])
+        return PositionErrors(self.benchmark.positions.unit, float(median), float(p95), of_right)
+
+    def _hubs(self, right: npt.NDArray[np.bool_]) -> tuple[Hub, ...]:
+        wrong: dict[int, list[int]] = {}
+        for query in np.flatnonzero(~right).tolist():
+            wrong.setdefault(int(self.re_ranked[query, 0]), []).append(query)
+        hubs = [Hub(index, tuple(queries)) for index, queries in wrong.items() if len(queries) > 1]
+        return tuple(sorted(hubs, key=lambda hub: -len(hub.queries))[:HUBS])
 
     def _decisions(self, right: npt.NDArray[np.bool_]) -> DecisionFigures | None:
         if self.acceptance is None:

@@ -14,11 +14,15 @@ PAGE = Template("""<h1>$name</h1>
 <p class="faint">$queries queries in $database database pictures, the best $top_k re-ranked. Model $preset
 $identity ($origin), $engine.</p>
 <p class="faint">$protocol</p>
+$folders
 $warning
 <div class="figures two">
 $figures
 </div>
+$hubs
 $groups""")
+
+FOLDERS = Template('<p class="faint">Database: <code>$database</code>. Queries: <code>$queries</code>.</p>')
 
 CHART = Template("""<div class="figure wide"><h2>$title</h2>
 $chart

@@ -17,10 +17,12 @@ from PIL import Image
 from pairvpr.errors import CheckpointError, MapError, PairVPRError, SourceError
 from pairvpr.evaluation import Evaluation, evaluate, load_folders, sequence_warning, summary, write_report
 from pairvpr.evaluation.benchmark import Benchmark
+from pairvpr.evaluation.hog import describe, hog_recall
 from pairvpr.evaluation.predictions import predictions_text
 from pairvpr.evaluation.report import MARKER
 from pairvpr.evaluation.results import ModelInfo
 from pairvpr.export.load import open_model
+from pairvpr.html.document import percent
 from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle, Weights
 from pairvpr.runtime.map import Map, MapWriter
@@ -234,9 +236,17 @@ def test_the_page_shows_each_effect_of_re_ranking(crafted, tmp_path):
     assert page.count("polyline") == 2
     assert page.count("svg") == 3  # matches, histogram, curves
     assert [len(re.findall("M", path)) for path in re.findall(r'class="dots \w+" d="([^"]*)"', html)] == [2, 3]
-    for row in ("@140.0 % (11.8 to 76.9)40.0 % (11.8 to 76.9)+0.012.5 %", "80%not reached", "99%not reached"):
+    hog = percent(hog_recall(crafted.benchmark)[1])
+    for row in (
+        f"@140.0 % (11.8 to 76.9)40.0 % (11.8 to 76.9)+0.0{hog}12.5 %",
+        "all40.0 %60.0 %0.0 %",
+        "at most 5 % wrong0.0 %0.0 %100.0 %none",
+        "80%not reached",
+        "99%not reached",
+    ):
         assert row in page.text
-    assert page.count("img") == 5 * 3 + 2
+    assert page.count("img") == 5 * 3 + 2 + 3
+    assert "Pictures that are wrongly answered most 1 shown" in page.text
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.pictures)
     assert "<b>by hand" not in html
     assert "$" not in page.text
@@ -291,6 +301,44 @@ def test_the_page_of_a_sequence_shows_its_matches_too(crafted, tmp_path):
     assert page.count("svg") == 4
     assert "3 right (green) and 2 wrong (red)" in page.text
     assert "@1, sequence60.0 % (23.1 to 88.2)" in page.text
+
+
+def test_pictures_that_are_wrongly_answered_most_are_shown(crafted, tmp_path):
+    hubs = dataclasses.replace(crafted, re_ranked=np.array([[3, 1, 2], [3, 0, 2], [3, 1, 2], [0, 1, 2], [2, 1, 0]]))
+    page = Page(write_report(hubs, tmp_path / "report").read_text())
+    assert "Pictures that are wrongly answered most 1 shown" in page.text
+    assert "The first match of 3 queries of other places." in page.text
+    found = json.loads((tmp_path / "report" / "results.json").read_text())["hubs"]
+    assert found == [{"picture": "<d3>.png", "queries": ["q0.png", "q1.png", "q2.png"]}]
+
+
+def test_errors_are_distances_of_first_matches(benchmark, evaluation, tmp_path):
+    assert benchmark.positions is not None
+    figures = evaluation.figures()
+    off = [
+        np.linalg.norm(benchmark.positions.database[row[0]] - benchmark.positions.queries[i])
+        for i, row in enumerate(evaluation.re_ranked)
+    ]
+    assert figures.errors is not None
+    assert (figures.errors.unit, figures.errors.median) == ("m", pytest.approx(np.median(off)))
+    assert figures.errors.p95 == pytest.approx(np.percentile(off, 95))
+    page = Page(write_report(evaluation, tmp_path / "report").read_text())
+    assert f"m off (median), 95 % within {np.percentile(off, 95):,.1f}" in page.text
+    assert f"Database: {Path(benchmark.database[0][1]).parent}. Queries: " in page.text
+
+
+def test_hog_finds_the_same_picture_and_knows_orientation(benchmark):
+    picture = Image.fromarray(draw_scene(0, 0)).resize((160, 120))
+    assert describe(picture).shape == (756,)
+    assert np.linalg.norm(describe(picture)) == pytest.approx(1, abs=1e-4)
+    upright = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) % 8 // 4 * 255, (64, 1)))
+    same, turned = upright.resize((128, 128)), upright.rotate(90)
+    assert describe(upright) @ describe(same) > 0.9 > 0.5 > describe(upright) @ describe(turned)
+    assert not describe(Image.new("RGB", (80, 60))).any()  # nothing to see
+    own = dataclasses.replace(
+        benchmark, queries=benchmark.database, positives=tuple(np.array([i]) for i in range(PLACES)), positions=None
+    )
+    assert hog_recall(own) == {1: 1.0, 5: 1.0}
 
 
 def test_a_page_without_full_scores(crafted, tmp_path):
