@@ -17,9 +17,11 @@ from pairvpr.html.document import UNTRAINED, WARNING, document, percent, table, 
 from pairvpr.spread import spread
 
 PER_GROUP = 8  # queries shown of each kind
-PLOTTED = 4000
+PLOTTED = 1000
 """Most dots of a kind on a chart."""
 BINS = 30
+POINTS = 40
+"""Points of a curve that show their values."""
 
 
 def render(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -> str:
@@ -85,7 +87,7 @@ def _recall(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) 
         "Percent of all queries, with the 95 % interval for independent queries, which neighbouring frames are not. "
         "HOG is a hand-made descriptor, histograms of oriented gradients at 64 x 32 pixels."
     )
-    return table("A right answer among the first", rows, note)
+    return table("A right answer among the first", rows, note, wide=True)
 
 
 def _recognised(evaluation: Evaluation, figures: Figures) -> str:
@@ -101,7 +103,7 @@ def _recognised(evaluation: Evaluation, figures: Figures) -> str:
     if (errors := figures.errors) is not None:
         note += f" First matches are {errors.median:,.1f} {errors.unit} off (median), 95 % within {errors.p95:,.1f}"
         note += "." if errors.right_median is None else f"; right ones {errors.right_median:,.1f}."
-    return table("Recognised and wrong places", rows, note)
+    return table("Recognised and wrong places", rows, note, wide=True)
 
 
 def _hubs(evaluation: Evaluation, figures: Figures) -> str:
@@ -168,13 +170,14 @@ def _matches(evaluation: Evaluation) -> Iterator[str]:
     for title, matched in answers:
         right = first_right(matched[:, None], benchmark.positives) == 0
         drawn = Chart(title, across, up)
-        dots = {
-            kind: [(float(i), float(matched[i])) for i in spread(np.flatnonzero(chosen).tolist(), PLOTTED)]
+        dots = [
+            drawn.dot(kind, i, matched[i], f"{benchmark.queries[i][0]} -> {benchmark.database[matched[i]][0]}, {kind}")
             for kind, chosen in (("right", right), ("wrong", ~right))
-        }
+            for i in spread(np.flatnonzero(chosen).tolist(), PLOTTED)
+        ]
         yield CHART.substitute(
             title=title,
-            chart=drawn.svg(drawn.dots(kind, points) for kind, points in dots.items() if points),
+            chart=drawn.svg(dots),
             note=f"{int(right.sum())} right (green) and {int((~right).sum())} wrong (red), in the order of both sides. "
             "Two traverses of one way show a line."
             + (f" At most {PLOTTED} of each are shown, evenly chosen." if len(matched) > PLOTTED else ""),
@@ -199,7 +202,14 @@ def _scores(evaluation: Evaluation) -> str:
         title, Axis("pair score", low, high, nice_step(high - low, 10)), Axis.from_zero("queries", highest, 5)
     )
     bars = [
-        drawn.bar(f"bar {kind}", float(edges[i]), float(edges[i + 1]), 0.0, float(count))
+        drawn.bar(
+            f"bar {kind}",
+            float(edges[i]),
+            float(edges[i + 1]),
+            0.0,
+            float(count),
+            f"score {edges[i]:.2f} to {edges[i + 1]:.2f}: {count} {kind}",
+        )
         for kind, found in counts.items()
         for i, count in enumerate(found)
         if count
@@ -236,11 +246,14 @@ def chart(before: PrecisionRecall, after: PrecisionRecall) -> str:
     """Return both precision-recall curves as inline SVG, from recall 0 on."""
     recall, precision = (Axis(title, 0.0, 1.0, 0.2, percent=True) for title in ("recall", "precision"))
     drawn = Chart("Precision over recall", recall, precision)
-    curves = []
+    curves, points = [], []
     for kind, curve in (("before", before), ("after", after)):
         across, up = np.append(0.0, curve.recall), np.append(curve.precision[:1], curve.precision)
         curves.append(drawn.line(f"curve {kind}", zip(across.tolist(), up.tolist(), strict=True)))
-    return drawn.svg(curves)
+        for i in spread(list(range(len(curve.thresholds))), POINTS):
+            told = f"from {curve.thresholds[i]:.3f}: precision {percent(up[i + 1])}, recall {percent(across[i + 1])}"
+            points.append(drawn.dot("point", float(across[i + 1]), float(up[i + 1]), told))
+    return drawn.svg([*curves, *points])
 
 
 def _strip(evaluation: Evaluation, query: int, before: int, after: int) -> str:

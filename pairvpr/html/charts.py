@@ -1,4 +1,8 @@
-"""Draw charts as inline SVG: two axes with ticks and a grid, with lines, areas and marks inside."""
+"""Draw charts as inline SVG: two axes with ticks and a grid, with lines, areas and marks inside.
+
+A mark shows its value while the mouse is over it, and after a tap. No script is needed: the style of the pages shows
+the value of a mark that is hovered or has the focus.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from html import escape
 from string import Template
 
 # Pixels between the edges of a chart and its axes.
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 84, 20, 12, 48
 
 CHART = Template("""<svg viewBox="0 0 $width $height" role="img" aria-label="$label">
 $grid
 $shapes
 <text x="$x" y="$bottom" text-anchor="middle">$across</text>
-<text x="14" y="$y" text-anchor="middle" transform="rotate(-90 14 $y)">$up</text>
+<text x="18" y="$y" text-anchor="middle" transform="rotate(-90 18 $y)">$up</text>
 </svg>""")
 
 
@@ -79,14 +83,14 @@ class Chart:
         """Return a line through the points. kind: its CSS class."""
         return f'<polyline class="{kind}" points="{self.points(points)}"/>'
 
-    def dots(self, kind: str, points: Iterable[tuple[float, float]]) -> str:
-        """Return a dot at each point, as one path of round strokes without length. kind: its CSS class."""
-        pixels = [(self.x(across), self.y(up)) for across, up in points]
-        return f'<path class="dots {kind}" d="{" ".join(f"M{x} {y}h0" for x, y in pixels)}"/>'
+    def dot(self, kind: str, across: float, up: float, value: str) -> str:
+        """Return a dot that shows its value. kind: its CSS class."""
+        shape = f'<circle class="{kind}" cx="{self.x(across)}" cy="{self.y(up)}" r="2"/>'
+        return with_value(shape, value, self.width)
 
-    def bar(self, kind: str, low: float, high: float, bottom: float, top: float) -> str:
-        """Return the rectangle between two values of each axis. kind: its CSS class."""
-        return self.area(kind, [(low, bottom), (low, top), (high, top), (high, bottom)])
+    def bar(self, kind: str, low: float, high: float, bottom: float, top: float, value: str) -> str:
+        """Return the rectangle between two values of each axis, which shows its value. kind: its CSS class."""
+        return with_value(self.area(kind, [(low, bottom), (low, top), (high, top), (high, bottom)]), value, self.width)
 
     def area(self, kind: str, outline: Iterable[tuple[float, float]]) -> str:
         """Return the area inside an outline. kind: its CSS class."""
@@ -108,9 +112,10 @@ class Chart:
         for value in self.up.ticks():
             grid.append(self.level("grid", value))
             grid.append(_text(LEFT - 6, self.y(value) + 4, "end", self.up.format(value)))
-        for value in self.across.ticks():
+        for number, value in enumerate(self.across.ticks()):
             grid.append(self.upright("grid", value))
-            grid.append(_text(self.x(value), self.height - BOTTOM + 17, "middle", self.across.format(value)))
+            text = self.across.format(value)
+            grid.append(_text(self.x(value), self.height - BOTTOM + 20, "middle", text, odd=bool(number % 2)))
         return CHART.substitute(
             width=f"{self.width:g}",
             height=f"{self.height:.0f}",
@@ -131,5 +136,18 @@ def nice_step(span: float, parts: int) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if span <= power * factor * parts * (1 + 1e-9))
 
 
-def _text(x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text x="{x}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+def with_value(shape: str, value: str, width: float) -> str:
+    """Return a shape that shows its value above the chart while it is hovered or has the focus.
+
+    value: plain text. width: pixels of the chart.
+    """
+    return (
+        f'<g class="mark" tabindex="-1">{shape}<foreignObject x="{LEFT}" y="0" width="{width - LEFT - RIGHT:g}" '
+        f'height="150"><p>{escape(value)}</p></foreignObject></g>'
+    )
+
+
+def _text(x: float, y: float, anchor: str, text: str, odd: bool = False) -> str:
+    """Return a text. odd: one that narrow screens leave out."""
+    kind = ' class="odd"' if odd else ""
+    return f'<text{kind} x="{x}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'

@@ -68,23 +68,40 @@ table.numbers td, table.numbers th { width: auto; text-align: right; padding: 3p
 table.numbers td:first-child, table.numbers th:first-child { text-align: left; padding-left: 0; width: auto; }
 table.numbers tr + tr > * { border-top: 1px solid var(--line); }
 table.numbers th, table.numbers td + td { white-space: nowrap; }
-svg { display: block; width: 100%; min-width: 520px; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
+svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
+svg { overflow: visible; }
 svg + table { margin-top: 14px; }
 svg .grid { stroke: var(--line); }
 svg text { fill: var(--faint); }
-svg .dots { fill: none; stroke-width: 4; stroke-linecap: round; }
-svg .dots.right { stroke: var(--right); }
-svg .dots.wrong { stroke: var(--wrong); }
+svg circle.right { fill: var(--right); }
+svg circle.wrong { fill: var(--wrong); }
+svg .mark { outline: none; }
+svg .mark foreignObject { display: none; pointer-events: none; }
+svg .mark:is(:hover, :focus) foreignObject { display: block; }
+svg .mark:is(:hover, :focus) :is(circle, polygon) { stroke: var(--ink); stroke-width: 2; }
+svg .mark p {
+  display: table; margin: 0; padding: 2px 6px; border: 1px solid var(--line); border-radius: 6px;
+  background: var(--card); color: var(--ink); overflow-wrap: anywhere;
+}
+svg .point { fill: transparent; }
+.figure.wide svg { max-width: none; font-size: 9px; }
 svg .bar.right { fill: var(--right); fill-opacity: 0.6; }
 svg .bar.wrong { fill: var(--wrong); fill-opacity: 0.6; }
-@media (max-width: 600px) { table.numbers th { white-space: normal; } }
+@media (max-width: 600px) {
+  table.numbers { font-size: 0.78rem; }
+  table.numbers th, table.numbers td + td { white-space: normal; padding-left: 6px; overflow-wrap: anywhere; }
+  .figure { padding: 12px; }
+  svg, .figure.wide svg { font-size: 20px; }
+  svg text.odd { display: none; }
+  svg circle { r: 5px; }
+}
 """
 UNTRAINED = """<p class="warning"><strong>These weights were never trained.</strong> They are seeded random
 numbers. The figures show that everything from picture to answer works, not how well places are recognised.</p>"""
 
 WARNING = Template('<p class="warning"><strong>Warning:</strong> $text.</p>')
 
-TABLE = Template("""<div class="figure"><h2>$title</h2>
+TABLE = Template("""<div class="$kind"><h2>$title</h2>
 <table class="numbers">$rows</table>
 <p class="faint">$note</p></div>""")
 
@@ -115,9 +132,12 @@ def document(title: str, body: str, style: str = "") -> str:
     return DOCUMENT.substitute(title=escape(title), style=STYLE + style, body=body)
 
 
-def table(title: str, rows: Sequence[Sequence[str]], note: str) -> str:
-    """Return a titled table with a note below; see `table_rows`. `title` and `note` are HTML."""
-    return TABLE.substitute(title=title, rows=table_rows(rows), note=note)
+def table(title: str, rows: Sequence[Sequence[str]], note: str, wide: bool = False) -> str:
+    """Return a titled table with a note below; see `table_rows`.
+
+    title, note: HTML. wide: as wide as the page.
+    """
+    return TABLE.substitute(kind="figure wide" if wide else "figure", title=title, rows=table_rows(rows), note=note)
 
 
 def table_rows(rows: Sequence[Sequence[str]]) -> str:

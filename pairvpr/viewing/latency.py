@@ -69,7 +69,6 @@ class Latency:
             "Milliseconds for an answer over time",
             Axis.from_zero("seconds since the first answer", max(seconds[-1], 1e-3), 10),
             Axis.from_zero("milliseconds", max(self.longest, 1e-3), 6),
-            width=1080.0,
         )
         areas, below = [], [0.0] * len(self.bins)
         for colour, step in enumerate(self.steps):
@@ -78,7 +77,13 @@ class Latency:
             areas.append(chart.area(f"s{colour % COLOURS}", outline))
             below = above
         longest = zip(seconds, (each.longest for each in self.bins), strict=True)
-        return chart.svg([*areas, chart.line("longest", longest)])
+        ends = [*seconds[1:], max(seconds[-1], 1e-3)]
+        points = []
+        for start, end, each in zip(seconds, ends, self.bins, strict=True):
+            mean = sum(each.sums.values()) / each.count
+            told = f"{start:,.1f} s: {mean:.1f} ms on average, longest {each.longest:.1f} ms"
+            points.append(chart.bar("point", start, end, 0.0, self.longest, told))
+        return chart.svg([*areas, chart.line("longest", longest), *points])
 
 
 def _merge(first: Bin, second: Bin) -> Bin:

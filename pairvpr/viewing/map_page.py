@@ -124,7 +124,9 @@ def _say_plotted(plotted: int, with_place: int, pictures: int) -> str:
         return "No picture has a pose or GPS position, so there is nothing to plot."
     some = f"{plotted} of {with_place} places, evenly chosen" if plotted < with_place else f"All {with_place} places"
     without = f"; {pictures - with_place} pictures have none" if with_place < pictures else ""
-    return f"{some}{without}. Point at a mark for its name and pose. Numbers are links to the pictures below."
+    return (
+        f"{some}{without}. Point at a mark, or tap it, for its name and pose. Numbers are links to the pictures below."
+    )
 
 
 def _say_shown(album: _Album, pictures: int) -> str:

@@ -11,13 +11,13 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.html.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, Chart, nice_step
+from pairvpr.html.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, Chart, nice_step, with_value
 from pairvpr.runtime.geometry.geodesy import EARTH_RADIUS
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.viewing.template import PLOT
 
 # Pixels of the plot between its axes.
-WIDTH, HEIGHT, MIN_HEIGHT = 990.0, 600.0, 160.0
+WIDTH, HEIGHT, MIN_HEIGHT = 550.0, 360.0, 90.0
 FILLED = 0.96  # of the plot by the places; the rest is a border
 
 
@@ -25,7 +25,8 @@ FILLED = 0.96  # of the plot by the places; the rest is a border
 class Mark:
     """A place on a plot.
 
-    kind: its CSS class. label: shown while the mouse is over it. number: shown in it, with a link to `#p<number>`.
+    kind: its CSS class. label: shown while the mouse is over it, and after a tap. number: shown in it, with a link to
+    `#p<number>`.
     origin: a place from which a line is drawn to this one, if both are in the same frame.
     """
 
@@ -98,10 +99,11 @@ def _project(frame: str, places: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.f
 
 
 def _shape(mark: Mark, x: float, y: float) -> str:
-    title = f"<title>{escape(mark.label)}</title>"
+    width = LEFT + WIDTH + RIGHT
     if mark.number is None:
-        return f'<circle class="{mark.kind}" cx="{x}" cy="{y}" r="3">{title}</circle>'
-    return (
-        f'<a href="#p{mark.number}"><circle class="{mark.kind}" cx="{x}" cy="{y}" r="8">{title}</circle>'
-        f'<text class="number" x="{x}" y="{y + 3.5:.1f}" text-anchor="middle">{mark.number}</text></a>'
+        return with_value(f'<circle class="{mark.kind}" cx="{x}" cy="{y}" r="2"/>', mark.label, width)
+    shape = (
+        f'<a href="#p{mark.number}"><circle class="{mark.kind}" cx="{x}" cy="{y}" r="5"/>'
+        f'<text class="number" x="{x}" y="{y + 2:.1f}" text-anchor="middle">{mark.number}</text></a>'
     )
+    return with_value(shape, mark.label, width)

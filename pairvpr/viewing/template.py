@@ -6,14 +6,12 @@ from string import Template
 
 STYLE = """
 .figure.wide { margin: 14px 0; }
-.figure.wide svg { min-width: 860px; max-width: none; }
 .album { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px; margin: 14px 0; }
 .album div:target img { border-color: var(--accent); }
 table.numbers.text td { white-space: normal; overflow-wrap: anywhere; min-width: 6.5em; }
 svg circle.place { fill: var(--faint); opacity: 0.55; }
 svg circle.shown { fill: var(--accent); }
-svg text.number { fill: var(--card); font-size: 9px; pointer-events: none; }
-svg circle:hover { stroke: var(--ink); stroke-width: 2; }
+svg text.number { fill: var(--card); font-size: 6px; pointer-events: none; }
 svg circle.accepted { fill: var(--right); }
 svg circle.rejected { fill: var(--wrong); }
 svg circle.unjudged { fill: var(--accent); }
@@ -22,7 +20,8 @@ svg path.accepted { stroke: var(--right); }
 svg path.rejected { stroke: var(--wrong); }
 svg path.unjudged { stroke: var(--accent); }
 svg polygon { opacity: 0.85; }
-svg polyline { fill: none; stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 2; }
+svg polygon.point { opacity: 0; }
+svg .longest { fill: none; stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 2; }
 .key { display: inline-block; width: 0.75em; height: 0.75em; border-radius: 2px; margin-right: 0.4em; }
 .s0 { fill: #94a3b8; background: #94a3b8; } .s1 { fill: #f59e0b; background: #f59e0b; }
 .s2 { fill: #3b82f6; background: #3b82f6; } .s3 { fill: #a855f7; background: #a855f7; }

@@ -7,7 +7,7 @@ from html import escape
 from string import Template
 
 from pairvpr.calibration.trials import Trial, Tuned
-from pairvpr.html.charts import Axis, Chart
+from pairvpr.html.charts import Axis, Chart, with_value
 from pairvpr.html.document import document, table_rows
 from pairvpr.runtime.mapping.token_storage import describe
 from pairvpr.viewing.calibration_results import align, tuning_rows
@@ -109,14 +109,15 @@ def chart(tuned: Tuned) -> str:
 
 
 def _mark(tuned: Tuned, trial: Trial, chart: Chart) -> str:
-    """Return a setting's point with its interval, cut at the top of the chart, and its figures as a title."""
+    """Return a setting's point with its interval, cut at the top of the chart, and its figures."""
     kind = "trial" + (" on" if trial in tuned.front() else "") + (" chosen" if trial is tuned.chosen else "")
     low, high = (chart.y(min(bound, chart.up.high)) for bound in trial.interval)
     at = chart.x(trial.median_ms)
-    return (
-        f'<g class="{kind}"><title>{escape(" | ".join(_cells(tuned, trial)))}</title>'
-        f'<line x1="{at}" y1="{low}" x2="{at}" y2="{high}"/><circle cx="{at}" cy="{chart.y(trial.loss)}" r="5"/></g>'
+    shape = (
+        f'<g class="{kind}"><line x1="{at}" y1="{low}" x2="{at}" y2="{high}"/>'
+        f'<circle cx="{at}" cy="{chart.y(trial.loss)}" r="5"/></g>'
     )
+    return with_value(shape, " | ".join(_cells(tuned, trial)), chart.width)
 
 
 def _cells(tuned: Tuned, trial: Trial) -> tuple[str, ...]:

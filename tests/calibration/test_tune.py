@@ -276,8 +276,10 @@ def test_the_page_and_the_table(plan: Plan, images: Path) -> None:
     assert ("setting", "openvino bf16, 2 threads, cascade") in chosen_rows(tuned)
     assert "setting     openvino bf16, 2 threads, cascade" in html
     svg = ET.fromstring(re.search(r"<svg.*</svg>", html, re.S)[0])  # type: ignore[index]
-    marks = svg.findall("g")
-    assert len(marks) == len(tuned.trials)
+    values = svg.findall("g[@class='mark']")
+    assert len(values) == len(tuned.trials)
+    assert "openvino bf16, 2 threads, cascade" in "".join(values[1].itertext())
+    marks = [value[0] for value in values]
     assert [mark.get("class") for mark in marks][:3] == ["trial on", "trial on chosen", "trial"]
     assert svg.find("line[@class='budget']") is not None
     across = [float(mark.find("circle").get("cx")) for mark in marks]  # type: ignore[union-attr,arg-type]

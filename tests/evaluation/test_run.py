@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -235,7 +234,10 @@ def test_the_page_shows_each_effect_of_re_ranking(crafted, tmp_path):
     assert "The first right answer is number 3 by descriptor, number 3 after re-ranking." in page.text
     assert page.count("polyline") == 2
     assert page.count("svg") == 3  # matches, histogram, curves
-    assert [len(re.findall("M", path)) for path in re.findall(r'class="dots \w+" d="([^"]*)"', html)] == [2, 3]
+    assert (page.count("circle", "right"), page.count("circle", "wrong")) == (2, 3)
+    assert "q0.png -> <d1>.png, right" in page.text
+    assert "score 2.00 to 2.13: 1 right" in page.text
+    assert "precision 40.0 %, recall 50.0 %" in page.text
     hog = percent(hog_recall(crafted.benchmark)[1])
     for row in (
         f"@140.0 % (11.8 to 76.9)40.0 % (11.8 to 76.9)+0.0{hog}12.5 %",

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from pairvpr.html.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, Chart, nice_step
+from pairvpr.html.document import STYLE
 
 
 @pytest.mark.parametrize(("span", "step"), [(1, 0.1), (10, 1), (11, 2), (49, 5), (51, 10), (0.3, 0.05), (1e5, 1e4)])
@@ -27,17 +28,27 @@ def test_ticks_of_shares_are_percent() -> None:
 
 def test_dots_and_bars_lie_at_their_values() -> None:
     chart = Chart("label", Axis("across", 0, 10, 5), Axis("up", 0, 4, 1))
-    assert chart.dots("right", [(0, 0), (10, 4)]) == '<path class="dots right" d="M70.0 260.0h0 M620.0 12.0h0"/>'
-    assert chart.bar("bar wrong", 0, 10, 0, 4) == (
-        '<polygon class="bar wrong" points="70.0,260.0 70.0,12.0 620.0,12.0 620.0,260.0"/>'
-    )
+    dot = ET.fromstring(chart.dot("right", 10, 4, "10 & 4"))
+    assert dot[0].attrib == {"class": "right", "cx": "620.0", "cy": "12.0", "r": "2"}
+    bar = ET.fromstring(chart.bar("bar wrong", 0, 10, 0, 4, "all of <it>"))
+    assert bar[0].attrib == {"class": "bar wrong", "points": "84.0,252.0 84.0,12.0 620.0,12.0 620.0,252.0"}
+
+
+def test_marks_show_their_value_when_tapped() -> None:
+    """A mark takes the focus, and the style shows its value then; narrow screens leave out every second tick."""
+    chart = Chart("label", Axis("across", 0, 10, 5), Axis("up", 0, 4, 1))
+    mark = ET.fromstring(chart.dot("right", 10, 4, "10 & <4>"))
+    assert (mark.attrib, mark[1][0].text) == ({"class": "mark", "tabindex": "-1"}, "10 & <4>")
+    assert "svg .mark:is(:hover, :focus) foreignObject { display: block; }" in STYLE
+    odd = [text.text for text in ET.fromstring(chart.svg([])).iter("text") if text.get("class") == "odd"]
+    assert odd == ["5"]
 
 
 def test_the_ends_of_the_axes_are_the_corners() -> None:
     chart = Chart("a < b", Axis.from_zero("x", 2.0, 4), Axis("y", -1.0, 1.0, 1.0), width=640.0, height=300.0)
     assert (chart.x(0.0), chart.y(-1.0)) == (LEFT, 300 - BOTTOM)
     assert (chart.x(2.0), chart.y(1.0)) == (640 - RIGHT, TOP)
-    assert chart.points([(0.0, 1.0), (0.0, 1.0), (1.0, 0.0)]) == f"{LEFT}.0,{TOP}.0 345.0,136.0"
+    assert chart.points([(0.0, 1.0), (0.0, 1.0), (1.0, 0.0)]) == f"{LEFT}.0,{TOP}.0 352.0,132.0"
     svg = ET.fromstring(chart.svg([chart.line("k", [(0.0, 0.0), (2.0, 1.0)]), chart.level("l", 0.5)]))
     assert svg.attrib["aria-label"] == "a < b"
     assert [line.attrib["class"] for line in svg.iter("line")] == ["grid"] * 8 + ["l"]

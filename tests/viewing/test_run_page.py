@@ -100,7 +100,7 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
     assert [page.count("circle", kind) for kind in ("place", "accepted", "rejected", "unjudged")] == [2, 1, 1, 0]
     assert page.count("path") == 2
     assert page.count("img") == 5  # three queries, p0 from its file and p1 from the map
-    assert page.count("polygon") == 2
+    assert (page.count("polygon"), page.count("polygon", "point")) == (5, 3)  # two steps, three answers
     for said in (
         "went on until it was stopped",
         "Frames dropped\n7\n",
