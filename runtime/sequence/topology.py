@@ -20,6 +20,10 @@ MOST = 64
 """Most neighbours of a picture, the nearest ones. It bounds memory and time."""
 CHUNK = 1_000_000
 """Distances computed at once."""
+CROWD = 4 * MOST
+"""Pictures in a square from which the search for neighbours begins with smaller squares."""
+MOST_CELLS = 2**30
+"""Most squares on a side of the map, so that their number fits into 64 bits."""
 APART = 1e6
 """Distance between two drives in pictures, if only the order of the pictures is known."""
 
@@ -109,26 +113,93 @@ def _positions(records: Sequence[Record]) -> npt.NDArray[np.float64] | None:
 def _nearest(
     positions: npt.NDArray[np.float64], radius: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return the nearest of n positions (n, 2 or 3) within `radius` for each, and their distances; see `Topology`."""
+    """Return the nearest of n positions (n, 2 or 3) within `radius` for each, and their distances; see `Topology`.
+
+    The search begins within a fraction of the radius that holds few pictures, and doubles it for the pictures that have
+    fewer than MOST neighbours there. Crowded places thus cost little more than others.
+    """
     count = len(positions)
-    cells = np.floor((positions[:, :2] - positions[:, :2].min(axis=0, initial=np.inf)) / radius).astype(np.int64) + 1
-    stride = cells[:, 1].max(initial=0) + 2
-    keys = cells[:, 0] * stride + cells[:, 1]
-    rows = np.argsort(keys, kind="stable")
-    keys, starts = keys[rows], np.flatnonzero(np.diff(keys[rows], prepend=-1))
     neighbours = np.repeat(np.arange(count)[:, None], MOST, axis=1)
     distances = np.full((count, MOST), np.inf)
-    for start, end in zip(starts, np.append(starts[1:], count), strict=True):
-        key, here = keys[start], rows[start:end]
+    waiting, candidates = _settle_stops(positions, neighbours, distances)
+    within = radius
+    finest = np.ptp(positions[:, :2], axis=0).max() / MOST_CELLS if count else radius
+    while within > finest and _most_in_cell(positions[candidates], within) > CROWD:
+        within /= 2
+    while True:
+        waiting = _search_within(positions, waiting, candidates, within, neighbours, distances)
+        if within >= radius:
+            break
+        within = min(2 * within, radius)
+    widest = int(np.isfinite(distances).sum(axis=1).max(initial=1))
+    return neighbours[:, :widest].copy(), distances[:, :widest].copy()
+
+
+def _settle_stops(
+    positions: npt.NDArray[np.float64], neighbours: npt.NDArray[np.int64], distances: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Fill in the neighbours of pictures that share their position with MOST others or more: the next ones in order.
+
+    Return the rows of the other pictures, and the rows that can be a neighbour of one of these.
+    """
+    _, where, sizes = np.unique(positions, axis=0, return_inverse=True, return_counts=True)
+    where = where.reshape(-1)  # numpy 2.0 gives it another shape
+    order = np.argsort(where, kind="stable")
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    crowded = np.flatnonzero(sizes > MOST)
+    ends = np.cumsum(sizes)
+    for place in crowded.tolist():
+        rows = order[ends[place] - sizes[place] : ends[place]]
+        first = np.clip(np.arange(len(rows)) - MOST // 2, 0, len(rows) - MOST)
+        neighbours[rows] = rows[first[:, None] + np.arange(MOST)]
+        distances[rows] = 0.0
+    return np.flatnonzero(sizes[where] <= MOST), np.sort(order[rank < MOST])
+
+
+def _cells(positions: npt.NDArray[np.float64], size: float) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the cell (n,) of each position in a grid of squares, and the number of cells in a column."""
+    cells = np.floor((positions[:, :2] - positions[:, :2].min(axis=0, initial=np.inf)) / size).astype(np.int64) + 1
+    stride = int(cells[:, 1].max(initial=0)) + 2
+    return cells[:, 0] * stride + cells[:, 1], stride
+
+
+def _most_in_cell(positions: npt.NDArray[np.float64], size: float) -> int:
+    keys, _ = _cells(positions, size)
+    return int(np.unique(keys, return_counts=True)[1].max(initial=0))
+
+
+def _search_within(
+    positions: npt.NDArray[np.float64],
+    waiting: npt.NDArray[np.int64],
+    candidates: npt.NDArray[np.int64],
+    within: float,
+    neighbours: npt.NDArray[np.int64],
+    distances: npt.NDArray[np.float64],
+) -> npt.NDArray[np.int64]:
+    """Fill in the neighbours of the rows `waiting` within a distance. Return those with fewer than MOST."""
+    both = np.union1d(waiting, candidates)
+    keys, stride = _cells(positions[both], within)
+    key_of = np.zeros(len(positions), np.int64)
+    key_of[both] = keys
+    rows = candidates[np.argsort(key_of[candidates], kind="stable")]
+    keys = key_of[rows]
+    asked = waiting[np.argsort(key_of[waiting], kind="stable")]
+    for here in np.split(asked, np.flatnonzero(np.diff(key_of[asked])) + 1):
+        if not len(here):
+            continue
+        key = key_of[here[0]]
         columns = [np.searchsorted(keys, (key + step - 1, key + step + 2)) for step in (-stride, 0, stride)]
-        near = np.concatenate([rows[first:last] for first, last in columns])
+        near = np.sort(np.concatenate([rows[first:last] for first, last in columns]))
         for part in np.array_split(here, math.ceil(len(here) * len(near) / CHUNK)):
             apart = np.linalg.norm(positions[part, None] - positions[None, near], axis=2)
-            apart[apart > radius] = np.inf
+            apart[apart > within] = np.inf
+            own = np.searchsorted(near, part)
+            apart[np.arange(len(part)), own] = -1.0  # first, whatever else is there
             nearest = np.argsort(apart, axis=1, kind="stable")[:, :MOST]
             sorted_ = np.take_along_axis(apart, nearest, axis=1)
+            sorted_[:, 0] = 0.0
             found = np.isfinite(sorted_)
             neighbours[part, : nearest.shape[1]] = np.where(found, near[nearest], part[:, None])
             distances[part, : nearest.shape[1]] = sorted_
-    widest = int(np.isfinite(distances).sum(axis=1).max(initial=1))
-    return neighbours[:, :widest].copy(), distances[:, :widest].copy()
+    lacking: npt.NDArray[np.bool_] = ~np.isfinite(distances[waiting, MOST - 1])
+    return waiting[lacking]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -80,21 +82,59 @@ def test_pictures_of_one_spot_stay_bounded() -> None:
     assert (topology.distances == 0).all()
 
 
-def test_work_grows_with_the_map_not_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
-    norm, computed = np.linalg.norm, 0
+def test_a_stop_on_a_drive_keeps_the_next_pictures_of_the_stop() -> None:
+    stop = [Pose(40, 0, 0)] * 1000
+    poses = [*(Pose(x, 0, 0) for x in range(40)), *stop, *(Pose(x, 0, 0) for x in range(41, 80))]
+    topology = Topology.from_records([record(row, pose=pose) for row, pose in enumerate(poses)])
+    assert set(near(topology, 500)) == set(range(500 - MOST // 2, 500 + MOST // 2))
+    assert list(near(topology, 38)) == [38, 37, 39, 36, *range(40, 40 + MOST - 4)]  # equal ones in the order of rows
+
+
+@pytest.mark.parametrize("spread", [1e-9, 0.2, 4.0])
+def test_a_crowded_place_against_every_pair(spread: float) -> None:
+    chance = np.random.default_rng(1)
+    crowd, drive = chance.normal(0, spread, (1500, 3)), np.arange(1, 41)[:, None] * [1.0, 0.2, 0]
+    places = np.concatenate([crowd, drive, np.repeat(crowd[:3], 20, axis=0)])
+    topology = Topology.from_records([record(row, pose=Pose(*place)) for row, place in enumerate(places.tolist())])
+    for row in range(0, len(places), 7):
+        every = np.linalg.norm(places - places[row], axis=1)
+        wanted = np.sort(every[every <= topology.reach])[:MOST]
+        found = near(topology, row)
+        np.testing.assert_allclose(list(found.values()), wanted, rtol=1e-6, atol=1e-15)
+        assert next(iter(found)) == row
+
+
+def test_work_in_a_crowded_place_grows_with_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = []
+    for count in (2_000, 8_000):
+        places = np.random.default_rng(2).uniform(0, 4, (count, 2)).tolist()
+        with counted_distances(monkeypatch) as computed:
+            Topology.from_records([record(row, pose=Pose(x, y, 0)) for row, (x, y) in enumerate(places)])
+        work.append(sum(computed))
+    assert work[1] < 6 * work[0]
+
+
+@contextmanager
+def counted_distances(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Yield a list that receives the number of distances of each computation."""
+    norm, computed = np.linalg.norm, []
 
     def count_distances(values: np.ndarray, **options: int) -> np.ndarray:
-        nonlocal computed
         result = norm(values, **options)
-        computed += np.size(result)
+        computed.append(np.size(result))
         return result
 
-    monkeypatch.setattr(np.linalg, "norm", count_distances)
+    with monkeypatch.context() as patched:
+        patched.setattr(np.linalg, "norm", count_distances)
+        yield computed
+
+
+def test_work_grows_with_the_map_not_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
     work = []
     for count in (5_000, 20_000):
-        computed = 0
         records = [record(row, pose=Pose(row % 1000, row // 1000 * 50.0, 0)) for row in range(count)]
-        topology = Topology.from_records(records)
+        with counted_distances(monkeypatch) as computed:
+            topology = Topology.from_records(records)
         assert topology.neighbours.shape == (count, 2 * int(REACH) + 1)
-        work.append(computed)
+        work.append(sum(computed))
     assert work[1] < 5 * work[0]
