@@ -107,7 +107,7 @@ def calibrate_acceptance(
     k = count_candidates(map_, model, top_k)
     cascade = None if exact else Cascade.find_in(model.bundle)
     setup = ScoreSetup.from_map(map_, k, cascade)
-    recognizer = PlaceRecognizer(map_, model, FaissIndex(map_.descriptors), k, cascade=cascade)
+    recognizer = PlaceRecognizer(map_, model, FaissIndex(map_.descriptors, map_.index_precision), k, cascade=cascade)
     shown = ", ".join(map(str, images))
     answered: list[AnsweredPicture] = []
     with ExitStack() as stack:

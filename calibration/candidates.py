@@ -75,7 +75,9 @@ class Workshop:
         """Open the map's own bundle and index the map. Raises BundleError."""
         bundle = Bundle.open(map_.model_path)
         exact = AnswerDefaults.from_bundle(bundle).exact
-        return Workshop(map_, FaissIndex(map_.descriptors), bundle, None if exact else Cascade.find_in(bundle))
+        return Workshop(
+            map_, FaissIndex(map_.descriptors, map_.index_precision), bundle, None if exact else Cascade.find_in(bundle)
+        )
 
     @property
     def top_k(self) -> int:

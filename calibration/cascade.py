@@ -122,7 +122,7 @@ def compare_pictures(map_: Map, model: Model, images: str | Path, progress: Prog
     Pictures that cannot be read, or that have fewer than two candidates, are left out.
     """
     pictures = list_pictures(images)
-    index = FaissIndex(map_.descriptors)
+    index = FaissIndex(map_.descriptors, map_.index_precision)
     top_k = min(model.bundle.info.top_k, len(map_))
     found = []
     for number, (_, path) in enumerate(pictures, 1):

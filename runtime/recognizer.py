@@ -19,7 +19,7 @@ from PIL import Image
 from pairvpr.errors import BundleError, EngineError, MapError
 from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.acceptance import AnswerDefaults, ScoreSetup
+from pairvpr.runtime.calibrated.acceptance import AnswerDefaults
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, open_tuned
@@ -129,7 +129,7 @@ class PlaceRecognizer:
             check_foreign(loaded)
             k = defaults.top_k if top_k is None else top_k  # a map that grows has more
             cascade = _choose_cascade(loaded.bundle, setting.exact) if rerank else None
-            index = FaissIndex(map_.descriptors)
+            index = FaissIndex(map_.descriptors, map_.index_precision)
             recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True, strict=strict)
             log.info("%s", recognizer._describe(tuned))
             return recognizer
@@ -172,7 +172,7 @@ class PlaceRecognizer:
                 if map_.identity != self.model.bundle.identity:
                     raise MapError(f"{map_.path}: is now a map of another model; open it again")
                 reranker = None if old.reranker is None else old.reranker.on(map_)
-                view = self._show(map_, FaissIndex(map_.descriptors), reranker)
+                view = self._show(map_, _follow(old.index, map_), reranker)
             except BaseException:
                 map_.close()
                 raise
@@ -287,8 +287,9 @@ class PlaceRecognizer:
         k = min(self._wanted, len(map_))
         if not self._judged:
             return _View(map_, index, k, reranker, Judge())
-        setup = None if reranker is None else ScoreSetup.from_map(map_, k, self._cascade)
-        return _View(map_, index, k, reranker, Judge.from_bundle(self.model.bundle, setup))
+        if reranker is None:
+            return _View(map_, index, k, None, Judge.from_bundle(self.model.bundle, None))
+        return _View(map_, index, k, reranker, Judge.from_map(self.model.bundle, map_, k, self._cascade))
 
     @contextmanager
     def _viewing(self) -> Iterator[_View]:
@@ -337,13 +338,22 @@ class _View:
                 f"{self.map.path}: no picture of the map has {kind}, so none is near {prior.near}; build the map with "
                 "--poses, or search all of it"
             )
-        return search_among(self.map.descriptors, self.priors.rows(prior), descriptor, self.top_k)
+        rows = self.priors.rows(prior)
+        held = self.map.take_descriptors(rows)
+        return search_among(held, rows, descriptor, self.top_k, self.map.index_precision)
 
     def leave(self) -> None:
         """Count one user less. The last one closes the map's files."""
         self.users -= 1
         if not self.users:
             self.map.close()
+
+
+def _follow(index: DescriptorIndex, map_: Map) -> FaissIndex:
+    """Return the index of a map that was opened with `open_newer`, from the index of the map before."""
+    if map_.change is None or not isinstance(index, FaissIndex):
+        return FaissIndex(map_.descriptors, map_.index_precision)
+    return index.updated(map_.change.removed, map_.last_descriptors(map_.change.added))
 
 
 def _check_size(map_: Map, top_k: int | None) -> None:

@@ -2,45 +2,130 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-HALF_PRECISION_FROM = 50_000
-"""Number of pictures from which the index stores float16: half the memory, the same order except near-ties."""
+_SPARE = 8  # pictures searched beyond k, so that equal ones at the edge mostly show in one search
+
+Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 
 class DescriptorIndex(Protocol):
     """Find the nearest descriptors. Any search library can implement this."""
 
-    def search(
-        self, descriptor: npt.NDArray[np.float32], k: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def search(self, descriptor: npt.NDArray[np.float32], k: int) -> Found:
         """Return similarities (k,), best first, and rows (k,) of the k rows nearest to one descriptor (1, G)."""
         ...
 
 
 class FaissIndex:
-    """Search L2-normalised descriptors (n, G) float32 exhaustively by inner product."""
+    """Search L2-normalised descriptors (n, G) float32 exhaustively by inner product.
 
-    def __init__(self, descriptors: npt.NDArray[np.float32]) -> None:
-        count, dim = descriptors.shape
-        if count < HALF_PRECISION_FROM:
-            self._index: faiss.Index = faiss.IndexFlatIP(dim)
-        else:
-            self._index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-            self._index.train(descriptors)
-        self._index.add(descriptors)
+    Equal similarities are in the order of their rows, also at the edge of the k nearest.
+    """
 
-    def search(
-        self, descriptor: npt.NDArray[np.float32], k: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def __init__(self, descriptors: npt.NDArray[np.float32], precision: str = "float32") -> None:
+        """precision: "float32", or "float16" for half the memory and the same order except for near-ties."""
+        self._precision = precision
+        self._parts: tuple[_Part, ...] = (_Part.of(descriptors, precision),)
+
+    def __len__(self) -> int:
+        return sum(part.count for part in self._parts)
+
+    def search(self, descriptor: npt.NDArray[np.float32], k: int) -> Found:
         """Return similarities and rows as `DescriptorIndex` does. k must not exceed the number of descriptors."""
-        similarities, rows = self._index.search(descriptor, k)
-        found = rows[0] >= 0  # faiss gives -1 in place of rows that it did not find
-        return similarities[0][found], rows[0][found]
+        first, found = 0, []
+        for part in self._parts:
+            similarities, rows = part.search(descriptor, min(k, part.count))
+            found.append((similarities, rows + first))
+            first += part.count
+        similarities, rows = (np.concatenate(each) for each in zip(*found, strict=True))
+        order = np.lexsort((rows, -similarities))[:k]
+        return similarities[order], rows[order]
+
+    def updated(self, removed: npt.NDArray[np.int64], added: npt.NDArray[np.float32]) -> FaissIndex:
+        """Return the index without the rows `removed` (ascending) and with the descriptors `added` (m, G) at its end.
+
+        Both indices can be searched, and share what did not change. The cost follows from the change: parts are
+        joined only when the later one has half the size of the earlier one.
+        """
+        parts, first = [], 0
+        for part in self._parts:
+            here = removed[(removed >= first) & (removed < first + part.count)] - first
+            first += part.count
+            parts.append(part.without(here) if len(here) else part)
+        if len(added):
+            parts.append(_Part.of(added, self._precision))
+        while len(parts) > 1 and 2 * parts[-1].count >= parts[-2].count:
+            last = [part.descriptors() for part in parts[-2:]]
+            parts[-2:] = [_Part.of(np.concatenate(last), self._precision)]
+        index = FaissIndex.__new__(FaissIndex)
+        index._precision, index._parts = self._precision, tuple(parts)
+        return index
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A faiss index that never changes, and those of its places that are still in the map.
+
+    count: number of these places.
+    places: (count,) int64, ascending, or None for all.
+    bits: the same as a bit for each place of the index.
+    """
+
+    index: faiss.Index
+    count: int
+    places: npt.NDArray[np.int64] | None = None
+    bits: npt.NDArray[np.uint8] | None = None
+
+    @staticmethod
+    def of(descriptors: npt.NDArray[np.float32], precision: str) -> _Part:
+        count, dim = descriptors.shape
+        if precision == "float32":
+            index: faiss.Index = faiss.IndexFlatIP(dim)
+        elif precision == "float16":
+            index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+            index.train(descriptors)
+        else:
+            raise ValueError(f"precision {precision!r}")
+        index.add(descriptors)
+        return _Part(index, count)
+
+    def without(self, rows: npt.NDArray[np.int64]) -> _Part:
+        """Return the part without some of its rows."""
+        places = np.delete(np.arange(self.count) if self.places is None else self.places, rows)
+        held = np.zeros(self.index.ntotal, np.bool_)
+        held[places] = True
+        return _Part(self.index, len(places), places, np.packbits(held, bitorder="little"))
+
+    def descriptors(self) -> npt.NDArray[np.float32]:
+        """Return the descriptors (count, G) as the index stores them."""
+        stored: npt.NDArray[np.float32] = self.index.reconstruct_n(0, self.index.ntotal)
+        return stored if self.places is None else stored[self.places]
+
+    def search(self, descriptor: npt.NDArray[np.float32], k: int) -> Found:
+        """Return similarities (k,) and rows (k,) of the k nearest, best first, equal ones by row."""
+        if not k:
+            return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        how: dict[str, Any] = {}
+        if self.bits is not None:
+            selector = faiss.IDSelectorBitmap(len(self.bits), faiss.swig_ptr(self.bits))
+            how["params"] = faiss.SearchParameters(**{"sel": selector})
+        depth = min(k + _SPARE, self.count)
+        while True:
+            similarities, places = (each[0] for each in self.index.search(descriptor, depth, **how))
+            found = places >= 0  # faiss gives -1 in place of those that it did not find
+            similarities, places = similarities[found], places[found]
+            if depth == self.count or not len(places) or similarities[min(k, len(places)) - 1] > similarities[-1]:
+                break
+            depth = min(2 * depth, self.count)  # more may be equal to the last
+        order = np.lexsort((places, -similarities))[:k]
+        rows = places if self.places is None else np.searchsorted(self.places, places)
+        return similarities[order], rows[order]
 
 
 def search_among(
@@ -48,12 +133,14 @@ def search_among(
     rows: npt.NDArray[np.int64],
     descriptor: npt.NDArray[np.float32],
     k: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Search only some `rows` of the descriptors (n, G), as a map of these pictures alone would be searched.
+    precision: str = "float32",
+) -> Found:
+    """Search only some rows of a map, as a map of these pictures alone would be searched.
+
+    descriptors: (m, G), those of the `rows` (m,), which ascend.
 
     Return similarities and rows of the nearest ones to one descriptor (1, G), at most k, best first. Equal ones are in
     the order of their rows.
     """
-    similarities = descriptors[rows] @ descriptor[0]
-    order = np.lexsort((rows, -similarities))[:k]
-    return similarities[order], rows[order]
+    similarities, found = FaissIndex(descriptors, precision).search(descriptor, min(k, len(rows)))
+    return similarities, rows[found]

@@ -60,7 +60,7 @@ def map_add(source: str, db: Path, options: BuildOptions) -> None:
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.model import load_model
 
-    with Map.open(db) as map_:
+    with Map.open(db, descriptors=False) as map_:
         model_path, digest = map_.model_path, map_.model_digest
     _add(source, db, load_model(model_path, digest=digest), options, create=False)
 
@@ -126,6 +126,26 @@ def map_compact(db: Path) -> None:
     print_line(f"{db}: {freed / 1e6:.1f} MB freed")
 
 
+@map_group.command("index")
+@db_option
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    required=True,
+    help="Search the descriptors in this precision. float16 takes half the memory; near-ties may change places.",
+)
+def map_index(db: Path, precision: str) -> None:
+    """Set how a map is searched.
+
+    The map stores the setting. Nothing is computed again.
+    """
+    from pairvpr.runtime.map import MapWriter
+
+    with MapWriter.edit(db) as writer:
+        writer.set_index_precision(precision)
+    print_line(f"{db}: searched in {precision}")
+
+
 @map_group.command("list")
 @db_option
 @format_option
@@ -133,7 +153,7 @@ def map_list(db: Path, style: str) -> None:
     """List the pictures of a map."""
     from pairvpr.runtime.map import Map
 
-    with Map.open(db) as map_:
+    with Map.open(db, descriptors=False) as map_:
         for record in map_.records:
             place = record.pose or record.gps
             pose = None if place is None else place.as_json()
@@ -152,7 +172,7 @@ def map_info(db: Path, style: str) -> None:
     import dataclasses
 
     from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.calibrated.acceptance import Acceptance, AnswerDefaults, ScoreSetup
+    from pairvpr.runtime.calibrated.acceptance import Acceptance, AnswerDefaults
     from pairvpr.runtime.calibrated.cascade import Cascade
     from pairvpr.runtime.calibrated.judge import Judge
     from pairvpr.runtime.calibrated.tuning import Tuning
@@ -160,13 +180,13 @@ def map_info(db: Path, style: str) -> None:
     from pairvpr.runtime.mapping.token_storage import describe
     from pairvpr.viewing.calibration_results import align, cascade_rows, judge_rows, tuning_rows
 
-    with Map.open(db) as map_:
+    with Map.open(db, descriptors=False) as map_:
         info = {**dataclasses.asdict(map_.info()), "path": str(db)}
         bundle = Bundle.open(map_.model_path)
         weights, cascade, tuning = bundle.info.weights, Cascade.find_in(bundle), Tuning.find_in(bundle)
         acceptance, defaults = Acceptance.find_in(bundle), AnswerDefaults.from_bundle(bundle)
         used = None if defaults.exact else cascade
-        judge = Judge.from_bundle(bundle, ScoreSetup.from_map(map_, min(defaults.top_k, len(map_)), used))
+        judge = Judge.from_map(bundle, map_, min(defaults.top_k, len(map_)), used)
         pinned = map_.model_digest is not None
     info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
     info.update(model_digest=bundle.digest, model_digest_pinned=pinned)
@@ -229,7 +249,7 @@ def map_verify(db: Path, repair: bool) -> None:
     try:
         bundle = Bundle.open(db / "model")
         bundle.verify()
-        with Map.open(db) as map_:
+        with Map.open(db, descriptors=False) as map_:
             if bundle.identity != map_.identity:
                 damages.append(f"{db / 'model'}: not the model that the map was made with; copy the right bundle there")
             if misfit := map_.find_misfit(bundle.info.dims):

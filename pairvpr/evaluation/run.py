@@ -65,7 +65,7 @@ def evaluate(
         seconds = time.perf_counter() - start
         map_ = stack.enter_context(Map.open(path))
         count = len(map_)
-        index = DeepIndex(FaissIndex(map_.descriptors), min(count, max(k, *RECALL_AT)))
+        index = DeepIndex(FaissIndex(map_.descriptors, map_.index_precision), min(count, max(k, *RECALL_AT)))
         answers = _Answers(benchmark, map_, index.depth)
         cascade = None if exact else Cascade.find_in(model.bundle)
         recognizer = PlaceRecognizer(map_, model, index, k, cascade=cascade)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -74,7 +74,7 @@ def _choose(map_: Map) -> _Album:
     return _Album(shown, len(there), len(chosen) - len(shown))
 
 
-def _plotted(records: list[Record], shown: set[int]) -> list[int]:
+def _plotted(records: Sequence[Record], shown: set[int]) -> list[int]:
     """Return the indices of the plotted records: all that have a place, or some, evenly chosen, and those shown."""
     placed = [i for i, record in enumerate(records) if _place(record) is not None]
     return sorted(set(spread(placed, PLOTTED)) | (shown & set(placed)))
@@ -176,7 +176,7 @@ def _model(map_: Map, bundle: Bundle) -> str:
     )
 
 
-def _sources(records: list[Record]) -> str:
+def _sources(records: Sequence[Record]) -> str:
     counts = Counter(record.source for record in records)
     rows = {source: f"{count} pictures" for source, count in counts.most_common(SOURCES)}
     if len(counts) > SOURCES:

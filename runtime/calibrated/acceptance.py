@@ -40,7 +40,8 @@ class ScoreSetup:
     @staticmethod
     def from_map(map_: Map, top_k: int, cascade: Cascade | None) -> ScoreSetup:
         """Return the setup of answers from this map."""
-        pictures = sorted((record.name, record.descriptor_crc) for record in map_.records)
+        crcs = map_.records.column("descriptor_crc").tolist()
+        pictures = sorted(zip(map_.records.names(), crcs, strict=True))
         return ScoreSetup(_digest(pictures), top_k, None if cascade is None else _digest(cascade.to_json()))
 
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.acceptance import UNCALIBRATED, Acceptance, ScoreSetup
+from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.score_monitor import ScoreMonitor
+from pairvpr.runtime.map import Map
 
 ACCEPTED = "accepted"
 TOO_LOW = "score too low: not in the map, or not recognisable"
@@ -42,6 +44,16 @@ class Judge:
             return Judge(None, f"{UNCALIBRATED} for answers by descriptors alone")
         objection = acceptance.find_objection(setup)
         return Judge(acceptance) if objection is None else Judge(None, objection)
+
+    @staticmethod
+    def from_map(bundle: Bundle, map_: Map, top_k: int, cascade: Cascade | None) -> Judge:
+        """Return the judge of re-ranked answers from this map. Without a threshold the pictures are not looked at.
+
+        Raises BundleError.
+        """
+        if Acceptance.find_in(bundle) is None:
+            return Judge()
+        return Judge.from_bundle(bundle, ScoreSetup.from_map(map_, top_k, cascade))
 
     def judge(self, answer: Recognition, *, monitored: bool = True) -> Recognition:
         """Return the answer with `accepted`, `confidence`, `reason` and `warning` filled in.

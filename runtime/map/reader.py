@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -19,11 +18,13 @@ import numpy.typing as npt
 from pairvpr.errors import MapError
 from pairvpr.runtime.bundle import Dims
 from pairvpr.runtime.map import catalog
-from pairvpr.runtime.map.catalog import DIGEST, Catalog
+from pairvpr.runtime.map.catalog import DIGEST, INDEX, PRECISIONS, Catalog
 from pairvpr.runtime.map.creation import MODEL
+from pairvpr.runtime.map.descriptor_rows import DescriptorRows
 from pairvpr.runtime.map.errors import reading
+from pairvpr.runtime.map.record_list import Change, RecordList, find_change
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import FOLDER, Segment
+from pairvpr.runtime.map.segments import FOLDER, Segment, find_damaged
 from pairvpr.runtime.map.thumbnails import read_thumbnail, thumbnail_bytes
 from pairvpr.runtime.map.tokens import KEY, TokenFormat
 
@@ -41,6 +42,7 @@ class MapInfo:
     tokens: the token format, and its measured effect on scores.
     bytes: size of catalog and segments. model_bytes: size of the bundle. thumbnail_bytes: size of the thumbnails.
     bytes_per_picture: bytes / (pictures + deleted), 0 for an empty map.
+    index_precision: precision of the search.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class MapInfo:
     model_bytes: int
     thumbnail_bytes: int
     bytes_per_picture: float
+    index_precision: str
 
 
 _Stamp = tuple[int, int, int]
@@ -75,36 +78,53 @@ class Map:
     model_digest: the digest that the bundle must have, None if any of the identity may be used.
     token_shape: (M, D), as stored.
     token_format: the format of stored tokens.
+    index_precision: precision of the search, "float32" or "float16".
+    change: the difference from the snapshot that `open_newer` was called on, if both share their descriptors.
     """
 
     @classmethod
-    def open(cls, path: str | Path) -> Map:
+    def open(cls, path: str | Path, *, descriptors: bool = True) -> Map:
         """Read the catalog and all descriptors, and keep the segment files open.
 
+        descriptors: False reads and checks descriptors only when they are asked for.
         Raises MapError if there is no map, it is damaged or of a newer format, or a file cannot be read.
         """
-        path = Path(path)
+        return cls._open(Path(path), None, descriptors)
+
+    @classmethod
+    def _open(cls, path: Path, earlier: Map | None, descriptors: bool) -> Map:
         while True:
             stamp = _read_stamp(path)
-            state = catalog.load(path)
+            state = catalog.load(path) if earlier is None else catalog.load_newer(path, earlier._state)
             try:
-                return cls._open_state(path, state, stamp)
+                return cls._open_state(path, state, stamp, earlier, descriptors)
             except MapError:
-                if catalog.load(path).segments == state.segments:
+                if catalog.load_newer(path, state).segments == state.segments:
                     raise
                 # a writer has compacted the map in the meantime: read the new files
 
     @classmethod
-    def _open_state(cls, path: Path, state: Catalog, stamp: _Stamp | None) -> Map:
+    def _open_state(
+        cls, path: Path, state: Catalog, stamp: _Stamp | None, earlier: Map | None, descriptors: bool
+    ) -> Map:
         allow_open_files(path, len(state.segments))
+        held = {} if earlier is None else {segment.entry: segment for segment in earlier._segments.values()}
         with ExitStack() as stack:
             segments: dict[int, Segment] = {}
             for entry in state.segments:
                 meta = state.meta
-                segment = Segment(path / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
+                if (shared := held.get(entry)) is not None:
+                    segment = shared.share()
+                else:
+                    shape = (meta.descriptor_dim, meta.token_shape, meta.token_format.type)
+                    segment = Segment(path / FOLDER, entry, *shape)
                 stack.callback(segment.close)
                 segments[entry.number] = segment
             opened = cls(path, state, segments, stamp)
+            if earlier is not None:
+                opened._follow(earlier)
+            if descriptors:
+                opened._load_descriptors()
             stack.pop_all()
         return opened
 
@@ -117,13 +137,52 @@ class Map:
         self.model_digest: str | None = state.meta.settings.get(DIGEST)
         self.token_shape: tuple[int, int] = state.meta.token_shape
         self.token_format: TokenFormat = state.meta.token_format
-        self.records: list[Record] = [record for record in state.records if not record.deleted]
+        self.records: RecordList = state.records.live()
         self._state, self._stamp = state, stamp
         self._segments = segments
         self._damaged: set[int] = set()  # ids of the records whose damage was logged
-        self.descriptors: npt.NDArray[np.float32] = _gather_descriptors(
-            self.records, segments, state.meta.descriptor_dim
-        )
+        self.index_precision: str = state.meta.upgraded(len(self.records)).settings.get(INDEX, PRECISIONS[0])
+        self.change: Change | None = None
+        self._closed = False
+        self._rows: DescriptorRows | None = None
+
+    def _follow(self, earlier: Map) -> None:
+        """Take over the descriptors of an earlier snapshot, if this one is made of them and others at its end."""
+        same = [(each.identity, each._state.meta.descriptor_dim, each.index_precision) for each in (earlier, self)]
+        if earlier._rows is None or same[0] != same[1]:
+            return
+        change = find_change(earlier.records, self.records)
+        if change is not None:
+            self._rows = earlier._rows.updated(change.removed, self._read_descriptors(change.added))
+            self.change = change
+
+    def _read_descriptors(self, last: int) -> npt.NDArray[np.float32]:
+        """Read and check the descriptors of the last pictures, (last, G)."""
+        records = self.records.tail(last)
+        return _gather_descriptors(records, len(records) - last, self._segments, self._state.meta.descriptor_dim)
+
+    def _load_descriptors(self) -> DescriptorRows:
+        if self._rows is None:
+            self._rows = DescriptorRows([self._read_descriptors(len(self))])
+        return self._rows
+
+    @property
+    def descriptors(self) -> npt.NDArray[np.float32]:
+        """Return all descriptors (n, G). Raises MapError if they were not read before and are damaged."""
+        return self._load_descriptors().array()
+
+    def take_descriptors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return the descriptors of some rows, (len(rows), G), without bringing all together as `descriptors` does."""
+        return self._load_descriptors().take(rows)
+
+    def last_descriptors(self, count: int) -> npt.NDArray[np.float32]:
+        """Return the descriptors of the last rows, (count, G)."""
+        return self.take_descriptors(np.arange(len(self) - count, len(self)))
+
+    def read_descriptor(self, row: int) -> npt.NDArray[np.float32]:
+        """Read the descriptor (G,) of one picture from its file. Raises MapError if it is damaged."""
+        record = self.records[_checked_row(row, len(self.records))]
+        return self._segments[record.segment].read_descriptor(record)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -151,6 +210,8 @@ class Map:
     def _read_tokens(
         self, rows: Sequence[int] | npt.NDArray[np.integer], strict: bool
     ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        if self._closed:
+            raise ValueError(f"the map {self.path} is closed")
         wanted = [self.records[_checked_row(row, len(self.records))] for row in rows]
         intact = np.ones(len(wanted), np.bool_)
         tokens = np.empty(
@@ -193,8 +254,8 @@ class Map:
             identity=self.identity,
             created_by=self._state.meta.created_by,
             pictures=len(self.records),
-            with_pose=sum(record.pose is not None for record in self.records),
-            with_gps=sum(record.gps is not None for record in self.records),
+            with_pose=self.records.count("position"),
+            with_gps=self.records.count("gps"),
             deleted=stored - len(self.records),
             segments=len(self._segments),
             descriptor_dim=self._state.meta.descriptor_dim,
@@ -204,26 +265,32 @@ class Map:
             model_bytes=model_size,
             thumbnail_bytes=thumbnails,
             bytes_per_picture=size / stored if stored else 0.0,
+            index_precision=self.index_precision,
         )
 
     def open_newer(self) -> Map | None:
         """Open the map's present state, or return None if nothing was committed since this snapshot.
 
+        The two snapshots share what did not change, so that the cost follows from the change. Close each of them.
         Returning None takes one `stat` of the catalog. In the two seconds after a commit it reads the catalog.
         Not safe to call from two threads at once. Raises MapError as `open` does.
         """
         stamp = _read_stamp(self.path)
         if stamp is not None and stamp == self._stamp:
             return None
-        if catalog.load(self.path) == self._state:
+        state = catalog.load_newer(self.path, self._state)
+        held = self._state
+        if (state.meta, state.segments) == (held.meta, held.segments) and state.records.same_blocks(held.records):
             self._stamp = stamp
             return None
-        return Map.open(self.path)
+        return Map._open(self.path, self, self._rows is not None)
 
     def close(self) -> None:
-        """Close the segment files. Tokens can no longer be read then."""
-        for segment in self._segments.values():
-            segment.close()
+        """Close the segment files that no other snapshot uses. Tokens can no longer be read then."""
+        if not self._closed:
+            self._closed = True
+            for segment in self._segments.values():
+                segment.close()
 
     def __enter__(self) -> Map:
         return self
@@ -234,17 +301,21 @@ class Map:
         self.close()
 
 
-def _gather_descriptors(records: list[Record], segments: dict[int, Segment], dim: int) -> npt.NDArray[np.float32]:
-    """Read and check the records' descriptors, (len(records), G), one segment at a time."""
-    rows: dict[int, list[int]] = defaultdict(list)
-    for row, record in enumerate(records):
-        rows[record.segment].append(row)
-    descriptors = np.empty((len(records), dim), np.float32)
-    for number, segment in segments.items():
+def _gather_descriptors(
+    records: RecordList, first: int, segments: dict[int, Segment], dim: int
+) -> npt.NDArray[np.float32]:
+    """Read and check the descriptors of the records from `first` on, (n, G), one segment at a time."""
+    numbers, rows, crcs = (records.column(name)[first:] for name in ("segment", "row", "descriptor_crc"))
+    descriptors = np.empty((len(numbers), dim), np.float32)
+    order = np.argsort(numbers, kind="stable")
+    held, starts = np.unique(numbers[order], return_index=True)
+    for number, here in zip(held.tolist(), np.split(order, starts[1:]), strict=False):
+        segment = segments[number]
         stored = segment.read_descriptors()
-        for row in rows[number]:
-            segment.check_descriptor(stored, records[row])
-            descriptors[row] = stored[records[row].row]
+        damaged = find_damaged(stored, rows[here], crcs[here])
+        if damaged is not None:
+            segment.check_descriptor(stored, records[first + int(here[damaged])])
+        descriptors[here] = stored[rows[here]]
     return descriptors
 
 

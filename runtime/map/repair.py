@@ -20,6 +20,7 @@ from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.lock import lock_map
 from pairvpr.runtime.map.reader import allow_open_files
+from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.salvage import Salvage, salvage_catalog
 from pairvpr.runtime.map.segments import (
@@ -82,7 +83,7 @@ def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = N
         damaged = [path / FOLDER / file for file in sorted(known - committed) if os.path.lexists(path / FOLDER / file)]
         with writing(path):
             aside = _set_aside(path / ASIDE, [path / catalog.FILE, *damaged])
-            catalog.create(path, repaired.meta, repaired.segments, repaired.records)
+            catalog.create(path, repaired.meta.upgraded(kept), repaired.segments, repaired.records)
         remove_leftovers(path / FOLDER, committed)
     return RepairReport(kept, tuple(dropped), max(0, state.meta.records - len(state.records)), aside)
 
@@ -139,7 +140,7 @@ def _rewrite(
     segments.sort(key=lambda entry: entry.number)
     kept.sort(key=lambda record: record.id)
     meta = dataclasses.replace(state.meta, segments=len(segments), records=len(kept))
-    return Catalog(meta, segments, kept), dropped
+    return Catalog(meta, segments, RecordList.of(kept)), dropped
 
 
 def _set_aside(folder: Path, files: Iterable[Path]) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog, Meta
+from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry, find_segment, segment_name
 from pairvpr.runtime.map.tokens import StoredTokens
@@ -23,18 +24,19 @@ def salvage_catalog(path: Path) -> Catalog:
     The result's `meta` has the original counts.
     Raises MapError if the catalog cannot be opened or the map's settings are damaged.
     """
-    found = catalog.read_intact(path)
-    segments = {entry.number: entry for entry in found.segments if entry.file == segment_name(entry.number)}
-    for number in {record.segment for record in found.records} - set(segments):
+    meta, entries, intact = catalog.read_intact(path)
+    segments = {entry.number: entry for entry in entries if entry.file == segment_name(entry.number)}
+    for number in {record.segment for record in intact} - set(segments):
         with suppress(MapError):  # the segment is lost, and the caller reports each of its pictures
             segments[number] = find_segment(path / FOLDER, number)
     records: dict[tuple[int, int], Record] = {}
     names: set[str] = set()
-    for record in found.records:
+    for record in intact:
         if (record.segment, record.row) not in records and (record.deleted or record.name not in names):
             records[record.segment, record.row] = record
             names |= set() if record.deleted else {record.name}
-    return Catalog(found.meta, sorted(segments.values(), key=lambda entry: entry.number), list(records.values()))
+    found = sorted(segments.values(), key=lambda entry: entry.number)
+    return Catalog(meta, found, RecordList.of(records.values()))
 
 
 class Salvage:

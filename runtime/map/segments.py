@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,7 @@ class Segment:
         self._token_shape = token_shape
         self._token_type = STORED[token_type]
         self._scaled = token_type == "int8"
+        self._users, self._lock = 1, Lock()
         with reading(self.path):
             check_folder(folder)
             self._stream: FileIO = open_member(folder, entry.file)
@@ -168,9 +170,18 @@ class Segment:
             self._stream.close()
             raise
 
+    def share(self) -> Segment:
+        """Return the segment for one more user, who closes it, too."""
+        with self._lock:
+            self._users += 1
+        return self
+
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file if there is no other user."""
+        with self._lock:
+            self._users -= 1
+            if self._users <= 0:
+                self._stream.close()
 
     def read_descriptors(self) -> npt.NDArray[np.float32]:
         """Read all descriptors, (count, G) float32, without checking them; see `check_descriptor`."""
@@ -188,9 +199,13 @@ class Segment:
 
     def read_picture(self, record: Record) -> tuple[npt.NDArray[np.float32], StoredTokens]:
         """Read the record's descriptor (G,) and tokens. Raises MapError unless they are as they were written."""
+        return self.read_descriptor(record), self.read_tokens(record)
+
+    def read_descriptor(self, record: Record) -> npt.NDArray[np.float32]:
+        """Read the record's descriptor (G,). Raises MapError unless it is as it was written."""
         descriptor = self._read_row(self._descriptors_at, record.row, self._descriptor_dim, DESCRIPTOR_TYPE)
         self.check_descriptor(descriptor[None], dataclasses.replace(record, row=0))
-        return descriptor, self.read_tokens(record)
+        return descriptor
 
     def read_tokens(self, record: Record) -> StoredTokens:
         """Read the record's tokens. Raises MapError unless they are as they were written."""
@@ -284,6 +299,25 @@ def is_unit(descriptor: npt.NDArray[np.float32]) -> bool:
     """Return whether a descriptor (G,) is finite and has length 1, within NORM_TOLERANCE."""
     length = math.sqrt(float(np.dot(descriptor, descriptor)))  # too large ones become infinite
     return abs(length - 1) <= NORM_TOLERANCE  # false for NaN
+
+
+def find_damaged(
+    descriptors: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], crcs: npt.NDArray[np.uint32]
+) -> int | None:
+    """Return the place in `rows` (m,) of the first descriptor that is not as it was written, or not of length 1.
+
+    descriptors: (n, G), as the segment stores them.
+    crcs: (m,), the checksum of each row.
+    """
+    if not len(rows):
+        return None
+    content, size = memoryview(descriptors.data).cast("B"), descriptors.shape[1] * descriptors.itemsize
+    places = zip((rows * size).tolist(), crcs.tolist(), strict=True)
+    sound = np.array([zlib.crc32(content[at : at + size]) == crc for at, crc in places])
+    with np.errstate(all="ignore"):  # of numbers that are not finite
+        lengths = np.sqrt(np.einsum("ij,ij->i", descriptors, descriptors))[rows]
+    wrong = np.flatnonzero(~(sound & (np.abs(lengths - 1) <= NORM_TOLERANCE / 2)))
+    return next((int(place) for place in wrong if not sound[place] or not is_unit(descriptors[rows[place]])), None)
 
 
 def check_present(folder: Path, entry: SegmentEntry) -> None:

@@ -22,10 +22,11 @@ from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import catalog, compaction
 from pairvpr.runtime.map import records as records_table
-from pairvpr.runtime.map.catalog import Meta
+from pairvpr.runtime.map.catalog import INDEX, PRECISIONS, Meta
 from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.lock import lock_map
+from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import (
     DESCRIPTOR_TYPE,
@@ -140,9 +141,14 @@ class MapWriter:
             remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
             stack.pop_all()
         self._meta, self._segments = state.meta, state.segments
-        self._records = {record.name: record for record in state.records if not record.deleted}
-        self._names = {name: record.source for name, record in self._records.items()}
-        self._last_id = max((record.id for record in state.records), default=0)
+        self._last_id = state.records.blocks[-1].last_id if state.records.blocks else 0
+        self._hold(state.records.live())
+
+    def _hold(self, records: RecordList) -> None:
+        """Take over the committed pictures. Their records are made when they are asked for."""
+        self._stored = records
+        self._rows = {name: row for row, name in enumerate(records.names())}
+        self._added: dict[str, Record] = {}  # since then; those not yet committed have no id
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -156,11 +162,12 @@ class MapWriter:
 
     def records(self) -> dict[str, Record]:
         """Return the committed pictures that are not deleted, by name."""
-        return dict(self._records)
+        held = {record.name: record for record in self._stored if record.name in self._rows}
+        return held | {name: record for name, record in self._added.items() if record.id}
 
     def names(self) -> dict[str, str]:
         """Return name and source of every picture that is not deleted, including those not committed yet."""
-        return dict(self._names)
+        return {name: record.source for name, record in (self.records() | self._added).items()}
 
     def add(
         self,
@@ -181,7 +188,7 @@ class MapWriter:
         descriptor does not have length 1, a text or number cannot be stored, or a commit fails.
         """
         self._check_usable()
-        if name in self._names:
+        if name in self._rows or name in self._added:
             raise MapError(f"{self.path} already holds {name!r}: remove it first, or give the picture another name")
         if thumbnail is not None and len(thumbnail) > LARGEST:
             raise ValueError(f"a thumbnail of {len(thumbnail)} bytes")
@@ -205,7 +212,7 @@ class MapWriter:
 
     def _append(self, picture: _Pending) -> None:
         self._pending.append(picture)
-        self._names[picture.record.name] = picture.record.source
+        self._added[picture.record.name] = picture.record
         waiting = len(self._pending)
         if waiting >= COMMIT_PICTURES or waiting * picture.tokens.nbytes >= COMMIT_BYTES:
             self.commit()
@@ -220,9 +227,8 @@ class MapWriter:
             dataclasses.replace(pending.record, id=self._last_id + 1 + row, segment=number, row=row)
             for row, pending in enumerate(self._pending)
         ]
-        meta = dataclasses.replace(
-            self._meta, segments=self._meta.segments + 1, records=self._meta.records + len(added)
-        )
+        held = self._upgraded()
+        meta = dataclasses.replace(held, segments=held.segments + 1, records=held.records + len(added))
         with self._committing():
             with writing(self.path / FOLDER):
                 segment = write_segment(
@@ -237,7 +243,7 @@ class MapWriter:
                 catalog.append(self._connection, meta, segment, added)
         self._meta, self._last_id = meta, added[-1].id
         self._segments.append(segment)
-        self._records.update((record.name, record) for record in added)
+        self._added.update((record.name, record) for record in added)
         self._pending.clear()
 
     def remove(self, names: Iterable[str]) -> int:
@@ -248,18 +254,21 @@ class MapWriter:
         """
         self._check_usable()
         wanted = dict.fromkeys(names)
-        strange = next((name for name in wanted if name not in self._names), None)
+        strange = next((name for name in wanted if name not in self._rows and name not in self._added), None)
         if strange is not None:
             raise MapError(f"{self.path} holds no picture {strange!r}: see `pairvpr map list`; nothing was removed")
         self.commit()
-        gone = [dataclasses.replace(self._records[name], deleted=True) for name in wanted]
-        if not gone:
+        held = [self._added.get(name) or self._stored[self._rows[name]] for name in wanted]
+        if not held:
             return 0
+        upgraded = self._upgraded()
         with self._committing(), writing(self.path / catalog.FILE):
-            catalog.delete(self._connection, gone)
+            catalog.delete(self._connection, [dataclasses.replace(record, deleted=True) for record in held])
+        self._meta = upgraded
         for name in wanted:
-            del self._records[name], self._names[name]
-        return len(gone)
+            self._added.pop(name, None)
+            self._rows.pop(name, None)
+        return len(held)
 
     def compact(self) -> int:
         """Rewrite the map in large segments without removed pictures. Return the number of bytes freed.
@@ -270,20 +279,44 @@ class MapWriter:
         """
         self._check_usable()
         self.commit()
-        live = sorted(self._records.values(), key=lambda record: record.id)
+        live = sorted(self.records().values(), key=lambda record: record.id)
         batches = compaction.plan_batches(self._meta, self._segments, live)
+        upgraded = self._upgraded()
         if len(live) == self._meta.records and len(self._segments) <= len(batches):
+            if upgraded.format != self._meta.format:
+                with self._committing(), writing(self.path / catalog.FILE):
+                    catalog.update(self._connection, upgraded)
+                self._meta = upgraded
             return 0
         old = self._segments
         with self._committing():
             segments, moved = compaction.rewrite(self.path, self._meta, old, batches, self._next_segment())
-            meta = dataclasses.replace(self._meta, segments=len(segments), records=len(moved))
+            meta = dataclasses.replace(upgraded, segments=len(segments), records=len(moved))
             with writing(self.path / catalog.FILE):
                 catalog.replace(self._connection, meta, segments, moved)
             self._meta, self._segments = meta, segments
-            self._records = {record.name: record for record in moved}
+            self._hold(RecordList.of(moved))
             remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
         return sum(entry.bytes for entry in old) - sum(entry.bytes for entry in segments)
+
+    def set_index_precision(self, precision: str) -> None:
+        """Commit the precision of the search, "float32" or "float16", after the pictures added so far.
+
+        Raises ValueError for another precision, and MapError if the commit fails.
+        """
+        self._check_usable()
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r}")
+        self.commit()
+        held = self._upgraded()
+        meta = dataclasses.replace(held, settings={**held.settings, INDEX: precision})
+        with self._committing(), writing(self.path / catalog.FILE):
+            catalog.update(self._connection, meta)
+        self._meta = meta
+
+    def _upgraded(self) -> Meta:
+        """Return the properties of the map after a commit, which brings an older format to the present one."""
+        return self._meta.upgraded(len(self._rows) + sum(record.id > 0 for record in self._added.values()))
 
     def _next_segment(self) -> int:
         """Return an unused segment number. Segments are never replaced, because a reader may have them open."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +19,7 @@ from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Place
 from pairvpr.runtime.image import make_thumbnail, resize
-from pairvpr.runtime.map import Map, MapWriter, Record
+from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.map.catalog import DIGEST
 from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
 from pairvpr.runtime.mapping.token_storage import token_settings
@@ -163,7 +163,10 @@ def add_pictures(
         stack.enter_context(remark_scope(options.strict))
         source = stack.enter_context(open_source(str(images), options.source))
         finder = PlaceFinder(options.poses)
-        known = _KnownPictures(db, source.origin, finder, _read_map(db, model.bundle, create, options))
+        map_ = _open_map(db, model.bundle, create, options)
+        if map_ is not None:
+            stack.enter_context(map_)
+        known = _KnownPictures(db, source.origin, finder, map_)
         total = source.length
         if source.names is not None:
             known.check_all(source.names, options.poses)
@@ -230,14 +233,15 @@ def _raise_empty(images: str | Path, read: int, left_out: int, skipped: Sequence
     raise SourceError(f"{images}: none of its {read} pictures could be read; first: {first}")
 
 
-def _read_map(db: Path, bundle: Bundle, create: bool, options: BuildOptions) -> dict[str, tuple[Record, Keyframe]]:
-    """Return the pictures of the map by name, or an empty dictionary for a map that is to be created.
+def _open_map(db: Path, bundle: Bundle, create: bool, options: BuildOptions) -> Map | None:
+    """Open the map without its descriptors. Return None for a map that is to be created.
 
     Raises MapError if the map belongs to another model or stores tokens in another way than the options ask for.
     """
     if create and not (db / "map.sqlite").exists():
-        return {}
-    with Map.open(db) as map_:
+        return None
+    with ExitStack() as stack:
+        map_ = stack.enter_context(Map.open(db, descriptors=False))
         if map_.identity != bundle.identity:
             raise MapError(
                 f"{db}: made with model {map_.identity[:12]}, not with {bundle.identity[:12]}; "
@@ -250,10 +254,8 @@ def _read_map(db: Path, bundle: Bundle, create: bool, options: BuildOptions) -> 
         stored = map_.token_format
         if options.token_type not in (None, stored.type) or options.keep_tokens not in (None, stored.keep):
             raise MapError(f"{db}: stores {stored}; leave --tokens and --keep-tokens out, or build another map")
-        return {
-            record.name: (record, Keyframe(record.pose or record.gps, descriptor))
-            for record, descriptor in zip(map_.records, map_.descriptors, strict=True)
-        }
+        stack.pop_all()
+    return map_
 
 
 class _KnownPictures:
@@ -262,20 +264,20 @@ class _KnownPictures:
     already: frames so far that the map holds.
     """
 
-    def __init__(
-        self, db: Path, origin: str, finder: PlaceFinder, pictures: Mapping[str, tuple[Record, Keyframe]]
-    ) -> None:
+    def __init__(self, db: Path, origin: str, finder: PlaceFinder, map_: Map | None) -> None:
+        """map_: the map as it is before anything is added, None if there is none."""
         self.already = 0
         self._db = db
         self._origin = origin
         self._finder = finder
-        self._pictures = pictures
+        self._map = map_
+        self._rows = {} if map_ is None else {name: row for row, name in enumerate(map_.records.names())}
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._rows)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._pictures
+        return name in self._rows
 
     def check_all(self, names: Sequence[str], poses: str | Path | None) -> None:
         """Check the names of a source before any picture is read.
@@ -297,26 +299,31 @@ class _KnownPictures:
 
         Raises MapError as `_check`, and the errors of the source.
         """
-        last: Keyframe | None = None
+        last: int | None = None
 
         def lacks(number: int, name: str, timestamp: float | None) -> bool:
             nonlocal last
             self._check(name, timestamp)
-            if name not in self._pictures:
+            if name not in self._rows:
                 return True
             self.already += 1
-            last = self._pictures[name][1]
+            last = self._rows[name]
             return False
 
         for frame in source.frames(lacks):
             before, last = last, None
-            yield frame, before
+            yield frame, None if before is None else self._keyframe(before)
+
+    def _keyframe(self, row: int) -> Keyframe:
+        assert self._map is not None
+        record = self._map.records[row]
+        return Keyframe(record.pose or record.gps, self._map.read_descriptor(row))
 
     def _check(self, name: str, timestamp: float | None) -> None:
         """Raise MapError if the map holds this name from another source, or holds it without its present pose."""
-        if name not in self._pictures:
+        if self._map is None or name not in self._rows:
             return
-        record, _ = self._pictures[name]
+        record = self._map.records[self._rows[name]]
         if record.source != self._origin:
             raise MapError(
                 f"{self._db}: already holds a picture {name!r}, from {record.source}; "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,7 @@ from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.clocks import SteadyClock
 from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.geometry.rotations import IDENTITY, inverse, multiply, normalize, rotate
-from pairvpr.runtime.map import Map, MapWriter
+from pairvpr.runtime.map import Map, MapWriter, Record
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.outputs.covariance import Floor, promised_deviation
 from pairvpr.runtime.rerank import STAGES, Reranker
@@ -76,7 +76,7 @@ class Threshold:
             if not math.isfinite(score):
                 raise MapError(f"--threshold {text}: give a finite pair score")
             return Threshold(score)
-        with Map.open(text) as map_:
+        with Map.open(text, descriptors=False) as map_:
             acceptance = Acceptance.find_in(Bundle.open(map_.model_path))
             if map_.identity != identity:
                 raise MapError(
@@ -272,17 +272,23 @@ class LoopCloser:
         if self._snapshot is None:
             self._snapshot = self._take(Map.open(path), source)
         elif self._waiting is None and (newer := self._snapshot.map_.open_newer()) is not None:
-            self._snapshot.map_.close()
-            self._snapshot = self._take(newer, source)
+            earlier, self._snapshot = self._snapshot, self._follow(self._snapshot, newer, source)
+            earlier.map_.close()
         return self._snapshot  # while a picture waits, all newly committed ones are too recent
 
     def _take(self, map_: Map, source: str) -> _Snapshot:
-        stamps = [
-            math.nan if each.source != source or each.timestamp is None else each.timestamp for each in map_.records
-        ]
-        return _Snapshot(
-            map_, np.array(stamps), FaissIndex(map_.descriptors), Reranker(map_, self._model, self._cascade)
-        )
+        index = FaissIndex(map_.descriptors, map_.index_precision)
+        return _Snapshot(map_, _stamps(map_.records, source), index, Reranker(map_, self._model, self._cascade))
+
+    def _follow(self, earlier: _Snapshot, map_: Map, source: str) -> _Snapshot:
+        """Return the snapshot of a newer state, at a cost that follows from the change."""
+        change = map_.change
+        if change is None:
+            return self._take(map_, source)
+        added = map_.records[len(map_) - change.added :]
+        stamps = np.concatenate([np.delete(earlier.stamps, change.removed), _stamps(added, source)])
+        index = earlier.index.updated(change.removed, map_.last_descriptors(change.added))
+        return _Snapshot(map_, stamps, index, earlier.reranker.on(map_))
 
     def _closure(
         self, snapshot: _Snapshot, name: str, timestamp: float, features: Features, pose: Pose | None
@@ -319,6 +325,12 @@ def seen_from(outer: Pose | None, inner: Pose | None) -> Pose | None:
 def _pose_json(pose: Pose) -> dict[str, object]:
     """Return a relative pose, which has no frame, as JSON."""
     return {name: value for name, value in pose.as_json().items() if name != "frame"}
+
+
+def _stamps(records: Sequence[Record], source: str) -> npt.NDArray[np.float64]:
+    """Return the time stamps (n,) of the records of a source in seconds, NaN for others."""
+    stamps = [math.nan if each.source != source or each.timestamp is None else each.timestamp for each in records]
+    return np.array(stamps, np.float64)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import MapWriter
-from pairvpr.runtime.map.records import COLUMNS, checksum
+from pairvpr.runtime.map import MapWriter, catalog
+from pairvpr.runtime.map.records import COLUMNS, checksum, encode
 
 SEGMENT_COLUMNS = ("number", "file", "count", "bytes", "header_crc")
 Row = dict[str, Any]
@@ -40,14 +40,46 @@ def make_map(path: Path, count: int = 20, tokens: str = "float16") -> Path:
     return path
 
 
+def to_rows(path: Path) -> Path:
+    """Rewrite a map in the format before blocks: a row for each record."""
+    state = catalog.load(path)
+    with closing(sqlite3.connect(path / "map.sqlite", isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.execute("DROP TABLE blocks")
+        connection.execute(catalog._definition("records"))
+        marks = ", ".join("?" * len(COLUMNS))
+        connection.executemany(f"INSERT INTO records VALUES ({marks})", map(encode, state.records))
+        connection.execute("COMMIT")
+        connection.execute("VACUUM")
+    edit_meta(path, lambda meta: {**meta, "format": catalog.ROW_FORMATS[state.meta.token_format.type]})
+    return path
+
+
+def has_rows(path: Path) -> bool:
+    """Return whether the map is in the format before blocks."""
+    with closing(sqlite3.connect(path / "map.sqlite")) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'records'").fetchone() is not None
+
+
 def edit_records(path: Path, edit: Callable[[Row], Row]) -> None:
-    """Replace each record by the edited one."""
+    """Replace each record by the edited one. The map gets the format before blocks, which holds any value."""
+    if not has_rows(path):
+        to_rows(path)
     _edit(path, "records", tuple(COLUMNS)[:-1], edit)
 
 
 def edit_segments(path: Path, edit: Callable[[Row], Row]) -> None:
     """Replace each segment's entry by the edited one."""
     _edit(path, "segments", SEGMENT_COLUMNS, edit)
+
+
+def edit_blocks(path: Path, edit: Callable[[bytes], bytes]) -> None:
+    """Replace the content of each block by the edited one, and its checksum."""
+    with closing(sqlite3.connect(path / "map.sqlite")) as connection, connection:
+        for number, content in connection.execute("SELECT number, content FROM blocks").fetchall():
+            edited = edit(content)
+            crc = zlib.crc32(edited, zlib.crc32(number.to_bytes(8, "little")))
+            connection.execute("UPDATE blocks SET content = ?, crc = ? WHERE number = ?", (edited, crc, number))
 
 
 def edit_meta(path: Path, edit: Callable[[Row], Row]) -> None:

@@ -1,6 +1,7 @@
 """A damaged map raises an error of one line and never gives a wrong answer."""
 
 import dataclasses
+import functools
 import random
 import re
 import sqlite3
@@ -12,6 +13,7 @@ from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, MapWriter, catalog, merge_maps, records, repair_map, verify_map
+from tests.runtime.map.forging import to_rows
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (5, 4)}
 COUNT = 40
@@ -70,8 +72,11 @@ def damaged_or_the_same(path, sound):
     return True
 
 
-@pytest.mark.parametrize("file", ["map.sqlite", "segments/000001.safetensors", "segments/000004.safetensors"])
+@pytest.mark.parametrize("file", ["map.sqlite", "rows", "segments/000001.safetensors", "segments/000004.safetensors"])
 def test_a_flipped_byte_is_never_a_wrong_answer(path, file):
+    if file == "rows":
+        to_rows(path)
+        file = "map.sqlite"
     sound = content(path)
     original = (path / file).read_bytes()
     chance = random.Random(file)
@@ -135,10 +140,20 @@ def test_every_opening_notices_a_damaged_record(path):
         "UPDATE meta SET value = '2' WHERE key = 'format'",
         "UPDATE meta SET value = '[4, 5]' WHERE key = 'token_shape'",
         "DROP TABLE records",
+        "DROP TABLE blocks",
+        "DELETE FROM blocks WHERE number = 31",
+        "UPDATE blocks SET number = 41 WHERE number = 31",
+        "UPDATE blocks SET content = substr(content, 1, 500) WHERE number = 1",
+        "UPDATE blocks SET content = 'text' WHERE number = 1",
+        "UPDATE blocks SET crc = crc + 1 WHERE number = 1",
+        "UPDATE blocks SET crc = 'x' WHERE number = 1",
+        "ALTER TABLE blocks RENAME COLUMN content TO contents",
         "ALTER TABLE records RENAME COLUMN name TO title",
     ],
 )
 def test_a_changed_catalog_is_refused(path, statement):
+    if "records" in statement:
+        to_rows(path)
     connection = sqlite3.connect(path / "map.sqlite")
     with connection:
         assert connection.execute(statement).rowcount
@@ -159,6 +174,7 @@ def test_a_changed_catalog_is_refused(path, statement):
 def test_records_without_their_segment_rows_are_refused(path, change):
     with Map.open(path) as opened:
         changed = dataclasses.replace(opened.records[39], **change)
+    to_rows(path)
     connection = sqlite3.connect(path / "map.sqlite")
     with connection:
         connection.execute("DELETE FROM records WHERE id = 40")
@@ -171,7 +187,7 @@ def test_records_without_their_segment_rows_are_refused(path, change):
 def test_a_lost_commit_is_noticed(path):
     connection = sqlite3.connect(path / "map.sqlite")
     with connection:
-        connection.execute("DELETE FROM records WHERE segment = 4")
+        connection.execute("DELETE FROM blocks WHERE number = 31")
         connection.execute("DELETE FROM segments WHERE number = 4")
     connection.close()
     with pytest.raises(MapError, match="it has 3 segments and 30 records in place of 4 and 40"):
@@ -243,7 +259,8 @@ def test_verify_finds_all_damages(path):
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "map"
     with monkeypatch.context() as patched:
-        patched.setattr(catalog, "FORMATS", {"float16": 7})
+        patched.setattr(catalog, "FORMAT", 7)
+        patched.setattr(catalog.Meta, "__init__", functools.partialmethod(catalog.Meta.__init__, format=7))
         MapWriter.open(path, **SHAPE, install_model=install_model).close()
     before = (path / "map.sqlite").read_bytes()
     for call in (
@@ -254,6 +271,6 @@ def test_a_newer_format_is_refused(tmp_path, monkeypatch):
         lambda path: merge_maps([path], path),
         repair_map,
     ):
-        with pytest.raises(MapError, match=r"made by a newer pairvpr \(format 7, this one reads 2\): upgrade"):
+        with pytest.raises(MapError, match=r"made by a newer pairvpr \(format 7, this one reads 3\): upgrade"):
             call(path)
     assert (path / "map.sqlite").read_bytes() == before

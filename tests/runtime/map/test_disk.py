@@ -76,7 +76,7 @@ def scene_die_in_a_transaction(path):
     connection.execute("BEGIN IMMEDIATE")
     for number in range(100, 200):
         connection.execute("INSERT INTO segments VALUES (?, ?, 1, 1, 1, 1)", (number, "x" * 1000))
-    connection.execute("UPDATE records SET name = name || hex(zeroblob(2000))")
+    connection.execute("UPDATE blocks SET content = zeroblob(2000)")
     os.kill(os.getpid(), signal.SIGKILL)
 
 

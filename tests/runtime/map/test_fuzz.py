@@ -23,6 +23,7 @@ from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import MapWriter, catalog
 from pairvpr.runtime.model import default_bundle
 from tests.runtime.map.damages import Damaged, damaged
+from tests.runtime.map.forging import has_rows, to_rows
 from tests.runtime.map.fuzz_reader import Reader
 from tests.scenes import draw_scene
 
@@ -184,7 +185,9 @@ def interrupt_commit(path: Path) -> None:
     with closing(sqlite3.connect(path / catalog.FILE, isolation_level=None)) as connection:
         connection.execute("PRAGMA cache_size=1")
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE records SET name = name || name")
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        rows = "UPDATE records SET name = name || name"
+        connection.execute("UPDATE blocks SET content = content || content" if "blocks" in tables else rows)
         files = [path / catalog.FILE, path / f"{catalog.FILE}-journal"]
         contents = [file.read_bytes() for file in files]
         connection.execute("ROLLBACK")
@@ -219,7 +222,7 @@ def changes(whole: Path) -> st.SearchStrategy[tuple[Any, ...]]:
         st.tuples(st.just("remove"), name),
         st.tuples(
             st.just("update"),
-            st.sampled_from(["records", "segments", "meta"]),
+            st.sampled_from(["records" if has_rows(whole) else "blocks", "segments", "meta"]),
             st.integers(0, 20),
             st.integers(0, 20),
             CELLS,
@@ -237,11 +240,15 @@ def apply(change: tuple[Any, ...], path: Path) -> None:
         update_cell(path, *how)
 
 
-@pytest.mark.parametrize("tokens", ["float16", "int8"])
+@pytest.mark.parametrize(("tokens", "rows"), [("float16", True), ("int8", True), ("float16", False), ("int8", False)])
 @pytest.mark.parametrize("interrupted", [False, True])
 @EXAMPLES
-def test_malformed_maps(reader: Reader, tmp_path: Path, tokens: str, interrupted: bool, examples: int) -> None:
+def test_malformed_maps(
+    reader: Reader, tmp_path: Path, tokens: str, rows: bool, interrupted: bool, examples: int
+) -> None:
     whole, path = write_map(tmp_path / "whole", tokens), tmp_path / "map"
+    if rows:
+        to_rows(whole)
     shutil.copytree(whole, path)
     sound = reader.read("map", path)
     assert (len(sound["pictures"]), sound["damages"]) == (11, [])

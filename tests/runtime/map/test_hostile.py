@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import zlib
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +19,20 @@ from hypothesis import strategies as st
 from pairvpr.errors import MapError
 from pairvpr.files import check_member, open_member, read_member
 from pairvpr.runtime.features import Features
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, MapWriter, merge_maps, repair_map, verify_map
+from pairvpr.runtime.map.blocks import Block
 from pairvpr.runtime.map.records import COLUMNS
-from tests.runtime.map.forging import SEGMENT_COLUMNS, edit_meta, edit_records, edit_segments, make_map, set_row
+from tests.runtime.map.forging import (
+    SEGMENT_COLUMNS,
+    edit_blocks,
+    edit_meta,
+    edit_records,
+    edit_segments,
+    make_map,
+    set_row,
+    to_rows,
+)
 
 META = ("format", "identity", "settings", "descriptor_dim", "token_shape", "created_by", "segments", "records", "extra")
 SEGMENT = "segments/000001.safetensors"
@@ -143,9 +156,15 @@ def test_a_journal_that_names_another_is_refused(path: Path) -> None:
         "ALTER TABLE meta RENAME TO real; CREATE VIEW meta AS SELECT * FROM real",
         "ALTER TABLE records RENAME TO real; CREATE VIEW records AS WITH RECURSIVE r AS (SELECT 1 AS id UNION ALL"
         " SELECT id + 1 FROM r) SELECT * FROM r JOIN real",
+        "CREATE TRIGGER extra AFTER INSERT ON blocks BEGIN DELETE FROM blocks; END",
+        "ALTER TABLE blocks ADD COLUMN extra AS (content || content)",
+        "CREATE TABLE records (id)",
+        "ALTER TABLE blocks RENAME TO real; CREATE VIEW blocks AS SELECT * FROM real",
     ],
 )
 def test_a_catalog_has_three_plain_tables(path: Path, change: str) -> None:
+    if "records" in change and "CREATE TABLE" not in change:
+        to_rows(path)
     with closing(sqlite3.connect(path / "map.sqlite")) as connection:
         connection.executescript(change)
     for use in (Map.open, MapWriter.edit, verify_map, repair_map):
@@ -252,6 +271,66 @@ def test_a_descriptor_of_another_length_is_not_added(path: Path) -> None:
         pytest.raises(MapError, match="does not have length 1"),
     ):
         writer.add(name="x", source="", features=features)
+
+
+def place_map(path: Path) -> Path:
+    """Make a map of 4 pictures with all that a record can have, and 4 without."""
+    with MapWriter.open(make_map(path, count=0), identity="a" * 64, descriptor_dim=8, token_shape=(5, 4)) as writer:
+        for number in range(8):
+            places = {"pose": Pose(1, 2, 3, (0, 0, 0, 1)), "gps": Gps(1, 2, 3), "timestamp": 1.0} if number < 4 else {}
+            descriptor = np.eye(1, 8, number, np.float32)
+            features = Features(descriptor, np.ones((1, 5, 4), np.float32))
+            writer.add(name=f"ü{number}.jpg", source="/pictures", features=features, **places)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("column", "at", "value"),
+    [
+        ("id", 0, 0), ("id", 3, 3), ("id", 7, -1), ("segment", 2, 9), ("segment", 2, -1), ("row", 2, -1),
+        ("row", 2, 3), ("row", 2, 2**40), ("deleted", 2, 2), ("source", 2, 7), ("frame", 2, 9), ("frame", 5, 0),
+        ("frame", 2, 0xFFFF), ("timestamp", 2, np.inf), ("position", (2, 1), np.nan), ("position", (5, 1), 1),
+        ("position", (2, 1), -np.inf), ("orientation", (2, 3), np.nan), ("orientation", 5, 1), ("gps", (2, 0), np.nan),
+        ("gps", (5, 2), 1), ("gps", (2, 1), np.inf),
+    ],
+)  # fmt: skip
+def test_values_of_blocks_have_types_and_ranges(tmp_path: Path, column: str, at: Any, value: float) -> None:
+    path = place_map(tmp_path / "map")
+
+    def forge(content: bytes) -> bytes:
+        forged = bytearray(content)
+        block = Block(1, forged, 0)  # type: ignore[arg-type]
+        block._columns[column].flags.writeable = True
+        block._columns[column][at] = value
+        return bytes(forged)
+
+    Map.open(path).close()
+    edit_blocks(path, forge)
+    with pytest.raises(MapError, match="is damaged"):
+        Map.open(path)
+
+
+@pytest.mark.parametrize("flips", [200, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_a_forged_block_is_refused_or_read(tmp_path: Path, flips: int) -> None:
+    path, chance, refused = place_map(tmp_path / "map"), random.Random(3), []
+    original = (path / "map.sqlite").read_bytes()
+    for _ in range(flips):
+        (path / "map.sqlite").write_bytes(original)
+
+        def forge(content: bytes) -> bytes:
+            forged = bytearray(content)
+            forged[chance.randrange(len(forged))] = chance.choice([0, 1, 127, 128, 255, chance.randrange(256)])
+            return bytes(forged[: chance.choice([len(forged)] * 9 + [chance.randrange(len(forged))])])
+
+        edit_blocks(path, forge)
+        try:
+            with Map.open(path) as opened:
+                assert [record.name for record in opened.records] == opened.records.names()
+                opened.read_intact_tokens(range(len(opened)))
+        except MapError as error:
+            refused.append(str(error))
+    assert all(map(str.isprintable, refused))
+    assert len(refused) > flips / 4
 
 
 CELLS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=9)

@@ -12,6 +12,7 @@ from pairvpr.cli.main import main
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter, catalog, repair, repair_map, verify_map
+from tests.runtime.map.forging import to_rows
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (5, 4)}
 NAMES = [f"{number}.jpg" for number in range(200)]
@@ -128,6 +129,8 @@ def test_intact_pictures_of_damaged_segments_are_kept(path):
     ],
 )
 def test_damaged_rows_of_the_catalog_are_dropped(path, statement, gone):
+    if "records" in statement:
+        to_rows(path)
     execute(path, statement)
     report = repair_map(path)
     assert (report.dropped, report.nameless, report.kept) == ((), len(gone), 200 - len(gone))
@@ -137,6 +140,7 @@ def test_damaged_rows_of_the_catalog_are_dropped(path, statement, gone):
 
 @pytest.mark.parametrize("which", [0, 1, -1])
 def test_damaged_pages_of_the_catalog_are_dropped(path, which):
+    to_rows(path)
     file = path / "map.sqlite"
     content = bytearray(file.read_bytes())
     size = int.from_bytes(content[16:18], "big")

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from pairvpr.cli.main import main
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime import Model, load_model
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.map import Map, verify_map
 from pairvpr.runtime.map import writer as writer_module
+from pairvpr.runtime.map.segments import Segment
 from pairvpr.runtime.mapping import builder as builder_module
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from tests.scenes import draw_scene
@@ -69,6 +72,28 @@ def bad_pictures() -> dict[str, bytes]:
         "bomb.png": png(20_000, 20_000),
         "float.tif": saved(Image.fromarray(np.ones(SIZE, np.float32)), "TIFF"),
     }
+
+
+def test_adding_listing_and_removing_read_no_descriptors(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, db = draw(tmp_path / "in", 0, 1), tmp_path / "map"
+    add_pictures(pictures, db, model, create=True)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("descriptors are read")
+
+    monkeypatch.setattr(Segment, "read_descriptors", refuse)
+    draw(pictures, 2)
+    for command in (["add", pictures], ["list"], ["info"], ["remove", "p0.png"], ["index", "--precision", "float16"]):
+        result = CliRunner().invoke(main, ["map", *map(str, command), "--db", str(db)])
+        assert result.exit_code == 0, result.output
+    assert result.stdout == f"{db}: searched in float16\n"
+    monkeypatch.undo()
+    assert names(db) == ["p1.png", "p2.png"]
+    assert "index precision    float16" in CliRunner().invoke(main, ["map", "info", "--db", str(db)]).stdout
+    with Map.open(db) as map_:
+        assert map_.index_precision == map_.info().index_precision == "float16"
 
 
 def test_every_picture_is_stored_as_the_model_sees_it(tmp_path: Path, model: Model) -> None:

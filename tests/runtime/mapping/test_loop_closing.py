@@ -22,6 +22,7 @@ from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, ScoreSetup, Traverse
 from pairvpr.runtime.map import Map, verify_map
+from pairvpr.runtime.map.segments import Segment
 from pairvpr.runtime.mapping.builder import add_pictures, open_writer
 from pairvpr.runtime.mapping.loop_closing import Closure, LoopCloser, Threshold
 from tests.scenes import draw_scene
@@ -79,6 +80,16 @@ def test_a_drive_that_comes_back(tmp_path: Path) -> None:
     again = loops(source, "--db", tmp_path / "map", "--threshold", "6", "--exclude", "25")
     assert edges(again) == []
     assert "0 pictures added, 0 loops closed, 6 already there" in again.stderr
+
+
+def test_each_commit_is_read_once(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, read = Segment.read_descriptors, []
+    monkeypatch.setattr(Segment, "read_descriptors", lambda self: (read.append(self.entry.number), plain(self))[1])
+    source = drive(tmp_path / "cam", *ROUND, visits=True)
+    with LoopCloser(model, Threshold(-1000.0), 15.0) as closer:
+        add_pictures(source, tmp_path / "map", model, create=True, loop_closer=closer)
+    assert len(read) > 1
+    assert read == sorted(set(read))
 
 
 def test_poses_of_the_source_are_compared(tmp_path: Path) -> None:

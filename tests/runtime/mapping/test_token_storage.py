@@ -17,6 +17,7 @@ from pairvpr.runtime.map.tokens import TokenFormat, merge, quantize
 from pairvpr.runtime.mapping import token_storage
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.reference import Reference, Tolerance
+from tests.runtime.map.forging import edit_meta, to_rows
 from tests.scenes import draw_scene
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (7, 4)}
@@ -139,13 +140,19 @@ def test_every_flipped_byte_of_int8_tokens_and_scales_is_detected(tmp_path):
     assert verify_map(tmp_path / "map") == []
 
 
-def test_older_versions_read_maps_without_int8(tmp_path, monkeypatch):
-    for kind in ("float16", "int8"):
-        build(tmp_path / kind, TokenFormat(kind))
-    monkeypatch.setattr(catalog, "FORMATS", {"float16": 1})
-    Map.open(tmp_path / "float16").close()
-    with pytest.raises(MapError, match=r"newer pairvpr \(format 2, this one reads 1\): upgrade"):
-        Map.open(tmp_path / "int8")
+def test_older_versions_refuse_new_maps_and_maps_of_rows_have_a_format_for_each_type(tmp_path, monkeypatch):
+    for kind, number in (("float16", 1), ("int8", 2)):
+        path = tmp_path / kind
+        build(path, TokenFormat(kind))
+        with monkeypatch.context() as patched:
+            patched.setattr(catalog, "FORMAT", 2)
+            with pytest.raises(MapError, match=r"newer pairvpr \(format 3, this one reads 2\): upgrade"):
+                Map.open(path)
+        to_rows(path)
+        assert catalog.load(path).meta.format == number
+        edit_meta(path, lambda meta, number=number: {**meta, "format": 3 - number})
+        with pytest.raises(MapError, match="is damaged"):
+            Map.open(path)
 
 
 def test_a_map_without_the_setting_holds_float16(tmp_path):
