@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -32,7 +33,7 @@ $strips
 </div>
 </section>""")
 
-STRIP = Template("""<div class="strip"><div class="pictures">
+STRIP = Template("""<div class="$kind"><div class="pictures">
 $pictures
 </div>
 <p class="ranks faint">$note</p></div>""")
@@ -51,8 +52,15 @@ def thumbnail(picture: Image.Image, size: tuple[int, int] = THUMBNAIL) -> bytes:
 
 def figure(jpeg: bytes, state: str, heading: str, caption: str, mark: str = "") -> str:
     """Return a picture with its caption. state: its CSS class. caption: plain text. heading, mark: HTML."""
-    data, text = base64.b64encode(jpeg).decode("ascii"), escape(caption)
-    return PICTURE.substitute(state=state, data=data, alt=text, heading=heading, caption=text + mark)
+    data = base64.b64encode(jpeg).decode("ascii")
+    return PICTURE.substitute(
+        state=state, data=data, alt=escape(caption), heading=heading, caption=breakable(caption) + mark
+    )
+
+
+def breakable(text: str) -> str:
+    """Return plain text as HTML whose lines may break between the parts of a file name, not within a part."""
+    return re.sub(r"([/_@#]+)(?=\w)", r"\1<wbr>", escape(text))
 
 
 def query_figure(file: Path, caption: str, heading: str = "Query") -> str:
@@ -66,9 +74,9 @@ def match_figure(file: Path, right: bool, heading: str, caption: str) -> str:
     return figure(thumbnail(load_picture(file)), state, heading, f"{caption} ", mark)
 
 
-def strip(figures: Sequence[str], note: str) -> str:
-    """Return figures side by side with a note below, which is plain text."""
-    return STRIP.substitute(pictures="\n".join(figures), note=escape(note))
+def strip(figures: Sequence[str], note: str, kind: str = "") -> str:
+    """Return figures side by side with a note below, which is plain text. kind: a CSS class."""
+    return STRIP.substitute(kind=f"strip {kind}".strip(), pictures="\n".join(figures), note=escape(note))
 
 
 def group(title: str, count: str, explanation: str, strips: Sequence[str]) -> str:

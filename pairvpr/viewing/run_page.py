@@ -12,19 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from pairvpr.errors import PairVPRError
-from pairvpr.html.album import figure, group, strip
+from pairvpr.html.album import breakable, figure, group, strip
+from pairvpr.html.charts import Axis, Chart, nice_step
 from pairvpr.html.document import UNTRAINED, WARNING, check_page, document, write_page
+from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Source
 from pairvpr.spread import spread
 from pairvpr.viewing.latency import COLOURS
 from pairvpr.viewing.plot import Mark, frame_of, plots
 from pairvpr.viewing.run_record import Answered, RunRecord
-from pairvpr.viewing.template import ERRORS, FIGURE, LATENCY, MISSING, RUN, STYLE
+from pairvpr.viewing.template import ERRORS, FIGURE, FILTER, LATENCY, MISSING, RUN, SCORES, STYLE
 from pairvpr.viewing.thumbnails import recorded_thumbnail
 
 PLACES = 2000  # of the map, on the plots
 PERCENTILES = (50, 95, 99)
+DOTS = 1000  # on the chart of scores
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecog
         figures="\n".join(_figures(record, source)),
         plotted=_say_plotted(record),
         plots=plots(_marks(record, recognizer)),
+        scores=_scores(record),
         latency=_latency(record),
         strips=_strips(record, recognizer),
         errors=_errors(record),
@@ -122,7 +126,41 @@ def _marks(record: RunRecord, recognizer: PlaceRecognizer) -> list[Mark]:
         if each.at is not None:
             label = f"{each.query} -> {each.best}, {each.said}, at {each.at}"
             marks.append(Mark(each.at, each.verdict, label, origin=each.own))
+    before: Pose | Gps | None = None
+    for each in record.answers.items:
+        if each.filtered is not None:
+            place, name = each.filtered
+            marks.append(
+                Mark(place, "sequence", f"{each.query}: the sequence filter says {name}, {place}", origin=before)
+            )
+            before = place
     return marks
+
+
+def _scores(record: RunRecord) -> str:
+    """Return a chart of the best matches' scores over the run, in the colours of the decisions."""
+    kept = [(each, each.score) for each in record.answers.items if each.score is not None]
+    if not kept:
+        return '<p class="faint">No best match was compared.</p>'
+    values = [score for _, score in kept] + ([] if record.threshold is None else [record.threshold])
+    low, high = min(values), max(values)
+    border = 0.05 * (high - low) or 1.0
+    drawn = Chart(
+        "Scores of the best matches over the run",
+        Axis.from_zero("number of the picture", float(max(record.total, 2)), 10),
+        Axis("pair score", low - border, high + border, nice_step(high - low + 2 * border, 6)),
+    )
+    dots = [
+        drawn.dot(each.verdict, each.number, score, f"{each.number}: {each.query} -> {each.best}, {each.said}")
+        for each, score in spread(kept, DOTS)
+    ]
+    note = "Green is accepted, red rejected, blue not judged."
+    if record.threshold is not None:
+        dots.append(drawn.level("threshold", record.threshold))
+        note += f" The dashed line is the threshold, {record.threshold:.3f}."
+    if len(kept) > DOTS:
+        note += f" {DOTS} of {len(kept)} answers are shown, evenly chosen."
+    return SCORES.substitute(chart=drawn.svg(dots), note=note)
 
 
 def _say_plotted(record: RunRecord) -> str:
@@ -133,6 +171,8 @@ def _say_plotted(record: RunRecord) -> str:
     own = sum(each.at is not None and each.own is not None and frame_of(each.own) == frame_of(each.at) for each in kept)
     chosen = f", of {record.answers.seen} evenly chosen" if len(kept) < record.answers.seen else ""
     lines = f" Lines lead from the places of {own} queries to their matches." if own else ""
+    if any(each.filtered is not None for each in kept):
+        lines += " The black line with rings is the way that the sequence filter gives."
     return (
         f"The places of {shown} best matches{chosen}: green if accepted, red if rejected, blue if not judged. "
         f"Grey marks are the map.{lines}"
@@ -169,7 +209,10 @@ def _strips(record: RunRecord, recognizer: PlaceRecognizer) -> str:
     if not strips:
         return ""
     count = f"{len(strips)} of {record.strips.seen}"
-    return group("Queries and their best matches", count, "Evenly chosen over the whole run.", strips)
+    verdicts = {each.verdict for each, _ in record.strips.items}
+    return (FILTER if len(verdicts) > 1 else "") + group(
+        "Queries and their best matches", count, "Evenly chosen over the whole run.", strips
+    )
 
 
 def _strip(each: Answered, query: bytes, match: bytes | None) -> str:
@@ -177,10 +220,10 @@ def _strip(each: Answered, query: bytes, match: bytes | None) -> str:
     caption = f"{each.best}, {each.said}"
     if match is None:
         caption += "; the map stores no thumbnail of it, and there is no file to show"
-        found = MISSING.substitute(state=state, heading="Best match", caption=escape(caption))
+        found = MISSING.substitute(state=state, heading="Best match", caption=breakable(caption))
     else:
         found = figure(match, state, "Best match", caption)
-    return strip([figure(query, "query", "Query", each.query), found], "")
+    return strip([figure(query, "query", "Query", each.query), found], "", each.verdict)
 
 
 def _errors(record: RunRecord) -> str:

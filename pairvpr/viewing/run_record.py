@@ -28,7 +28,8 @@ class Answered:
     """An answer without the matches below the best one.
 
     verdict: "accepted", "rejected" or "unjudged", also the name of a CSS class. own: the place of the query, if its
-    source tells it. at: the place of the match. timings: milliseconds by step.
+    source tells it. at: the place of the match. timings: milliseconds by step. number: of the frame in the run, from 1.
+    filtered: the place that the sequence filter gives, and its picture's name; None without a filter or place.
     """
 
     query: str
@@ -39,15 +40,27 @@ class Answered:
     own: Pose | Gps | None
     at: Pose | Gps | None
     timings: Mapping[str, float]
+    number: int = 1
+    filtered: tuple[Pose | Gps, str] | None = None
 
     @staticmethod
-    def from_answer(frame: Frame, answer: Recognition) -> Answered:
+    def from_answer(frame: Frame, answer: Recognition, number: int = 1) -> Answered:
         """Return the answer for a frame; it must have a match."""
+        sequence = answer.sequence
         best = answer.best
         verdict = {True: "accepted", False: "rejected", None: "unjudged"}[answer.accepted]
         own = frame.pose or frame.gps or named_pose(frame.name)
         return Answered(
-            frame.name, best.name, best.score, best.similarity, verdict, own, best.pose, dict(answer.timings)
+            frame.name,
+            best.name,
+            best.score,
+            best.similarity,
+            verdict,
+            own,
+            best.pose,
+            dict(answer.timings),
+            number,
+            None if sequence is None or sequence.pose is None else (sequence.pose, sequence.name),
         )
 
     @property
@@ -73,6 +86,7 @@ class RunRecord:
     It takes about 5 MB at most: ANSWERS answers, STRIPS thumbnails, ERRORS lines, and the bins of `Latency`.
     began: seconds since 1970. first, last: seconds of a monotonic clock at the first and the last answer.
     unread: frames that could not be read. incomplete: answers that compared fewer candidates than asked for.
+    threshold: lowest score of an accepted answer; None if no answer was judged.
     """
 
     began: float = field(default_factory=time.time)
@@ -81,6 +95,7 @@ class RunRecord:
     total: int = 0
     unread: int = 0
     incomplete: int = 0
+    threshold: float | None = None
     verdicts: Counter[str] = field(default_factory=Counter)
     latency: Latency = field(default_factory=Latency)
     answers: Thinned[Answered] = field(default_factory=lambda: Thinned(ANSWERS))
@@ -98,7 +113,9 @@ class RunRecord:
             self.unread += 1
             self.errors.append(str(answer.error))
             return
-        kept = Answered.from_answer(frame, answer)
+        kept = Answered.from_answer(frame, answer, self.total)
+        if answer.acceptance is not None:
+            self.threshold = answer.acceptance.threshold
         self.incomplete += not answer.complete
         self.verdicts[kept.verdict] += 1
         self.latency.add(self.last - self.first, answer.timings)

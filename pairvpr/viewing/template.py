@@ -19,6 +19,12 @@ svg path { fill: none; stroke-width: 1; opacity: 0.5; }
 svg path.accepted { stroke: var(--right); }
 svg path.rejected { stroke: var(--wrong); }
 svg path.unjudged { stroke: var(--accent); }
+svg path.sequence, svg circle.sequence { stroke: var(--ink); }
+svg circle.sequence { fill: none; }
+svg .threshold { stroke: var(--ink); stroke-dasharray: 6 4; }
+.filter { margin-top: 40px; }
+main:has(#only-accepted:checked) .strip:not(.accepted), main:has(#only-rejected:checked) .strip:not(.rejected),
+main:has(#only-unjudged:checked) .strip:not(.unjudged) { display: none; }
 svg polygon { opacity: 0.85; }
 svg polygon.point { opacity: 0; }
 svg .longest { fill: none; stroke: var(--ink); stroke-width: 1; stroke-dasharray: 3 2; }
@@ -63,6 +69,8 @@ $figures
 <h2>Places of the answers</h2>
 <p class="faint">$plotted</p>
 $plots
+<h2>Scores and decisions</h2>
+$scores
 <h2>Time for an answer</h2>
 $latency
 $strips
@@ -71,6 +79,16 @@ $errors""")
 FIGURE = Template("""<div class="figure"><span class="faint">$title</span>
 <strong>$value</strong>
 <span class="faint">$note</span></div>""")
+
+SCORES = Template("""<div class="figure wide">
+$chart
+<p class="faint">$note</p></div>""")
+
+FILTER = """<p class="filter">Show <label><input type="radio" name="only" id="only-all" checked> all</label>
+<label><input type="radio" name="only" id="only-accepted"> accepted</label>
+<label><input type="radio" name="only" id="only-rejected"> rejected</label>
+<label><input type="radio" name="only" id="only-unjudged"> not judged</label></p>
+"""
 
 LATENCY = Template("""<div class="figure wide">
 $chart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pairvpr.errors import MapError, PairVPRError
-from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.answer import Filtered, Match, Recognition
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.image import make_thumbnail
@@ -23,6 +24,7 @@ from pairvpr.viewing.run_page import reporting
 from pairvpr.viewing.run_record import ANSWERS, ERRORS, STRIPS, Answered, RunRecord
 from pairvpr.viewing.thinning import Thinned
 from tests.html.page_reader import Page
+from tests.runtime.outputs.ros_contract import acceptance
 from tests.scenes import draw_scene
 
 HOSTILE = '<script>alert("&\'1")</script>$style${x}\udcff'
@@ -96,8 +98,11 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
         fail(record, "broken & gone")
         assert not out.exists()
     page = Page(out.read_text())
-    assert page.count("svg") == 2  # places and time
-    assert [page.count("circle", kind) for kind in ("place", "accepted", "rejected", "unjudged")] == [2, 1, 1, 0]
+    assert page.count("svg") == 3  # places, scores and time
+    assert [page.count("circle", kind) for kind in ("place", "accepted", "rejected", "unjudged")] == [2, 2, 2, 1]
+    assert page.count("line", "threshold") == 0
+    assert [page.count("div", f"strip {kind}") for kind in ("accepted", "rejected", "unjudged")] == [1, 1, 1]
+    assert page.count("input") == 4  # all, accepted, rejected, not judged
     assert page.count("path") == 2
     assert page.count("img") == 5  # three queries, p0 from its file and p1 from the map
     assert (page.count("polygon"), page.count("polygon", "point")) == (5, 3)  # two steps, three answers
@@ -116,6 +121,27 @@ def test_a_run_and_its_page(recognizer: Any, tmp_path: Path) -> None:
         HOSTILE.replace("\udcff", "\\udcff"),
     ):
         assert said in page.text, said
+
+
+def test_the_way_of_the_sequence_filter_and_the_threshold_are_drawn(recognizer: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run.html"
+    with reporting(out, "drive", source(), recognizer) as record:
+        for i in range(4):
+            match = Match("p0", 3.0 - i, 0.5, "full", Pose(0, 0, 0))
+            place = Filtered("p1", 0.9, 0.1, None if i == 1 else Pose(float(i), 1, 0))
+            answer = Recognition(
+                f"long/name_{i}", matches=(match,), accepted=i < 2, acceptance=acceptance(1.5), sequence=place
+            )
+            record.add(Frame(f"long/name_{i}", float(i), PICTURE, None, 1.0), answer)
+    page = Page(html := out.read_text())
+    assert page.count("circle", "sequence") == 3
+    assert re.search(r'<path class="sequence" d="(M[\d.]+ [\d.]+L[\d.]+ [\d.]+){2}"/>', html)
+    assert "The black line with rings is the way that the sequence filter gives." in page.text
+    assert page.count("line", "threshold") == 1
+    assert "The dashed line is the threshold, 1.500." in page.text
+    assert "2: long/name_1 -> p0, score +2.000, similarity 0.500, accepted" in page.text
+    assert "long/<wbr>name_<wbr>3" in html  # lines break between the parts of a name
+    assert page.count("input") == 4
 
 
 def test_a_page_without_places_or_thresholds_says_so(recognizer: Any, tmp_path: Path) -> None:
