@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,16 @@ from pairvpr.cli.recognizer_options import DIGEST_OPTION
 from pairvpr.cli.source_options import source_options
 
 FOLDER = click.Path(path_type=Path)
+
+
+def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise click.BadParameter(f"{value!r} is not I/N, as 3/64, with I from 1 to N")
+    return int(found[1]), int(found[2])
+
 
 db_option = click.option("--db", required=True, type=FOLDER, help="The map's folder.")
 
@@ -56,6 +67,12 @@ _TOKEN_OPTIONS = [
         type=click.FloatRange(0, 1, min_open=True),
         help="Merge a picture's tokens to this share, as 0.5. A smaller share saves memory and time and costs "
         "accuracy. Default: all.",
+    ),
+    click.option(
+        "--part",
+        metavar="I/N",
+        callback=_read_part,
+        help="Read only the I-th of N parts of the source, to build them side by side. Merge the maps in order.",
     ),
     DIGEST_OPTION,
 ]

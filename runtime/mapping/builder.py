@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class BuildOptions:
     keep_tokens: share of the tokens to store, for a new map only, see `token_settings`.
     thumbnails: longest side in pixels, up to 320, of the thumbnails that pages show. 0 stores none.
     model_digest: the digest that the model must have, which the new map keeps. None leaves it open.
+    part: I and N, to read only the I-th of N parts of the source, which follow each other. None reads all.
     """
 
     source: SourceOptions = DEFAULT
@@ -68,8 +70,11 @@ class BuildOptions:
     keep_tokens: float | None = None
     thumbnails: int = THUMBNAIL
     model_digest: str | None = None
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
+            raise ValueError(f"part {self.part[0]} of {self.part[1]}")
         if not 0 <= self.thumbnails <= LARGEST_THUMBNAIL:
             raise ValueError(f"thumbnails of {self.thumbnails} pixels")
 
@@ -166,11 +171,13 @@ def add_pictures(
         map_ = _open_map(db, model.bundle, create, options)
         if map_ is not None:
             stack.enter_context(map_)
-        known = _KnownPictures(db, source.origin, finder, map_)
-        total = source.length
+        first, end = _find_part(source, images, options.part)
+        known = _KnownPictures(db, source.origin, finder, map_, first, end)
+        total = None if source.length is None else min(end, source.length) - first
         if source.names is not None:
-            known.check_all(source.names, options.poses)
-            total = sum(name not in known for name in source.names)
+            names = source.names[first : min(end, len(source.names))]
+            known.check_all(names, options.poses)
+            total = sum(name not in known for name in names)
 
         def open_map() -> MapWriter:
             return stack.enter_context(open_writer(db, model, create, options))
@@ -196,6 +203,27 @@ def add_pictures(
             f"without a pose ({finder.compare()}); check names or time stamps and build a new map"
         )
     return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
+
+
+def _find_part(source: Source, images: str | Path, part: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the numbers of a part's first frame and of the frame after its last. The last part has no end.
+
+    Raises SourceError if the source does not know its length, or the part is empty.
+    """
+    if part is None:
+        return 0, sys.maxsize
+    number, count = part
+    if source.length is None:
+        raise SourceError(
+            f"{images}: its number of pictures is not known before they are read; leave out --part, and --start, "
+            "--duration and --max-fps with it"
+        )
+    first, end = source.length * (number - 1) // count, source.length * number // count
+    if first == end:
+        raise SourceError(
+            f"{images}: part {number} of {count} has none of its {source.length} pictures; give fewer parts with --part"
+        )
+    return first, sys.maxsize if number == count else end
 
 
 def open_writer(db: str | Path, model: Model, create: bool, options: BuildOptions = DEFAULT_BUILD) -> MapWriter:
@@ -259,14 +287,21 @@ def _open_map(db: Path, bundle: Bundle, create: bool, options: BuildOptions) -> 
 
 
 class _KnownPictures:
-    """Compare the frames of a source with the pictures that the map holds.
+    """Compare the frames of a part of a source with the pictures that the map holds.
 
     already: frames so far that the map holds.
     """
 
-    def __init__(self, db: Path, origin: str, finder: PlaceFinder, map_: Map | None) -> None:
-        """map_: the map as it is before anything is added, None if there is none."""
+    def __init__(
+        self, db: Path, origin: str, finder: PlaceFinder, map_: Map | None, first: int = 0, end: int = sys.maxsize
+    ) -> None:
+        """Take over the map.
+
+        map_: the map as it is before anything is added, None if there is none.
+        first, end: the part's first frame, and the frame after its last.
+        """
         self.already = 0
+        self._first, self._end = first, end
         self._db = db
         self._origin = origin
         self._finder = finder
@@ -293,16 +328,20 @@ class _KnownPictures:
             self._check(name, None)
 
     def missing_frames(self, source: Source) -> Iterator[tuple[Frame, Keyframe | None]]:
-        """Yield each frame that the map lacks, and the last map picture between the previous such frame and it.
+        """Yield each frame of the part that the map lacks, and the last map picture between the previous one and it.
 
         The map picture is None if the frame directly follows the previous one.
 
         Raises MapError as `_check`, and the errors of the source.
         """
         last: int | None = None
+        asked = 0
 
         def lacks(number: int, name: str, timestamp: float | None) -> bool:
-            nonlocal last
+            nonlocal last, asked
+            asked += 1
+            if not self._first < asked <= self._end:
+                return False
             self._check(name, timestamp)
             if name not in self._rows:
                 return True

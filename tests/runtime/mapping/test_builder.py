@@ -17,11 +17,12 @@ from pairvpr.cli.main import main
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime import Model, load_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.map import Map, verify_map
+from pairvpr.runtime.map import Map, merge_maps, verify_map
 from pairvpr.runtime.map import writer as writer_module
 from pairvpr.runtime.map.segments import Segment
 from pairvpr.runtime.mapping import builder as builder_module
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
+from pairvpr.runtime.sources import SourceOptions
 from tests.scenes import draw_scene
 
 SIZE = (96, 128)
@@ -94,6 +95,38 @@ def test_adding_listing_and_removing_read_no_descriptors(
     assert "index precision    float16" in CliRunner().invoke(main, ["map", "info", "--db", str(db)]).stdout
     with Map.open(db) as map_:
         assert map_.index_precision == map_.info().index_precision == "float16"
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_parts_merged_in_order_are_the_whole_map(tmp_path: Path, model: Model, every: int) -> None:
+    pictures = draw(tmp_path / "in", *range(11))
+    options = BuildOptions(SourceOptions(every=every))
+    add_pictures(pictures, tmp_path / "whole", model, options, create=True)
+    reports = []
+    for number in (1, 2, 3):
+        chosen = dataclasses.replace(options, part=(number, 3))
+        reports.append(add_pictures(pictures, tmp_path / f"part{number}", model, chosen, create=True))
+        again = add_pictures(pictures, tmp_path / f"part{number}", model, chosen)
+        assert (again.added, again.already) == (0, reports[-1].added)
+    assert [report.added for report in reports] == ([3, 4, 4] if every == 1 else [2, 2, 2])
+    merge_maps([tmp_path / "part2", tmp_path / "part3"], tmp_path / "part1")
+    with Map.open(tmp_path / "whole") as whole, Map.open(tmp_path / "part1") as merged:
+        stored = [(record.id, record.name, record.source, record.pose) for record in whole.records]
+        assert [(record.id, record.name, record.source, record.pose) for record in merged.records] == stored
+        np.testing.assert_allclose(merged.descriptors, whole.descriptors, atol=1e-5)
+
+
+def test_bad_parts_are_refused(tmp_path: Path, model: Model) -> None:
+    pictures, db = draw(tmp_path / "in", 0, 1), tmp_path / "map"
+    for text in ("0/2", "3/2", "1", "1/0", "-1/2", "1/2/3"):
+        result = CliRunner().invoke(main, ["map", "build", str(pictures), "--db", str(db), "--part", text])
+        assert (result.exit_code, f"{text!r} is not I/N" in result.output) == (2, True)
+    with pytest.raises(SourceError, match="part 1 of 3 has none of its 2 pictures; give fewer parts with --part"):
+        add_pictures(pictures, db, model, BuildOptions(part=(1, 3)), create=True)
+    by_time = BuildOptions(SourceOptions(start=1.0), part=(1, 2))
+    with pytest.raises(SourceError, match="not known before they are read; leave out --part"):
+        add_pictures(pictures, db, model, by_time, create=True)
+    assert not db.exists()
 
 
 def test_every_picture_is_stored_as_the_model_sees_it(tmp_path: Path, model: Model) -> None:
