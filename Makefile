@@ -1,4 +1,4 @@
-# Few verbs: demo, test, test-runtime, test-lowest, test-gpu, test-ros, lint, format, docs, dist, bench, clean.
+# Few verbs: demo, test, test-runtime, test-lowest, test-gpu, test-arm64, test-ros, lint, format, docs, dist, bench, clean.
 # PYTHON chooses the interpreter, VENV the environment, TESTS what pytest is given.
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +14,7 @@ SIZES ?= speed
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-runtime test-lowest test-gpu test-ros lint format docs dist bench clean
+.PHONY: demo test test-runtime test-lowest test-gpu test-arm64 test-ros lint format docs dist bench clean
 
 demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
@@ -34,6 +34,9 @@ test-lowest:  ## the same with the lowest versions that pyproject.toml allows, o
 test-gpu: $(GPU)/.gpu  ## what needs an NVIDIA GPU, then its benchmark: a table, and figures in gpu.json
 	$(GPU)/bin/python -m pytest -m gpu
 	$(GPU)/bin/python -m benchmarks.gpu --sizes $(SIZES) --out gpu.json
+
+test-arm64: $(VENV)/.all  ## answers on an emulated 64-bit Arm processor; needs Debian and qemu-user-static
+	.ci/arm64 $(BIN)/python
 
 test-ros: $(ROS)/jazzy/.ros $(ROS)/kilted/.ros  ## the ROS 2 node under real ROS 2, Jazzy and Kilted; needs no ROS
 	$(ROS)/jazzy/bin/python -m pytest tests/ros2
