@@ -16,7 +16,6 @@ from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.recall import RECALL_AT
 from pairvpr.evaluation.results import Evaluation, ModelInfo
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.calibrated.acceptance import ScoreSetup
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.map import Map
@@ -92,7 +91,7 @@ def evaluate(
             cascade=cascade,
             filtered=np.array(answers.filtered) if sequence else None,
             off_map=np.array(answers.off_map) if sequence else None,
-            acceptance=Judge.from_bundle(model.bundle, ScoreSetup.from_map(map_, k, cascade)).acceptance,
+            acceptance=Judge.from_map(model.bundle, map_, k, cascade).acceptance,
         )
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from pairvpr.html.album import figure
-from pairvpr.html.document import check_page, document, write_page
+from pairvpr.html.album import breakable, figure, group, strip
+from pairvpr.html.document import check_page, document, table, write_page
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated.acceptance import Acceptance, AnswerDefaults
 from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.judge import Judge
+from pairvpr.runtime.calibrated.tuning import Tuning
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.mapping.token_storage import describe
 from pairvpr.spread import spread
-from pairvpr.viewing.calibration_results import cascade_rows
+from pairvpr.viewing.calibration_results import cascade_rows, judge_rows, tuning_rows
+from pairvpr.viewing.map_survey import FAR, WIDE, find_gaps, find_look_alikes
 from pairvpr.viewing.plot import Mark, plots
-from pairvpr.viewing.template import MAP, SHOWN_PICTURE, STYLE, TABLE
+from pairvpr.viewing.template import MAP, MISSING, SHOWN_PICTURE, STYLE, TABLE
 from pairvpr.viewing.thumbnails import picture_file, recorded_thumbnail
 
 PLOTTED = 10_000  # places on the plots; each is some 200 bytes of the page
@@ -94,9 +98,11 @@ def _render(map_: Map, bundle: Bundle, album: _Album, plotted: list[int]) -> str
         name=escape(str(map_.path)),
         pictures=len(records),
         with_place=with_place,
-        tables="\n".join((_numbers(map_), _model(map_, bundle), _sources(records))),
+        tables="\n".join((_numbers(map_), _model(map_, bundle), _sources(records), *_calibrated(map_, bundle))),
         plotted=_say_plotted(len(plotted), with_place, info.pictures),
         plots=plots(marks),
+        gaps=_gaps(records),
+        look_alikes=_look_alikes(map_),
         shown=_say_shown(album, len(records)),
         album="\n".join(
             SHOWN_PICTURE.substitute(
@@ -184,8 +190,55 @@ def _sources(records: Sequence[Record]) -> str:
     return _table("Sources", rows)
 
 
-def _table(title: str, rows: Mapping[str, str]) -> str:
-    cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows.items())
+def _calibrated(map_: Map, bundle: Bundle) -> Iterator[str]:
+    """Yield the tables of the threshold and of the tuned setting."""
+    stored, defaults, tuning = Acceptance.find_in(bundle), AnswerDefaults.from_bundle(bundle), Tuning.find_in(bundle)
+    cascade = None if defaults.exact else Cascade.find_in(bundle)
+    judge = Judge.from_map(bundle, map_, min(defaults.top_k, len(map_)), cascade)
+    yield _table("Decisions", judge_rows(judge, stored))
+    yield _table("Tuned setting", tuning_rows(tuning) if tuning else [("setting", "not tuned")])
+
+
+def _gaps(records: Sequence[Record]) -> str:
+    gaps = find_gaps(records)
+    if not gaps:
+        return ""
+    rows = [("From", "to", "metres"), *((gap.first, gap.second, f"{gap.metres:,.1f}") for gap in gaps)]
+    note = (
+        f"The widest distances between consecutive pictures, above {WIDE:g} times the median of {gaps[0].step:,.1f} m. "
+        "A place within a gap has no picture near it."
+    )
+    return table("Gaps", rows, note, wide=True)
+
+
+def _look_alikes(map_: Map) -> str:
+    """Return a section of pictures that are far apart and look alike."""
+    strips = []
+    for pair in find_look_alikes(map_):
+        figures = [
+            _shown(map_, map_.records[i], heading) for i, heading in ((pair.first, "One"), (pair.second, "Other"))
+        ]
+        apart = "" if pair.metres is None else f", {pair.metres:,.1f} m apart"
+        strips.append(strip(figures, f"similarity {pair.similarity:.3f}{apart}"))
+    if not strips:
+        return ""
+    explanation = (
+        f"Pictures of highest similarity that lie further apart than {FAR:.0%} of the map's extent, or of its pictures "
+        "where places are unknown. A robot is most likely to confuse them; without poses they may show one place twice."
+    )
+    return group("Places that look alike", f"{len(strips)} pairs", explanation, strips)
+
+
+def _shown(map_: Map, record: Record, heading: str) -> str:
+    jpeg, caption = recorded_thumbnail(map_, record), describe_record(record)
+    if jpeg is None:
+        return MISSING.substitute(state="place", heading=heading, caption=breakable(caption))
+    return figure(jpeg, "place", heading, caption)
+
+
+def _table(title: str, rows: Mapping[str, str] | Sequence[tuple[str, str]]) -> str:
+    pairs = rows.items() if isinstance(rows, Mapping) else rows
+    cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in pairs)
     return TABLE.substitute(title=title, rows=cells)
 
 

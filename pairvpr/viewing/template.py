@@ -50,6 +50,8 @@ $tables
 <h2>Places of the pictures</h2>
 <p class="faint">$plotted</p>
 $plots
+$gaps
+$look_alikes
 <h2>Pictures</h2>
 <p class="faint">$shown</p>
 <div class="album">

@@ -15,6 +15,7 @@ from PIL import Image
 from pairvpr.cli.main import main
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated.acceptance import KEY
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.image import make_thumbnail
@@ -23,6 +24,7 @@ from pairvpr.runtime.model import default_bundle
 from pairvpr.viewing import map_page
 from pairvpr.viewing.map_page import view_map
 from tests.html.page_reader import Page
+from tests.runtime.outputs.ros_contract import acceptance
 from tests.scenes import draw_scene
 
 HOSTILE = '<script>alert("&\'1")</script>$style${x}'
@@ -61,7 +63,11 @@ def test_a_map_of_pictures_with_places(tmp_path: Path) -> None:
     page = Page(out.read_text())
     assert page.count("svg") == 2  # the frame "map", and GPS
     assert (page.count("circle", "shown"), page.count("circle", "place")) == (3, 2)
-    assert page.count("img") == 3
+    look_alikes = page.text.index("Places that look alike")
+    assert page.count("img") == 3 + 6  # six of eight pictures of four pairs are there
+    assert look_alikes < page.text.index("similarity 1.000, 30.0 m apart")
+    assert "Decisions\nthresholdnot calibrated" in page.text
+    assert "Tuned setting\nsettingnot tuned" in page.text
     ids = [attributes["id"] for tag, attributes in page.tags if "id" in attributes]
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert ids == ["p1", "p2", "p3"]
@@ -95,8 +101,21 @@ def test_frames_of_a_recording_are_shown_by_their_thumbnails(tmp_path: Path) -> 
     assert view_map(tmp_path / "map", out).shown == 2
     images = [attributes["src"] for tag, attributes in Page(out.read_text()).tags if tag == "img"]
     stored = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-    assert [image == stored for image in images] == [True, False]
+    assert [image == stored for image in images] == 2 * [True, False]  # as look-alikes, and in the album
     assert "2 of 2 pictures are shown." in Page(out.read_text()).text
+
+
+def test_gaps_decisions_and_tuning_are_shown(tmp_path: Path) -> None:
+    rows = [(f"p{i}", "drive", Pose(float(x), 0.0, 0.0), None) for i, x in enumerate((0, 1, 2, 3, 20))]
+    db, out = make_map(tmp_path / "map", rows), tmp_path / "map.html"
+    bundle = Bundle.open(db / "model")
+    bundle.store_calibration(KEY, {**acceptance(2.0).to_json(), "identity": bundle.identity})
+    view_map(db, out)
+    text = Page(out.read_text()).text
+    assert "Fromtometresp3p417.0" in text
+    assert "above 3 times the median of 1.0 m" in text
+    assert "Decisions\nvoidnot calibrated for this map as it is now" in text
+    assert "score >= 2.000 (precision 0.95 at 90% confidence" in text
 
 
 def test_ten_thousand_pictures_stay_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +132,7 @@ def test_ten_thousand_pictures_stay_usable(tmp_path: Path, monkeypatch: pytest.M
     assert out.stat().st_size < 2_000_000
     page = Page(out.read_text())
     assert page.count("circle") == found.plotted
-    assert page.count("img") == 4
+    assert page.count("img") == 4 + 6
     assert f"{found.plotted} of 10000 places, evenly chosen" in page.text
     assert "4 of 10000 pictures are shown, evenly chosen" in page.text
 
