@@ -226,36 +226,58 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
 @click.option(
     "--json", "file", type=click.File("w", "utf-8", lazy=False), help="Also write the figures into this file, as JSON."
 )
+@click.option("--html", type=FOLDER, help="Also write the figures as a page, in bench.html say.")
 def bench(
-    model: Path | None, images: Path | None, queries: int, device: str, precision: str | None, file: IO[str] | None
+    model: Path | None,
+    images: Path | None,
+    queries: int,
+    device: str,
+    precision: str | None,
+    file: IO[str] | None,
+    html: Path | None,
 ) -> None:
     """Measure answers on this machine, by step.
 
     The time on other boards is projected from the work and their peak rates.
     """
+    from pairvpr.bench.html_page import render
     from pairvpr.bench.page import page
     from pairvpr.bench.run import run_bench
+    from pairvpr.html.document import check_page, write_page
 
+    if html is not None:
+        check_page(html)
     say_busy()
     measured = run_bench(model, images, device=device, precision=precision, queries=queries, progress=Meters().update)
     print_lines(page(measured))
     if file is not None:
         file.write(json_document(measured.to_json()))
+    if html is not None:
+        write_page(html, render(measured))
+        print_line(f"page: {html}")
 
 
 @main.command()
 @click.option("--db", type=FOLDER, help="Also check that the setting tuned for this map works here.")
+@click.option("--html", type=FOLDER, help="Also write the checks as a page, in doctor.html say.")
 @click.pass_context
-def doctor(context: click.Context, db: Path | None) -> None:
+def doctor(context: click.Context, db: Path | None, html: Path | None) -> None:
     """Check the installation of this computer.
 
     Every part is tried. A line says how to get each part that is missing or broken. Exits with 2 if recognition does
     not work.
     """
     from pairvpr.doctor import examine, format_report, healthy
+    from pairvpr.doctor.html_page import render
+    from pairvpr.html.document import check_page, write_page
 
+    if html is not None:
+        check_page(html)
     checks = examine(db)
     print_lines(format_report(checks))
+    if html is not None:
+        write_page(html, render(checks))
+        print_line(f"page: {html}")
     context.exit(0 if healthy(checks) else 2)
 
 

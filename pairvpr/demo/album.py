@@ -28,10 +28,11 @@ QUALITY = 90  # of JPEG files
 
 @dataclass(frozen=True)
 class Query:
-    """A query picture. truth: the name of the map's picture that shows the same place."""
+    """A query picture. truth: the name of the map's picture that shows the same place. title: shown on the page."""
 
     file: Path
     truth: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,14 @@ def town_album(folder: Path, places: int, visits: int, progress: Progress) -> Al
         for query, picture in here[:visits]:
             copy = queries / query.replace("/", "-")
             shutil.copyfile(picture, copy)
-            asked.append(Query(copy, name))
+            asked.append(Query(copy, name, f"place {number + 1}, {picture.parent.name}"))
     progress("copying pictures", len(chosen), len(chosen))
     note = (
         f"The {len(chosen)} places are in a made-up town that the model was not trained on. Each query shows a place "
         "from another spot, on another day, in another light or weather and with other cars."
     )
-    return Album(
-        maps, {name: Path(name).stem.strip("@").replace("@", " ") for name, _ in chosen}, tuple(asked), (note,)
-    )
+    titles = {name: f"place {number}, {name.split('@')[4]}" for number, (name, _) in enumerate(chosen, 1)}
+    return Album(maps, titles, tuple(asked), (note,))
 
 
 def choose_pictures(images: Path, out: Path) -> tuple[list[tuple[str, Path]], int]:
@@ -114,7 +114,7 @@ def copy_album(folder: Path, chosen: Sequence[tuple[str, Path]], found: int, vis
         progress("drawing queries", number, len(wanted))
         file = queries / f"{Path(name).stem}-visit-{visit}.jpg"
         _save(another_look(load_picture(maps / name), (number, visit)), file)
-        asked.append(Query(file, name))
+        asked.append(Query(file, name, f"a part of {titles[name]}"))
     progress("drawing queries", len(wanted), len(wanted))
     return Album(maps, titles, tuple(asked), _notes(len(titles), found, unread))
 

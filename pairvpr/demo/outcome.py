@@ -12,11 +12,12 @@ from pairvpr.runtime.answer import Match, Recognition
 
 @dataclass(frozen=True)
 class Outcome:
-    """An answered query. file: the query. truth: the name of the map's picture of its place."""
+    """An answered query. file: the query. truth: the name of the map's picture of its place. title: of the query."""
 
     file: Path
     truth: str
     answer: Recognition
+    title: str
 
     @property
     def by_descriptor(self) -> tuple[Match, ...]:

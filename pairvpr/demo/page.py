@@ -64,7 +64,7 @@ def _strip(outcome: Outcome, album: Album) -> str:
     first, best = ranked[0], outcome.answer.best
     score = "not compared" if best.score is None else f"score {best.score:.3f}"
     figures = (
-        query_figure(outcome.file, f"shows {album.places[outcome.truth]}"),
+        query_figure(outcome.file, outcome.title),
         _match(first, "By descriptor", f"similarity {first.similarity:.3f}", outcome, album),
         _match(best, "Re-ranked", score, outcome, album),
     )

@@ -84,7 +84,7 @@ def _recognize(album: Album, recognizer: PlaceRecognizer, progress: Progress) ->
     outcomes = []
     for number, query in enumerate(album.queries):
         progress("recognising", number, len(album.queries))
-        outcomes.append(Outcome(query.file, query.truth, recognizer.recognize(query.file)))
+        outcomes.append(Outcome(query.file, query.truth, recognizer.recognize(query.file), query.title))
     progress("recognising", len(album.queries), len(album.queries))
     return outcomes
 

@@ -24,11 +24,13 @@ def format_report(checks: Sequence[Check]) -> str:
         lines.append(f"{check.state:<8} {check.name:<{width}}  {check.detail}")
         if check.remedy is not None:
             lines.append(f"{'':<8} {'':<{width}}  -> {check.remedy}")
-    counts = {state: sum(check.state == state for check in checks) for state in ("missing", "broken")}
+    return "\n".join([*lines, "", verdict(checks)])
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Return one sentence on all checks."""
     if not healthy(checks):
-        verdict = "Recognition does not work here, or only in part: see above."
-    elif counts["missing"]:
-        verdict = "Recognition works here. The missing parts are optional."
-    else:
-        verdict = "Everything works here."
-    return "\n".join([*lines, "", verdict])
+        return "Recognition does not work here, or only in part: see the lines that are broken or missing."
+    if any(check.state == "missing" for check in checks):
+        return "Recognition works here. The missing parts are optional."
+    return "Everything works here."

@@ -74,15 +74,14 @@ def _warning(figures: Figures) -> str:
 def _recall(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -> str:
     benchmark = evaluation.benchmark
     queries, database = len(benchmark.queries), len(benchmark.database)
-    rows = [("Recall", "by descriptor", "re-ranked", "change", "HOG", "chance")]
+    rows = [("Recall", "by descriptor", "re-ranked", "HOG", "chance")]
     for n, before in figures.recall_before.items():
         after = figures.recall_after[n]
         chance = float(np.mean([_chance(len(right), database, n) for right in benchmark.positives]))
-        change = f"{100 * (after - before):+.1f}"
         shares = _with_interval(before, queries), _with_interval(after, queries)
-        rows.append((f"@{n}", *shares, change, percent(hog[n]), percent(chance)))
+        rows.append((f"@{n}", *shares, percent(hog[n]), percent(chance)))
     if (found := figures.sequence) is not None:
-        rows.append(("@1, sequence", "", _with_interval(found.recall, queries), "", "", ""))
+        rows.append(("@1, sequence", "", _with_interval(found.recall, queries), "", ""))
     note = (
         "Percent of all queries, with the 95 % interval for independent queries, which neighbouring frames are not. "
         "HOG is a hand-made descriptor, histograms of oriented gradients at 64 x 32 pixels."

@@ -68,6 +68,7 @@ table.numbers td, table.numbers th { width: auto; text-align: right; padding: 3p
 table.numbers td:first-child, table.numbers th:first-child { text-align: left; padding-left: 0; width: auto; }
 table.numbers tr + tr > * { border-top: 1px solid var(--line); }
 table.numbers th, table.numbers td + td { white-space: nowrap; }
+table.numbers.text td, table.numbers.text td + td { white-space: normal; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
 svg { overflow: visible; }
 svg + table { margin-top: 14px; }
@@ -89,7 +90,7 @@ svg .bar.right { fill: var(--right); fill-opacity: 0.6; }
 svg .bar.wrong { fill: var(--wrong); fill-opacity: 0.6; }
 @media (max-width: 600px) {
   table.numbers { font-size: 0.78rem; }
-  table.numbers th, table.numbers td + td { white-space: normal; padding-left: 6px; overflow-wrap: anywhere; }
+  table.numbers th, table.numbers td + td { white-space: normal; padding-left: 6px; }
   .figure { padding: 12px; }
   svg, .figure.wide svg { font-size: 20px; }
   svg text.odd { display: none; }
@@ -102,7 +103,7 @@ numbers. The figures show that everything from picture to answer works, not how 
 WARNING = Template('<p class="warning"><strong>Warning:</strong> $text.</p>')
 
 TABLE = Template("""<div class="$kind"><h2>$title</h2>
-<table class="numbers">$rows</table>
+<table class="$cells">$rows</table>
 <p class="faint">$note</p></div>""")
 
 DOCUMENT = Template("""<!DOCTYPE html>
@@ -132,12 +133,13 @@ def document(title: str, body: str, style: str = "") -> str:
     return DOCUMENT.substitute(title=escape(title), style=STYLE + style, body=body)
 
 
-def table(title: str, rows: Sequence[Sequence[str]], note: str, wide: bool = False) -> str:
+def table(title: str, rows: Sequence[Sequence[str]], note: str, wide: bool = False, text: bool = False) -> str:
     """Return a titled table with a note below; see `table_rows`.
 
-    title, note: HTML. wide: as wide as the page.
+    title, note: HTML. wide: as wide as the page. text: the cells hold sentences, whose lines break.
     """
-    return TABLE.substitute(kind="figure wide" if wide else "figure", title=title, rows=table_rows(rows), note=note)
+    kinds = {"kind": "figure wide" if wide else "figure", "cells": "numbers text" if text else "numbers"}
+    return TABLE.substitute(kinds, title=title, rows=table_rows(rows), note=note)
 
 
 def table_rows(rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,6 @@ STYLE = """
 .figure.wide { margin: 14px 0; }
 .album { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px; margin: 14px 0; }
 .album div:target img { border-color: var(--accent); }
-table.numbers.text td { white-space: normal; overflow-wrap: anywhere; min-width: 6.5em; }
 svg circle.place { fill: var(--faint); opacity: 0.55; }
 svg circle.shown { fill: var(--accent); }
 svg text.number { fill: var(--card); font-size: 6px; pointer-events: none; }

@@ -20,6 +20,7 @@ from pairvpr.cli.log import say_busy
 from pairvpr.cli.main import main
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.model import default_bundle
+from tests.html.page_reader import Page
 from tests.scenes import draw_scene
 
 GRAPHS = {
@@ -146,8 +147,17 @@ def test_a_page_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         Image.fromarray(draw_scene(place, 0, (96, 128))).save(tmp_path / "in" / f"{place}.png")
     file = tmp_path / "bench.json"
     arguments = ["bench", "--images", str(tmp_path / "in"), "--queries", "2", "--device", "cpu", "--json", str(file)]
-    result = CliRunner().invoke(main, arguments)
+    result = CliRunner().invoke(main, [*arguments, "--html", str(tmp_path / "bench.html")])
     assert result.exit_code == 0, result.output
+    page = Page((tmp_path / "bench.html").read_text())
+    assert page.count("table") == 3
+    for part in (
+        "2, 3 candidates each, 3 compared in full",
+        "rerank",
+        "A projection, not a measurement",
+        "Jetson Orin",
+    ):
+        assert part in " ".join(page.text.split())
     for part in ("2 answers, 3 candidates", "PROJECTION", "A projection, not a measurement", "Jetson Orin Nano Super"):
         assert part in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines())) <= 110
@@ -178,3 +188,6 @@ def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path) -> No
     result = CliRunner().invoke(main, ["bench", "--json", str(tmp_path / "no" / "bench.json")])
     assert result.exit_code == 2
     assert "bench.json" in result.stderr
+    result = CliRunner().invoke(main, ["bench", "--html", str(tmp_path / "no" / "bench.html")])
+    assert result.exit_code == 2
+    assert "bench.html: cannot be written" in result.stderr

@@ -45,7 +45,7 @@ def outcome(album: Album, truth: str, descriptor: str, reranked: str) -> Outcome
     matches.sort(key=lambda match: -(match.score or 0))
     timings = dict.fromkeys(STEPS, 12.5)
     answer = Recognition("query", matches=tuple(matches), compared=2, complete=True, timings=timings)
-    return Outcome(album.map_folder / truth, truth, answer)
+    return Outcome(album.map_folder / truth, truth, answer, f"a part of {album.places[truth]}")
 
 
 def result(outcomes: list[Outcome], trained: bool = False, notes: tuple[str, ...] = ()) -> DemoResult:
@@ -120,6 +120,24 @@ def test_foreign_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
         run_demo(precious / "below")
     assert list(tmp_path.iterdir()) == [precious]
     assert precious.read_text() == "x"
+
+
+def test_places_of_the_town_have_names(tmp_path: Path) -> None:
+    album = town_album(tmp_path, 3, 2, ignore_progress)
+    assert [title.split(",")[0] for title in album.places.values()] == ["place 1", "place 2", "place 3"]
+    assert all(re.fullmatch(r"place \d, [a-z]+", title) for title in album.places.values())
+    shown = [(query.title.split(",")[0], query.truth) for query in album.queries]
+    assert all(album.places[truth].startswith(f"{place},") for place, truth in shown)
+    assert len(shown) == 6
+    assert {query.title.split(", ")[1] for query in album.queries} <= {
+        "day",
+        "dusk",
+        "fog",
+        "night",
+        "overcast",
+        "rain",
+        "snow",
+    }
 
 
 def test_missing_model_leaves_the_folder_alone(tmp_path: Path) -> None:

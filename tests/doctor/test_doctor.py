@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
 import pairvpr
 from pairvpr import machine
+from pairvpr.cli.main import main
 from pairvpr.doctor import Check, engines, examine, format_report, healthy
 from pairvpr.doctor.check import REINSTALL
 from pairvpr.doctor.engines import tensorrt
@@ -26,6 +28,7 @@ from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines import openvino as openvino_engine
 from pairvpr.runtime.engines.tensorrt import cudart
 from pairvpr.runtime.map import MapWriter
+from tests.html.page_reader import Page
 from tests.runtime.engines import gpu_on_cpu
 
 
@@ -234,6 +237,19 @@ def test_report_is_aligned() -> None:
     ]
     assert "optional" in lines[-1]
     assert "Everything works" in format_report(checks[:1])
+
+
+def test_the_checks_are_written_as_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pairvpr.doctor.examine", lambda db: [Check("a <b>", "broken", "gone", "pip install it")])
+    out = tmp_path / "doctor.html"
+    done = CliRunner().invoke(main, ["doctor", "--html", str(out)])
+    assert done.exit_code == 2
+    assert done.stdout.endswith(f"page: {out}\n")
+    text = Page(out.read_text()).text
+    assert "a <b>brokengonepip install it" in text
+    assert "Recognition does not work here" in text
+    done = CliRunner().invoke(main, ["doctor", "--html", str(tmp_path / "no" / "doctor.html")])
+    assert (done.exit_code, done.stdout) == (2, "")
 
 
 def test_nvidia_smi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_the_page_shows_each_effect_of_re_ranking(crafted, tmp_path):
     assert "precision 40.0 %, recall 50.0 %" in page.text
     hog = percent(hog_recall(crafted.benchmark)[1])
     for row in (
-        f"@140.0 % (11.8 to 76.9)40.0 % (11.8 to 76.9)+0.0{hog}12.5 %",
+        f"@140.0 % (11.8 to 76.9)40.0 % (11.8 to 76.9){hog}12.5 %",
         "all40.0 %60.0 %0.0 %",
         "at most 5 % wrong0.0 %0.0 %100.0 %none",
         "80%not reached",
