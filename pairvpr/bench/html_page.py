@@ -14,7 +14,7 @@ def render(bench: Bench) -> str:
     """Return the figures and the projection to boards as HTML."""
     held = bench.map
     facts = [
-        ("This computer", ""),
+        ("Part", "here"),
         ("processor", f"{bench.processor}, {bench.cores} cores, {bench.system}"),
         ("model", f"{bench.preset} {bench.identity[:12]}{'' if bench.trained else ' (seeded weights)'}"),
         ("engine", bench.engine),

@@ -69,6 +69,7 @@ table.numbers td:first-child, table.numbers th:first-child { text-align: left; p
 table.numbers tr + tr > * { border-top: 1px solid var(--line); }
 table.numbers th, table.numbers td + td { white-space: nowrap; }
 table.numbers.text td, table.numbers.text td + td { white-space: normal; overflow-wrap: anywhere; }
+table.numbers.text td:first-child { overflow-wrap: normal; }
 svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
 svg { overflow: visible; }
 svg + table { margin-top: 14px; }

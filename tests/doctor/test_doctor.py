@@ -246,7 +246,7 @@ def test_the_checks_are_written_as_a_page(tmp_path: Path, monkeypatch: pytest.Mo
     assert done.exit_code == 2
     assert done.stdout.endswith(f"page: {out}\n")
     text = Page(out.read_text()).text
-    assert "a <b>brokengonepip install it" in text
+    assert "a <b>brokengone -> pip install it" in text
     assert "Recognition does not work here" in text
     done = CliRunner().invoke(main, ["doctor", "--html", str(tmp_path / "no" / "doctor.html")])
     assert (done.exit_code, done.stdout) == (2, "")
