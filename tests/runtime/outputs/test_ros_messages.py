@@ -112,6 +112,8 @@ def test_an_accepted_answer_has_a_pose() -> None:
 def test_diagnostics_have_level_and_reason() -> None:
     for answer, level, text in (
         (recognition(PLACES, False), "WARN", "why"),
+        (recognition(PLACES, True, warning="other scores"), "WARN", "other scores"),
+        (recognition(PLACES, False, warning="other scores"), "WARN", "why"),
         (recognition(PLACES, None), "WARN", "why"),
         (UNREAD, "ERROR", "bad\\udcff.png is damaged"),
     ):

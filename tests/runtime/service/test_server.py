@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import random
@@ -33,7 +34,7 @@ from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.service.listener import Listener
-from pairvpr.runtime.service.server import Service
+from pairvpr.runtime.service.server import Question, Service
 from pairvpr.runtime.sources import Frame
 from tests.scenes import draw_scene
 
@@ -159,6 +160,20 @@ def test_information(service: Running) -> None:
     status, info = service.ask(b"GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert (status, info["protocol"], info["format"], info["map"]["pictures"]) == (200, 1, 1, COUNT)
     assert info["limits"]["body"] == 16 << 20
+    assert info["warning"] is None
+
+
+def test_other_scores_are_logged_once_and_told(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        PlaceRecognizer.open(home / "map") as recognizer,
+        Listener(f"unix:{home / 'other.sock'}", remote=False) as listener,
+    ):
+        warned = dataclasses.replace(recognizer.recognize(home / "query.png"), warning="scores are unlike")
+        recognizer.recognize_frame = lambda frame: warned  # type: ignore[method-assign,assignment,misc]
+        service = Service(recognizer, listener, 1)
+        answers = [service._recognize(Question("q", None, 1), bytearray(PICTURE)) for _ in range(2)]
+    assert [json.loads(content)["warning"] for _, content in answers] == ["scores are unlike"] * 2
+    assert caplog.messages.count("scores are unlike") == 1
 
 
 @pytest.mark.parametrize(
