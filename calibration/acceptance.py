@@ -30,6 +30,7 @@ from pairvpr.runtime.calibrated.acceptance import FRAMES, METRES, Acceptance, Sc
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.score_monitor import count_independent, summarize
 from pairvpr.runtime.map import Map
+from pairvpr.runtime.measure import Measure
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import FaissIndex
@@ -93,7 +94,7 @@ def calibrate_acceptance(
     exact: bool = False,
     keep: bool = False,
 ) -> Acceptance:
-    """Find the lowest pair score from which accepted answers of a map keep a precision.
+    """Find the lowest pair score, or similarity, from which accepted answers of a map keep a precision.
 
     images, options: sources of pictures of known places, as for `open_source`.
     target: the precision to keep, and the distance within which a match is right.
@@ -121,7 +122,7 @@ def calibrate_acceptance(
             answered += ask(map_, source, locator, target.radius, progress, kept, name_traverse)
         if kept.reused:
             log.info("%d of %d answers are kept from an earlier calibration", kept.reused, len(answered))
-    fit = fit_threshold(answered, target, shown)
+    fit = fit_threshold(answered, target, shown, model.bundle.info.measure)
     traverses = count_by_traverse(fit.checked, fit.threshold)
     return Acceptance(
         identity=model.bundle.identity,
@@ -146,6 +147,7 @@ def calibrate_acceptance(
         own=sum(each.own for each in answered),
         scores=summarize([each.score for each in answered]),
         independent=count_independent([each.score for each in answered]),
+        measure=model.bundle.info.measure,
     )
 
 
@@ -197,10 +199,12 @@ def check_enough(images: str, count: int, target: PrecisionTarget, found: str = 
         )
 
 
-def fit_threshold(answered: Sequence[AnsweredPicture], target: PrecisionTarget, images: str) -> ThresholdFit:
+def fit_threshold(
+    answered: Sequence[AnsweredPicture], target: PrecisionTarget, images: str, measure: Measure = Measure.SCORE
+) -> ThresholdFit:
     """Fit the threshold in some stretches of the places and test it in the others.
 
-    images: source of the answers, for error messages.
+    images, measure: source and number of the answers, for error messages.
     Raises SourceError for too few answers and if no score keeps the precision.
     """
     found = describe_first_matches(answered, target)
@@ -210,7 +214,7 @@ def fit_threshold(answered: Sequence[AnsweredPicture], target: PrecisionTarget, 
     thresholds = order_thresholds(scores[learning], right[learning], target.precision)
     threshold = certify(scores[checking], right[checking], thresholds, target.precision, target.delta)
     if threshold is None:
-        raise _not_shown(images, target, thresholds[0], scores[checking], right[checking], found)
+        raise _not_shown(images, measure, target, thresholds[0], scores[checking], right[checking], found)
     slope, bias = fit_confidence(scores[learning], right[learning])
     return ThresholdFit(threshold, slope, bias, len(learning), tuple(answered[i] for i in checking))
 
@@ -239,13 +243,19 @@ def count_by_traverse(checked: Sequence[AnsweredPicture], threshold: float) -> t
 
 
 def _not_shown(
-    images: str, target: PrecisionTarget, threshold: float, scores: Floats, right: Bools, found: str
+    images: str,
+    measure: Measure,
+    target: PrecisionTarget,
+    threshold: float,
+    scores: Floats,
+    right: Bools,
+    found: str,
 ) -> SourceError:
     accepted = scores >= threshold
     hits, count = int(np.sum(right & accepted)), int(np.sum(accepted))
     shown = math.floor(1000 * lower_bound(hits, count, target.delta)) / 1000
     return SourceError(
-        f"{images}: no score shows a precision of {target.precision:g}: at the most promising threshold, "
+        f"{images}: no {measure.value} shows a precision of {target.precision:g}: at the most promising threshold, "
         f"{threshold:.3f}, {hits} of {count} answers were right, which shows {shown:.3f} (of all, {found}); ask for "
         "less with --precision-target, allow more with --radius or --tolerance, or give more pictures"
     )

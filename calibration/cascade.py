@@ -128,11 +128,11 @@ def compare_pictures(map_: Map, model: Model, images: str | Path, progress: Prog
     for number, (_, path) in enumerate(pictures, 1):
         progress("comparing pictures", number, len(pictures))
         try:
-            image = model.prepare(path)
+            fitted = model.fit(path)
         except SourceError as error:
             log.warning("skipped: %s", error)
             continue
-        query = model.encode_prepared(image[None])
+        query = model.encode_fitted([fitted])
         similarities, rows = index.search(query.descriptors, min(top_k + 1, len(map_)))
         rows = rows[similarities < SAME][:top_k]
         if len(rows) < 2:

@@ -17,6 +17,7 @@ from pairvpr.machine import cache_folder
 from pairvpr.printing import json_document
 from pairvpr.runtime.answer import Match
 from pairvpr.runtime.calibrated.acceptance import ScoreSetup
+from pairvpr.runtime.measure import Measure
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Frame
@@ -39,6 +40,8 @@ class KeptAnswers:
 
     def __init__(self, recognizer: PlaceRecognizer, file: Path | None = None) -> None:
         self._recognizer, self._file = recognizer, file
+        self.measure = recognizer.model.bundle.info.measure
+        """The number that ranks the answers."""
         self._records = {record.name: record for record in recognizer.map.records}
         self._known = {} if file is None else _load(file)
         self._before = len(self._known)
@@ -66,14 +69,18 @@ class KeptAnswers:
         key = "" if self._file is None else _digest(frame.picture)
         if key in self._known and self._known[key][0] in self._records:
             self.reused += 1
-            name, score, similarity = self._known[key]
+            name, known, similarity = self._known[key]
             record = self._records[name]
-            return Match(name, score, similarity, "full", record.pose or record.gps), similarity
+            place = record.pose or record.gps
+            if self.measure is Measure.SIMILARITY:
+                return Match(name, None, known, "descriptor", place), similarity
+            return Match(name, known, similarity, "full", place), similarity
         answer = self._recognizer.recognize_frame(frame)
         best, similarity = answer.best, max(match.similarity for match in answer.matches)
-        assert best.score is not None  # all candidates were compared
+        value = best.value(self.measure)
+        assert value is not None  # all candidates were compared
         if key:
-            self._known[key] = (best.name, best.score, similarity)
+            self._known[key] = (best.name, value, similarity)
         return best, similarity
 
 
@@ -93,8 +100,8 @@ def _load(file: Path) -> dict[str, tuple[str, float, float]]:
         content = check_mapping(parse_json(file.read_bytes()), "the file", MOST)
         rows = {key: check_list(row, "an answer", 3, 3) for key, row in content.items()}
         return {
-            key: (check_text(name, "a name"), check_real(score, "a score"), check_real(similarity, "a similarity"))
-            for key, (name, score, similarity) in rows.items()
+            key: (check_text(name, "a name"), check_real(value, "a score"), check_real(similarity, "a similarity"))
+            for key, (name, value, similarity) in rows.items()
         }
     except (OSError, ValueError):
         return {}

@@ -42,7 +42,7 @@ class AnsweredPicture:
 
     where: place of the picture.
     traverse: folder of the picture.
-    score: pair score of the best match.
+    score: pair score of the best match, or its similarity if the model has no pair classifier.
     right: whether the best match lies within the radius.
     outside: whether no map picture lies within the radius.
     own: whether the picture belongs to a traverse that the map was built from.
@@ -97,9 +97,10 @@ def ask(
             continue
         taken[drive].append(where)
         off, outside = _judge(best, frame.name, where, locator, radius, map_)
-        assert best.score is not None  # all candidates were compared
+        value = best.value(kept.measure)
+        assert value is not None  # all candidates were compared
         right, own = off is not None and off <= radius, _is_own(frame, source, sources)
-        answered.append(AnsweredPicture(where, name_traverse(drive), best.score, right, outside, own, off))
+        answered.append(AnsweredPicture(where, name_traverse(drive), value, right, outside, own, off))
     if without:
         log.warning("%d pictures left out: they have no place", without)
     if same:

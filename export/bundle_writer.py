@@ -21,38 +21,54 @@ import torch
 import pairvpr
 from pairvpr.calibration.splits import split_pictures
 from pairvpr.errors import BundleError, CheckpointError, ExportError
+from pairvpr.export.descriptor_graph import write_descriptor
+from pairvpr.export.descriptor_source import Descriptor
 from pairvpr.export.graphs import check_positions
 from pairvpr.export.int8_bundle import Int8Export, Pictures
 from pairvpr.export.precision import DTYPES, Precision
 from pairvpr.export.tracing import graph_specs, write_graph
-from pairvpr.export.verification import Progress, Truth, network_truth, verify_export
+from pairvpr.export.verification import Progress, Truth, descriptor_truth, network_truth, verify_export
 from pairvpr.model import Checkpoint, PairVPR
 from pairvpr.model.presets import HEAD_DIM
 from pairvpr.runtime.bundle import (
+    DESCRIPTOR,
+    ENCODER,
     FILE,
     REFERENCE,
     Bundle,
     BundleInfo,
     Dims,
     FileInfo,
+    FirstStage,
     PictureFormat,
     PrecisionInfo,
     Weights,
     sha256,
 )
 from pairvpr.runtime.engines.open import INT8
+from pairvpr.runtime.resize_rules import SQUASH
 
 TOKEN_FORMAT = "decoder_embed applied, positions added"
+PRESET, TOP_K = "descriptor", 100
+"""Name of a descriptor alone, and the number of matches of its answers."""
 
 
-def export_bundle(checkpoint: Checkpoint, precision: Precision, out: Path, progress: Progress) -> Bundle:
+def export_bundle(
+    checkpoint: Checkpoint | None,
+    precision: Precision,
+    out: Path,
+    progress: Progress,
+    descriptor: Descriptor | None = None,
+) -> Bundle:
     """Export a network in one precision into the bundle folder `out`, beside the precisions that it already has.
 
+    checkpoint: the network that compares pairs. None exports a descriptor alone.
     progress: called with a text at each step.
+    descriptor: makes the descriptors in place of the checkpoint's network.
     Raises CheckpointError for a stage-one checkpoint, BundleError if the folder is not this model's bundle, ExportError
     if a graph differs from the network. The folder is then left as it was.
     """
-    with _export(checkpoint, out, progress) as export:
+    with _export(checkpoint, descriptor, out, progress) as export:
         export.trace(precision, export.folder)
     return Bundle.open(out)
 
@@ -64,7 +80,7 @@ def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progr
     for too few pictures, and ExportError if no precision is accurate enough.
     """
     pictures = Pictures(*split_pictures(images))
-    with _export(checkpoint, out, progress) as export, tempfile.TemporaryDirectory(dir=export.folder) as scratch:
+    with _export(checkpoint, None, out, progress) as export, tempfile.TemporaryDirectory(dir=export.folder) as scratch:
         floats = Path(scratch)
         for precision in DTYPES:
             export.trace(precision, floats)
@@ -76,9 +92,13 @@ def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progr
 
 @dataclass
 class _Export:
-    """An export in progress: the network, the folder of its files, and their description so far."""
+    """An export in progress: the networks, the folder of their files, and their description so far.
 
-    network: PairVPR
+    network: compares pairs, None for a descriptor alone. descriptor: makes descriptors, None if the network does.
+    """
+
+    network: PairVPR | None
+    descriptor: Descriptor | None
     info: BundleInfo
     folder: Path
     progress: Progress
@@ -87,15 +107,23 @@ class _Export:
 
     @functools.cached_property
     def truth(self) -> Truth:
-        """The network's results on the reference pictures."""
-        return network_truth(self.network, self.progress)
+        """The networks' results on the reference pictures."""
+        own = None if self.network is None else network_truth(self.network, self.progress)
+        if self.descriptor is not None:
+            return descriptor_truth(self.descriptor, self.progress, own)
+        assert own is not None
+        return own
 
     def trace(self, precision: Precision, folder: Path) -> None:
         """Write the graphs in a float precision into `folder`, and compare them with the network."""
         graphs = {}
-        for name, spec in graph_specs(self.network, precision).items():
+        for name, spec in {} if self.network is None else graph_specs(self.network, precision).items():
             self.progress(f"tracing {name} ({precision})")
             graphs[name] = write_graph(name, spec, precision, folder)
+        if self.descriptor is not None:
+            name = ENCODER if self.network is None else DESCRIPTOR
+            self.progress(f"tracing {name} ({precision})")
+            graphs[name] = write_descriptor(name, self.descriptor.graph(), precision, folder)
         self.precisions[precision] = PrecisionInfo(graphs, {})
         # The errors are measured on the bundle as the runtime opens it, then stored in it.
         errors = verify_export(Bundle(folder, self.info_of(folder)), precision, self.truth, self.progress)
@@ -110,19 +138,23 @@ class _Export:
 
 
 @contextmanager
-def _export(checkpoint: Checkpoint, out: Path, progress: Progress) -> Iterator[_Export]:
+def _export(
+    checkpoint: Checkpoint | None, descriptor: Descriptor | None, out: Path, progress: Progress
+) -> Iterator[_Export]:
     """Prepare an export, let the block make the files, and put them into the bundle."""
-    network = checkpoint.network
-    if not network.config.pair_classifier:
-        raise CheckpointError(
-            f"{checkpoint.weights.origin}: a stage-one checkpoint has no pair classifier; export a stage-two checkpoint"
-        )
-    check_positions(network.decoder)
+    network = None if checkpoint is None else checkpoint.network
+    if checkpoint is not None and network is not None:
+        if not network.config.pair_classifier:
+            raise CheckpointError(
+                f"{checkpoint.weights.origin}: a stage-one checkpoint has no pair classifier; export a stage-two "
+                "checkpoint"
+            )
+        check_positions(network.decoder)
     progress("reading the weights")
-    info = describe(checkpoint)
+    info = describe(checkpoint, descriptor)
     earlier = _earlier_bundle(out, info.identity)
     with _workshop(out) as folder:
-        export = _Export(network, info, folder, progress)
+        export = _Export(network, descriptor, info, folder, progress)
         yield export
         export.truth.reference().save(folder / REFERENCE)
         info = export.info_of(folder)
@@ -132,10 +164,41 @@ def _export(checkpoint: Checkpoint, out: Path, progress: Progress) -> Iterator[_
         _put(folder, out)
 
 
-def describe(checkpoint: Checkpoint) -> BundleInfo:
-    """Return the content of `bundle.json` for a network before anything is exported."""
+def describe(checkpoint: Checkpoint | None, descriptor: Descriptor | None = None) -> BundleInfo:
+    """Return the content of `bundle.json` before anything is exported.
+
+    descriptor: makes the descriptors in place of the checkpoint's network. Without a checkpoint it is the whole model.
+    """
+    if checkpoint is None:
+        assert descriptor is not None
+        return BundleInfo(
+            identity=_with_token_format(descriptor.digest(), "none"),
+            preset=PRESET,
+            picture=descriptor.picture,
+            dims=Dims(descriptor.dim),
+            weights=descriptor.weights,
+            top_k=TOP_K,
+            made_with=_versions(),
+        )
+    info = _describe_network(checkpoint)
+    if descriptor is None:
+        return info
+    return dataclasses.replace(
+        info,
+        identity=_with_token_format(descriptor.digest(), info.identity),
+        dims=dataclasses.replace(info.dims, descriptor=descriptor.dim),
+        descriptor=FirstStage(descriptor.picture, descriptor.weights),
+    )
+
+
+def _with_token_format(descriptor: str, tokens: str) -> str:
+    """Return one hash for two: the descriptor's, and the identity of the network that makes the tokens."""
+    return hashlib.sha256(f"{descriptor} {tokens}".encode()).hexdigest()
+
+
+def _describe_network(checkpoint: Checkpoint) -> BundleInfo:
     network, config = checkpoint.network, checkpoint.network.config
-    picture = PictureFormat(config.image_size, config.image_size, "squash, Pillow bilinear", config.mean, config.std)
+    picture = PictureFormat(config.image_size, config.image_size, SQUASH, config.mean, config.std)
     return BundleInfo(
         identity=identity(network, picture),
         preset=config.preset,
@@ -150,13 +213,17 @@ def describe(checkpoint: Checkpoint) -> BundleInfo:
         ),
         weights=Weights(**dataclasses.asdict(checkpoint.weights)),
         top_k=config.top_k,
-        made_with={
-            "pairvpr": pairvpr.__version__,
-            "torch": torch.__version__,
-            "timm": timm.__version__,
-            "onnx": onnx.__version__,
-        },
+        made_with=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "pairvpr": pairvpr.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "onnx": onnx.__version__,
+    }
 
 
 def identity(network: PairVPR, picture: PictureFormat) -> str:

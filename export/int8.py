@@ -71,7 +71,7 @@ class FloatGraph:
         self.model = onnx.load(str(file))
         if fused:
             fuse_attention(self.model)
-        _transpose_weights(self.model.graph)
+        transpose_weights(self.model.graph)
         drop_unused(self.model.graph)
         self.layers = _linear_layers(self.model.graph, self.name)
 
@@ -229,7 +229,7 @@ def _rounded(values: Array, most: Array | float) -> Array:
     return rounded
 
 
-def _transpose_weights(graph: GraphProto) -> None:
+def transpose_weights(graph: GraphProto) -> None:
     """Transpose the weights of matrix products now, because only constants of the graph are quantized."""
     made, initializers = {name: node for node in graph.node for name in node.output}, _initializers(graph)
     for node in graph.node:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from pairvpr import machine
 from pairvpr.errors import EngineError
 from pairvpr.files import lock_file, sync, write_atomically
-from pairvpr.runtime.bundle import ENGINES, GRAPHS, Bundle
+from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, ENGINES, Bundle
 from pairvpr.runtime.engines.base import Engine, in_place
 from pairvpr.runtime.engines.open import PREFERENCES, Engines
 from pairvpr.runtime.engines.tensorrt import api, cuda
@@ -108,7 +108,10 @@ class Site:
 
         Raise EngineError on failure.
         """
-        return {graph: self._build_graph(graph, precision, FORMS[0], settings, progress) for graph in GRAPHS}
+        return {
+            graph: self._build_graph(graph, precision, FORMS[0], settings, progress)
+            for graph in self.bundle.info.graphs
+        }
 
     def build_right(self, precision: str, settings: BuildSettings, progress: Progress) -> dict[str, Path]:
         """Build a plan of each graph in the workshop, in the first of FORMS in which it passes the reference check.
@@ -121,7 +124,7 @@ class Site:
         for form in forms:
             rebuilt: dict[str, Path] = {}
             # Only the scores show whether prefix and suffix are right, so each is tried alone, and then both.
-            for trial in (("encoder",), *((graph,) for graph in PAIR_GRAPHS), PAIR_GRAPHS):
+            for trial in ((ENCODER,), (DESCRIPTOR,), *((graph,) for graph in PAIR_GRAPHS), PAIR_GRAPHS):
                 if not set(trial) <= set(verdict.wrong):
                     continue
                 for graph in trial:
@@ -227,7 +230,7 @@ def _build(
         network.unfuse_attention()
     if form == FORMS[2]:
         network.compute_in_float32()
-    profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, batches)
+    profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture_of(graph), batches)
     known = cache.read_bytes() if cache.exists() else b""
     with _interruptible() as asked:
         monitor = BuildProgress(lambda percent: progress(f"building {graph}, percent", percent, 100), asked)
@@ -362,23 +365,29 @@ def judge_engines(
         **engines, device="tensorrt", precision=precision, description="check", largest_batch=None, stage=in_place
     )
     # The two pictures of a small batch must have different scores, because their order is checked too.
-    by_score = np.argsort(truth.scores)
+    order = np.argsort(truth.scores) if bundle.info.pair_classifier else np.arange(len(truth.images))
     verdicts = []
     for done, batch in enumerate(batches):
         progress("batch sizes checked", done, len(batches))
-        rows = np.resize(by_score, batch)
+        rows = np.resize(order, batch)
         model = Model(bundle, opened, batch)
-        stored = truth.features.tokens[rows]
-        backwards = np.arange(batch)[::-1]
-        scores = np.empty(batch, np.float32)
-        scores[backwards] = model.suffix(model.prefix(truth.features.tokens[:1], stored), backwards.copy())
+        scores = _scores(model, truth, rows) if bundle.info.pair_classifier else np.zeros(0, np.float32)
         pictures = rows[: model.picture_batch]
-        features = model.encode_prepared(truth.images[pictures])
+        features = truth.encode(model, pictures)
         verdicts.append(_verdict(truth, features, pictures, scores, rows, precision))
     progress("batch sizes checked", len(batches), len(batches))
-    wrong = tuple(graph for graph in GRAPHS if any(graph in verdict.wrong for verdict in verdicts))
+    wrong = tuple(graph for graph in bundle.info.graphs if any(graph in verdict.wrong for verdict in verdicts))
     first = next((verdict for verdict in verdicts if verdict.wrong), verdicts[-1])
     return dataclasses.replace(first, wrong=wrong)
+
+
+def _scores(model: Model, truth: Reference, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the pair scores of the reference's first picture with those at `rows`, computed in the opposite order."""
+    backwards = np.arange(len(rows))[::-1]
+    scores = np.empty(len(rows), np.float32)
+    prefix = model.prefix(truth.features.tokens[:1], truth.features.tokens[rows])
+    scores[backwards] = model.suffix(prefix, backwards.copy())
+    return scores
 
 
 def _verdict(
@@ -392,21 +401,27 @@ def _verdict(
     """Judge the features of some of the reference's pictures, and scores of some of its pairs."""
     expected = Features(truth.features.descriptors[pictures], truth.features.tokens[pictures])
     tokens = _cosine_distance(features, expected)
-    encoded = measure(
-        features, truth.scores[pictures], Reference(truth.images, expected, truth.scores[pictures]), precision
-    )
-    scored = measure(expected, scores, Reference(truth.images, expected, truth.scores[rows]), precision)
+    none = np.zeros(0, np.float32)
+    encoded = measure(features, none, Reference(truth.images, expected, none), precision)
+    known = truth.scores[rows] if len(truth.scores) else none
+    scored = measure(expected, scores, Reference(truth.images, expected, known), precision)
     encoder_right = encoded.ok and tokens <= TOLERANCES[precision].cosine  # NaN is wrong
-    wrong = (*(() if encoder_right else ("encoder",)), *(() if scored.ok else PAIR_GRAPHS))
+    if truth.descriptor_images is not None:  # which graph made the descriptors
+        encoder_right = tokens <= TOLERANCES[precision].cosine
+    wrong = (
+        *(() if encoder_right else (ENCODER,)),
+        *(() if encoded.ok or truth.descriptor_images is None else (DESCRIPTOR,)),
+        *(() if scored.ok else PAIR_GRAPHS),
+    )
     errors = dataclasses.replace(encoded, scores=scored.scores, ok=not wrong)
     return Verdict(errors, len(rows), tokens, wrong)
 
 
 def _cosine_distance(features: Features, expected: Features) -> float:
-    """Return the largest cosine distance of any token."""
+    """Return the largest cosine distance of any token, 0 without tokens."""
     a, b = features.tokens.astype(np.float32), expected.tokens.astype(np.float32)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return float(np.max(1.0 - np.sum(a * b, axis=-1) / norms))
+    return float(np.max(1.0 - np.sum(a * b, axis=-1) / norms, initial=0.0))
 
 
 def _choose(bundle: Bundle, asked: str | None) -> str:

@@ -92,7 +92,7 @@ def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) 
     stem = f"{name}.{precision}"
     cuda_file = f"{stem}-cuda.onnx"
     files = GraphFiles(f"{stem}.onnx", f"{stem}-cpu.onnx", f"{stem}.weights", cuda_file)
-    model = _trace(spec, precision)
+    model = trace(spec, precision)
     onnx_ir.save(model, folder / files.file, external_data=files.weights, size_threshold_bytes=INLINE_BYTES)
     write_cpu_form(folder / files.file, folder / files.cpu_file)
     write_cuda_form(folder / files.file, folder / cuda_file)
@@ -101,7 +101,8 @@ def write_graph(name: str, spec: GraphSpec, precision: Precision, folder: Path) 
     return files
 
 
-def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
+def trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
+    """Return the ONNX graph of a module, as engines take it best."""
     module = in_precision(spec.module, precision).eval()
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -122,6 +123,7 @@ def _trace(spec: GraphSpec, precision: Precision) -> onnx_ir.Model:
     model.graph.metadata_props.clear()
     cast_bytes_first(model.graph)
     copy_kept_sizes(model.graph)
+    name_squeezed_axes(model.graph)
     # The exporter records the source line of each node. A robot does not need it.
     for node in model.graph:
         node.metadata_props.clear()
@@ -159,6 +161,8 @@ def copy_kept_sizes(graph: onnx_ir.Graph) -> None:
         before, after = node.inputs[0].shape if node.inputs[0] else None, node.outputs[0].shape
         if before is None or after is None:
             continue
+        if any(not isinstance(size, int) and size.value is None for size in (*before, *after)):
+            continue  # two unknown sizes need not be the same
         kept = [
             size if isinstance(size, int) else 0 if i < len(before) and before[i] == size else -1
             for i, size in enumerate(after)
@@ -171,6 +175,30 @@ def copy_kept_sizes(graph: onnx_ir.Graph) -> None:
             graph.insert_before(node, constant)
             node.replace_input_with(1, constant.outputs[0])
             node.attributes.pop("allowzero", None)  # with it, 0 does not copy a size
+
+
+def name_squeezed_axes(graph: onnx_ir.Graph) -> None:
+    """Name the axes of Squeeze nodes that have none: those of size 1, without the batch.
+
+    A batch of 1 would lose its axis too, and not every engine takes a value of an unknown number of axes.
+    """
+    for node in list(graph):
+        if node.op_type != "Squeeze" or (len(node.inputs) > 1 and node.inputs[1] is not None):
+            continue
+        squeezed, taken = node.outputs[0], node.inputs[0]
+        if taken is None or taken.shape is None:
+            continue
+        axes = [axis for axis, size in enumerate(taken.shape) if size == 1]
+        if not axes:
+            squeezed.replace_all_uses_with(taken)
+            graph.remove(node)
+            continue
+        value = onnx_ir.tensor(axes, onnx_ir.DataType.INT64)
+        constant = onnx_ir.node("Constant", [], attributes={"value": value})
+        constant.outputs[0].name = f"{squeezed.name}.axes"
+        graph.insert_before(node, constant)
+        node.resize_inputs(2)
+        node.replace_input_with(1, constant.outputs[0])
 
 
 @contextmanager

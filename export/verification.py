@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 from pairvpr.demo import TOWN
 from pairvpr.errors import ExportError
+from pairvpr.export.descriptor_source import Descriptor
 from pairvpr.model import PairVPR
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.engines.base import in_place
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from pairvpr.runtime.engines.open import Engines
@@ -38,11 +40,12 @@ class Truth:
     features: Features
     scores: npt.NDArray[np.float32]
     summaries: npt.NDArray[np.float32]
+    descriptor_images: npt.NDArray[np.uint8] | None = None
 
-    def reference(self) -> Reference:
+    def reference(self, count: int = REFERENCE_PICTURES) -> Reference:
         """Return the results of the first few pictures, small enough to be stored in the bundle."""
-        n = REFERENCE_PICTURES
-        return Reference(self.images[:n], self.features[:n], self.scores[:n])
+        more = None if self.descriptor_images is None else self.descriptor_images[:count]
+        return Reference(self.images[:count], self.features[:count], self.scores[:count], more)
 
 
 def network_truth(network: PairVPR, progress: Progress) -> Truth:
@@ -51,8 +54,7 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
     progress: called with a text at each step.
     """
     size = (network.config.image_size, network.config.image_size)
-    files = [min((TOWN / "queries" / "day").iterdir()), *sorted((TOWN / "database").iterdir())[:CANDIDATES]]
-    images = np.stack([resize(load_picture(file), size) for file in files])
+    images = np.stack([resize(picture, size) for picture in _pictures()])
     descriptors, tokens, scores, summaries = [], [], [], []
     with torch.no_grad():
         for i, image in enumerate(images):
@@ -69,6 +71,30 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
     return Truth(images, features, torch.cat(scores).numpy(), torch.cat(summaries).numpy())
 
 
+def descriptor_truth(descriptor: Descriptor, progress: Progress, pair: Truth | None = None) -> Truth:
+    """Run a descriptor's network on the same pictures, one by one.
+
+    pair: the results of the network that compares pairs, whose descriptors are replaced. None for a descriptor alone.
+    """
+    picture, found = descriptor.picture, []
+    size = (picture.height, picture.width)
+    images = np.stack([resize(each, size, picture.resize) for each in _pictures()])
+    for i in range(len(images)):
+        progress(f"descriptor: picture {i + 1} of {len(images)}")
+        found.append(descriptor.describe(images[i : i + 1]))
+    descriptors = np.concatenate(found)
+    if pair is not None:
+        return replace(pair, features=Features(descriptors, pair.features.tokens), descriptor_images=images)
+    none = np.zeros(0, np.float32)
+    return Truth(images, Features(descriptors, np.zeros((len(images), 0, 0), np.float32)), none, none)
+
+
+def _pictures() -> list[Image.Image]:
+    """Return the pictures of the town to compare on: a query, then its candidates."""
+    files = [min((TOWN / "queries" / "day").iterdir()), *sorted((TOWN / "database").iterdir())[:CANDIDATES]]
+    return [load_picture(file) for file in files]
+
+
 def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progress) -> dict[str, float]:
     """Compare every graph with the network, at batch 1 and 5. Return the largest errors.
 
@@ -76,10 +102,11 @@ def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progre
     Raises ExportError if they differ by more than allowed.
     """
     measured: dict[str, float] = {}
+    names = bundle.info.graphs
     forms = {
-        "": {name: bundle.graph(precision, name, cpu=False) for name in GRAPHS},
-        ", CPU form": {name: bundle.graph(precision, name, cpu=True) for name in GRAPHS},
-        ", CUDA form": {name: bundle.cuda_graph(precision, name) for name in GRAPHS},
+        "": {name: bundle.graph(precision, name, cpu=False) for name in names},
+        ", CPU form": {name: bundle.graph(precision, name, cpu=True) for name in names},
+        ", CUDA form": {name: bundle.cuda_graph(precision, name) for name in names},
     }
     for form, files in forms.items():
         graphs = {name: OnnxRuntimeEngine(file, "cpu") for name, file in files.items()}
@@ -95,13 +122,16 @@ def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progre
 
 def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str, float]:
     """Return the errors at one batch size. With batch 1 only the reference's few pictures are compared."""
-    few = slice(0, REFERENCE_PICTURES) if model.batch_size == 1 else slice(0, len(truth.images))
-    features = model.encode(list(truth.images[few]))
+    expected = truth.reference(REFERENCE_PICTURES if model.batch_size == 1 else len(truth.images))
+    step = model.picture_batch
+    parts = [expected.encode(model, slice(i, i + step)) for i in range(0, len(expected.images), step)]
+    features = Features.concatenate(parts)
+    if not model.bundle.info.pair_classifier:
+        return _compare_descriptors(features, expected, precision, where)
     scores = model.score(features[0], features)
     pairs = model.prefix(truth.features.tokens[:1], truth.features.tokens[: model.batch_size])
     kept = np.arange(model.batch_size)[::-2]  # half of the candidates, in another order
     suffix = model.suffix(pairs, kept)
-    expected = Reference(truth.images[few], truth.features[few], truth.scores[few])
     errors = measure(features, scores, expected, precision)
     result = {
         "descriptors": errors.descriptors,
@@ -118,6 +148,16 @@ def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str
         raise ExportError(
             f"the {precision} graphs rank the {CANDIDATES} candidates in another order than the network ({listed})"
         )
+    return result
+
+
+def _compare_descriptors(features: Features, expected: Reference, precision: str, where: str) -> dict[str, float]:
+    """Return the errors of a descriptor alone at one batch size. Raises ExportError if they are too large."""
+    errors = measure(features, expected.scores, expected, precision)
+    result = {"descriptors": errors.descriptors, "descriptor_cosine": errors.cosine}
+    if not errors.ok:
+        listed = ", ".join(f"{name} {value:.2g}" for name, value in result.items())
+        raise ExportError(f"the {precision} graph differs from the network by more than allowed ({where}: {listed})")
     return result
 
 

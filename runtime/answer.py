@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pairvpr.printing import json_line
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.measure import Measure
 
 if TYPE_CHECKING:
     from pairvpr.runtime.calibrated.acceptance import Acceptance
@@ -33,6 +34,12 @@ class Match:
     similarity: float
     stage: Stage
     pose: Pose | Gps | None = None
+
+    def value(self, measure: Measure) -> float | None:
+        """Return the number that decides by this measure. None if the measure is pair scores and none is complete."""
+        if measure is Measure.SIMILARITY:
+            return self.similarity
+        return self.score if self.stage == "full" else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the match as JSON values."""
@@ -113,6 +120,12 @@ class Recognition:
         if not self.matches:
             raise LookupError(f"{self.query}: no match ({self.error})")
         return self.matches[0]
+
+    @property
+    def measure(self) -> Measure:
+        """Return the number that ranks the matches. Similarities do if no pair was to be compared."""
+        unscored = self.complete and self.matches and self.matches[0].stage == "descriptor"
+        return Measure.SIMILARITY if unscored else Measure.SCORE
 
     def to_json(self, matches: int = 10) -> str:
         """Return one line of JSON, format 1, with the first `matches` matches; `sequence` and `warning` if known."""

@@ -22,7 +22,9 @@ from typing import Any, TypeVar
 from pairvpr.errors import BundleError, one_line
 from pairvpr.files import check_member, open_member, read_member, sync, write_atomically
 from pairvpr.printing import json_document
+from pairvpr.runtime.measure import Measure
 from pairvpr.runtime.onnx_locations import find_locations
+from pairvpr.runtime.resize_rules import RULES
 from pairvpr.validation import (
     check_bool,
     check_int,
@@ -36,8 +38,12 @@ from pairvpr.validation import (
 
 Result = TypeVar("Result")
 
-FORMAT = 1
-GRAPHS = ("encoder", "pair_prefix", "pair_suffix")
+FORMAT = 2
+PAIR_FORMAT = 1
+"""Format of a bundle with a pair classifier and its own descriptor. Older versions can read it."""
+ENCODER, DESCRIPTOR = "encoder", "descriptor"
+GRAPHS = (ENCODER, "pair_prefix", "pair_suffix")
+"""The graphs of a bundle with a pair classifier."""
 FILE = "bundle.json"
 REFERENCE = "reference.safetensors"
 ENGINES = "engines"
@@ -54,7 +60,10 @@ RESTORE = "copy the bundle again or export it again with `pairvpr export`"
 
 @dataclass(frozen=True)
 class PictureFormat:
-    """Describe the encoder's input: uint8 RGB of this size in pixels. The graph itself applies `mean` and `std`."""
+    """Describe the input of a graph: uint8 RGB of this size in pixels. The graph itself applies `mean` and `std`.
+
+    resize: a name of RULES.
+    """
 
     height: int
     width: int
@@ -65,7 +74,7 @@ class PictureFormat:
 
 @dataclass(frozen=True)
 class Dims:
-    """Hold the sizes of the graphs.
+    """Hold the sizes of the graphs. Without a pair classifier all but `descriptor` are 0.
 
     descriptor, tokens, token_dim: G, T and D.
     heads, decoder_depth: attention heads and blocks of the pair decoder.
@@ -73,11 +82,11 @@ class Dims:
     """
 
     descriptor: int
-    tokens: int
-    token_dim: int
-    heads: int
-    decoder_depth: int
-    split: int
+    tokens: int = 0
+    token_dim: int = 0
+    heads: int = 0
+    decoder_depth: int = 0
+    split: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,14 @@ class Weights:
     origin: str
     licence: str
     trained: bool
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """Describe a descriptor in front of the pair classifier, in place of the network's own."""
+
+    picture: PictureFormat
+    weights: Weights
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,11 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """Hold the content of `bundle.json`."""
+    """Hold the content of `bundle.json`.
+
+    picture, weights: of the encoder.
+    descriptor: a descriptor of another network, None if the encoder makes the descriptors.
+    """
 
     identity: str
     preset: str
@@ -136,11 +157,50 @@ class BundleInfo:
     precisions: Mapping[str, PrecisionInfo] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, str] = field(default_factory=dict)
+    descriptor: FirstStage | None = None
+
+    @property
+    def pair_classifier(self) -> bool:
+        """Return whether the model can compare pairs. If not, it is a descriptor alone and makes no tokens."""
+        return self.dims.tokens > 0
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Return the names of the graphs."""
+        own = GRAPHS if self.pair_classifier else (ENCODER,)
+        return own if self.descriptor is None else (*own, DESCRIPTOR)
+
+    def picture_of(self, graph: str) -> PictureFormat:
+        """Return the pictures that a graph reads."""
+        return self.descriptor.picture if graph == DESCRIPTOR and self.descriptor is not None else self.picture
+
+    @property
+    def licence(self) -> str:
+        """Return the licence of all weights."""
+        own = self.weights.licence
+        return own if self.descriptor is None else f"{own}; descriptor: {self.descriptor.weights.licence}"
+
+    @property
+    def origin(self) -> str:
+        """Return the origin of all weights."""
+        own = self.weights.origin
+        return own if self.descriptor is None else f"{own}; {self.descriptor.weights.origin}"
+
+    @property
+    def measure(self) -> Measure:
+        """Return the number that ranks the model's answers."""
+        return Measure.SCORE if self.pair_classifier else Measure.SIMILARITY
 
     def to_json(self) -> str:
         """Return the text of `bundle.json`, with its checksum."""
-        content = {"format": FORMAT, **asdict(self)}
+        plain = self.pair_classifier and self.descriptor is None
+        content = {"format": PAIR_FORMAT if plain else FORMAT, **self.content()}
         return json_document({**content, "checksum": _checksum(content)})
+
+    def content(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        values = asdict(self)
+        return values if self.descriptor is not None else {k: v for k, v in values.items() if k != "descriptor"}
 
     @staticmethod
     def from_json(text: str, where: Path) -> BundleInfo:
@@ -153,14 +213,15 @@ class BundleInfo:
                 raise BundleError(f"{where}: bundle format {number}, this pairvpr reads {FORMAT}; upgrade pairvpr")
             if content.get("checksum") != _checksum(fields):
                 raise BundleError(f"{where}: its checksum does not match its content; {RESTORE}")
-            return _decode(fields)
+            return _decode(fields, number)
         except ValueError as error:
             raise BundleError(f"{where}: not a bundle description ({one_line(error)}); {RESTORE}") from error
 
 
-def _decode(content: Mapping[str, Any]) -> BundleInfo:
+def _decode(content: Mapping[str, Any], number: int) -> BundleInfo:
     """Validate the content of `bundle.json`: whoever made the file made its checksum. Raises ValueError."""
-    check_keys(content, "it", {"format", *(each.name for each in fields(BundleInfo))})
+    names = {each.name for each in fields(BundleInfo)} - {"descriptor"}
+    check_keys(content, "it", {"format", *names}, set() if number == PAIR_FORMAT else {"descriptor"})
     files = {
         check_member(name): _decode_file(info, name)
         for name, info in check_mapping(content["files"], "files", 1000).items()
@@ -168,21 +229,25 @@ def _decode(content: Mapping[str, Any]) -> BundleInfo:
     if FILE in files:
         raise ValueError(f"files has {FILE} itself")
     precisions = check_mapping(content["precisions"], "precisions", 100)
-    return BundleInfo(
+    info = BundleInfo(
         identity=check_text(content["identity"], "identity", 200),
         preset=check_text(content["preset"], "preset", 200),
         picture=_decode_picture(content["picture"]),
-        dims=_decode_dims(content["dims"]),
+        dims=_decode_dims(content["dims"], number),
         weights=_decode_weights(content["weights"]),
         top_k=check_int(content["top_k"], "top_k", 1, 10**6),
         files=files,
-        precisions={name: _decode_precision(value, name, files) for name, value in precisions.items()},
         calibration=check_mapping(content["calibration"], "calibration", 100),
         made_with={
             check_text(name, "made_with", 200): check_text(version, "made_with", 200)
             for name, version in check_mapping(content["made_with"], "made_with", 100).items()
         },
+        descriptor=_decode_first_stage(content["descriptor"]) if "descriptor" in content else None,
     )
+    if not info.pair_classifier and info.descriptor is not None:
+        raise ValueError("it has a descriptor in front of no pair classifier")
+    decoded = {name: _decode_precision(value, name, info.graphs, files) for name, value in precisions.items()}
+    return replace(info, precisions=decoded)
 
 
 def _decode_file(content: object, name: str) -> FileInfo:
@@ -198,14 +263,31 @@ def _decode_picture(content: object) -> PictureFormat:
     return PictureFormat(
         check_int(picture["height"], "height", 1, _LARGEST_PICTURE),
         check_int(picture["width"], "width", 1, _LARGEST_PICTURE),
-        check_text(picture["resize"], "resize", 200),
+        _check_rule(picture["resize"]),
         [check_real(value, "mean") for value in mean],
         [check_real(value, "std", 1e-9) for value in std],
     )
 
 
-def _decode_dims(content: object) -> Dims:
+def _check_rule(value: object) -> str:
+    rule = check_text(value, "resize", 200)
+    if rule not in RULES:
+        raise ValueError(f"resize {rule!r:.50} is no known rule")
+    return rule
+
+
+def _decode_first_stage(content: object) -> FirstStage:
+    stage = check_keys(content, "descriptor", {each.name for each in fields(FirstStage)})
+    return FirstStage(_decode_picture(stage["picture"]), _decode_weights(stage["weights"]))
+
+
+def _decode_dims(content: object, number: int) -> Dims:
     dims = check_keys(content, "dims", {each.name for each in fields(Dims)})
+    if number != PAIR_FORMAT and dims["tokens"] == 0:
+        alone = Dims(check_int(dims["descriptor"], "descriptor", 1, _LARGEST_SIZE))
+        if dims != asdict(alone):
+            raise ValueError("dims has sizes of a pair classifier")
+        return alone
     descriptor, tokens, width = (
         check_int(dims[name], name, 1, _LARGEST_SIZE) for name in ("descriptor", "tokens", "token_dim")
     )
@@ -223,9 +305,11 @@ def _decode_weights(content: object) -> Weights:
     )
 
 
-def _decode_precision(content: object, name: str, files: Mapping[str, FileInfo]) -> PrecisionInfo:
+def _decode_precision(
+    content: object, name: str, wanted: Sequence[str], files: Mapping[str, FileInfo]
+) -> PrecisionInfo:
     precision = check_keys(content, name, {"graphs", "errors"})
-    graphs = check_keys(precision["graphs"], f"graphs of {name}", set(GRAPHS))
+    graphs = check_keys(precision["graphs"], f"graphs of {name}", set(wanted))
     errors = check_mapping(precision["errors"], f"errors of {name}", 100)
     return PrecisionInfo(
         {graph: _decode_graph(value, f"{name} {graph}", files) for graph, value in graphs.items()},
@@ -277,7 +361,7 @@ class Bundle:
 
         The identity is a name that the maker of a bundle writes down. The digest pins the content.
         """
-        return _checksum({key: value for key, value in asdict(self.info).items() if key != "calibration"})
+        return _checksum({key: value for key, value in self.info.content().items() if key != "calibration"})
 
     def check_digest(self, expected: str) -> None:
         """Raise BundleError if the digest is another than `expected`."""
@@ -285,6 +369,17 @@ class Bundle:
             raise BundleError(
                 f"{self.path}: its digest is {self.digest}, not {one_line(expected, 64)}; take the bundle from where "
                 "its digest comes from"
+            )
+
+    def require_pair_classifier(self, use: str) -> None:
+        """Raise BundleError if the model is a descriptor alone.
+
+        use: the command or option that needs pair scores.
+        """
+        if not self.info.pair_classifier:
+            raise BundleError(
+                f"{self.path}: {use} needs a pair classifier, and this model is a descriptor alone; leave it out, or "
+                "use a model that was exported from a checkpoint"
             )
 
     def graph(self, precision: str, graph: str, cpu: bool) -> Path:

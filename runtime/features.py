@@ -14,7 +14,8 @@ class Features:
     """Hold the features of n pictures. `features[i]` and `features[i:j]` are Features too.
 
     descriptors: (n, G) float32, L2-normalised global descriptors.
-    tokens: (n, T, D) float32 or float16, decoder-ready: embedded and with positions added.
+    tokens: (n, T, D) float32 or float16, decoder-ready: embedded and with positions added. (n, 0, 0) from a model
+    without a pair classifier.
     """
 
     descriptors: npt.NDArray[np.float32]

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.remarks import remark
+from pairvpr.runtime.resize_rules import RULES, SQUASH
 
 MIN_SIDE = 16  # pixels; a smaller picture shows no place
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
@@ -128,13 +129,26 @@ def decode_picture(
         return _upright_rgb(opened, title)
 
 
-def resize(picture: Image.Image, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def resize(picture: Image.Image, size: tuple[int, int], rule: str = SQUASH) -> npt.NDArray[np.uint8]:
     """Resize an RGB picture to `size` (height, width) and return uint8 (height, width, 3).
 
-    The filter is antialiased bilinear. The aspect ratio is not kept, as in the preprocessing of the published weights.
+    rule: a name of RULES. By default the filter is antialiased bilinear, and the aspect ratio is not kept, as in the
+    preprocessing of the published weights.
     """
     height, width = size
-    return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+    how = RULES[rule]
+    box: tuple[float, float, float, float] = (0, 0, picture.width, picture.height)
+    if how.crop:
+        scale = max(height / picture.height, width / picture.width)
+        left, top = (picture.width - width / scale) / 2, (picture.height - height / scale) / 2
+        box = (
+            max(left, 0),
+            max(top, 0),
+            min(left + width / scale, picture.width),
+            min(top + height / scale, picture.height),
+        )
+    kind = Image.Resampling.BICUBIC if how.bicubic else Image.Resampling.BILINEAR
+    return np.array(picture.resize((width, height), kind, box))
 
 
 def scale_16_bit(values: npt.NDArray[np.integer[Any]], significant: int = 16) -> npt.NDArray[np.uint8]:

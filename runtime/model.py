@@ -22,6 +22,8 @@ from pairvpr.runtime.engines.open import Engines, open_engines
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.image import load_picture, resize
 
+Fitted = tuple[npt.NDArray[np.uint8], ...]
+"""A picture, uint8 (H, W, 3), in the size of the encoder and, if there is one, in the size of the descriptor graph."""
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
 MAX_BATCH = 32
@@ -102,7 +104,13 @@ class Model:
 
     def prepare(self, picture: Picture) -> npt.NDArray[np.uint8]:
         """Load and resize a picture for the encoder: uint8 (H, W, 3). Raises SourceError."""
-        return resize(load_picture(picture), self.picture_size)
+        return self.fit(picture)[0]
+
+    def fit(self, picture: Picture) -> Fitted:
+        """Load a picture and resize it for each graph that reads pictures. Raises SourceError."""
+        loaded, info = load_picture(picture), self.bundle.info
+        formats = [info.picture, *([] if info.descriptor is None else [info.descriptor.picture])]
+        return tuple(resize(loaded, (each.height, each.width), each.resize) for each in formats)
 
     def encode(self, pictures: Sequence[Picture]) -> Features:
         """Encode pictures (paths, PIL pictures or uint8 (H, W, 3) RGB arrays). Raises SourceError."""
@@ -115,18 +123,30 @@ class Model:
             )
         step = self.picture_batch
         return Features.concatenate(
-            [
-                self.encode_prepared(np.stack([self.prepare(p) for p in pictures[i : i + step]]))
-                for i in range(0, len(pictures), step)
-            ]
+            [self.encode_fitted([self.fit(p) for p in pictures[i : i + step]]) for i in range(0, len(pictures), step)]
         )
 
-    def encode_prepared(self, images: npt.NDArray[np.uint8]) -> Features:
-        """Encode resized pictures, uint8 (n, H, W, 3), in one forward pass. Raises EngineError."""
+    def encode_fitted(self, pictures: Sequence[Fitted]) -> Features:
+        """Encode pictures that `fit` resized, at least one, in one forward pass. Raises EngineError."""
+        return self.encode_prepared(*(np.stack(images) for images in zip(*pictures, strict=True)))
+
+    def encode_prepared(
+        self, images: npt.NDArray[np.uint8], descriptor_images: npt.NDArray[np.uint8] | None = None
+    ) -> Features:
+        """Encode resized pictures, uint8 (n, H, W, 3), in one forward pass. Raises EngineError.
+
+        descriptor_images: the same pictures in the size of the descriptor graph, if the model has one.
+        """
         outputs = self.engines.encoder.run({"images": images})
         count, dims = len(images), self.bundle.info.dims
+        if self.engines.descriptor is not None:
+            if descriptor_images is None:
+                raise ValueError("the model has a descriptor graph, whose pictures are missing")
+            outputs = {**outputs, **self.engines.descriptor.run({"images": descriptor_images})}
         descriptors = self._output(outputs, "descriptors", (count, dims.descriptor))
-        tokens = self._output(outputs, "tokens", (count, dims.tokens, dims.token_dim))
+        tokens = np.zeros((count, 0, 0), np.float32)
+        if self.bundle.info.pair_classifier:
+            tokens = self._output(outputs, "tokens", (count, dims.tokens, dims.token_dim))
         self._check_finite(descriptors)
         return Features(descriptors, tokens)
 
@@ -205,8 +225,11 @@ def pair_batch(dims: Dims, memory: int) -> int:
     """Return the number of pairs per forward pass that fit into 1 / MEMORY_SHARE of `memory` bytes.
 
     A pair holds, in float32 and for both orders: tokens, states, normed states, queries, keys, values and the MLP's
-    hidden layer (about 14 times tokens x width), and two attention matrices per head.
+    hidden layer (about 14 times tokens x width), and two attention matrices per head. Without a pair classifier the
+    number is MAX_BATCH.
     """
+    if not dims.tokens:
+        return MAX_BATCH
     rows = dims.tokens + 1
     per_pair = 4 * (14 * rows * dims.token_dim + 2 * dims.heads * rows * rows)
     return int(np.clip(memory // MEMORY_SHARE // per_pair, 1, MAX_BATCH))

@@ -24,8 +24,9 @@ from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, open_tuned
 from pairvpr.runtime.geometry.poses import Pose
-from pairvpr.runtime.image import load_picture, resize
+from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.map import Map, Record
+from pairvpr.runtime.measure import DESCRIPTOR_ALONE
 from pairvpr.runtime.model import Model, Picture
 from pairvpr.runtime.prior import Prior, PriorIndex
 from pairvpr.runtime.reference import check_foreign
@@ -60,6 +61,7 @@ class PlaceRecognizer:
         """Combine an opened map, model and index. `open` does all this for a map folder.
 
         top_k: number of candidates to re-rank.
+        rerank: whether to re-rank. A model without a pair classifier never does.
         judged: whether the bundle's threshold accepts or rejects answers.
         For the rest see `open`.
         Raises EngineError for a budget that is not above 0, and BundleError for a damaged threshold.
@@ -71,7 +73,8 @@ class PlaceRecognizer:
         self.model = model
         self.budget_ms = budget_ms
         self._wanted, self._cascade, self._judged = top_k, cascade, judged
-        self._view = self._show(map_, index, Reranker(map_, model, cascade, strict) if rerank else None)
+        compared = rerank and model.bundle.info.pair_classifier
+        self._view = self._show(map_, index, Reranker(map_, model, cascade, strict) if compared else None)
         self._switching, self._refreshing = Lock(), Lock()
 
     @classmethod
@@ -97,7 +100,7 @@ class PlaceRecognizer:
         `pairvpr tune` found for this device fills the fields left open: device, precision, threads, batch_size, exact.
         top_k: number of candidates to re-rank. None takes the number that the map's threshold was calibrated with, else
         the model's default; at most the whole map.
-        rerank: whether to re-rank. False answers by descriptors alone.
+        rerank: whether to re-rank. False answers by descriptors alone, and so does a model without a pair classifier.
         budget_ms: milliseconds for a whole answer, from decoding on. Candidates that do not fit in are not compared,
         and none is if encoding takes the whole budget.
         exact: True compares every candidate in full, as published. False drops candidates by the cascade, which must
@@ -230,8 +233,9 @@ class PlaceRecognizer:
         """Return the log line on model, licence, engine, cascade and threshold. `pairvpr map info` has the figures."""
         bundle = self.model.bundle
         parts = [
-            f"model: {bundle.info.preset} {bundle.identity[:12]}, licence: {bundle.info.weights.licence}",
+            f"model: {bundle.info.preset} {bundle.identity[:12]}, licence: {bundle.info.licence}",
             f"engine: {self.model.engines.description}",
+            *([] if bundle.info.pair_classifier else [DESCRIPTOR_ALONE]),
             *([] if self._cascade is None else [f"cascade: keeps {self._cascade.kept:.0%} of candidates"]),
             f"decisions: {_describe_decisions(self._view.judge)}",
             *([tuned] if tuned else []),
@@ -253,9 +257,9 @@ class PlaceRecognizer:
     def _answer(self, answer: Recognition, picture: Image.Image, clock: Stopwatch, prior: Prior | None) -> Recognition:
         """Fill in `answer` for its picture (upright RGB)."""
         with clock.step("preprocess"):
-            image = resize(picture, self.model.picture_size)
+            fitted = self.model.fit(picture)
         with self.model.turn, clock.step("encode"):
-            query = self.model.encode_prepared(image[None])
+            query = self.model.encode_fitted([fitted])
         with self._viewing() as view:
             with clock.step("search"):
                 similarities, rows = view.search(query.descriptors, prior)
@@ -287,7 +291,7 @@ class PlaceRecognizer:
         k = min(self._wanted, len(map_))
         if not self._judged:
             return _View(map_, index, k, reranker, Judge())
-        if reranker is None:
+        if reranker is None and self.model.bundle.info.pair_classifier:  # a threshold on scores says nothing
             return _View(map_, index, k, None, Judge.from_bundle(self.model.bundle, None))
         return _View(map_, index, k, reranker, Judge.from_map(self.model.bundle, map_, k, self._cascade))
 
@@ -382,6 +386,8 @@ def _check_model(map_: Map, bundle: Bundle) -> None:
 def _choose_cascade(bundle: Bundle, exact: bool | None) -> Cascade | None:
     """Return the bundle's cascade, None without one or with `exact`. Raises BundleError if `exact` is False without."""
     cascade = None if exact else Cascade.find_in(bundle)
+    if exact is False:
+        bundle.require_pair_classifier("--cascade")
     if cascade is None and exact is False:
         raise BundleError(
             f"{bundle.path}: no cascade was calibrated, but --cascade needs one; run "
@@ -394,7 +400,8 @@ def _describe_decisions(judge: Judge) -> str:
     acceptance = judge.acceptance
     if acceptance is None:
         return judge.reason
-    text = f"accepted from score {acceptance.threshold:.3f} (precision {acceptance.precision:g})"
+    number = acceptance.measure.value
+    text = f"accepted from {number} {acceptance.threshold:.3f} (precision {acceptance.precision:g})"
     return f"{text} (OPTIMISTIC: calibrated on the map's own traverse)" if acceptance.own else text
 
 

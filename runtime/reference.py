@@ -54,13 +54,20 @@ class Reference:
     """Hold the network's results.
 
     images: (n, H, W, 3) uint8.
+    descriptor_images: the same pictures in the size of the descriptor graph, None if the model has none.
     features: features of the images.
-    scores: (n,), pair scores of the first image with each image.
+    scores: (n,), pair scores of the first image with each image. (0,) for a model without a pair classifier.
     """
 
     images: npt.NDArray[np.uint8]
     features: Features
     scores: npt.NDArray[np.float32]
+    descriptor_images: npt.NDArray[np.uint8] | None = None
+
+    def encode(self, model: Model, rows: slice | npt.NDArray[np.int64]) -> Features:
+        """Encode some of the images with a model, in one forward pass."""
+        more = None if self.descriptor_images is None else self.descriptor_images[rows]
+        return model.encode_prepared(self.images[rows], more)
 
     def save(self, file: Path) -> None:
         """Write the reference as safetensors."""
@@ -69,6 +76,7 @@ class Reference:
             "descriptors": self.features.descriptors,
             "tokens": self.features.tokens,
             "scores": self.scores,
+            **({} if self.descriptor_images is None else {"descriptor_images": self.descriptor_images}),
         }
         file.write_bytes(save(arrays))
 
@@ -77,7 +85,8 @@ class Reference:
         """Read a reference. Raises BundleError if the file is not one."""
         try:
             arrays = load_file(file)
-            found = Reference(arrays["images"], Features(arrays["descriptors"], arrays["tokens"]), arrays["scores"])
+            features = Features(arrays["descriptors"], arrays["tokens"])
+            found = Reference(arrays["images"], features, arrays["scores"], arrays.get("descriptor_images"))
             found._check()
             return found
         except (SafetensorError, KeyError, OSError, ValueError) as error:
@@ -86,17 +95,29 @@ class Reference:
     def _check(self) -> None:
         """Raise ValueError unless the arrays have the right types, fit each other and are finite."""
         count, features = len(self.images), self.features
-        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] != 3 or not count:
-            raise ValueError("its images are not uint8 of shape (n, H, W, 3)")
+        for images in (self.images, *([] if self.descriptor_images is None else [self.descriptor_images])):
+            if (
+                images.dtype != np.uint8
+                or images.ndim != 4
+                or images.shape[3] != 3
+                or len(images) != count
+                or not count
+            ):
+                raise ValueError("its images are not uint8 of shape (n, H, W, 3)")
         arrays = {"descriptors": (features.descriptors, 2), "tokens": (features.tokens, 3), "scores": (self.scores, 1)}
+        alone = features.tokens.size == 0
         for name, (array, axes) in arrays.items():
-            if array.dtype.kind != "f" or array.ndim != axes or len(array) != count or not np.isfinite(array).all():
+            wanted = 0 if alone and name == "scores" else count
+            if array.dtype.kind != "f" or array.ndim != axes or len(array) != wanted or not np.isfinite(array).all():
                 raise ValueError(f"its {name} are not {count} finite ones")
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Hold the largest differences from the network. ok: whether all are within the precision's tolerance."""
+    """Hold the largest differences from the network. ok: whether all are within the precision's tolerance.
+
+    scores: 0 for a model without a pair classifier.
+    """
 
     descriptors: float
     cosine: float
@@ -114,16 +135,26 @@ def measure(features: Features, scores: npt.NDArray[np.float32], truth: Referenc
     allowed = limit.scores + limit.scores_relative * np.abs(truth.scores)
     # The comparisons are written so that NaN fails.
     ok = descriptors <= limit.descriptors and cosine <= limit.cosine and bool(np.all(differences <= allowed))
-    return Errors(descriptors, cosine, float(np.max(differences)), ok)
+    return Errors(descriptors, cosine, float(np.max(differences, initial=0.0)), ok)
+
+
+def describe(errors: Errors, pair_classifier: bool) -> str:
+    """Return the difference that a message names: of pair scores, or of descriptors without a pair classifier."""
+    if pair_classifier:
+        return f"pair scores differ by {errors.scores:.3g}"
+    return f"descriptors differ by a cosine distance of {errors.cosine:.3g}"
 
 
 def check_reference(model: Model) -> Errors:
     """Run the bundle's reference check on the model's engine. Raises BundleError or EngineError."""
     truth = Reference.load(model.bundle.reference())
     step = model.picture_batch
-    parts = [model.encode_prepared(truth.images[i : i + step]) for i in range(0, len(truth.images), step)]
+    parts = [truth.encode(model, slice(i, i + step)) for i in range(0, len(truth.images), step)]
     features = Features.concatenate(parts)
-    return measure(features, model.score(features[0], features), truth, model.engines.precision)
+    scores = np.zeros(0, np.float32)
+    if model.bundle.info.pair_classifier:
+        scores = model.score(features[0], features)
+    return measure(features, scores, truth, model.engines.precision)
 
 
 def check_foreign(model: Model) -> None:
@@ -140,7 +171,8 @@ def check_foreign(model: Model) -> None:
     if not errors.ok:
         raise BundleError(
             f"{model.bundle.path}: its {engines.precision} graphs on {engines.device} do not give the results of its "
-            f"reference check (pair scores differ by {errors.scores:.3g}); copy the bundle again from its maker"
+            f"reference check ({describe(errors, model.bundle.info.pair_classifier)}); copy the bundle again from its "
+            "maker"
         )
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,45 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
+def descriptor_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a bundle without a pair classifier from the encoder of the default model."""
+    import dataclasses
+
+    import numpy as np
+
+    from pairvpr.runtime import Features
+    from pairvpr.runtime.bundle import ENCODER, FILE, REFERENCE, Bundle, Dims, FileInfo, PrecisionInfo, sha256
+    from pairvpr.runtime.model import default_bundle
+    from pairvpr.runtime.reference import Reference
+
+    nano, folder = Bundle.open(default_bundle()), tmp_path_factory.mktemp("bundles") / "descriptor"
+    nano.install(folder)
+    truth = Reference.load(folder / REFERENCE)
+    descriptors = truth.features.descriptors
+    (folder / REFERENCE).unlink()  # a link to the package's own
+    alone = Features(descriptors, np.zeros((len(descriptors), 0, 0), np.float32))
+    Reference(truth.images, alone, np.zeros(0, np.float32)).save(folder / REFERENCE)
+    (folder / FILE).unlink()
+    for file in folder.glob("pair_*"):
+        file.unlink()
+    files = {file.name: FileInfo(file.stat().st_size, sha256(file)) for file in folder.iterdir()}
+    precisions = {
+        name: PrecisionInfo({ENCODER: made.graphs[ENCODER]}, {}) for name, made in nano.info.precisions.items()
+    }
+    info = dataclasses.replace(
+        nano.info,
+        identity="d" * 64,
+        preset="descriptor",
+        dims=Dims(nano.info.dims.descriptor),
+        files=files,
+        precisions=precisions,
+        calibration={},
+    )
+    (folder / FILE).write_text(info.to_json())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(checkpoint_of, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export a bundle of `tiny-decoder` in both precisions with the code under test."""
     from pairvpr.export.bundle_writer import export_bundle

@@ -146,12 +146,18 @@ def answer_work(
 
     candidates: of an answer. kept: candidates that a cascade lets go through the suffix. batch: candidates in a pass.
     cascade: candidates are dropped. A pass of the suffix that this may spare is not counted.
+    A model without a pair classifier only encodes.
     """
+    encoded = {"encode": graphs["encoder"].total(1, 1)}
+    if "descriptor" in graphs:
+        encoded["encode"] += graphs["descriptor"].total(1, 1)
+    if "pair_prefix" not in graphs:
+        return encoded
     passes = math.ceil(candidates / batch)
     pairs = graphs["pair_prefix"].total(candidates, passes) + graphs["pair_suffix"].total(
         kept if cascade else candidates, passes
     )
-    return {"encode": graphs["encoder"].total(1, 1), "rerank": pairs}
+    return {**encoded, "rerank": pairs}
 
 
 def summarise(timings: Sequence[Mapping[str, float]], work: Mapping[str, Work]) -> dict[str, Step]:

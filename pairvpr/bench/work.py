@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle
 from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines.base import Arrays
 
@@ -68,7 +68,7 @@ def count_work(bundle: Bundle, database_tokens: int) -> dict[str, GraphWork]:
     if precision is None:
         raise EngineError(f"{bundle.path}: no float graphs to count the work in; export with --fp32 or --fp16")
     counted = {}
-    for name in ("encoder", "pair_prefix", "pair_suffix"):
+    for name in bundle.info.graphs:
         file = bundle.graph(precision, name, cpu=False)
         weights = bundle.info.files[bundle.info.precisions[precision].graphs[name].weights].bytes
         numbers = weights / FLOATS[precision]
@@ -105,8 +105,8 @@ def activations_of(operation: str, inputs: list[list[int]], output: list[int]) -
 
 
 def _inputs(bundle: Bundle, graph: str, items: int, database_tokens: int) -> dict[str, Any]:
-    picture, dims = bundle.info.picture, bundle.info.dims
-    if graph == "encoder":
+    picture, dims = bundle.info.picture_of(graph), bundle.info.dims
+    if graph in (ENCODER, DESCRIPTOR):
         return {"images": np.zeros((items, picture.height, picture.width, 3), np.uint8)}
     pair = {
         "query_tokens": np.zeros((1, dims.tokens, dims.token_dim), np.float32),

@@ -132,6 +132,7 @@ def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: 
     with ExitStack() as stack:
         map_ = None if db is None else stack.enter_context(Map.open(db))
         opened = load_model(model if map_ is None else map_.model_path)
+        opened.bundle.require_pair_classifier("`pairvpr calibrate cascade`")
         opened.bundle.check_writable()
         say_model(opened.bundle, opened.engines.description)
         meters = Meters().update
@@ -201,8 +202,9 @@ def calibrate_threshold(
     """Find the score from which to accept answers.
 
     Asks the map pictures of known places and finds the lowest pair score from which the promised share of answers is
-    right. A new cascade makes a threshold invalid: calibrate the cascade first. Answers are kept in your cache, so that
-    another radius or precision needs no new recognising.
+    right, or the lowest similarity if the model has no pair classifier. A new cascade makes a threshold invalid:
+    calibrate the cascade first. Answers are kept in your cache, so that another radius or precision needs no new
+    recognising.
     """
     if len(poses) not in (0, 1, len(images)):
         raise click.UsageError(f"give --poses once, or once for each of the {len(images)} --images")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pairvpr.machine import load_above_cores, usable_cores
 from pairvpr.printing import json_line, printable
+from pairvpr.runtime.measure import DESCRIPTOR_ALONE
 
 if TYPE_CHECKING:
     from pairvpr.runtime.bundle import Bundle
@@ -60,16 +61,17 @@ def say_renamed(old: str, new: str) -> None:
 
 
 def say_model(bundle: Bundle, engine: str | None = None) -> None:
-    """Log the model, its weights' origin and licence, and the engine if given."""
-    weights = bundle.info.weights
+    """Log the model, its weights' origin and licence, the engine if given, and whether it is a descriptor alone."""
     log.info(
         "model: %s %s, weights: %s, licence: %s%s",
         bundle.info.preset,
         bundle.identity[:12],
-        weights.origin,
-        weights.licence,
+        bundle.info.origin,
+        bundle.info.licence,
         "" if engine is None else f"; engine: {engine}",
     )
+    if not bundle.info.pair_classifier:
+        log.info(DESCRIPTOR_ALONE)
     say_untrained(bundle)
 
 

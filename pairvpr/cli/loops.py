@@ -19,6 +19,7 @@ from pairvpr.printing import print_line
 if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions
     from pairvpr.runtime.mapping.loop_closing import Closure, Threshold
+    from pairvpr.runtime.measure import Measure
     from pairvpr.runtime.model import Model
 
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     "--threshold",
     required=True,
     metavar="SCORE|MAP",
-    help="Close a loop from this pair score on, or from the calibrated threshold of this map of the same model.",
+    help="Close a loop from this pair score on (this similarity, for a model without a pair classifier), or from the "
+    "calibrated threshold of this map of the same model.",
 )
 @click.option(
     "--exclude",
@@ -75,7 +77,7 @@ def map_loops(
     opened = _model(db, model, options.model_digest)
     say_model(opened.bundle, opened.engines.description)
     closes = Threshold.from_text(threshold, opened.bundle.identity)
-    log.info(_describe(closes))
+    log.info(_describe(closes, opened.bundle.info.measure))
     loops = 0
     with _appended(out) as stream, LoopCloser(opened, closes, exclude, top_k) as closer:
 
@@ -136,14 +138,14 @@ def map_graph(db: Path, loops: Path | None, out: Path) -> None:
     print_line(", ".join([*parts, f"{written.without} pictures left out"]))
 
 
-def _describe(threshold: Threshold) -> str:
+def _describe(threshold: Threshold, measure: Measure) -> str:
     """Return the line that reports the threshold in use."""
     if threshold.acceptance is None:
         return (
-            f"closing loops from a pair score of {threshold.score:g} on (given, not calibrated: no precision is known)"
+            f"closing loops from a {measure} of {threshold.score:g} on (given, not calibrated: no precision is known)"
         )
     return (
-        f"closing loops from a pair score of {threshold.score:.3f} on (calibrated for {threshold.origin}: its "
+        f"closing loops from a {measure} of {threshold.score:.3f} on (calibrated for {threshold.origin}: its "
         "precision does not hold for this map, because a growing map has more pictures that look alike)"
     )
 

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, cast
 import click
 
 from pairvpr.cli.calibrate import calibrate, tune
+from pairvpr.cli.descriptor_options import DescriptorOptions, descriptor_options
 from pairvpr.cli.errors import Group, if_interrupted
 from pairvpr.cli.evaluation import eval_
 from pairvpr.cli.log import log_to_stderr, say_busy, say_model
@@ -23,6 +24,7 @@ from pairvpr.printing import json_document, print_line, print_lines
 from pairvpr.runtime.engines.open import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
+    from pairvpr.export.descriptor_source import Descriptor
     from pairvpr.export.precision import Precision
     from pairvpr.model.checkpoint import Checkpoint
     from pairvpr.runtime.bundle import Bundle
@@ -41,6 +43,7 @@ def main() -> None:
 @main.command()
 @click.option("--checkpoint", help="A .pth or .safetensors file, or hf:OWNER/REPO/FILE.")
 @click.option("--preset", help="Export a preset with seeded weights instead, to measure its speed.")
+@descriptor_options
 @click.option("--fp32", "precision", flag_value="fp32", default=True, help="Full precision (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
 @click.option("--int8", "precision", flag_value="int8", help="8-bit linear layers, judged against float32.")
@@ -50,6 +53,7 @@ def main() -> None:
 def export(
     checkpoint: str | None,
     preset: str | None,
+    descriptor: DescriptorOptions,
     precision: str,
     calibration_images: Path | None,
     tensorrt: bool,
@@ -57,7 +61,8 @@ def export(
 ) -> None:
     """Export a checkpoint to an ONNX bundle.
 
-    Without --checkpoint or --preset the default model is exported. Every graph is compared with the network.
+    Without --checkpoint or --preset the default model is exported, or the descriptor alone if one is given. Every
+    graph is compared with the network.
     """
     if checkpoint and preset:
         raise click.UsageError("--checkpoint and --preset exclude each other")
@@ -65,9 +70,14 @@ def export(
         raise click.UsageError("--int8 needs --calibration-images")
     if precision != "int8" and calibration_images is not None:
         raise click.UsageError("--calibration-images needs --int8")
-    loaded = _load_for_export(checkpoint, preset, tensorrt)
-    folder = out or Path("models") / _folder_name(loaded.network.config.preset, checkpoint)
-    bundle = _export(loaded, precision, calibration_images, tensorrt, folder)
+    if precision == "int8" and descriptor.spec is not None:
+        raise click.UsageError("--int8 does not go with --descriptor: give --fp32 or --fp16")
+    _check_export(tensorrt)
+    loaded = None if descriptor.alone(checkpoint, preset) else _load_for_export(checkpoint, preset)
+    first = descriptor.load()
+    name = "descriptor" if loaded is None else _folder_name(loaded.network.config.preset, checkpoint)
+    folder = out or Path("models") / (name if loaded is None or first is None else f"{name}-descriptor")
+    bundle = _export(loaded, first, precision, calibration_images, tensorrt, folder)
     say_model(bundle)
     for name, info in bundle.info.precisions.items():
         if name.partition("-")[0] == precision:
@@ -76,26 +86,35 @@ def export(
         _build_engines(bundle, "int8-fp16" if precision == "int8" else precision)
 
 
-def _load_for_export(checkpoint: str | None, preset: str | None, tensorrt: bool) -> Checkpoint:
-    """Check that all that the export needs is installed, and load the weights."""
+def _check_export(tensorrt: bool) -> None:
+    """Check that all that the export needs is installed, before weights are read."""
     from pairvpr.export.tensorrt import require
     from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 
     onnxruntime_engine.load()  # every export is compared with the network by it
     try:
-        import pairvpr.export.bundle_writer  # noqa: F401  (fails here if onnx is missing, before weights are read)
-        from pairvpr.model import default_checkpoint, load_checkpoint, seeded_checkpoint
+        import pairvpr.export.bundle_writer  # noqa: F401  (fails here if onnx is missing)
     except ImportError as error:
         raise CheckpointError(
             f'export needs torch, timm and onnx, several GB ({error}); run pip install "pairvpr[export]"'
         ) from error
     if tensorrt:
         require()
+
+
+def _load_for_export(checkpoint: str | None, preset: str | None) -> Checkpoint:
+    from pairvpr.model import default_checkpoint, load_checkpoint, seeded_checkpoint
+
     return seeded_checkpoint(preset) if preset else load_checkpoint(checkpoint or default_checkpoint())
 
 
 def _export(
-    loaded: Checkpoint, precision: str, calibration_images: Path | None, tensorrt: bool, folder: Path
+    loaded: Checkpoint | None,
+    descriptor: Descriptor | None,
+    precision: str,
+    calibration_images: Path | None,
+    tensorrt: bool,
+    folder: Path,
 ) -> Bundle:
     from pairvpr.export.bundle_writer import export_bundle, export_int8
 
@@ -104,8 +123,8 @@ def _export(
     def progress(step: str) -> None:
         print_line(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
 
-    if calibration_images is None:
-        return export_bundle(loaded, cast("Precision", precision), folder, progress)
+    if calibration_images is None or loaded is None:
+        return export_bundle(loaded, cast("Precision", precision), folder, progress, descriptor)
     if tensorrt:
         export_bundle(loaded, "fp16", folder, progress)  # the device compares INT8 with it
     return export_int8(loaded, calibration_images, folder, progress)
@@ -201,6 +220,7 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
     Without --images it shows a made-up town, whose pictures ship with the package.
     """
     from pairvpr.demo.run import run_demo
+    from pairvpr.runtime.measure import Measure
 
     with if_interrupted(f"no page was written; the next demo replaces the content of {out}"):
         result = run_demo(out, images=images, model=model, progress=Meters().update)
@@ -208,9 +228,10 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
         print_line("the weights are seeded, not trained: the figures do not show how well places are recognised")
     for note in result.notes:
         print_line(note)
+    re_ranked = f", {result.recall_after:.1%} after re-ranking the best {result.top_k}"
     print_line(
-        f"Recall@1 on {result.queries} queries of {result.places} places: {result.recall_before:.1%} by descriptor, "
-        f"{result.recall_after:.1%} after re-ranking the best {result.top_k}; {result.milliseconds:.0f} ms a query"
+        f"Recall@1 on {result.queries} queries of {result.places} places: {result.recall_before:.1%} by descriptor"
+        f"{re_ranked if result.measure is Measure.SCORE else ''}; {result.milliseconds:.0f} ms a query"
     )
     print_line(f"page: {result.report}")
 

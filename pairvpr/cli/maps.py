@@ -183,12 +183,12 @@ def map_info(db: Path, style: str) -> None:
     with Map.open(db, descriptors=False) as map_:
         info = {**dataclasses.asdict(map_.info()), "path": str(db)}
         bundle = Bundle.open(map_.model_path)
-        weights, cascade, tuning = bundle.info.weights, Cascade.find_in(bundle), Tuning.find_in(bundle)
+        cascade, tuning = Cascade.find_in(bundle), Tuning.find_in(bundle)
         acceptance, defaults = Acceptance.find_in(bundle), AnswerDefaults.from_bundle(bundle)
         used = None if defaults.exact else cascade
         judge = Judge.from_map(bundle, map_, min(defaults.top_k, len(map_)), used)
         pinned = map_.model_digest is not None
-    info.update(preset=bundle.info.preset, weights=weights.origin, licence=weights.licence)
+    info.update(preset=bundle.info.preset, weights=bundle.info.origin, licence=bundle.info.licence)
     info.update(model_digest=bundle.digest, model_digest_pinned=pinned)
     if style == "jsonl":
         info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
@@ -241,7 +241,7 @@ def map_verify(db: Path, repair: bool) -> None:
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.map import Map, verify_map
     from pairvpr.runtime.model import load_model
-    from pairvpr.runtime.reference import check_reference
+    from pairvpr.runtime.reference import check_reference, describe
 
     if repair:
         _repair(db)
@@ -257,8 +257,8 @@ def map_verify(db: Path, repair: bool) -> None:
         errors = check_reference(load_model(db / "model", "cpu"))
         if not errors.ok:
             damages.append(
-                f"{db / 'model'}: its weights are not those of its reference check (pair scores differ by "
-                f"{errors.scores:.3g}); copy the right bundle there"
+                f"{db / 'model'}: its weights are not those of its reference check "
+                f"({describe(errors, bundle.info.pair_classifier)}); copy the right bundle there"
             )
     except (BundleError, EngineError, MapError) as error:
         damages.append(str(error))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.measure import Measure
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class DemoResult:
     top_k: candidates of each query that were re-ranked. recall_before, recall_after: Recall@1, the share of queries
     whose first match is right, by descriptor alone and after re-ranking. milliseconds: median for a query.
     timings: medians by step. trained: False for seeded weights. engine: the engine and its device.
-    notes: sentences about the pictures. report: the page. map: the map's folder.
+    notes: sentences about the pictures. report: the page. map: the map's folder. measure: the number that ranks the
+    matches; nothing is re-ranked if it is the similarity, and both recalls are the same.
     """
 
     places: int
@@ -58,6 +60,7 @@ class DemoResult:
     notes: tuple[str, ...]
     report: Path
     map: Path
+    measure: Measure = Measure.SCORE
 
 
 def recall(hits: Sequence[bool]) -> float:

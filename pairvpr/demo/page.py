@@ -7,10 +7,11 @@ from html import escape
 
 from pairvpr.demo.album import Album
 from pairvpr.demo.outcome import DemoResult, Outcome
-from pairvpr.demo.template import CHANGES, NOTE, PAGE, RECALL, STEP, TIME
+from pairvpr.demo.template import CHANGES, METHODS, NOTE, PAGE, RECALL, RECALL_ALONE, STEP, TIME
 from pairvpr.html.album import match_figure, query_figure, re_ranking_groups, strip
 from pairvpr.html.document import UNTRAINED, document, percent
 from pairvpr.runtime.answer import Match
+from pairvpr.runtime.measure import Measure
 
 PER_GROUP = 12  # queries shown of each kind
 
@@ -20,19 +21,27 @@ def render(result: DemoResult, album: Album, outcomes: Sequence[Outcome]) -> str
     body = PAGE.substitute(
         queries=result.queries,
         places=result.places,
-        top_k=result.top_k,
+        method=METHODS[result.measure].substitute(top_k=result.top_k),
         preset=escape(result.preset),
         engine=escape(result.engine),
         warning="" if result.trained else UNTRAINED,
-        figures="\n".join((_recall(result), _changes(outcomes), _time(result))),
+        figures="\n".join(_figures(result, outcomes)),
         notes="\n".join(NOTE.substitute(note=escape(note)) for note in result.notes),
         groups=re_ranking_groups(
             [(each.right_before, each.right_after) for each in outcomes],
-            lambda number: _strip(outcomes[number], album),
+            lambda number: _strip(outcomes[number], album, result.measure),
             PER_GROUP,
+            result.measure,
         ),
     )
     return document("Pair-VPR demo", body)
+
+
+def _figures(result: DemoResult, outcomes: Sequence[Outcome]) -> list[str]:
+    if result.measure is Measure.SIMILARITY:
+        recall = RECALL_ALONE.substitute(recall=percent(result.recall_before), chance=percent(1 / result.places))
+        return [recall, _time(result)]
+    return [_recall(result), _changes(outcomes), _time(result)]
 
 
 def _recall(result: DemoResult) -> str:
@@ -58,16 +67,18 @@ def _time(result: DemoResult) -> str:
     return TIME.substitute(total=_milliseconds(result.milliseconds), steps="\n".join(rows))
 
 
-def _strip(outcome: Outcome, album: Album) -> str:
-    """Return a query, its first match by descriptor, and its first match after re-ranking."""
+def _strip(outcome: Outcome, album: Album, measure: Measure) -> str:
+    """Return a query, its first match by descriptor, and its first match after re-ranking if there is any."""
     ranked = outcome.by_descriptor
     first, best = ranked[0], outcome.answer.best
-    score = "not compared" if best.score is None else f"score {best.score:.3f}"
-    figures = (
+    figures = [
         query_figure(outcome.file, outcome.title),
         _match(first, "By descriptor", f"similarity {first.similarity:.3f}", outcome, album),
-        _match(best, "Re-ranked", score, outcome, album),
-    )
+    ]
+    if measure is Measure.SIMILARITY:
+        return strip(figures, f"The right place was {_rank(ranked, outcome.truth)}.")
+    score = "not compared" if best.score is None else f"score {best.score:.3f}"
+    figures.append(_match(best, "Re-ranked", score, outcome, album))
     note = (
         f"The right place was {_rank(ranked, outcome.truth)} by descriptor, "
         f"{_rank(outcome.answer.matches, outcome.truth)} after re-ranking."

@@ -105,6 +105,7 @@ def _result(album: Album, outcomes: list[Outcome], model: Model, top_k: int, out
         notes=album.notes,
         report=out / REPORT,
         map=out / MAP,
+        measure=model.bundle.info.measure,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from string import Template
 
+from pairvpr.runtime.measure import Measure
+
 PAGE = Template("""<h1>Where was this picture taken?</h1>
 <p class="faint">Pair-VPR demo: $queries queries in a map of $places pictures. Model $preset, $engine.</p>
 $warning
@@ -11,9 +13,18 @@ $warning
 $figures
 </div>
 $notes
-<p class="faint">Each query is first compared with the whole map by one descriptor for each picture. Then a pair
-classifier compares the query with each of the best $top_k candidates and ranks them again.</p>
+<p class="faint">$method</p>
 $groups""")
+
+METHODS = {
+    Measure.SCORE: Template("""Each query is first compared with the whole map by one descriptor for each picture. Then
+a pair classifier compares the query with each of the best $top_k candidates and ranks them again."""),
+    Measure.SIMILARITY: Template("Each query is compared with the whole map by one descriptor for each picture."),
+}
+
+RECALL_ALONE = Template("""<div class="figure"><span class="faint">Recall@1: the first match is right</span>
+<strong>$recall</strong>
+<span class="faint">by descriptor alone; guessing would give $chance</span></div>""")
 
 RECALL = Template("""<div class="figure"><span class="faint">Recall@1: the first match is right</span>
 <strong>$before <span class="arrow">&rarr;</span> $after</strong>

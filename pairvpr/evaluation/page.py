@@ -14,6 +14,7 @@ from pairvpr.evaluation.template import CHART, CURVES, FOLDERS, PAGE, STYLE
 from pairvpr.html.album import group, match_figure, query_figure, re_ranking_groups, strip
 from pairvpr.html.charts import Axis, Chart, nice_step
 from pairvpr.html.document import UNTRAINED, WARNING, document, percent, table, table_rows
+from pairvpr.runtime.measure import Measure
 from pairvpr.spread import spread
 
 PER_GROUP = 8  # queries shown of each kind
@@ -35,7 +36,7 @@ def render(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -
         name=escape(benchmark.name),
         queries=len(benchmark.queries),
         database=len(benchmark.database),
-        top_k=evaluation.top_k,
+        ranking=evaluation.ranking,
         preset=escape(model.preset),
         identity=escape(model.identity[:12]),
         origin=escape(model.weights.origin),
@@ -61,6 +62,7 @@ def render(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -
             [(before == 0, after == 0) for before, after in ranks],
             lambda query: _strip(evaluation, query, *ranks[query]),
             PER_GROUP,
+            evaluation.measure,
         ),
     )
     return document(f"Pair-VPR: {benchmark.name}", body, STYLE)
@@ -74,7 +76,7 @@ def _warning(figures: Figures) -> str:
 def _recall(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -> str:
     benchmark = evaluation.benchmark
     queries, database = len(benchmark.queries), len(benchmark.database)
-    rows = [("Recall", "by descriptor", "re-ranked", "HOG", "chance")]
+    rows: list[tuple[str, ...]] = [("Recall", "by descriptor", "re-ranked", "HOG", "chance")]
     for n, before in figures.recall_before.items():
         after = figures.recall_after[n]
         chance = float(np.mean([_chance(len(right), database, n) for right in benchmark.positives]))
@@ -82,6 +84,8 @@ def _recall(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) 
         rows.append((f"@{n}", *shares, percent(hog[n]), percent(chance)))
     if (found := figures.sequence) is not None:
         rows.append(("@1, sequence", "", _with_interval(found.recall, queries), "", ""))
+    if evaluation.measure is Measure.SIMILARITY:
+        rows = [("Recall", "", "HOG", "chance"), *((row[0], row[2], row[3], row[4]) for row in rows[1:])]
     note = (
         "Percent of all queries, with the 95 % interval for independent queries, which neighbouring frames are not. "
         "HOG is a hand-made descriptor, histograms of oriented gradients at 64 x 32 pixels."
@@ -91,14 +95,14 @@ def _recall(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) 
 
 def _recognised(evaluation: Evaluation, figures: Figures) -> str:
     queries = len(evaluation.benchmark.queries)
-    rows = [("Answers", "recognised", "wrong", "rejected", "from pair score")]
+    rows = [("Answers", "recognised", "wrong", "rejected", f"from {evaluation.measure}")]
     for each in figures.recognised:
         title = "all" if each.limit == 1 else f"at most {100 * each.limit:g} % wrong"
         shares = (each.right, each.wrong, queries - each.right - each.wrong)
         score = "none" if each.threshold is None else f"{each.threshold:.3f}"
         right, wrong, rejected = (percent(count / queries) for count in shares)
         rows.append((title, right, wrong, rejected, "" if each.limit == 1 else score))
-    note = "Percent of all queries, by the lowest threshold of the pair score that keeps to the limit in these queries."
+    note = f"Percent of all queries, by the lowest {evaluation.measure} that keeps to the limit in these queries."
     if (errors := figures.errors) is not None:
         note += f" First matches are {errors.median:,.1f} {errors.unit} off (median), 95 % within {errors.p95:,.1f}"
         note += "." if errors.right_median is None else f"; right ones {errors.right_median:,.1f}."
@@ -137,13 +141,13 @@ def _chance(right: int, database: int, n: int) -> float:
 
 def _operating_points(evaluation: Evaluation, figures: Figures) -> str:
     queries = len(evaluation.benchmark.queries)
-    rows = [("Precision", "from pair score", "accepted, of all", "right")]
+    rows = [("Precision", f"from {evaluation.measure}", "accepted, of all", "right")]
     if (decided := figures.decisions) is not None:
         share = f"{percent(decided.accepted / queries)} ({decided.accepted})"
         title = f"calibrated for {100 * decided.precision:g}%"
         rows.append((title, f"{decided.threshold:.3f}", share, str(decided.right)))
     for precision in PRECISIONS:
-        point = figures.by_score.at(precision)
+        point = figures.decisive.at(precision)
         if point is None:
             rows.append((f"{precision:.0%}", "not reached", "", ""))
         else:
@@ -153,13 +157,14 @@ def _operating_points(evaluation: Evaluation, figures: Figures) -> str:
         "The lowest threshold whose accepted answers are right this often in these queries. It promises nothing for "
         "others: <code>pairvpr calibrate threshold</code> does."
     )
-    return table("Accepting by pair score", rows, note)
+    return table(f"Accepting by {evaluation.measure}", rows, note)
 
 
 def _matches(evaluation: Evaluation) -> Iterator[str]:
     """Yield a chart of the matched database index of each query, and of the filtered one with a sequence filter."""
     benchmark = evaluation.benchmark
-    answers = [("Matches, re-ranked", evaluation.re_ranked[:, 0])]
+    title = "Matches, re-ranked" if evaluation.measure is Measure.SCORE else "Matches"
+    answers = [(title, evaluation.re_ranked[:, 0])]
     if evaluation.filtered is not None:
         answers.append(("Matches of the sequence filter", evaluation.filtered))
     across, up = (
@@ -184,10 +189,11 @@ def _matches(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _scores(evaluation: Evaluation) -> str:
-    """Return histograms of the first match's pair score, right against wrong."""
-    scores, right = evaluation.scores[:, 0], evaluation.ranks()[1] == 0
+    """Return histograms of the first match's pair score or similarity, right against wrong."""
+    by_score = evaluation.measure is Measure.SCORE
+    scores, right = (evaluation.scores if by_score else evaluation.similarities)[:, 0], evaluation.ranks()[1] == 0
     compared = ~np.isnan(scores)
-    title = "Pair scores of right and wrong first matches"
+    title = f"{'Pair scores' if by_score else 'Similarities'} of right and wrong first matches"
     if not compared.any():
         return CHART.substitute(title=title, chart="", note="No first match was compared in full.")
     edges = np.histogram_bin_edges(scores[compared].astype(np.float64), BINS)
@@ -198,7 +204,9 @@ def _scores(evaluation: Evaluation) -> str:
     highest = float(max(count.max() for count in counts.values()))
     low, high = float(edges[0]), float(edges[-1])
     drawn = Chart(
-        title, Axis("pair score", low, high, nice_step(high - low, 10)), Axis.from_zero("queries", highest, 5)
+        title,
+        Axis(str(evaluation.measure), low, high, nice_step(high - low, 10)),
+        Axis.from_zero("queries", highest, 5),
     )
     bars = [
         drawn.bar(
@@ -207,7 +215,7 @@ def _scores(evaluation: Evaluation) -> str:
             float(edges[i + 1]),
             0.0,
             float(count),
-            f"score {edges[i]:.2f} to {edges[i + 1]:.2f}: {count} {kind}",
+            f"{evaluation.measure.value} {edges[i]:.2f} to {edges[i + 1]:.2f}: {count} {kind}",
         )
         for kind, found in counts.items()
         for i, count in enumerate(found)
@@ -228,35 +236,33 @@ def _latency(evaluation: Evaluation, figures: Figures) -> str:
 
 def _curves(evaluation: Evaluation, figures: Figures) -> str:
     rows = [("Confidence", "average precision", "recall at 100 % precision")]
-    for title, curve in (
-        ("similarity, by descriptor (dashed)", figures.by_similarity),
-        ("pair score, re-ranked", figures.by_score),
-    ):
+    titles = ("similarity, by descriptor (dashed)", "pair score, re-ranked")
+    for title, (_, curve) in zip(titles, figures.curves(), strict=False):
         rows.append((title, percent(curve.average_precision), percent(curve.recall_at_full_precision)))
     return CURVES.substitute(
-        chart=chart(figures.by_similarity, figures.by_score),
+        chart=chart(*(curve for _, curve in figures.curves())),
         rows=table_rows(rows),
         answerable=len(evaluation.benchmark.queries) - figures.without_answer,
         without=figures.without_answer or "no",
     )
 
 
-def chart(before: PrecisionRecall, after: PrecisionRecall) -> str:
-    """Return both precision-recall curves as inline SVG, from recall 0 on."""
+def chart(*curves: PrecisionRecall) -> str:
+    """Return the precision-recall curves before and after re-ranking as inline SVG, from recall 0 on."""
     recall, precision = (Axis(title, 0.0, 1.0, 0.2, percent=True) for title in ("recall", "precision"))
     drawn = Chart("Precision over recall", recall, precision)
-    curves, points = [], []
-    for kind, curve in (("before", before), ("after", after)):
+    lines, points = [], []
+    for kind, curve in zip(("before", "after"), curves, strict=False):
         across, up = np.append(0.0, curve.recall), np.append(curve.precision[:1], curve.precision)
-        curves.append(drawn.line(f"curve {kind}", zip(across.tolist(), up.tolist(), strict=True)))
+        lines.append(drawn.line(f"curve {kind}", zip(across.tolist(), up.tolist(), strict=True)))
         for i in spread(list(range(len(curve.thresholds))), POINTS):
             told = f"from {curve.thresholds[i]:.3f}: precision {percent(up[i + 1])}, recall {percent(across[i + 1])}"
             points.append(drawn.dot("point", float(across[i + 1]), float(up[i + 1]), told))
-    return drawn.svg([*curves, *points])
+    return drawn.svg([*lines, *points])
 
 
 def _strip(evaluation: Evaluation, query: int, before: int, after: int) -> str:
-    """Return a query, its first match before and after re-ranking, and a right answer if the latter is wrong."""
+    """Return a query, its first match, that after re-ranking if there is any, and a right answer if it is wrong."""
     benchmark = evaluation.benchmark
     name, file = benchmark.queries[query]
     right = benchmark.positives[query]
@@ -267,13 +273,18 @@ def _strip(evaluation: Evaluation, query: int, before: int, after: int) -> str:
     figures = [
         query_figure(file, name),
         _match(benchmark, int(evaluation.by_descriptor[query, 0]), before == 0, "By descriptor", by_descriptor),
-        _match(benchmark, int(evaluation.re_ranked[query, 0]), after == 0, "Re-ranked", re_ranked),
     ]
+    if evaluation.measure is Measure.SCORE:
+        figures.append(
+            _match(benchmark, int(evaluation.re_ranked[query, 0]), after == 0, "Re-ranked", re_ranked),
+        )
     if after > 0 and len(right):
         best = int(evaluation.re_ranked[query, after]) if after < depth else int(right[len(right) // 2])
         name, file = benchmark.database[best]
         figures.append(query_figure(file, name, "A right answer"))
-    ranks = f"{_rank(before, depth)} by descriptor, {_rank(after, depth)} after re-ranking"
+    ranks = f"{_rank(before, depth)} by descriptor"
+    if evaluation.measure is Measure.SCORE:
+        ranks += f", {_rank(after, depth)} after re-ranking"
     note = f"The first right answer is {ranks}." if len(right) else "The database holds no right answer."
     return strip(figures, note)
 

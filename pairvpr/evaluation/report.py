@@ -71,6 +71,7 @@ def results(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) 
             "folders": benchmark.folders,
         },
         "model": dataclasses.asdict(model),
+        "ranked_by": evaluation.measure.value,
         "top_k": evaluation.top_k,
         "cascade": None if evaluation.cascade is None else evaluation.cascade.figures(),
         "recall": {"descriptor": _by_n(figures.recall_before), "re_ranked": _by_n(figures.recall_after)},
@@ -86,9 +87,12 @@ def results(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) 
             for title, recall in (("descriptor", figures.recall_before), ("re_ranked", figures.recall_after))
         },
         "operating_points": [
-            dataclasses.asdict(point) for each in PRECISIONS if (point := figures.by_score.at(each)) is not None
+            dataclasses.asdict(point) for each in PRECISIONS if (point := figures.decisive.at(each)) is not None
         ],
-        "precision_recall": {"similarity": _curve(figures.by_similarity), "score": _curve(figures.by_score)},
+        "precision_recall": {
+            "similarity": _curve(figures.by_similarity),
+            "score": None if figures.by_score is None else _curve(figures.by_score),
+        },
         "decisions": None if figures.decisions is None else dataclasses.asdict(figures.decisions),
         "sequence": None if figures.sequence is None else dataclasses.asdict(figures.sequence),
         "milliseconds": {each.step: {"median": each.median, "p95": each.p95} for each in figures.latency},
@@ -106,14 +110,15 @@ def summary(evaluation: Evaluation, recognised: bool = False) -> str:
     total = next(each for each in figures.latency if each.step == "total")
     lines = [
         f"{benchmark.name}: {len(benchmark.queries)} queries, {len(benchmark.database)} database pictures, "
-        f"the best {evaluation.top_k} re-ranked",
+        f"{evaluation.ranking}",
         benchmark.protocol,
         *([] if evaluation.cascade is None else [f"cascade: {evaluation.cascade}"]),
         "  ".join([f"{'Recall, %':12}", *(f"{f'@{n}':>6}" for n in figures.recall_before)]),
     ]
     for title, recall in (("descriptor", figures.recall_before), ("re-ranked", figures.recall_after)):
-        lines.append("  ".join([f"{title:12}", *(f"{100 * share:6.1f}" for share in recall.values())]))
-    for title, curve in (("similarity", figures.by_similarity), ("pair score", figures.by_score)):
+        if title == "descriptor" or figures.by_score is not None:
+            lines.append("  ".join([f"{title:12}", *(f"{100 * share:6.1f}" for share in recall.values())]))
+    for title, curve in figures.curves():
         lines.append(
             f"{title} as confidence: average precision {curve.average_precision:.1%}, "
             f"recall at 100 % precision {curve.recall_at_full_precision:.1%}"

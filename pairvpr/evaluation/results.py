@@ -14,6 +14,7 @@ from pairvpr.runtime.bundle import Weights
 from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.score_monitor import warn_of_scores
+from pairvpr.runtime.measure import Measure
 
 HUBS = 6
 """Most hubs that are shown."""
@@ -97,16 +98,17 @@ class Figures:
     """Shares and curves of an evaluation, before and after re-ranking.
 
     recall_before, recall_after: Recall@N by N. by_similarity: precision and recall of the first match by descriptor,
-    with its similarity as confidence. by_score: the same of the first re-ranked match, with its pair score.
+    with its similarity as confidence. by_score: the same of the first re-ranked match, with its pair score; None for a
+    model without a pair classifier.
     without_answer: queries without a right answer in the database. sequence: None without a filter.
     decisions: None if the bundle has no threshold that is valid for these answers. recognised: right and wrong answers
-    at thresholds of the pair score. errors: None without positions. hubs: most wrong answers first.
+    at thresholds of the number that decides. errors: None without positions. hubs: most wrong answers first.
     """
 
     recall_before: Mapping[int, float]
     recall_after: Mapping[int, float]
     by_similarity: PrecisionRecall
-    by_score: PrecisionRecall
+    by_score: PrecisionRecall | None
     latency: tuple[StepTime, ...]
     without_answer: int
     sequence: SequenceFigures | None
@@ -114,6 +116,16 @@ class Figures:
     recognised: tuple[WrongLimit, ...]
     errors: PositionErrors | None
     hubs: tuple[Hub, ...]
+
+    @property
+    def decisive(self) -> PrecisionRecall:
+        """Return precision and recall by the number that decides."""
+        return self.by_similarity if self.by_score is None else self.by_score
+
+    def curves(self) -> list[tuple[str, PrecisionRecall]]:
+        """Return precision and recall with the name of the number that they go by."""
+        scored = [] if self.by_score is None else [(str(Measure.SCORE), self.by_score)]
+        return [(str(Measure.SIMILARITY), self.by_similarity), *scored]
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ class Evaluation:
     filtered: (m,) the database index that a `SequenceFilter` gives. off_map: (m,) its probability of being off the map.
     Both are None without a filter. The filter's time is the step "sequence", which is not in the total.
     acceptance: the bundle's threshold, if it is valid for these answers.
+    measure: the number that ranks the answers. If it is the similarity, nothing is re-ranked.
     """
 
     benchmark: Benchmark
@@ -145,6 +158,12 @@ class Evaluation:
     filtered: Indices | None = None
     off_map: npt.NDArray[np.float64] | None = None
     acceptance: Acceptance | None = None
+    measure: Measure = Measure.SCORE
+
+    @property
+    def ranking(self) -> str:
+        """Return words on the ranking of the answers."""
+        return "by descriptor alone" if self.measure is Measure.SIMILARITY else f"the best {self.top_k} re-ranked"
 
     def ranks(self) -> tuple[Indices, Indices]:
         """Return ranks (m,), from 0, of the first right answer before and after re-ranking; depth if there is none."""
@@ -156,11 +175,14 @@ class Evaluation:
         before, after = self.ranks()
         database, depth = len(self.benchmark.database), self.by_descriptor.shape[1]
         answerable = sum(len(right) > 0 for right in self.benchmark.positives)
-        by_score = precision_recall(self.scores[:, 0], after == 0, answerable)
+        by_similarity = precision_recall(self.similarities[:, 0], before == 0, answerable)
+        by_score = (
+            precision_recall(self.scores[:, 0], after == 0, answerable) if self.measure is Measure.SCORE else None
+        )
         return Figures(
             recall_before=recall_at(before, database, depth),
             recall_after=recall_at(after, database, depth),
-            by_similarity=precision_recall(self.similarities[:, 0], before == 0, answerable),
+            by_similarity=by_similarity,
             by_score=by_score,
             latency=tuple(
                 StepTime(step, float(np.median(spent)), float(np.percentile(spent, 95)))
@@ -169,7 +191,7 @@ class Evaluation:
             without_answer=len(before) - answerable,
             sequence=self._sequence(after == 0),
             decisions=self._decisions(after == 0),
-            recognised=tuple(by_score.with_wrong(limit, len(before)) for limit in WRONG),
+            recognised=tuple((by_score or by_similarity).with_wrong(limit, len(before)) for limit in WRONG),
             errors=self._errors(after == 0),
             hubs=self._hubs(after == 0),
         )
@@ -192,7 +214,7 @@ class Evaluation:
     def _decisions(self, right: npt.NDArray[np.bool_]) -> DecisionFigures | None:
         if self.acceptance is None:
             return None
-        scores = self.scores[:, 0].astype(np.float64)
+        scores = (self.scores if self.measure is Measure.SCORE else self.similarities)[:, 0].astype(np.float64)
         accepted = scores >= self.acceptance.threshold
         return DecisionFigures(
             threshold=self.acceptance.threshold,

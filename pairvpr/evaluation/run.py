@@ -92,6 +92,7 @@ def evaluate(
             filtered=np.array(answers.filtered) if sequence else None,
             off_map=np.array(answers.off_map) if sequence else None,
             acceptance=Judge.from_map(model.bundle, map_, k, cascade).acceptance,
+            measure=info.measure,
         )
 
 
@@ -125,7 +126,7 @@ def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progres
         todo = [(name, file) for name, file in benchmark.database if name not in present]
         for start in range(0, len(todo), ENCODE_BATCH):
             batch = todo[start : start + ENCODE_BATCH]
-            features = model.encode_prepared(np.stack([model.prepare(file) for _, file in batch]))
+            features = model.encode_fitted([model.fit(file) for _, file in batch])
             for i, (name, _) in enumerate(batch):
                 writer.add(name=name, source=files[name], features=features[i])
             progress("building the map", start + len(batch), len(todo))

@@ -11,7 +11,7 @@ svg .after { stroke: var(--accent); }
 """
 
 PAGE = Template("""<h1>$name</h1>
-<p class="faint">$queries queries in $database database pictures, the best $top_k re-ranked. Model $preset
+<p class="faint">$queries queries in $database database pictures, $ranking. Model $preset
 $identity ($origin), $engine.</p>
 <p class="faint">$protocol</p>
 $folders

@@ -12,6 +12,7 @@ from string import Template
 from PIL import Image
 
 from pairvpr.runtime.image import load_picture, make_thumbnail
+from pairvpr.runtime.measure import Measure
 from pairvpr.spread import spread
 
 THUMBNAIL = (240, 180)
@@ -23,6 +24,11 @@ GROUPS = (
     ("Put wrong by re-ranking", "The descriptor's first match is right, the re-ranked one is wrong.", True, False),
     ("Wrong throughout", "Neither the descriptor nor re-ranking puts a right picture first.", False, False),
     ("Right throughout", "The descriptor's first match and the re-ranked one are right.", True, True),
+)
+# The same for a model without a pair classifier.
+GROUPS_BY_DESCRIPTOR = (
+    ("Wrong", "The first match is wrong.", False, False),
+    ("Right", "The first match is right.", True, True),
 )
 
 GROUP = Template("""<section>
@@ -84,14 +90,17 @@ def group(title: str, count: str, explanation: str, strips: Sequence[str]) -> st
     return GROUP.substitute(title=title, count=count, explanation=explanation, strips="\n".join(strips))
 
 
-def re_ranking_groups(firsts: Sequence[tuple[bool, bool]], make_strip: Callable[[int], str], limit: int) -> str:
+def re_ranking_groups(
+    firsts: Sequence[tuple[bool, bool]], make_strip: Callable[[int], str], limit: int, measure: Measure
+) -> str:
     """Return a section for each effect of re-ranking that occurs, with strips of evenly chosen queries.
 
     firsts: for each query, whether the first match is right before and after re-ranking.
     make_strip: returns the strip of a query by its index. limit: strips in a section, at most.
+    measure: the number that ranks the matches.
     """
     sections = []
-    for title, explanation, *effect in GROUPS:
+    for title, explanation, *effect in GROUPS if measure is Measure.SCORE else GROUPS_BY_DESCRIPTOR:
         found = [i for i, first in enumerate(firsts) if list(first) == effect]
         shown = spread(found, limit)
         count = f"{len(found)}" if len(shown) == len(found) else f"{len(found)}, {len(shown)} shown"

@@ -8,6 +8,7 @@ from pairvpr.runtime.calibrated.acceptance import Acceptance, Traverse
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import Tuning
+from pairvpr.runtime.measure import Measure
 
 Row = tuple[str, str]
 """Label and text. A label may repeat."""
@@ -35,8 +36,8 @@ def acceptance_rows(acceptance: Acceptance) -> list[Row]:
     rows = [
         (
             "threshold",
-            f"score >= {acceptance.threshold:.3f} (precision {acceptance.precision:g} at {1 - acceptance.delta:.0%} "
-            f"confidence, within {acceptance.radius:g} {acceptance.unit})",
+            f"{acceptance.measure.value} >= {acceptance.threshold:.3f} (precision {acceptance.precision:g} at "
+            f"{1 - acceptance.delta:.0%} confidence, within {acceptance.radius:g} {acceptance.unit})",
         ),
         (
             "evidence",
@@ -46,11 +47,7 @@ def acceptance_rows(acceptance: Acceptance) -> list[Row]:
             "all queries",
             f"{acceptance.right} right ({acceptance.expected:.0f} expected), {acceptance.outside} outside the map",
         ),
-        (
-            "answers",
-            f"{acceptance.setup.top_k} candidates, "
-            f"{'all compared in full' if acceptance.setup.cascade is None else 'by the cascade'}",
-        ),
+        ("answers", f"{acceptance.setup.top_k} candidates, {_describe_comparison(acceptance)}"),
         ("engine", acceptance.engine),
         *(("conditions", _describe_traverse(each)) for each in acceptance.traverses[:SHOWN]),
     ]
@@ -100,6 +97,12 @@ def align(rows: Sequence[Row]) -> list[str]:
 def block(title: str, rows: Sequence[Row]) -> str:
     """Return a title and the indented rows below it."""
     return "\n".join([title, *(f"  {line}" for line in align(rows))])
+
+
+def _describe_comparison(acceptance: Acceptance) -> str:
+    if acceptance.measure is Measure.SIMILARITY:
+        return "by descriptor alone"
+    return "all compared in full" if acceptance.setup.cascade is None else "by the cascade"
 
 
 def _describe_traverse(traverse: Traverse) -> str:

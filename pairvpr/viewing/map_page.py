@@ -172,8 +172,8 @@ def _model(map_: Map, bundle: Bundle) -> str:
         {
             "preset": bundle.info.preset,
             "identity": info.identity[:12],
-            "weights": weights.origin + ("" if weights.trained else " (seeded, never trained)"),
-            "licence": weights.licence,
+            "weights": bundle.info.origin + ("" if weights.trained else " (seeded, never trained)"),
+            "licence": bundle.info.licence,
             "descriptor": f"{info.descriptor_dim} numbers",
             "tokens": f"{info.token_shape[0]} of {info.token_shape[1]} numbers",
             "stored as": describe(info.tokens),

@@ -23,7 +23,8 @@ def fuse(answers: Sequence[Recognition]) -> Fused:
     """Choose the accepted answer of highest confidence, unless accepted answers contradict each other.
 
     Two accepted answers contradict each other if their places lie further apart than the sum of their calibrated
-    radii; then none of the round is accepted. Without an accepted answer the one of the highest score is chosen.
+    radii; then none of the round is accepted. Without an accepted answer the one of the highest score is chosen, or
+    of the highest similarity if the model has no pair classifier.
     """
     accepted = [answer for answer in answers if answer.accepted]
     for first, second in combinations(accepted, 2):
@@ -34,8 +35,8 @@ def fuse(answers: Sequence[Recognition]) -> Fused:
 
     def rank(index: int) -> tuple[bool, float, float]:
         answer = answers[index]
-        score = answer.matches[0].score if answer.matches else None
-        return bool(answer.accepted), answer.confidence or 0.0, float("-inf") if score is None else score
+        value = answer.matches[0].value(answer.measure) if answer.matches else None
+        return bool(answer.accepted), answer.confidence or 0.0, float("-inf") if value is None else value
 
     return Fused(list(answers), max(range(len(answers)), key=rank))
 

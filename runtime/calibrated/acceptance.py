@@ -1,4 +1,4 @@
-"""Read the acceptance threshold of a map: the pair score from which a robot may act on an answer.
+"""Read the acceptance threshold of a map: the pair score or similarity from which a robot may act on an answer.
 
 `pairvpr.calibration.acceptance` fits and tests the threshold. The map's bundle stores it.
 """
@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pairvpr.runtime.answer import Match
 from pairvpr.runtime.bundle import Bundle, check_model, read_result
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
+from pairvpr.runtime.measure import Measure
 from pairvpr.validation import check_int, check_list, check_real
 
 KEY = "acceptance"
@@ -68,7 +70,7 @@ class Acceptance:
     identity: identity of the bundle.
     engine: engine used for the calibration.
     setup: the only setup that the threshold is valid for.
-    threshold: pair score from which the best match is accepted.
+    threshold: pair score or similarity from which the best match is accepted.
     slope, bias: the confidence of a score s is 1 / (1 + exp(-(slope s + bias))).
     radius: distance within which a match is right, in `unit`.
     unit: METRES or FRAMES.
@@ -86,6 +88,7 @@ class Acceptance:
     scores: quantiles of the best matches' scores at evenly spaced shares from 0 to 1. Calibrations of earlier versions
     have none.
     independent: number of independent scores behind the quantiles, see `count_independent`.
+    measure: the number that the threshold applies to. It follows from the bundle and is not stored.
     """
 
     identity: str
@@ -110,6 +113,7 @@ class Acceptance:
     exact: bool = False
     scores: tuple[float, ...] = ()
     independent: float = 0.0
+    measure: Measure = Measure.SCORE
 
     @staticmethod
     def find_in(bundle: Bundle) -> Acceptance | None:
@@ -122,7 +126,8 @@ class Acceptance:
             traverses = tuple(Traverse(**each) for each in content["traverses"])
             scores = tuple(check_list(content.get("scores", []), "scores", 0, 10_000))
             setup = ScoreSetup(**content["setup"])
-            found = Acceptance(**{**content, "setup": setup, "traverses": traverses, "scores": scores})
+            parts = {"setup": setup, "traverses": traverses, "scores": scores, "measure": bundle.info.measure}
+            found = Acceptance(**{**content, **parts})
             check_model(bundle, found.identity)
             found._check()
             return found
@@ -154,20 +159,26 @@ class Acceptance:
         """Return the reason why this threshold is not valid for answers of this setup, or None if it is valid."""
         if setup.places != self.setup.places:
             return f"{UNCALIBRATED} for this map as it is now"
-        if setup.top_k != self.setup.top_k:
+        if setup.top_k != self.setup.top_k and self.measure is Measure.SCORE:  # the most similar is always found
             return f"{UNCALIBRATED} for --top-k {setup.top_k}, but for {self.setup.top_k}"
         if setup.cascade != self.setup.cascade:
             was = "exact answers" if self.setup.cascade is None else "the cascade it was calibrated with"
             return f"{UNCALIBRATED} for these answers, but for {was}"
         return None
 
-    def confidence(self, score: float) -> float:
-        """Return the chance (0 to 1) that a best match with this pair score is right."""
-        return logistic(self.slope, self.bias, score)
+    def accepts(self, match: Match) -> bool:
+        """Return whether the match reaches the threshold."""
+        value = match.value(self.measure)
+        return value is not None and value >= self.threshold
+
+    def confidence(self, value: float) -> float:
+        """Return the chance (0 to 1) that a best match with this pair score or similarity is right."""
+        return logistic(self.slope, self.bias, value)
 
     def to_json(self) -> dict[str, Any]:
         """Return the threshold as the bundle stores it."""
-        return {**asdict(self), "scores": list(self.scores)}
+        stored = {name: value for name, value in asdict(self).items() if name != "measure"}
+        return {**stored, "scores": list(self.scores)}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from pairvpr.runtime.calibrated.acceptance import UNCALIBRATED, Acceptance, Scor
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.score_monitor import ScoreMonitor
 from pairvpr.runtime.map import Map
+from pairvpr.runtime.measure import Measure
 
 ACCEPTED = "accepted"
 TOO_LOW = "score too low: not in the map, or not recognisable"
+NOT_SIMILAR = "similarity too low: not in the map, or not recognisable"
 INCOMPLETE = "incomplete: the threshold is calibrated on answers with all candidates compared"
 
 
@@ -34,7 +36,7 @@ class Judge:
     def from_bundle(bundle: Bundle, setup: ScoreSetup | None) -> Judge:
         """Return the judge of a map's bundle for answers of this setup.
 
-        setup: None for answers by descriptors alone, which are never calibrated.
+        setup: None for answers of a model with a pair classifier by descriptors alone, which are never calibrated.
         Raises BundleError.
         """
         acceptance = Acceptance.find_in(bundle)
@@ -47,7 +49,7 @@ class Judge:
 
     @staticmethod
     def from_map(bundle: Bundle, map_: Map, top_k: int, cascade: Cascade | None) -> Judge:
-        """Return the judge of re-ranked answers from this map. Without a threshold the pictures are not looked at.
+        """Return the judge of answers from this map. Without a threshold the pictures are not looked at.
 
         Raises BundleError.
         """
@@ -64,17 +66,17 @@ class Judge:
             return replace(answer, reason=self.reason)
         if not answer.complete:
             return replace(answer, reason=INCOMPLETE)
-        score = answer.best.score
-        if score is None:
+        value = answer.best.value(self.acceptance.measure)
+        if value is None:
             raise ValueError(f"{answer.query}: a complete answer without a score")
         if self.monitor is not None and monitored:
-            self.monitor.add(score)
-        accepted = score >= self.acceptance.threshold
+            self.monitor.add(value)
+        accepted = self.acceptance.accepts(answer.best)
         return replace(
             answer,
             accepted=accepted,
-            confidence=self.acceptance.confidence(score),
-            reason=ACCEPTED if accepted else TOO_LOW,
+            confidence=self.acceptance.confidence(value),
+            reason=ACCEPTED if accepted else TOO_LOW if self.acceptance.measure is Measure.SCORE else NOT_SIMILAR,
             acceptance=self.acceptance,
             warning=None if self.monitor is None else self.monitor.warning,
         )

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.runtime.calibrated.acceptance import Acceptance
+from pairvpr.runtime.measure import Measure
 
 QUANTILES = 101
 """Number of quantiles that a calibration stores: 0 to 100 %."""
@@ -25,6 +26,8 @@ FIRST, MOST = 32, 2048
 """Scores that are compared first, and at most."""
 FEWEST = 12.0
 """Independent scores below which nothing is compared, because their estimated number is too unreliable then."""
+
+NOUNS = {Measure.SCORE: "scores", Measure.SIMILARITY: "similarities"}
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,7 +83,8 @@ class ScoreMonitor:
         shares = [float(np.mean(values >= threshold)) for values in (scores, self._quantiles)]
         medians = [float(np.median(values)) for values in (scores, self._quantiles)]
         return (
-            f"scores are unlike those of the calibration: {shares[0]:.0%} accepted, {shares[1]:.0%} there; median "
+            f"{NOUNS[self._acceptance.measure]} are unlike those of the calibration: "
+            f"{shares[0]:.0%} accepted, {shares[1]:.0%} there; median "
             f"{medians[0]:.2f}, {medians[1]:.2f} there; distance {distance:.2f} (Kolmogorov-Smirnov, "
             f"false in about {FALSE_ALARM:.0%} of runs); the precision of {self._acceptance.precision:g} may not hold: "
             "calibrate with pictures like these"

@@ -27,6 +27,19 @@ class Engine(Protocol):
         ...
 
 
+class NoPairClassifier:
+    """Stand in the place of the pair graphs of a model without a pair classifier."""
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Raise EngineError."""
+        raise EngineError(
+            "this model is a descriptor alone and has no pair scores; use a model that was exported from a checkpoint"
+        )
+
+
+NO_PAIR_CLASSIFIER = NoPairClassifier()
+
+
 def try_engine(open_graph: Callable[[bytes], Engine]) -> str | None:
     """Run a tiny graph on the engine that `open_graph` makes. Return None if it works, else the problem."""
     x = np.array([1.5, -2.0], np.float32)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pairvpr.errors import EngineError, one_line
 from pairvpr.machine import int8_class
-from pairvpr.runtime.bundle import GRAPHS, Bundle, has_plans
-from pairvpr.runtime.engines.base import ARITHMETIC, Arrays, Engine, in_place
+from pairvpr.runtime.bundle import Bundle, has_plans
+from pairvpr.runtime.engines.base import ARITHMETIC, NO_PAIR_CLASSIFIER, Arrays, Engine, in_place
 
 INT8 = "int8"
 """Key of the INT8 export in a bundle's calibration results."""
@@ -31,23 +31,26 @@ PREFERENCES = {
 
 @dataclass(frozen=True)
 class Engines:
-    """Hold a bundle's three opened graphs.
+    """Hold a bundle's opened graphs.
 
-    encoder, pair_prefix, pair_suffix: the graphs.
+    encoder: the encoder.
     device: one of DEVICES, except "auto".
     precision: one of PRECISIONS.
     description: engine, version, device and precision for people.
     largest_batch: most pictures or pairs in one run, or None without a limit.
+    pair_prefix, pair_suffix: the pair classifier. Both raise EngineError if the model has none.
+    descriptor: a descriptor of another network, None if the encoder makes the descriptors.
     stage: starts to copy inputs of the pair graphs to the device, while other work goes on. `run` takes its result.
     """
 
     encoder: Engine
-    pair_prefix: Engine
-    pair_suffix: Engine
     device: str
     precision: str
     description: str
     largest_batch: int | None
+    pair_prefix: Engine = NO_PAIR_CLASSIFIER
+    pair_suffix: Engine = NO_PAIR_CLASSIFIER
+    descriptor: Engine | None = None
     stage: Callable[[Arrays], Arrays] = in_place
 
 
@@ -92,7 +95,8 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
             log.warning("not CUDA: %s", problem)
     precision = _choose_precision(bundle, device, precision)
     cpu = device == "cpu"
-    files = {name: bundle.graph(precision, name, cpu) if cpu else bundle.cuda_graph(precision, name) for name in GRAPHS}
+    names = bundle.info.graphs
+    files = {name: bundle.graph(precision, name, cpu) if cpu else bundle.cuda_graph(precision, name) for name in names}
     graphs = {name: ort.OnnxRuntimeEngine(file, device, threads) for name, file in files.items()}
     description = f"ONNX Runtime {ort.version()} on {device}, {precision}"
     if cpu and precision == "fp16":
@@ -103,7 +107,7 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
         precision=precision,
         description=description,
         largest_batch=None,
-        stage=graphs["pair_prefix"].stage,
+        stage=graphs["pair_prefix"].stage if bundle.info.pair_classifier else in_place,
     )
 
 
@@ -120,7 +124,7 @@ def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
         precision=precision,
         description=description,
         largest_batch=trt.largest_batch(plans),
-        stage=graphs["pair_prefix"].stage,
+        stage=graphs["pair_prefix"].stage if bundle.info.pair_classifier else in_place,
     )
 
 
@@ -132,7 +136,8 @@ def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -
     in_bfloat16 = {"bf16": floats, "int8-bf16": "int8"}
     stored = _choose_precision(bundle, "openvino", in_bfloat16.get(precision or "", precision))
     arithmetic = "bf16" if precision in in_bfloat16 else "f32"
-    graphs = {name: ov.OpenVinoEngine(bundle.graph(stored, name, cpu=False), arithmetic, threads) for name in GRAPHS}
+    files = {name: bundle.graph(stored, name, cpu=False) for name in bundle.info.graphs}
+    graphs = {name: ov.OpenVinoEngine(file, arithmetic, threads) for name, file in files.items()}
     remainder = " for what is not INT8" if stored.startswith("int8") else ""
     description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"
     precision = precision or stored

@@ -25,7 +25,7 @@ from pairvpr.runtime.map.errors import RESTORE, missing_error, reading
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record, checksum
 from pairvpr.runtime.map.segments import SegmentEntry
-from pairvpr.runtime.map.tokens import TokenFormat
+from pairvpr.runtime.map.tokens import NO_TOKENS, TokenFormat
 from pairvpr.validation import check_int, check_keys, check_list, check_mapping, check_text, parse_json
 
 FILE = "map.sqlite"
@@ -119,20 +119,21 @@ class Meta:
         if settings.get(INDEX, PRECISIONS[0]) not in PRECISIONS:
             raise ValueError(f"its {INDEX} is none of {', '.join(PRECISIONS)}")
         tokens, width = check_list(fields["token_shape"], "the shape of tokens", 2, 2)
+        least, most = (0, 0) if TokenFormat.from_settings(settings).type == NO_TOKENS else (1, _LARGEST)
         meta = Meta(
             identity=check_text(fields["identity"], "its model", 200),
             settings=settings,
             descriptor_dim=check_int(fields["descriptor_dim"], "the size of descriptors", 1, _LARGEST),
             token_shape=(
-                check_int(tokens, "the number of tokens", 1, _LARGEST),
-                check_int(width, "the size of tokens", 1, _LARGEST),
+                check_int(tokens, "the number of tokens", least, most),
+                check_int(width, "the size of tokens", least, most),
             ),
             created_by=check_text(fields["created_by"], "its version", 200),
             segments=check_int(fields["segments"], "its number of segments", 0, 2**40),
             records=check_int(fields["records"], "its number of records", 0, 2**40),
             format=made,
         )
-        if made not in (FORMAT, ROW_FORMATS[meta.token_format.type]):
+        if made not in (FORMAT, ROW_FORMATS.get(meta.token_format.type)):
             raise ValueError(f"{meta.token_format.type} tokens in format {made}")
         return meta
 

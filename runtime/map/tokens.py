@@ -1,4 +1,4 @@
-"""Formats of stored tokens: float16 or int8 with a scale per token, all of them or merged to a share."""
+"""Formats of stored tokens: float16 or int8 with a scale per token, all of them or merged to a share; or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from pairvpr.validation import check_mapping, check_real, check_text
 
 KEY = "tokens"
 """The key of the token format in a map's settings."""
-STORED: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("i1")}
+NO_TOKENS = "none"
+"""Type of the maps of a model without a pair classifier, whose tokens have shape (0, 0)."""
+STORED: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "int8": np.dtype("i1"), NO_TOKENS: np.dtype("<f2")}
 """Types of stored tokens, and their numbers in a segment."""
 SCALE_TYPE = np.dtype("<f4")
 LARGEST = 127
@@ -38,7 +40,7 @@ class TokenFormat:
             raise ValueError(f"invalid token format: type {self.type!r}, share {self.keep}")
 
     def __str__(self) -> str:
-        return f"{self.keep:.0%} of the tokens as {self.type}"
+        return "no tokens" if self.type == NO_TOKENS else f"{self.keep:.0%} of the tokens as {self.type}"
 
     @staticmethod
     def from_settings(settings: Mapping[str, Any]) -> TokenFormat:

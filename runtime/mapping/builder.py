@@ -19,12 +19,12 @@ from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Place
-from pairvpr.runtime.image import make_thumbnail, resize
+from pairvpr.runtime.image import make_thumbnail
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.map.catalog import DIGEST
 from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
 from pairvpr.runtime.mapping.token_storage import token_settings
-from pairvpr.runtime.model import Model, load_model
+from pairvpr.runtime.model import Fitted, Model, load_model
 from pairvpr.runtime.reference import check_foreign
 from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
@@ -384,10 +384,10 @@ def _rename_advice(origin: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A readable picture in the encoder's size, and the last map picture since the previous candidate."""
+    """A readable picture in the model's sizes, and the last map picture since the previous candidate."""
 
     name: str
-    image: npt.NDArray[np.uint8]
+    fitted: Fitted
     place: Place
     before: Keyframe | None
     thumbnail: bytes | None
@@ -430,7 +430,7 @@ class _Adder:
             candidates = [each for each in candidates if self._select(each, None)]
         if not candidates:
             return
-        features = self._model.encode_prepared(np.stack([each.image for each in candidates]))
+        features = self._model.encode_fitted([each.fitted for each in candidates])
         for i, candidate in enumerate(candidates):
             if not by_change or self._select(candidate, features.descriptors[i]):
                 self._write(candidate, features[i])
@@ -453,8 +453,8 @@ class _Adder:
                 name = f"{frame.name}@{frame.timestamp:.3f}" if self._source.live else frame.name
                 side = self._options.thumbnails
                 thumbnail = make_thumbnail(frame.picture, (side, side)) if side else None
-                image = resize(frame.picture, self._model.picture_size)
-                yield _Candidate(name, image, place, self._before, thumbnail)
+                fitted = self._model.fit(frame.picture)
+                yield _Candidate(name, fitted, place, self._before, thumbnail)
                 self._before = None
 
     def _select(self, candidate: _Candidate, descriptor: npt.NDArray[np.float32] | None) -> bool:

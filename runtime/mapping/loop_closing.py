@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Threshold:
-    """Hold the pair score from which a loop is closed.
+    """Hold the pair score from which a loop is closed, or the similarity if the model has no pair classifier.
 
-    score: the lowest pair score of a loop.
+    score: the lowest pair score or similarity of a loop.
     acceptance: the calibration that the score comes from, None for a score that the user chose.
     origin: the map that was calibrated. A growing map has no threshold of its own, because a calibration holds for a
     finished map, and more pictures look alike in a larger map.
@@ -63,7 +63,8 @@ class Threshold:
     def from_text(text: str, identity: str) -> Threshold:
         """Read a threshold from a number, or from a calibrated map.
 
-        text: a finite pair score, or the folder of a map that `pairvpr calibrate threshold` gave a threshold.
+        text: a finite pair score or similarity, or the folder of a map that `pairvpr calibrate threshold` gave a
+        threshold.
         identity: the model that the map must belong to.
 
         Raises MapError or BundleError.
@@ -74,7 +75,7 @@ class Threshold:
             pass
         else:
             if not math.isfinite(score):
-                raise MapError(f"--threshold {text}: give a finite pair score")
+                raise MapError(f"--threshold {text}: give a finite number")
             return Threshold(score)
         with Map.open(text, descriptors=False) as map_:
             acceptance = Acceptance.find_in(Bundle.open(map_.model_path))
@@ -97,7 +98,7 @@ class Closure:
 
     timestamp: seconds.
     earlier_timestamp: seconds, None if the map stores no time for the earlier picture.
-    score: the pair score.
+    score: the pair score, None if the model has no pair classifier.
     similarity: the cosine similarity of the descriptors.
     threshold: the threshold that the score reached.
     by_poses: pose of the picture seen from the earlier one, by the poses of both; None unless both have a pose with an
@@ -111,7 +112,7 @@ class Closure:
     timestamp: float
     earlier: str
     earlier_timestamp: float | None
-    score: float
+    score: float | None
     similarity: float
     threshold: Threshold
     by_poses: Pose | None = None
@@ -138,7 +139,8 @@ class Closure:
     def confidence(self) -> float | None:
         """Return the calibrated probability that the loop is right, None without a calibration."""
         acceptance = self.threshold.acceptance
-        return None if acceptance is None else acceptance.confidence(self.score)
+        value = self.similarity if self.score is None else self.score
+        return None if acceptance is None else acceptance.confidence(value)
 
     def to_json(self) -> str:
         """Return one line of JSON, format 1."""
@@ -152,7 +154,7 @@ class Closure:
                 "from_timestamp": self.timestamp,
                 "to": self.earlier,
                 "to_timestamp": self.earlier_timestamp,
-                "score": round(self.score, 6),
+                "score": None if self.score is None else round(self.score, 6),
                 "similarity": round(self.similarity, 6),
                 "threshold": round(self.threshold.score, 6),
                 "confidence": None if confidence is None else round(confidence, 6),
@@ -187,7 +189,7 @@ class LoopCloser:
         """Prepare the search.
 
         model: the map's model. Its calibrated cascade, if it has one, drops candidates here too.
-        threshold: the pair score from which a loop is closed.
+        threshold: the pair score from which a loop is closed, or the similarity if the model has no pair classifier.
         exclude: seconds for which added pictures are ignored.
         top_k: candidates to compare. None takes the number that the threshold was calibrated with, else the model's.
         report: called with every loop.
@@ -278,7 +280,9 @@ class LoopCloser:
 
     def _take(self, map_: Map, source: str) -> _Snapshot:
         index = FaissIndex(map_.descriptors, map_.index_precision)
-        return _Snapshot(map_, _stamps(map_.records, source), index, Reranker(map_, self._model, self._cascade))
+        compared = self._model.bundle.info.pair_classifier
+        reranker = Reranker(map_, self._model, self._cascade) if compared else None
+        return _Snapshot(map_, _stamps(map_.records, source), index, reranker)
 
     def _follow(self, earlier: _Snapshot, map_: Map, source: str) -> _Snapshot:
         """Return the snapshot of a newer state, at a cost that follows from the change."""
@@ -288,7 +292,8 @@ class LoopCloser:
         added = map_.records[len(map_) - change.added :]
         stamps = np.concatenate([np.delete(earlier.stamps, change.removed), _stamps(added, source)])
         index = earlier.index.updated(change.removed, map_.last_descriptors(change.added))
-        return _Snapshot(map_, stamps, index, earlier.reranker.on(map_))
+        reranker = None if earlier.reranker is None else earlier.reranker.on(map_)
+        return _Snapshot(map_, stamps, index, reranker)
 
     def _closure(
         self, snapshot: _Snapshot, name: str, timestamp: float, features: Features, pose: Pose | None
@@ -303,13 +308,18 @@ class LoopCloser:
         rows, similarities = rows[old][: self._top_k], similarities[old][: self._top_k]
         if not len(rows):
             return None
-        ranking = snapshot.reranker.rank(features, rows, Stopwatch())
-        best = ranking.order()[0]
-        score = float(ranking.scores[best])
-        if ranking.stages[best] != STAGES.index("full") or score < self.threshold.score:
+        best, score = 0, None  # the most similar candidate
+        if snapshot.reranker is not None:
+            ranking = snapshot.reranker.rank(features, rows, Stopwatch())
+            best = int(ranking.order()[0])
+            score = float(ranking.scores[best])
+            if ranking.stages[best] != STAGES.index("full"):
+                return None
+        similarity = float(similarities[best])
+        if (similarity if score is None else score) < self.threshold.score:
             return None
         found = snapshot.map_.records[rows[best]]
-        similarity, by_poses = float(similarities[best]), seen_from(found.pose, pose)
+        by_poses = seen_from(found.pose, pose)
         return Closure(name, timestamp, found.name, found.timestamp, score, similarity, self.threshold, by_poses)
 
 
@@ -337,10 +347,11 @@ def _stamps(records: Sequence[Record], source: str) -> npt.NDArray[np.float64]:
 class _Snapshot:
     """Hold one state of the map, with the index and the reranker that search it.
 
+    reranker: None if the model has no pair classifier.
     stamps: time stamps (n,) of the records of the present source in seconds, NaN for others.
     """
 
     map_: Map
     stamps: npt.NDArray[np.float64]
     index: FaissIndex
-    reranker: Reranker
+    reranker: Reranker | None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map.tokens import KEY, TokenFormat
+from pairvpr.runtime.map.tokens import KEY, NO_TOKENS, TokenFormat
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.reference import TOLERANCES, Reference
 
@@ -61,12 +61,17 @@ def measure_effect(model: Model, token_format: TokenFormat) -> Effect:
 def token_settings(model: Model, token_type: str | None = None, keep: float | None = None) -> dict[str, Any]:
     """Return the settings of a new map, with the measured effect on scores.
 
-    model: the map's model.
+    model: the map's model. Without a pair classifier it makes no tokens.
     token_type: "float16" or "int8". None chooses int8 if its effect is tolerable, else float16.
     keep: the share of tokens to store, None for all.
 
     Raises BundleError or EngineError.
     """
+    if not model.bundle.info.pair_classifier:
+        for option, value in (("--tokens", token_type), ("--keep-tokens", keep)):
+            if value is not None:
+                model.bundle.require_pair_classifier(option)
+        return {KEY: asdict(TokenFormat(NO_TOKENS))}
     effect = None
     if token_type is None:
         effect = measure_effect(model, TokenFormat("int8"))
@@ -83,6 +88,8 @@ def token_settings(model: Model, token_type: str | None = None, keep: float | No
 
 def describe(tokens: Mapping[str, Any]) -> str:
     """Describe a map's token settings in words."""
+    if tokens["type"] == NO_TOKENS:
+        return "none: the model has no pair classifier"
     share = "" if tokens["keep"] == 1 else f", merged to {tokens['keep']:.0%} of them"
     effect = tokens.get("effect")
     if effect is None:

@@ -86,15 +86,11 @@ def gps_covariance(answer: Recognition, floor: Floor) -> Covariance:
 
 
 def _accepted(answer: Recognition) -> list[Match]:
-    """Return the candidates whose score would have been accepted, the best match included."""
+    """Return the candidates that would have been accepted, the best match included."""
     acceptance = answer.acceptance
     if acceptance is None or not answer.accepted:
         raise ValueError(f"{answer.query}: not accepted, so its error is unknown")
-    return [
-        match
-        for match in answer.matches
-        if match.stage == "full" and match.score is not None and match.score >= acceptance.threshold
-    ]
+    return [match for match in answer.matches if acceptance.accepts(match)]
 
 
 def _variance(answer: Recognition, floor: Floor) -> float:

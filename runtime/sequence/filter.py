@@ -106,8 +106,7 @@ class SequenceFilter:
         if self._begun:
             self._predict(*self._step(answer.timestamp, where))
         self._timestamp, self._where, self._begun = answer.timestamp, where, True
-        scores = [match.score for match in answer.matches]
-        self._correct(Observation.from_scores(scores, len(self.records)), answer)
+        self._correct(Observation.from_answer(answer, len(self.records)), answer)
         return replace(answer, sequence=self._filtered())
 
     def __call__(self, answer: Recognition, where: Pose | Gps | None = None) -> Recognition:

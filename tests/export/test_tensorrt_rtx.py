@@ -21,7 +21,7 @@ import pytest
 from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import PRODUCTS, BuildProgress
 from pairvpr.model.presets import PRESETS
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import GRAPHS, Bundle, Dims
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt.plans import FORMS, graph_profiles
 from pairvpr.runtime.model import default_bundle
@@ -111,6 +111,22 @@ def test_every_graph_is_built_in_its_precision(
         assert held(plan, model) >= (1 if quantized else 0.75)
         sizes[precision] = len(zlib.compress(plan, 1))  # less code, of which there is more than weights
     assert sizes["int8-fp16"] < sizes["fp16"] < sizes["fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transport", "gem", "queries"])
+def test_descriptors_of_other_networks_are_built(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the exporter")
+    from pairvpr.export.descriptor_graph import write_descriptor
+    from pairvpr.export.descriptor_source import Stated, load_descriptor
+
+    descriptor = load_descriptor(f"tests.export.descriptors:{name}", Stated((56, 56)))
+    graph = descriptor.graph()
+    for precision in ("fp32", "fp16"):
+        network = tensorrt_api.Network(tmp_path / write_descriptor("descriptor", graph, precision, tmp_path).file)
+        assert set(network.product_types()) == {PRODUCTS[precision]}
+        profiles = graph_profiles("descriptor", Dims(descriptor.dim), descriptor.picture, (1, 4))
+        assert network.build(profiles, tensorrt_api.BuildSettings(1 << 30, 1), b"", tensorrt_api.Monitor()).plan
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from typing import Any
 from pairvpr.errors import EngineError, one_line
 from pairvpr.files import read_member
 from pairvpr.printing import json_document
-from pairvpr.runtime.bundle import GRAPHS, Bundle, Dims, PictureFormat, plan_folders
+from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle, Dims, PictureFormat, plan_folders
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
 from pairvpr.validation import (
     check_bool,
@@ -162,7 +162,7 @@ def find_plans(bundle: Bundle, precision: str, gpu: Gpu, tensorrt: str) -> dict[
     flag = {"fp16": " --fp16", "int8-fp16": " --int8"}.get(precision, "")
     command = f"build it here with `pairvpr engines build --model {bundle.path}{flag}`"
     found: dict[str, Path] = {}
-    for graph in GRAPHS:
+    for graph in bundle.info.graphs:
         problems = []
         for plan in sorted(folder / plan_name(graph, precision) for folder in plan_folders(bundle)):
             if not os.path.lexists(plan):
@@ -204,10 +204,10 @@ def graph_profiles(graph: str, dims: Dims, picture: PictureFormat, batches: Sequ
     """Return a profile for each of the ascending batch sizes.
 
     Each profile is tuned for its batch size and accepts all sizes above the previous one. The batch size of the suffix
-    is the length of `keep`: even a few kept candidates may come from a batch of any size. The encoder takes at most
-    PICTURES.
+    is the length of `keep`: even a few kept candidates may come from a batch of any size. Graphs of pictures take at
+    most PICTURES.
     """
-    if graph == "encoder":
+    if graph in (ENCODER, DESCRIPTOR):
         batches = sorted({min(size, PICTURES) for size in batches})
     tokens, width, most = dims.tokens, dims.token_dim, batches[-1]
     profiles: list[Profile] = []
@@ -218,7 +218,7 @@ def graph_profiles(graph: str, dims: Dims, picture: PictureFormat, batches: Sequ
             "query_tokens": [(1, tokens, width)] * 3,
             "database_tokens": [(n, tokens, width) for n in of],
         }
-        if graph == "encoder":
+        if graph in (ENCODER, DESCRIPTOR):
             shapes = {"images": [(n, picture.height, picture.width, 3) for n in sizes]}
         elif graph == "pair_suffix":
             shapes["query_state"] = shapes["database_state"] = [(n, tokens + 1, width) for n in of]
@@ -239,7 +239,7 @@ def _decode(content: Mapping[str, Any]) -> PlanInfo:
     optional = {"decision", "form"}
     check_keys(content, "it", {"format", *(each.name for each in fields(PlanInfo))} - optional, optional)
     graph = check_text(content["graph"], "graph", 200)
-    if graph not in GRAPHS:
+    if graph not in _AXES:
         raise ValueError("graph is not one of a bundle")
     profiles = [_decode_profile(each, graph) for each in check_list(content["profiles"], "profiles", 1, 100)]
     gpu = check_keys(content["gpu"], "gpu", {each.name for each in fields(Gpu)})
@@ -274,7 +274,8 @@ def _decode(content: Mapping[str, Any]) -> PlanInfo:
 
 
 _AXES: Mapping[str, Mapping[str, int]] = {
-    "encoder": {"images": 4},
+    ENCODER: {"images": 4},
+    DESCRIPTOR: {"images": 4},
     "pair_prefix": {"query_tokens": 3, "database_tokens": 3},
     "pair_suffix": {"query_tokens": 3, "database_tokens": 3, "query_state": 3, "database_state": 3, "keep": 1},
 }
@@ -282,7 +283,7 @@ _AXES: Mapping[str, Mapping[str, int]] = {
 
 
 def _batched_input(graph: str) -> str:
-    return "images" if graph == "encoder" else "database_tokens"
+    return "images" if graph in (ENCODER, DESCRIPTOR) else "database_tokens"
 
 
 def _decode_texts(content: object, name: str) -> dict[str, str]:
