@@ -109,7 +109,21 @@ class Block:
 
     def record(self, position: int) -> Record:
         """Return the record at a position. Raises ValueError for a damaged text."""
-        at: dict[str, Any] = {name: column[position].tolist() for name, column in self._columns.items()}
+        return self._record(position, {name: column[position].tolist() for name, column in self._columns.items()})
+
+    def records(self, *, deleted: bool) -> Iterator[Record]:
+        """Yield the records in order, several times as fast as one by one.
+
+        deleted: include deleted records.
+        """
+        names, columns = list(self._columns), [column.tolist() for column in self._columns.values()]
+        for position, values in enumerate(zip(*columns, strict=True)):
+            at = dict(zip(names, values, strict=True))
+            if deleted or not at["deleted"]:
+                yield self._record(position, at)
+
+    def _record(self, position: int, at: dict[str, Any]) -> Record:
+        """Make a record of its values in the columns."""
         pose, gps, timestamp = None, None, at.get("timestamp", math.nan)
         x, y, z = at.get("position", _NOWHERE)
         if not math.isnan(x):

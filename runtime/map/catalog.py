@@ -342,7 +342,7 @@ def delete(connection: sqlite3.Connection, records: Sequence[Record]) -> None:
         first = min(gone)
         row = next(_select(connection, "blocks", "WHERE number <= ? ORDER BY number DESC LIMIT 1", first))
         block = blocks_table.decode(row)
-        changed = [gone.pop(record.id, record) for record in map(block.record, range(block.count))]
+        changed = [gone.pop(record.id, record) for record in block.records(deleted=True)]
         if first in gone:
             raise ValueError(f"record {first} is not in its block")
         connection.execute("DELETE FROM blocks WHERE number = ?", (block.number,))

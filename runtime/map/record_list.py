@@ -61,8 +61,7 @@ class RecordList(Sequence[Record]):
 
     def __iter__(self) -> Iterator[Record]:
         for block in self.blocks:
-            for position in range(block.count) if self._deleted else block.live.tolist():
-                yield block.record(position)
+            yield from block.records(deleted=self._deleted)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, RecordList) and self.same_blocks(other):

@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> Path:
 
 def assert_as_opened_anew(snapshot: Map, index: FaissIndex) -> None:
     with Map.open(snapshot.path) as fresh:
-        assert list(snapshot.records) == list(fresh.records)
+        assert list(snapshot.records) == list(fresh.records) == [fresh.records[row] for row in range(len(fresh))]
         assert (snapshot.settings, snapshot.info()) == (fresh.settings, fresh.info())
         np.testing.assert_array_equal(snapshot.take_descriptors(np.arange(len(fresh))), fresh.descriptors)
         np.testing.assert_array_equal(snapshot.read_tokens(range(len(fresh))), fresh.read_tokens(range(len(fresh))))
