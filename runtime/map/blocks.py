@@ -24,10 +24,13 @@ from pairvpr.validation import check_int, check_text
 
 COLUMNS: dict[str, str] = {
     "number": "INTEGER PRIMARY KEY",
-    "content": "BLOB NOT NULL",
     "crc": "INTEGER NOT NULL",
+    "content": "BLOB NOT NULL",
 }
-"""The columns of the `blocks` table. `number` is the first record's id, and `crc` covers number and content."""
+"""The columns of the `blocks` table. `number` is the first record's id, and `crc` covers number and content.
+
+SQLite reads a row up to the last column that is asked for, so that numbers and checksums are read without the content.
+"""
 
 SIZE = 256
 """Most records of a block. It bounds the cost of a removal, and the names that a damaged page can take."""
@@ -154,8 +157,8 @@ class Block:
     @functools.cached_property
     def name_hashes(self) -> npt.NDArray[np.int64]:
         """Return hashes (m,) of the names of the records that are not deleted. They hold for this process."""
-        offsets, heap = self._texts.tolist(), memoryview(self.content)[self._heap :]
-        return np.array([hash(heap[offsets[i] : offsets[i + 1]].tobytes()) for i in self.live.tolist()], np.int64)
+        offsets, content = (self._texts.astype(np.int64) + self._heap).tolist(), self.content
+        return np.array([hash(content[offsets[i] : offsets[i + 1]]) for i in self.live.tolist()], np.int64)
 
     def find_intact(self) -> Iterator[Record]:
         """Yield the records of a damaged block whose own checksums hold."""
@@ -236,16 +239,16 @@ def decode(row: Sequence[Any]) -> Block:
 
 def open_damaged(row: Sequence[Any]) -> Block:
     """Take a row of COLUMNS without its checksum, for `Block.find_intact`. Raises ValueError for another layout."""
-    number, content, crc = row
+    number, crc, content = row
     number = check_int(number, "a block's number", 1, 2**63 - 1)
     if not isinstance(content, bytes):
         raise ValueError(f"the content of block {number} is not binary")
     return Block(number, content, check_int(crc, f"the checksum of block {number}", 0, 2**32 - 1))
 
 
-def encode(block: Block) -> tuple[int, bytes, int]:
+def encode(block: Block) -> tuple[int, int, bytes]:
     """Encode a block as a row of COLUMNS."""
-    return block.number, block.content, block.crc
+    return block.number, block.crc, block.content
 
 
 def pack(records: Iterable[Record]) -> list[Block]:

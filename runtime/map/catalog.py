@@ -146,6 +146,10 @@ class Catalog:
     segments: list[SegmentEntry]
     records: RecordList
 
+    def is_same(self, meta: Meta, segments: list[SegmentEntry], records: RecordList) -> bool:
+        """Return whether these are the state's own properties, segments and blocks, by their checksums."""
+        return (self.meta, self.segments) == (meta, segments) and self.records.same_blocks(records)
+
 
 def check_is_map(path: Path) -> None:
     """Raise MapError unless the folder `path` has a catalog that SQLite can be given."""
@@ -172,7 +176,10 @@ def load(path: Path, *, thorough: bool = False) -> Catalog:
 
 
 def load_newer(path: Path, known: Catalog) -> Catalog:
-    """Read the catalog as `load` does, without the blocks that are the same in the earlier state `known`."""
+    """Read the catalog as `load` does, without the blocks that are the same in the earlier state `known`.
+
+    Return `known` itself if nothing has changed.
+    """
     return _load(path, False, known)
 
 
@@ -235,6 +242,8 @@ def read(
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")  # nothing was written
+    if known is not None and known.is_same(meta, segments, records):
+        return known
     _check_whole(meta, segments, records)
     return Catalog(meta, segments, records)
 

@@ -278,9 +278,7 @@ class Map:
         stamp = _read_stamp(self.path)
         if stamp is not None and stamp == self._stamp:
             return None
-        state = catalog.load_newer(self.path, self._state)
-        held = self._state
-        if (state.meta, state.segments) == (held.meta, held.segments) and state.records.same_blocks(held.records):
+        if catalog.load_newer(self.path, self._state) is self._state:
             self._stamp = stamp
             return None
         return Map._open(self.path, self, self._rows is not None)
