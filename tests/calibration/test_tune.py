@@ -58,7 +58,24 @@ class Plan:
         return 500
 
     def info(self) -> MapInfo:
-        return MapInfo(self.path, "0", "0", 500, 0, 0, 0, 1, 256, (100, 192), {"type": "int8", "keep": 1}, 0, 0, 0, 0.0)
+        return MapInfo(
+            self.path,
+            "0",
+            "0",
+            500,
+            0,
+            0,
+            0,
+            1,
+            256,
+            (100, 192),
+            {"type": "int8", "keep": 1},
+            0,
+            0,
+            0,
+            0.0,
+            index_precision="float32",
+        )
 
     def list_families(self, bundle: object, exact: bool) -> list[RuntimeSetting]:
         names = dict.fromkeys(name.removesuffix(" cascade") for name in self.milliseconds)
