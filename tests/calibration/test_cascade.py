@@ -548,5 +548,5 @@ def test_evaluation_runs_both_ways(home: Path, tmp_path: Path, model: Model, cal
     assert sorted(fast.re_ranked[0]) == sorted(exact.re_ranked[0])
     assert f"cascade: {fast.cascade}" in summary(fast)
     assert "cascade" not in summary(exact)
-    assert results(fast, fast.figures())["cascade"]["margin"] == 0
-    assert results(exact, exact.figures())["cascade"] is None
+    assert results(fast, fast.figures(), {})["cascade"]["margin"] == 0
+    assert results(exact, exact.figures(), {})["cascade"] is None
