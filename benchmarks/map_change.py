@@ -47,7 +47,7 @@ def main() -> None:
     if args.job == "build":
         build(args.db, args.records)
     elif args.job:
-        print(json.dumps(JOBS[args.job](args.db)))
+        print(json.dumps(JOBS[args.job](args.db), allow_nan=False))
     else:
         measure(args)
 
@@ -78,9 +78,9 @@ def measure(args: argparse.Namespace) -> None:
             "map list": ["list"],
         }.items():
             results[name] = run([sys.executable, "-m", "pairvpr", "map", *command, "--db", db])
-    print(json.dumps(results, indent=1))
+    print(json.dumps(results, indent=1, allow_nan=False))
     if args.out:
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 def build(db: Path, records: int) -> None:

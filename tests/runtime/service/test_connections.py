@@ -35,11 +35,11 @@ class Recognizer:
 
     def __init__(self, fault: Exception | None = None) -> None:
         weights = SimpleNamespace(trained=True, licence="none")
-        info = SimpleNamespace(weights=weights, preset="none")
+        info = SimpleNamespace(weights=weights, preset="none", licence="none")
         engines = SimpleNamespace(device="cpu", precision="fp32")
         self.model = SimpleNamespace(bundle=SimpleNamespace(info=info), engines=engines)
         self.map = Pictures()
-        self.top_k, self.budget_ms, self.fault = 1, None, fault
+        self.top_k, self.budget_ms, self.score_warning, self.fault = 1, None, None, fault
 
     def recognize_frame(self, frame: Frame) -> Recognition:
         if self.fault is not None:
