@@ -110,7 +110,6 @@ def calibrate_acceptance(
     setup = ScoreSetup.from_map(map_, k, cascade)
     recognizer = PlaceRecognizer(map_, model, FaissIndex(map_.descriptors, map_.index_precision), k, cascade=cascade)
     shown = ", ".join(map(str, images))
-    answered: list[AnsweredPicture] = []
     with ExitStack() as stack:
         sources = [stack.enter_context(open_source(str(each), options)) for each in images]
         locators = _locate(map_, sources, target, poses)
@@ -118,8 +117,11 @@ def calibrate_acceptance(
         if None not in lengths:
             check_enough(shown, sum(length or 0 for length in lengths), target)
         kept = stack.enter_context(KeptAnswers(recognizer, answers_file(model, setup) if keep else None))
-        for source, locator, name_traverse in zip(sources, locators, _traverse_names(images), strict=True):
-            answered += ask(map_, source, locator, target.radius, progress, kept, name_traverse)
+        answered = [
+            each
+            for source, locator, name_traverse in zip(sources, locators, _traverse_names(images), strict=True)
+            for each in ask(map_, source, locator, target.radius, progress, kept, name_traverse)
+        ]
         if kept.reused:
             log.info("%d of %d answers are kept from an earlier calibration", kept.reused, len(answered))
     fit = fit_threshold(answered, target, shown, model.bundle.info.measure)

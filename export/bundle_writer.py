@@ -92,7 +92,7 @@ def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progr
 
 @dataclass
 class _Export:
-    """An export in progress: the networks, the folder of their files, and their description so far.
+    """Hold the networks of an export, the folder of their files, and the description written so far.
 
     network: compares pairs, None for a descriptor alone. descriptor: makes descriptors, None if the network does.
     """

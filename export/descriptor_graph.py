@@ -48,8 +48,8 @@ def write_descriptor(name: str, model: ModelProto, precision: Precision, folder:
 def halve_products(graph: GraphProto) -> None:
     """Compute matrix products and convolutions in float16, with weights stored in float16, and the rest in float32.
 
-    What a network does between its products is not known, and much of it overflows in float16: powers, exponentials,
-    norms and sums.
+    The operations between the products of a network are not known. Many of them overflow in float16: powers,
+    exponentials, norms and sums.
     """
     stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     elsewhere = {name for node in graph.node if node.op_type not in PRODUCTS for name in node.input}

@@ -56,7 +56,7 @@ class DescriptorSpec:
         return f"{self.entry}({', '.join(f'{name}={value!r}' for name, value in sorted(self.arguments.items()))})"
 
     def load(self) -> Any:
-        """Call the entry. What it prints goes to stderr, because stdout is for results. Raises anything."""
+        """Call the entry. Its output goes to stderr, because stdout is for results. Raises anything."""
         with contextlib.redirect_stdout(sys.stderr):
             if self.kind == "module":
                 with _current_folder():

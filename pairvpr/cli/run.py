@@ -215,13 +215,18 @@ def _answer(
         except KeyboardInterrupt:
             if not source.live:
                 raise
-        if total and unread == total:
-            raise SourceError(f"{query}: none of its {total} pictures could be read; the answers say why")
+        _check_read(query, total, unread)
         if warning is None and (found := recognizer.finish_run()) is not None:
             log.warning("%s: %s", query, found)
         priors.warn(query, total)
-        if unread:
-            log.warning("%s: %d of %d pictures could not be read", query, unread, total)
+
+
+def _check_read(query: str, total: int, unread: int) -> None:
+    """Log how many pictures could not be read. Raise SourceError if none of them could."""
+    if total and unread == total:
+        raise SourceError(f"{query}: none of its {total} pictures could be read; the answers say why")
+    if unread:
+        log.warning("%s: %d of %d pictures could not be read", query, unread, total)
 
 
 def _refuse_with_serve() -> None:

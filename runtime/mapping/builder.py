@@ -197,12 +197,18 @@ def add_pictures(
     left_out = adder.selector.left_out
     if adder.added == 0 and not len(known):
         _raise_empty(images, done, left_out, adder.skipped)
-    if options.poses is not None and adder.added and not finder.matched and source.names is None:
+    if adder.added and source.names is None:
+        _check_matched(finder, options, adder.added, db)
+    return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
+
+
+def _check_matched(finder: PlaceFinder, options: BuildOptions, added: int, db: Path) -> None:
+    """Raise SourceError if no entry of the poses file belongs to a picture of a source without known names."""
+    if options.poses is not None and not finder.matched:
         raise SourceError(
-            f"{options.poses}: none of its entries belongs to one of the {adder.added} pictures that {db} now holds "
+            f"{options.poses}: none of its entries belongs to one of the {added} pictures that {db} now holds "
             f"without a pose ({finder.compare()}); check names or time stamps and build a new map"
         )
-    return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
 
 
 def _find_part(source: Source, images: str | Path, part: tuple[int, int] | None) -> tuple[int, int]:

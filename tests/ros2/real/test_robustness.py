@@ -233,3 +233,4 @@ def test_images_without_a_stamp_get_the_robots_time(start: Callable[..., Any], r
         return any(pose.header.stamp.sec == 777 for pose in poses)
 
     wait_for(answered, "a pose of simulated time")
+    assert poses[-1].header.stamp.sec == 777
