@@ -109,22 +109,9 @@ def calibrate_acceptance(
     cascade = None if exact else Cascade.find_in(model.bundle)
     setup = ScoreSetup.from_map(map_, k, cascade)
     recognizer = PlaceRecognizer(map_, model, FaissIndex(map_.descriptors, map_.index_precision), k, cascade=cascade)
-    shown = ", ".join(map(str, images))
-    with ExitStack() as stack:
-        sources = [stack.enter_context(open_source(str(each), options)) for each in images]
-        locators = _locate(map_, sources, target, poses)
-        lengths = [source.length for source in sources]
-        if None not in lengths:
-            check_enough(shown, sum(length or 0 for length in lengths), target)
-        kept = stack.enter_context(KeptAnswers(recognizer, answers_file(model, setup) if keep else None))
-        answered = [
-            each
-            for source, locator, name_traverse in zip(sources, locators, _traverse_names(images), strict=True)
-            for each in ask(map_, source, locator, target.radius, progress, kept, name_traverse)
-        ]
-        if kept.reused:
-            log.info("%d of %d answers are kept from an earlier calibration", kept.reused, len(answered))
-    fit = fit_threshold(answered, target, shown, model.bundle.info.measure)
+    with KeptAnswers(recognizer, answers_file(model, setup) if keep else None) as kept:
+        answered = _ask_all(map_, images, options, poses, target, progress, kept)
+    fit = fit_threshold(answered, target, ", ".join(map(str, images)), model.bundle.info.measure)
     traverses = count_by_traverse(fit.checked, fit.threshold)
     return Acceptance(
         identity=model.bundle.identity,
@@ -151,6 +138,30 @@ def calibrate_acceptance(
         independent=count_independent([each.score for each in answered]),
         measure=model.bundle.info.measure,
     )
+
+
+def _ask_all(
+    map_: Map,
+    images: Sequence[str | Path],
+    options: SourceOptions,
+    poses: Sequence[str | Path],
+    target: PrecisionTarget,
+    progress: Progress,
+    kept: KeptAnswers,
+) -> list[AnsweredPicture]:
+    """Return the answers to all sources. Raises SourceError if they are known to have too few pictures."""
+    answered: list[AnsweredPicture] = []
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_source(str(each), options)) for each in images]
+        locators = _locate(map_, sources, target, poses)
+        lengths = [source.length for source in sources]
+        if None not in lengths:
+            check_enough(", ".join(map(str, images)), sum(length or 0 for length in lengths), target)
+        for source, locator, name_traverse in zip(sources, locators, _traverse_names(images), strict=True):
+            answered += ask(map_, source, locator, target.radius, progress, kept, name_traverse)
+    if kept.reused:
+        log.info("%d of %d answers are kept from an earlier calibration", kept.reused, len(answered))
+    return answered
 
 
 def count_candidates(map_: Map, model: Model, top_k: int | None) -> int:

@@ -173,11 +173,7 @@ def add_pictures(
             stack.enter_context(map_)
         first, end = _find_part(source, images, options.part)
         known = _KnownPictures(db, source.origin, finder, map_, first, end)
-        total = None if source.length is None else min(end, source.length) - first
-        if source.names is not None:
-            names = source.names[first : min(end, len(source.names))]
-            known.check_all(names, options.poses)
-            total = sum(name not in known for name in names)
+        total = _count_missing(known, source, first, end, options)
 
         def open_map() -> MapWriter:
             return stack.enter_context(open_writer(db, model, create, options))
@@ -200,6 +196,15 @@ def add_pictures(
     if adder.added and source.names is None:
         _check_matched(finder, options, adder.added, db)
     return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
+
+
+def _count_missing(known: _KnownPictures, source: Source, first: int, end: int, options: BuildOptions) -> int | None:
+    """Return the number of pictures of a part to encode, None if unknown. Raises as `_KnownPictures.check_all`."""
+    if source.names is None:
+        return None if source.length is None else min(end, source.length) - first
+    names = source.names[first : min(end, len(source.names))]
+    known.check_all(names, options.poses)
+    return sum(name not in known for name in names)
 
 
 def _check_matched(finder: PlaceFinder, options: BuildOptions, added: int, db: Path) -> None:
