@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pairvpr.cli.recognizer_options import DIGEST_OPTION
-from pairvpr.cli.source_options import source_options
+from pairvpr.cli.options import DIGEST_OPTION, PATH, grouped, take
+from pairvpr.cli.source_options import SOURCE_OPTIONS, make_source_options
 
-FOLDER = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from pairvpr.runtime.mapping.builder import BuildOptions
 
 
-def _read_part(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+def _parse_part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise click.BadParameter(f"{value!r} is not I/N, as 3/64, with I from 1 to N")
+        raise click.BadParameter(f"{text!r} is not I/N, as 3/64, with I from 1 to N")
     return int(found[1]), int(found[2])
 
 
-db_option = click.option("--db", required=True, type=FOLDER, help="The map's folder.")
-
+SOURCE_ARGUMENT = click.argument("images", metavar="SOURCE")
 _OPTIONS = [
     click.option(
         "--poses",
-        type=FOLDER,
+        type=PATH,
         help="A file of poses by picture name (CSV) or time stamp (TUM). Default: @UTM@ names, EXIF GPS.",
     ),
     click.option("--strict", is_flag=True, help="Stop at anything that is unreadable, left out or converted."),
@@ -71,36 +65,21 @@ _TOKEN_OPTIONS = [
     click.option(
         "--part",
         metavar="I/N",
-        callback=_read_part,
+        type=_parse_part,
         help="Read only the I-th of N parts of the source, to build them side by side. Merge the maps in order.",
     ),
     DIGEST_OPTION,
 ]
 
 
-def build_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of adding pictures, passed to it together as `options`, a `BuildOptions`."""
-    return _with_options(command, _OPTIONS)
+def _make_build_options(given: dict[str, Any]) -> BuildOptions:
+    from pairvpr.runtime.mapping.builder import BuildOptions
+
+    return take(BuildOptions, given, source=make_source_options(given))
 
 
-def new_map_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `build_options` and those of a new map's tokens."""
-    return _with_options(command, [*_OPTIONS, *_TOKEN_OPTIONS])
+build_options = grouped([*_OPTIONS, *SOURCE_OPTIONS], "options", _make_build_options)
+"""Give a command the options of adding pictures, passed to it together as `options`, a `BuildOptions`."""
 
-
-def _with_options(
-    command: Callable[..., None], decorators: Sequence[Callable[[Callable[..., None]], Callable[..., None]]]
-) -> Callable[..., None]:
-    @functools.wraps(command)
-    def with_options(**given: Any) -> None:
-        from pairvpr.runtime.mapping.builder import BuildOptions
-
-        source_part = given.pop("options")
-        names = {field.name for field in dataclasses.fields(BuildOptions)} & given.keys() - {"source"}
-        chosen = {name: given.pop(name) for name in names}  # `source` itself is the command's argument
-        command(**given, options=BuildOptions(source=source_part, **chosen))
-
-    decorated = source_options(with_options)
-    for option in reversed(decorators):
-        decorated = option(decorated)
-    return decorated
+new_map_options = grouped([*_OPTIONS, *_TOKEN_OPTIONS, *SOURCE_OPTIONS], "options", _make_build_options)
+"""Give a command the options of `build_options` and those of a new map's tokens."""

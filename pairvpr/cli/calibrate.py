@@ -10,7 +10,7 @@ import click
 
 from pairvpr.cli.errors import Command, Group, if_interrupted
 from pairvpr.cli.log import log, say_busy, say_model
-from pairvpr.cli.maps import format_option
+from pairvpr.cli.options import ABOVE_ZERO, COUNT, FORMAT_OPTION, PATH
 from pairvpr.cli.progress import Meters
 from pairvpr.cli.source_options import source_options
 from pairvpr.printing import json_line, print_line, print_lines
@@ -18,7 +18,6 @@ from pairvpr.printing import json_line, print_line, print_lines
 if TYPE_CHECKING:
     from pairvpr.runtime.sources.options import SourceOptions
 
-PATH = click.Path(path_type=Path)
 
 images_option = click.option("--images", required=True, type=PATH, help="Your own pictures, as the robot sees them.")
 
@@ -28,7 +27,7 @@ images_option = click.option("--images", required=True, type=PATH, help="Your ow
 @click.option("--images", required=True, type=PATH, help="Your own pictures, as the robot sees them; not the map's.")
 @click.option(
     "--budget-ms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=ABOVE_ZERO,
     help="Limit in milliseconds for 99 of 100 answers. Default: no limit, the fastest setting is chosen.",
 )
 @click.option(
@@ -42,7 +41,7 @@ images_option = click.option("--images", required=True, type=PATH, help="Your ow
 @click.option(
     "--report", type=PATH, default=Path("tune.html"), show_default=True, help="Write a page with a plot to this file."
 )
-@format_option
+@FORMAT_OPTION
 def tune(db: Path, images: Path, budget_ms: float | None, max_loss: float, report: Path, style: str) -> None:
     """Find the fastest setting for this device.
 
@@ -112,7 +111,7 @@ def calibrate() -> None:
 @click.option("--model", type=PATH, help="The bundle to calibrate, on a temporary map of the pictures.")
 @click.option("--db", type=PATH, help="The map whose model to calibrate, on answers from this map.")
 @images_option
-@format_option
+@FORMAT_OPTION
 def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: str) -> None:
     """Learn which candidates to drop early.
 
@@ -163,7 +162,7 @@ def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: 
 )
 @click.option(
     "--radius",
-    type=click.FloatRange(min=0, min_open=True),
+    type=ABOVE_ZERO,
     help="Largest distance of a right match, in metres or the map's units. Default: 25.",
 )
 @click.option(
@@ -180,12 +179,12 @@ def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: 
 )
 @click.option(
     "--top-k",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Number of candidates of an answer. It becomes the map's default. Default: the model's.",
 )
 @click.option("--exact", is_flag=True, help="Calibrate exact answers. They become the map's default.")
 @source_options
-@format_option
+@FORMAT_OPTION
 def calibrate_threshold(
     db: Path,
     images: tuple[Path, ...],

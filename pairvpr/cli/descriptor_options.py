@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pairvpr.cli.log import log
+from pairvpr.cli.options import grouped, take
 from pairvpr.runtime.resize_rules import RULES
 
 if TYPE_CHECKING:
@@ -20,59 +19,63 @@ LARGEST_SIDE = 4096
 _RULES = {rule.replace(", Pillow ", "-"): rule for rule in RULES}
 
 
-def _parse_size(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def _parse_size(text: str) -> tuple[int, int]:
     """Return height and width of a size: a side, or HEIGHTxWIDTH, in pixels."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", value)
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
     size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not all(1 <= side <= LARGEST_SIDE for side in size):
-        raise click.BadParameter(f"{value}: give a side or HEIGHTxWIDTH, of 1 to {LARGEST_SIDE} pixels", param=option)
+        raise click.BadParameter(f"{text}: give a side or HEIGHTxWIDTH, of 1 to {LARGEST_SIDE} pixels")
     return size
 
 
-def _parse_colours(_: click.Context, option: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Return three numbers for red, green and blue."""
-    if value is None:
-        return None
+def _parse_mean(text: str, least: float = -10) -> tuple[float, ...]:
+    """Return three numbers for red, green and blue, each at least `least`."""
     try:
-        numbers = tuple(float(part) for part in value.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    least = 1e-6 if option.name == "descriptor_std" else -10
     if len(numbers) != 3 or not all(least <= number <= 10 for number in numbers):
-        raise click.BadParameter(f"{value}: give three numbers with commas between them, as 0.5,0.5,0.5", param=option)
+        raise click.BadParameter(f"{text}: give three numbers with commas between them, as 0.5,0.5,0.5")
     return numbers
+
+
+def _parse_deviation(text: str) -> tuple[float, ...]:
+    return _parse_mean(text, least=1e-6)
 
 
 _OPTIONS = [
     click.option(
         "--descriptor",
+        "spec",
         metavar="SPEC",
         help="Take descriptors from another network: torchhub:OWNER/REPO:ENTRY, FOLDER:ENTRY, MODULE:FUNCTION or "
         "FILE.onnx. It runs this code. With --checkpoint or --preset it finds the candidates to re-rank.",
     ),
     click.option(
         "--descriptor-size",
+        "size",
         metavar="SIDE|HxW",
-        callback=_parse_size,
+        type=_parse_size,
         help="Size of its pictures in pixels. Default: as its code or file tells.",
     ),
     click.option(
         "--descriptor-resize",
+        "resize",
         type=click.Choice(list(_RULES)),
         help="Bring pictures to that size by scaling both sides, or one and cutting. Default: squash-bilinear.",
     ),
     click.option(
         "--descriptor-mean",
+        "mean",
         metavar="R,G,B",
-        callback=_parse_colours,
+        type=_parse_mean,
         help="Mean of its pictures, for colours from 0 to 1. Default: as its code tells, else ImageNet's.",
     ),
     click.option(
         "--descriptor-std",
+        "std",
         metavar="R,G,B",
-        callback=_parse_colours,
+        type=_parse_deviation,
         help="Deviation of its pictures. Default: as its code tells, else ImageNet's.",
     ),
 ]
@@ -116,26 +119,13 @@ class DescriptorOptions:
         return loaded
 
 
-def descriptor_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options, passed to it together as `descriptor`."""
-
-    @functools.wraps(command)
-    def with_options(
-        *,
-        descriptor: str | None,
-        descriptor_size: tuple[int, int] | None,
-        descriptor_resize: str | None,
-        descriptor_mean: tuple[float, ...] | None,
-        descriptor_std: tuple[float, ...] | None,
-        **others: object,
-    ) -> None:
-        given = {"size": descriptor_size, "resize": descriptor_resize, "mean": descriptor_mean, "std": descriptor_std}
-        for name, value in given.items():
-            if value is not None and descriptor is None:
+def _make_options(given: dict[str, Any]) -> DescriptorOptions:
+    if given["spec"] is None:
+        for name in ("size", "resize", "mean", "std"):
+            if given[name] is not None:
                 raise click.UsageError(f"--descriptor-{name} needs --descriptor")
-        options = DescriptorOptions(descriptor, descriptor_size, descriptor_resize, descriptor_mean, descriptor_std)
-        command(**others, descriptor=options)
+    return take(DescriptorOptions, given)
 
-    for option in reversed(_OPTIONS):
-        with_options = option(with_options)
-    return with_options
+
+descriptor_options = grouped(_OPTIONS, "descriptor", _make_options)
+"""Give a command the options, passed to it together as `descriptor`."""

@@ -13,48 +13,47 @@ import click
 
 from pairvpr.cli.errors import Command
 from pairvpr.cli.log import log, say_busy, say_model
+from pairvpr.cli.options import ABOVE_ZERO, COUNT, PATH
 from pairvpr.cli.progress import Meters
 from pairvpr.printing import print_line, print_lines
 
 if TYPE_CHECKING:
     from pairvpr.evaluation import Benchmark
 
-FOLDER = click.Path(path_type=Path)
-
 
 @click.command("eval", cls=Command)
-@click.argument("database", type=FOLDER, required=False)
-@click.argument("queries", type=FOLDER, required=False)
+@click.argument("database", type=PATH, required=False)
+@click.argument("queries", type=PATH, required=False)
 @click.option(
     "--dataset", help="A published benchmark instead, as msls-val or pitts30k. An unknown name lists all of them."
 )
-@click.option("--root", type=FOLDER, help="The folder of --dataset.")
+@click.option("--root", type=PATH, help="The folder of --dataset.")
 @click.option(
     "--tolerance",
     type=click.IntRange(min=0),
     metavar="N",
     help="Match by the numbers in names, at most N frames apart, not by @UTM@.",
 )
-@click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
+@click.option("--model", type=PATH, help="The bundle to measure. Default: the default model.")
 @click.option("--checkpoint", help="A checkpoint to measure instead, as `pairvpr export` takes it.")
-@click.option("--top-k", type=click.IntRange(min=1), help="Candidates to re-rank. Default: the model's.")
+@click.option("--top-k", type=COUNT, help="Candidates to re-rank. Default: the model's.")
 @click.option("--exact", is_flag=True, help="Compare every candidate in full, even with a calibrated cascade.")
 @click.option("--sequence", is_flag=True, help="Also filter the answers as a sequence; needs --tolerance or --robot.")
 @click.option("--robot", is_flag=True, help="Take DATABASE and QUERIES as drives with poses: folders, bags or videos.")
 @click.option(
     "--radius",
-    type=click.FloatRange(min=0, min_open=True),
+    type=ABOVE_ZERO,
     help="With --robot: largest distance of a right match, in metres. Default: 25.",
 )
 @click.option(
     "--poses",
     multiple=True,
-    type=FOLDER,
+    type=PATH,
     help="With --robot: poses file, as for `map build`: for both drives, or one for each.",
 )
 @click.option("--name", help="Title of the page and the figures. Default: the names of both folders.")
-@click.option("--report", type=FOLDER, help="Write a page, figures and predictions into this folder.")
-@click.option("--work", type=FOLDER, help="Keep the map in this folder, and go on with it after an interruption.")
+@click.option("--report", type=PATH, help="Write a page, figures and predictions into this folder.")
+@click.option("--work", type=PATH, help="Keep the map in this folder, and go on with it after an interruption.")
 def eval_(
     database: Path | None,
     queries: Path | None,

@@ -10,8 +10,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from pairvpr.cli.build_options import FOLDER, build_options, db_option
+from pairvpr.cli.build_options import SOURCE_ARGUMENT, build_options
 from pairvpr.cli.log import log, say_model
+from pairvpr.cli.options import ABOVE_ZERO, COUNT, DB_OPTION, FILE, PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.errors import SourceError
 from pairvpr.printing import print_line
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 
 @click.command("loops")
-@click.argument("source")
-@db_option
-@click.option("--model", type=FOLDER, help="Build a new map with this bundle. Default: the default model.")
+@SOURCE_ARGUMENT
+@DB_OPTION
+@click.option("--model", type=PATH, help="Build a new map with this bundle. Default: the default model.")
 @click.option(
     "--threshold",
     required=True,
@@ -37,24 +38,24 @@ if TYPE_CHECKING:
 @click.option(
     "--exclude",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=ABOVE_ZERO,
     default=30.0,
     show_default=True,
     help="Ignore pictures added within the last SECONDS.",
 )
 @click.option(
     "--top-k",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Compare this many candidates. Default: as the threshold was calibrated, else the model's.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Append the loops to this file, instead of printing them to stdout.",
 )
 @build_options
 def map_loops(
-    source: str,
+    images: str,
     db: Path,
     model: Path | None,
     threshold: str,
@@ -88,7 +89,7 @@ def map_loops(
 
         closer.report = write
         report = add_pictures(
-            source, db, opened, options, create=True, progress=Meter("pictures").update, loop_closer=closer
+            images, db, opened, options, create=True, progress=Meter("pictures").update, loop_closer=closer
         )
     for line in report.skipped:
         print_line(f"skipped: {line}", err=True)
@@ -100,16 +101,16 @@ def map_loops(
 
 
 @click.command("graph")
-@db_option
+@DB_OPTION
 @click.option(
     "--loops",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="The loops that `map loops --out` wrote, for a .g2o file.",
 )
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="The file to write: graph.g2o has poses and loops, poses.tum has poses by time.",
 )
 def map_graph(db: Path, loops: Path | None, out: Path) -> None:

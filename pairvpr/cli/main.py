@@ -16,6 +16,7 @@ from pairvpr.cli.evaluation import eval_
 from pairvpr.cli.log import log_to_stderr, say_busy, say_model
 from pairvpr.cli.loops import map_graph, map_loops
 from pairvpr.cli.maps import map_group
+from pairvpr.cli.options import COUNT, PATH
 from pairvpr.cli.progress import Meters
 from pairvpr.cli.serve import serve
 from pairvpr.cli.train import town, train_group
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from pairvpr.model.checkpoint import Checkpoint
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.engines.tensorrt.api import BuildSettings
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,9 +46,9 @@ def main() -> None:
 @click.option("--fp32", "precision", flag_value="fp32", default=True, help="Full precision (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
 @click.option("--int8", "precision", flag_value="int8", help="8-bit linear layers, judged against float32.")
-@click.option("--calibration-images", type=FOLDER, help="For --int8: at least 264 pictures like the robot's own.")
+@click.option("--calibration-images", type=PATH, help="For --int8: at least 264 pictures like the robot's own.")
 @click.option("--tensorrt", is_flag=True, help="Build TensorRT engines too, for the GPU of this computer.")
-@click.option("--out", type=FOLDER, help="The bundle's folder. Default: models/<preset>.")
+@click.option("--out", type=PATH, help="The bundle's folder. Default: models/<preset>.")
 def export(
     checkpoint: str | None,
     preset: str | None,
@@ -141,8 +140,8 @@ def engines_group() -> None:
 
 
 @engines_group.command("build")
-@click.option("--model", type=FOLDER, help="The bundle to build engines for.")
-@click.option("--db", type=FOLDER, help="The map for whose model to build them.")
+@click.option("--model", type=PATH, help="The bundle to build engines for.")
+@click.option("--db", type=PATH, help="The map for whose model to build them.")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision (the default where the bundle has it).")
 @click.option(
     "--int8",
@@ -154,7 +153,7 @@ def engines_group() -> None:
     "--batches",
     help="Batch sizes to tune for; the last is the largest. Default: 1,8,32,100; below 12 GB of GPU memory 1,8,32.",
 )
-@click.option("--workspace", type=click.IntRange(min=1), help="Scratch memory for a layer, in MiB, at most.")
+@click.option("--workspace", type=COUNT, help="Scratch memory for a layer, in MiB, at most.")
 @click.option(
     "--optimization-level",
     type=click.IntRange(0, 5),
@@ -211,9 +210,9 @@ def _build_engines(
 
 
 @main.command()
-@click.option("--images", type=FOLDER, help="Your own pictures, in place of the made-up town.")
-@click.option("--model", type=FOLDER, help="Another bundle than the default model's.")
-@click.option("--out", type=FOLDER, default=Path("demo-out"), show_default=True, help="The folder to write.")
+@click.option("--images", type=PATH, help="Your own pictures, in place of the made-up town.")
+@click.option("--model", type=PATH, help="Another bundle than the default model's.")
+@click.option("--out", type=PATH, default=Path("demo-out"), show_default=True, help="The folder to write.")
 def demo(images: Path | None, model: Path | None, out: Path) -> None:
     """Build a map, query it, show a page.
 
@@ -237,9 +236,9 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
 
 
 @main.command()
-@click.option("--model", type=FOLDER, help="The bundle to measure. Default: the default model.")
-@click.option("--images", type=FOLDER, help="Your own pictures, in place of the made-up town.")
-@click.option("--queries", type=click.IntRange(min=1), default=50, show_default=True, help="Answers to measure.")
+@click.option("--model", type=PATH, help="The bundle to measure. Default: the default model.")
+@click.option("--images", type=PATH, help="Your own pictures, in place of the made-up town.")
+@click.option("--queries", type=COUNT, default=50, show_default=True, help="Answers to measure.")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute.")
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), help="Number format. Default: the best in the bundle for the device."
@@ -247,7 +246,7 @@ def demo(images: Path | None, model: Path | None, out: Path) -> None:
 @click.option(
     "--json", "file", type=click.File("w", "utf-8", lazy=False), help="Also write the figures into this file, as JSON."
 )
-@click.option("--html", type=FOLDER, help="Also write the figures as a page, in bench.html say.")
+@click.option("--html", type=PATH, help="Also write the figures as a page, in bench.html say.")
 def bench(
     model: Path | None,
     images: Path | None,
@@ -279,8 +278,8 @@ def bench(
 
 
 @main.command()
-@click.option("--db", type=FOLDER, help="Also check that the setting tuned for this map works here.")
-@click.option("--html", type=FOLDER, help="Also write the checks as a page, in doctor.html say.")
+@click.option("--db", type=PATH, help="Also check that the setting tuned for this map works here.")
+@click.option("--html", type=PATH, help="Also write the checks as a page, in doctor.html say.")
 @click.pass_context
 def doctor(context: click.Context, db: Path | None, html: Path | None) -> None:
     """Check the installation of this computer.

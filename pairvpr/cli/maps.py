@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pairvpr.cli.build_options import FOLDER, build_options, db_option, new_map_options
+from pairvpr.cli.build_options import SOURCE_ARGUMENT, build_options, new_map_options
 from pairvpr.cli.errors import Group
 from pairvpr.cli.log import say_model
+from pairvpr.cli.options import DB_OPTION, FORMAT_OPTION, PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.errors import MapError
 from pairvpr.printing import json_line, print_line
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions
     from pairvpr.runtime.model import Model
 
-format_option = click.option(
-    "--format",
-    "style",
-    type=click.Choice(["text", "jsonl"]),
-    default="text",
-    show_default=True,
-    help="Print text, or JSON lines for programs.",
-)
-
 
 @click.group("map", cls=Group)
 def map_group() -> None:
@@ -34,25 +26,25 @@ def map_group() -> None:
 
 
 @map_group.command("build")
-@click.argument("source")
-@db_option
-@click.option("--model", type=FOLDER, help="Build with this bundle. Default: the default model.")
+@SOURCE_ARGUMENT
+@DB_OPTION
+@click.option("--model", type=PATH, help="Build with this bundle. Default: the default model.")
 @new_map_options
-def map_build(source: str, db: Path, model: Path | None, options: BuildOptions) -> None:
+def map_build(images: str, db: Path, model: Path | None, options: BuildOptions) -> None:
     """Build a map from a folder or other source.
 
     SOURCE is anything that --query of `pairvpr-run` takes. Run the command again to go on after an interruption.
     """
     from pairvpr.runtime.model import load_model
 
-    _add(source, db, load_model(model, digest=options.model_digest), options, create=True)
+    _add(images, db, load_model(model, digest=options.model_digest), options, create=True)
 
 
 @map_group.command("add")
-@click.argument("source")
-@db_option
+@SOURCE_ARGUMENT
+@DB_OPTION
 @build_options
-def map_add(source: str, db: Path, options: BuildOptions) -> None:
+def map_add(images: str, db: Path, options: BuildOptions) -> None:
     """Add pictures to a map.
 
     SOURCE is anything that --query of `pairvpr-run` takes. The map's own model encodes the pictures.
@@ -62,14 +54,14 @@ def map_add(source: str, db: Path, options: BuildOptions) -> None:
 
     with Map.open(db, descriptors=False) as map_:
         model_path, digest = map_.model_path, map_.model_digest
-    _add(source, db, load_model(model_path, digest=digest), options, create=False)
+    _add(images, db, load_model(model_path, digest=digest), options, create=False)
 
 
-def _add(source: str, db: Path, model: Model, options: BuildOptions, *, create: bool) -> None:
+def _add(images: str, db: Path, model: Model, options: BuildOptions, *, create: bool) -> None:
     from pairvpr.runtime.mapping.builder import add_pictures
 
     say_model(model.bundle, model.engines.description)
-    report = add_pictures(source, db, model, options, create=create, progress=Meter("pictures").update)
+    report = add_pictures(images, db, model, options, create=create, progress=Meter("pictures").update)
     for line in report.skipped:
         print_line(f"skipped: {line}", err=True)
     left_out = f", {report.left_out} left out by --min-distance or --min-change" if report.left_out else ""
@@ -81,7 +73,7 @@ def _add(source: str, db: Path, model: Model, options: BuildOptions, *, create: 
 
 @map_group.command("remove")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@db_option
+@DB_OPTION
 def map_remove(names: tuple[str, ...], db: Path) -> None:
     """Remove pictures from a map.
 
@@ -94,8 +86,8 @@ def map_remove(names: tuple[str, ...], db: Path) -> None:
 
 
 @map_group.command("merge")
-@click.argument("others", nargs=-1, required=True, type=FOLDER, metavar="OTHER...")
-@db_option
+@click.argument("others", nargs=-1, required=True, type=PATH, metavar="OTHER...")
+@DB_OPTION
 def map_merge(others: tuple[Path, ...], db: Path) -> None:
     """Add the pictures of other maps.
 
@@ -113,7 +105,7 @@ def map_merge(others: tuple[Path, ...], db: Path) -> None:
 
 
 @map_group.command("compact")
-@db_option
+@DB_OPTION
 def map_compact(db: Path) -> None:
     """Free the space of removed pictures.
 
@@ -127,7 +119,7 @@ def map_compact(db: Path) -> None:
 
 
 @map_group.command("index")
-@db_option
+@DB_OPTION
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float16"]),
@@ -147,8 +139,8 @@ def map_index(db: Path, precision: str) -> None:
 
 
 @map_group.command("list")
-@db_option
-@format_option
+@DB_OPTION
+@FORMAT_OPTION
 def map_list(db: Path, style: str) -> None:
     """List the pictures of a map."""
     from pairvpr.runtime.map import Map
@@ -165,8 +157,8 @@ def map_list(db: Path, style: str) -> None:
 
 
 @map_group.command("info")
-@db_option
-@format_option
+@DB_OPTION
+@FORMAT_OPTION
 def map_info(db: Path, style: str) -> None:
     """Show figures, size and model of a map."""
     import dataclasses
@@ -211,8 +203,8 @@ def map_info(db: Path, style: str) -> None:
 
 
 @map_group.command("view")
-@db_option
-@click.option("--out", required=True, type=FOLDER, help="Write the page to this file, as map.html.")
+@DB_OPTION
+@click.option("--out", required=True, type=PATH, help="Write the page to this file, as map.html.")
 def map_view(db: Path, out: Path) -> None:
     """Show a map on an HTML page.
 
@@ -225,7 +217,7 @@ def map_view(db: Path, out: Path) -> None:
 
 
 @map_group.command("verify")
-@db_option
+@DB_OPTION
 @click.option(
     "--repair",
     is_flag=True,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from pairvpr.cli.options import COUNT, DIGEST_OPTION, PATH, grouped, take
 from pairvpr.runtime.engines.open import DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
@@ -23,12 +22,7 @@ LOG_OPTION = click.option(
     show_default=True,
     help="Lines on stderr: plain, or JSON with time, level, logger and message.",
 )
-MATCHES_OPTION = click.option(
-    "--matches", type=click.IntRange(min=1), default=10, show_default=True, help="Number of matches to list."
-)
-DIGEST_OPTION = click.option(
-    "--model-digest", metavar="SHA256", help="Refuse a model of another digest. `pairvpr map info` shows a digest."
-)
+MATCHES_OPTION = click.option("--matches", type=COUNT, default=10, show_default=True, help="Number of matches to list.")
 
 
 @dataclass(frozen=True)
@@ -51,24 +45,12 @@ class RecognizerOptions:
         """Open the recognizer. Raises the errors of `PlaceRecognizer.open`."""
         from pairvpr.runtime.recognizer import PlaceRecognizer
 
-        return PlaceRecognizer.open(
-            self.db,
-            model=self.model,
-            top_k=self.top_k,
-            rerank=not self.no_rerank,
-            device=self.device,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            budget_ms=self.budget_ms,
-            exact=self.exact,
-            strict=self.strict,
-            model_digest=self.model_digest,
-        )
+        given = dict(vars(self))
+        return PlaceRecognizer.open(given.pop("db"), rerank=not given.pop("no_rerank"), **given)
 
 
-DB_OPTION = click.option("--db", required=True, type=click.Path(path_type=Path), help="The map's folder.")
 _OPTIONS = [
-    click.option("--model", type=click.Path(path_type=Path), help="Use another bundle of the map's model."),
+    click.option("--model", type=PATH, help="Use another bundle of the map's model."),
     click.option(
         "--device",
         type=click.Choice(DEVICES),
@@ -100,7 +82,7 @@ _OPTIONS = [
     ),
     click.option(
         "--batch-size",
-        type=click.IntRange(min=1),
+        type=COUNT,
         help="Pairs per pass. Default: as tuned for the map, else by the free memory.",
     ),
     DIGEST_OPTION,
@@ -109,33 +91,5 @@ _OPTIONS = [
 NAMES = frozenset(RecognizerOptions.__dataclass_fields__)
 
 
-def recognizer_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a recognizer. It receives them as one `RecognizerOptions`, named `recognizer`.
-
-    The command adds DB_OPTION itself, which comes first in its help.
-    """
-
-    @functools.wraps(command)
-    def with_options(
-        *,
-        db: Path,
-        model: Path | None,
-        device: str,
-        precision: str | None,
-        top_k: int | None,
-        no_rerank: bool,
-        exact: bool | None,
-        budget_ms: float | None,
-        batch_size: int | None,
-        strict: bool,
-        model_digest: str | None,
-        **others: object,
-    ) -> None:
-        recognizer = RecognizerOptions(
-            db, model, device, precision, top_k, no_rerank, exact, budget_ms, batch_size, strict, model_digest
-        )
-        command(**others, recognizer=recognizer)
-
-    for option in reversed(_OPTIONS):
-        with_options = option(with_options)
-    return with_options
+recognizer_options = grouped(_OPTIONS, "recognizer", lambda given: take(RecognizerOptions, given))
+"""Give a command the options of a recognizer, passed to it together as `recognizer`. The command needs DB_OPTION."""

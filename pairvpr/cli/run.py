@@ -14,9 +14,9 @@ from click.core import ParameterSource
 
 from pairvpr.cli.errors import Command, hold_interrupts
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
+from pairvpr.cli.options import DB_OPTION, FILE, PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.cli.recognizer_options import (
-    DB_OPTION,
     LOG_OPTION,
     MATCHES_OPTION,
     NAMES,
@@ -95,7 +95,7 @@ class FramePriors:
 )
 @click.option(
     "--poses",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Take the queries' positions for --near from this CSV or TUM file.",
 )
 @click.option("--only", metavar="PATTERN", help="Compare only map pictures with such names: 'floor3/*', say.")
@@ -108,11 +108,11 @@ class FramePriors:
 @click.option("--format", "style", type=click.Choice(["text", "jsonl", "pairs"]), default="text", show_default=True)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Append answers to this file, not to stdout. A name ending in .mcap gets ROS messages, in a new file.",
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Write a page about the run, such as run.html.")
-@click.option("--rerun", type=click.Path(path_type=Path), help="Record the run for Rerun's viewer, in run.rrd say.")
+@click.option("--report", type=PATH, help="Write a page about the run, such as run.html.")
+@click.option("--rerun", type=PATH, help="Record the run for Rerun's viewer, in run.rrd say.")
 @LOG_OPTION
 @click.version_option(package_name="pairvpr")
 def main(

@@ -6,8 +6,8 @@ import click
 
 from pairvpr.cli.errors import Command
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_untrained
+from pairvpr.cli.options import DB_OPTION
 from pairvpr.cli.recognizer_options import (
-    DB_OPTION,
     LOG_OPTION,
     MATCHES_OPTION,
     RecognizerOptions,

@@ -12,14 +12,13 @@ import click
 
 from pairvpr.cli.errors import Command, Group
 from pairvpr.cli.log import release_log
+from pairvpr.cli.options import PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.errors import TrainingError
 from pairvpr.printing import print_line
 
 if TYPE_CHECKING:
     from pairvpr.training import RunResult
-
-FILE = click.Path(path_type=Path)
 
 
 @click.group("train", cls=Group)
@@ -30,7 +29,7 @@ def train_group() -> None:
     """
 
 
-config_option = click.option("--config", required=True, type=FILE, help="TOML file of the run's settings.")
+config_option = click.option("--config", required=True, type=PATH, help="TOML file of the run's settings.")
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="A.B=C", help="Override a setting, as train.lr=1e-4."
 )
@@ -84,7 +83,7 @@ def _say_run(result: RunResult) -> None:
 
 
 @click.command("town", cls=Command)
-@click.argument("out", type=FILE)
+@click.argument("out", type=PATH)
 @click.option(
     "--streets", default=200, show_default=True, type=click.IntRange(1), help="Streets to draw, with three places each."
 )
