@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pairvpr.runtime.prior import Prior
     from pairvpr.runtime.recognizer import PlaceRecognizer
     from pairvpr.runtime.sequence.filter import SequenceFilter
+    from pairvpr.runtime.sequence.tracking import Follower
     from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Closure",
     "Features",
     "Filtered",
+    "Follower",
     "Frame",
     "Gps",
     "LoopCloser",
@@ -51,6 +53,7 @@ _MODULES = {
     "Closure": "mapping.loop_closing",
     "Features": "features",
     "Filtered": "answer",
+    "Follower": "sequence.tracking",
     "Frame": "sources",
     "Gps": "geometry.poses",
     "LoopCloser": "mapping.loop_closing",

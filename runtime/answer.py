@@ -60,21 +60,24 @@ class Filtered:
     probability: probability of being at this picture or next to it.
     off_map: probability of being outside the map.
     pose: pose or GPS position of the picture, or None.
+    searched: number of map pictures that the last picture was searched in, of all of them. None without tracking.
     """
 
     name: str
     probability: float
     off_map: float
     pose: Pose | Gps | None = None
+    searched: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the position as JSON values."""
-        return {
+        """Return the position as JSON values, with `searched` if the robot is tracked."""
+        content: dict[str, Any] = {
             "name": self.name,
             "probability": round(self.probability, 6),
             "off_map": round(self.off_map, 6),
             "pose": None if self.pose is None else self.pose.as_json(),
         }
+        return content if self.searched is None else content | {"searched": self.searched}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Prior:
     near: pose or GPS position of the query, about. Map pictures of the other kind, or in another frame, are not near.
     radius: metres around `near`.
     names: shell-style pattern of picture names, such as `floor3/*`. Letter case counts.
+    pictures: names of map pictures. Names that the map lacks count for nothing.
 
     Raises ValueError for a prior that restricts nothing, and for a radius that is not a positive number.
     """
@@ -29,16 +31,18 @@ class Prior:
     near: Pose | Gps | None = None
     radius: float = math.inf
     names: str | None = None
+    pictures: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.near is None and self.names is None:
-            raise ValueError("a prior needs near, names or both")
+        if self.near is None and self.names is None and self.pictures is None:
+            raise ValueError("a prior needs near, names or pictures")
         if self.near is not None and not 0 < self.radius < math.inf:
             raise ValueError(f"radius of {self.radius} m: give a number of metres above 0")
 
     def __str__(self) -> str:
         parts = [] if self.near is None else [f"within {self.radius:g} m of {self.near}"]
-        return ", ".join([*parts, *([] if self.names is None else [f"named {self.names}"])])
+        parts += [] if self.names is None else [f"named {self.names}"]
+        return ", ".join([*parts, *([] if self.pictures is None else [f"one of {len(self.pictures)} given pictures"])])
 
 
 class PriorIndex:
@@ -67,10 +71,19 @@ class PriorIndex:
         allowed = np.ones(len(self._names), bool)
         if prior.near is not None:
             allowed &= self._distances(prior.near) <= prior.radius
+        if prior.pictures is not None:
+            given = np.zeros(len(self._names), bool)
+            given[[self._rows[name] for name in prior.pictures if name in self._rows]] = True
+            allowed &= given
         rows = np.flatnonzero(allowed)
         if prior.names is None:
             return rows
         return rows[[fnmatch.fnmatchcase(self._names[row], prior.names) for row in rows]]
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        """Return the row of each name, made when pictures are first given."""
+        return {name: row for row, name in enumerate(self._names)}
 
     def _distances(self, position: Pose | Gps) -> npt.NDArray[np.float64]:
         """Return metres (n,) to each picture as `distance_between` does, infinite for pictures without a distance."""

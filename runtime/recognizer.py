@@ -215,6 +215,13 @@ class PlaceRecognizer:
             return replace(answer, reason="no picture", error=frame.error)
         return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms), prior)
 
+    def find_allowed(self, prior: Prior) -> npt.NDArray[np.int64]:
+        """Return the rows of the map (m,) that a prior allows, ascending.
+
+        Raises MapError if the map has no position of the kind that the prior gives.
+        """
+        return self._view.find_allowed(prior)
+
     def finish_run(self) -> str | None:
         """Compare the scores of the last answers with those of the calibration, at the end of a run.
 
@@ -336,15 +343,19 @@ class _View:
         """
         if prior is None:
             return self.index.search(descriptor, self.top_k)
+        rows = self.find_allowed(prior)
+        held = self.map.take_descriptors(rows)
+        return search_among(held, rows, descriptor, self.top_k, self.map.index_precision)
+
+    def find_allowed(self, prior: Prior) -> npt.NDArray[np.int64]:
+        """Return the rows (m,) that a prior allows; see `PlaceRecognizer.find_allowed`."""
         if prior.near is not None and not self.priors.knows(prior.near):
             kind = f"poses in {prior.near.frame}" if isinstance(prior.near, Pose) else "GPS positions"
             raise MapError(
                 f"{self.map.path}: no picture of the map has {kind}, so none is near {prior.near}; build the map with "
                 "--poses, or search all of it"
             )
-        rows = self.priors.rows(prior)
-        held = self.map.take_descriptors(rows)
-        return search_among(held, rows, descriptor, self.top_k, self.map.index_precision)
+        return self.priors.rows(prior)
 
     def leave(self) -> None:
         """Count one user less. The last one closes the map's files."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from pairvpr.cli.asking import Asking
 from pairvpr.cli.errors import Command, hold_interrupts
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
 from pairvpr.cli.options import DB_OPTION, FILE, PATH
@@ -28,53 +29,9 @@ from pairvpr.cli.source_options import source_options
 from pairvpr.errors import SourceError
 
 if TYPE_CHECKING:
-    from pairvpr.runtime.prior import Prior
     from pairvpr.runtime.recognizer import PlaceRecognizer
-    from pairvpr.runtime.sources import Frame, Source, SourceOptions
+    from pairvpr.runtime.sources import Source, SourceOptions
     from pairvpr.viewing.viewers import Viewer
-
-
-class FramePriors:
-    """Make the prior of each frame: see `Prior`.
-
-    without: number of frames whose position is not known.
-    """
-
-    def __init__(self, radius: float | None, poses: Path | None, names: str | None) -> None:
-        """Set up a run.
-
-        radius: metres around the frame's own position, None to leave positions aside.
-        poses: a pose file of the frames, see `PlaceFinder`. Raises SourceError if it cannot be used.
-        names: pattern of names in the map, or None.
-        """
-        from pairvpr.runtime.geometry.pose_files import PlaceFinder
-
-        self._radius, self._names = radius, names
-        self._finder = PlaceFinder(poses)
-        self.without = 0
-
-    def find(self, frame: Frame) -> Prior | None:
-        """Return the prior of a frame, None if all of the map may be compared."""
-        from pairvpr.runtime.geometry.poses import Place
-        from pairvpr.runtime.prior import Prior
-
-        if self._radius is not None:
-            place = self._finder.find_place(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
-            near = place.pose or place.gps
-            if near is not None:
-                return Prior(near, self._radius, self._names)
-            self.without += 1
-        return None if self._names is None else Prior(names=self._names)
-
-    def warn(self, query: str, total: int) -> None:
-        """Warn of frames without a position, among `total` frames of the source `query`."""
-        if self.without:
-            log.warning(
-                "%s: %d of %d pictures have no pose or GPS position, so --near was left out for them",
-                query,
-                self.without,
-                total,
-            )
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,6 +61,11 @@ class FramePriors:
     is_flag=True,
     help="Also estimate the robot's place from all pictures so far; see docs/sequences.md.",
 )
+@click.option(
+    "--track",
+    is_flag=True,
+    help="As --sequence, and compare each picture only with map pictures around the expected place.",
+)
 @MATCHES_OPTION
 @click.option("--format", "style", type=click.Choice(["text", "jsonl", "pairs"]), default="text", show_default=True)
 @click.option(
@@ -125,6 +87,7 @@ def main(
     poses: Path | None,
     only: str | None,
     sequence: bool,
+    track: bool,
     matches: int,
     style: str,
     out: Path | None,
@@ -141,20 +104,19 @@ def main(
         raise click.UsageError("--allow-remote needs --serve")
     if serve is not None:
         _refuse_with_serve()
-    if poses is not None and near is None:
-        raise click.UsageError("--poses needs --near")
-    if sequence and recognizer.no_rerank:
-        raise click.UsageError("--sequence needs pair scores: leave out --no-rerank")
+    if (sequence or track) and recognizer.no_rerank:
+        option = "--track" if track else "--sequence"
+        raise click.UsageError(f"{option} needs pair scores: leave out --no-rerank")
     if out is not None and out.suffix.lower() == ".mcap" and _is_given("style"):
         raise click.UsageError("--format is for text: an .mcap file holds ROS messages")
     log_to_stderr(log_style)
+    asking = Asking(near, poses, only, sequence=sequence, track=track)
     if query is not None:
         from pairvpr.viewing.viewers import watching
 
         watch = partial(watching, report, rerun, query)
         shown = log_style == "text" and (out is not None or not sys.stdout.isatty())
-        priors = FramePriors(near, poses, only)
-        _answer(query, options, recognizer, priors, sequence, matches, style, out, watch, shown)
+        _answer(query, options, recognizer, asking, matches, style, out, watch, shown)
     elif serve is not None:
         say_renamed("pairvpr-run --serve ADDRESS", "pairvpr serve --listen ADDRESS")
         run_service(serve, allow_remote, recognizer, matches)
@@ -164,8 +126,7 @@ def _answer(
     query: str,
     options: SourceOptions,
     recognizer_options: RecognizerOptions,
-    priors: FramePriors,
-    sequence: bool,
+    asking: Asking,
     matches: int,
     style: str,
     out: Path | None,
@@ -178,7 +139,6 @@ def _answer(
     """
     from pairvpr.runtime.map_refresh import Refresher
     from pairvpr.runtime.outputs.writers import open_output
-    from pairvpr.runtime.sequence.filter import Follower
     from pairvpr.runtime.sources import open_source
 
     with (
@@ -190,7 +150,7 @@ def _answer(
         say_untrained(recognizer.model.bundle)
         unread = total = 0
         refresher = Refresher(recognizer)
-        follower = Follower(recognizer) if sequence else None
+        asked = asking.begin(recognizer)
         warning: str | None = None
         meter = Meter("pictures") if show_progress and not source.live and not source.single else None
         try:
@@ -200,9 +160,7 @@ def _answer(
                 total += 1
                 unread += frame.picture is None
                 with hold_interrupts():
-                    answer = recognizer.recognize_frame(frame, priors.find(frame))
-                    if follower is not None:
-                        answer = follower.follow(answer, frame)
+                    answer = asking.ask(asked, frame)
                     release_log()
                     put(frame, answer)
                     if warning is None and answer.warning is not None:
@@ -218,7 +176,7 @@ def _answer(
         _check_read(query, total, unread)
         if warning is None and (found := recognizer.finish_run()) is not None:
             log.warning("%s: %s", query, found)
-        priors.warn(query, total)
+        asking.warn(query, total)
 
 
 def _check_read(query: str, total: int, unread: int) -> None:

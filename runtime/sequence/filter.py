@@ -8,16 +8,14 @@ One further state stands for "off the map". The filter is the one of topological
   Awareness" (RA-L 2021), for the state off the map
 - Milford and Wyeth, "SeqSLAM" (ICRA 2012), for recognition by sequences
 
-The likelihood from pair scores and the motion over unequal spacings are new.
+The motion over unequal spacings is new.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +24,8 @@ from pairvpr.runtime.answer import Filtered, Recognition
 from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Record
-from pairvpr.runtime.sequence.observation import Observation
+from pairvpr.runtime.sequence.observation import Observation, Spread
 from pairvpr.runtime.sequence.topology import Topology
-
-if TYPE_CHECKING:
-    from pairvpr.runtime.recognizer import PlaceRecognizer
-    from pairvpr.runtime.sources import Frame
-
-log = logging.getLogger(__name__)
 
 CHANGE = 0.01
 """Probability, from one picture to the next, that the robot leaves the map, returns to it, or is carried elsewhere."""
@@ -77,6 +69,7 @@ class SequenceFilter:
         self._timestamp: float | None = None
         self._where: Pose | Gps | None = None
         self._begun = False
+        self._spread: Spread | None = None
 
     def for_records(self, records: Sequence[Record]) -> SequenceFilter:
         """Return this filter for another state of the map. All pictures share the belief in those removed."""
@@ -86,11 +79,27 @@ class SequenceFilter:
         other._belief = belief + (1 - belief.sum()) / len(records)
         other._on = self._on
         other._timestamp, other._where, other._begun = self._timestamp, self._where, self._begun
+        other._spread = self._spread
         return other
 
-    def update(self, answer: Recognition, where: Pose | Gps | None = None) -> Recognition:
+    def expect(self, timestamp: float | None = None, where: Pose | Gps | None = None) -> npt.NDArray[np.float64]:
+        """Return the probability (n,) of being at each picture of the map at the next answer, before it is known.
+
+        The rest to 1 is the probability of being off the map.
+        timestamp: of the next answer. where: see `update`.
+        """
+        belief, on = self._predict(timestamp, where)
+        return belief * on
+
+    def update(
+        self,
+        answer: Recognition,
+        where: Pose | Gps | None = None,
+        searched: npt.NDArray[np.int64] | None = None,
+    ) -> Recognition:
         """Take an answer in and return it with `sequence`. An answer with an error is returned unchanged.
 
+        searched: rows of the map that were searched, if not all were. The answer says nothing against the others.
         where: position of the robot by odometry, in any frame of reference. Only the distance from the last one is
         used, and only if the map's pictures have positions. Without it, the time between answers or their number is
         used.
@@ -103,10 +112,9 @@ class SequenceFilter:
             raise ValueError(
                 f"{answer.query}: {strange!r} is no picture of the filter's map; see SequenceFilter.for_records"
             )
-        if self._begun:
-            self._predict(*self._step(answer.timestamp, where))
+        self._belief, self._on = self._predict(answer.timestamp, where)
         self._timestamp, self._where, self._begun = answer.timestamp, where, True
-        self._correct(Observation.from_answer(answer, len(self.records)), answer)
+        self._correct(answer, searched)
         return replace(answer, sequence=self._filtered())
 
     def __call__(self, answer: Recognition, where: Pose | Gps | None = None) -> Recognition:
@@ -128,8 +136,14 @@ class SequenceFilter:
             return 0.0, np.inf, topology.spacing  # the source has started again
         return 0.0, FASTER * topology.spacing * passed / topology.seconds, topology.spacing
 
-    def _predict(self, least: float, most: float, blur: float) -> None:
-        """Move the belief along the map by a step, with a small probability of leaving, returning and jumping."""
+    def _predict(self, timestamp: float | None, where: Pose | Gps | None) -> tuple[npt.NDArray[np.float64], float]:
+        """Return the belief moved along the map to the next answer, and the probability of being on the map.
+
+        There is a small probability of leaving, returning and jumping. Before the first answer nothing moves.
+        """
+        if not self._begun:
+            return self._belief, self._on
+        least, most, blur = self._step(timestamp, where)
         topology, count = self.topology, len(self._belief)
         if most > topology.reach:  # the robot may have left the neighbourhood
             moved, stayed = np.full(count, 1 / count), 1.0
@@ -141,12 +155,20 @@ class SequenceFilter:
             stayed = float(self._belief[whole > 0].sum())  # the rest has left the pictures of the map
         whole_moved = float(moved.sum())
         moved = moved / whole_moved if whole_moved > 0 else np.full(count, 1 / count)
-        self._belief = (1 - CHANGE) * moved + CHANGE / count
-        self._on = (1 - CHANGE) * self._on * stayed + CHANGE * (1 - self._on)
+        belief = (1 - CHANGE) * moved + CHANGE / count
+        return belief, (1 - CHANGE) * self._on * stayed + CHANGE * (1 - self._on)
 
-    def _correct(self, observation: Observation, answer: Recognition) -> None:
-        """Weight the belief by the likelihood of the answer at each picture."""
-        ratios = np.full(len(self._belief), observation.elsewhere)
+    def _correct(self, answer: Recognition, searched: npt.NDArray[np.int64] | None) -> None:
+        """Weight the belief by the likelihood of the answer at each picture.
+
+        At a picture that was not searched, an answer is as likely as off the map: it can only be wrong.
+        """
+        if searched is None:
+            self._spread = Spread.from_answer(answer)
+        count = len(self._belief) if searched is None else len(searched)
+        observation = Observation.from_answer(answer, count, self._spread)
+        ratios = np.ones(len(self._belief))
+        ratios[slice(None) if searched is None else searched] = observation.elsewhere
         ratios[[self._rows[match.name] for match in answer.matches]] = observation.ratios
         belief = self._belief * ratios
         whole = float(belief.sum())
@@ -159,22 +181,6 @@ class SequenceFilter:
         beside = topology.distances[row] <= BESIDE * topology.spacing
         there = float(self._belief[topology.neighbours[row][beside]].sum())
         return Filtered(record.name, self._on * min(there, 1.0), 1 - self._on, record.pose or record.gps)
-
-
-class Follower:
-    """Filter the answers of a recognizer whose map may change."""
-
-    def __init__(self, recognizer: PlaceRecognizer) -> None:
-        self._recognizer = recognizer
-        self._filter = SequenceFilter(recognizer.map.records)
-        log.info("sequence: %s", self._filter.topology)
-
-    def follow(self, answer: Recognition, frame: Frame) -> Recognition:
-        """Return the recognizer's answer to the frame with `sequence`. Call it in the thread that refreshes the map."""
-        records = self._recognizer.map.records
-        if records is not self._filter.records:
-            self._filter = self._filter.for_records(records)
-        return self._filter.update(answer, frame.pose or frame.gps)
 
 
 def _kernel(distances: npt.NDArray[np.float64], least: float, most: float, blur: float) -> npt.NDArray[np.float64]:

@@ -221,21 +221,26 @@ def test_the_camera_of_the_highest_similarity_speaks_for_the_robot() -> None:
 # Sequences and loops
 
 
+def similar(similarities: list[float]) -> Recognition:
+    matches = (Match(f"m{i}", None, value, "descriptor") for i, value in enumerate(similarities))
+    return Recognition("q", matches=tuple(matches), complete=True)
+
+
 def test_a_similarity_far_above_the_others_is_evidence() -> None:
     similarities = [0.9, *np.linspace(0.5, 0.3, 60)]
-    observed = Observation.from_similarities(similarities, 61)
+    observed = Observation.from_answer(similar(similarities), 61)
     assert observed.ratios.argmax() == 0
     assert observed.ratios[0] > 20 * observed.ratios[1]
     assert observed.ratios[-1] < 0.1
-    nowhere = Observation.from_similarities(np.linspace(0.5, 0.3, 61).tolist(), 61)
+    nowhere = Observation.from_answer(similar(np.linspace(0.5, 0.3, 61).tolist()), 61)
     assert 1 < nowhere.ratios[0] < 2  # as likely off the map
     assert observed.elsewhere == 1.0
-    assert Observation.from_similarities(similarities, 1000).elsewhere == pytest.approx(1 - FOUND)
+    assert Observation.from_answer(similar(similarities), 1000).elsewhere == pytest.approx(1 - FOUND)
 
 
 @pytest.mark.parametrize("similarities", [[], [0.4], [0.4, 0.4, 0.4], [1.0, 1.0000001]])
 def test_similarities_that_do_not_differ_say_nothing(similarities: list[float]) -> None:
-    ratios = Observation.from_similarities(similarities, len(similarities)).ratios
+    ratios = Observation.from_answer(similar(similarities), len(similarities)).ratios
     assert np.isfinite(ratios).all()
     assert len(similarities) == len(ratios)
     assert np.ptp(ratios) == 0 if len(ratios) else True
