@@ -11,6 +11,8 @@ ROS_WHEELS = rclpy rmw-fastrtps-cpp sensor-msgs std-srvs diagnostic-msgs
 JAZZY ?= 7.1.6
 KILTED ?= 9.1.2
 SIZES ?= speed
+# Tests run in several processes, each test file in one of them; tests/conftest.py gives each process its own cores.
+PYTEST = python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 
@@ -20,16 +22,16 @@ demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
 
 test: $(VENV)/.all  ## everything; installs torch (several GB)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/$(PYTEST) $(TESTS)
 
 test-runtime: $(VENV)/.runtime  ## what the robot runs, without torch
 	$(PIP) -e ".[cpu,video,bags,serve,viz,test]"
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/$(PYTEST) $(TESTS)
 
 test-lowest:  ## the same with the lowest versions that pyproject.toml allows, on Python 3.10
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --constraint .ci/lowest.txt -e ".[cpu,video,bags,serve,test]"
-	$(LOWEST)/bin/python -m pytest $(TESTS)
+	$(LOWEST)/bin/$(PYTEST) $(TESTS)
 
 test-gpu: $(GPU)/.gpu  ## what needs an NVIDIA GPU, then its benchmark: a table, and figures in gpu.json
 	$(GPU)/bin/python -m pytest -m gpu

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,7 @@ from pairvpr.runtime.bundle import (
     Dims,
     FileInfo,
     FirstStage,
+    GraphFiles,
     PictureFormat,
     PrecisionInfo,
     Weights,
@@ -76,14 +77,15 @@ def export_bundle(
 def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progress) -> Bundle:
     """Export a network in the three INT8 precisions, calibrated on the pictures of the folder `images`.
 
-    Works as `export_bundle`. A precision that is not accurate enough is left out and logged. Also raises SourceError
-    for too few pictures, and ExportError if no precision is accurate enough.
+    Works as `export_bundle`. Float graphs that `out` already has are used if the same versions made them. A precision
+    that is not accurate enough is left out and logged. Also raises SourceError for too few pictures, and ExportError if
+    no precision is accurate enough.
     """
     pictures = Pictures(*split_pictures(images))
     with _export(checkpoint, None, out, progress) as export, tempfile.TemporaryDirectory(dir=export.folder) as scratch:
         floats = Path(scratch)
         for precision in DTYPES:
-            export.trace(precision, floats)
+            export.reuse_or_trace(precision, floats)
         bundle = Bundle(floats, export.info_of(floats))
         precisions, calibration = Int8Export(bundle, export.folder, pictures, progress).write(export.truth.reference())
         export.precisions, export.calibration = precisions, {INT8: calibration}
@@ -95,11 +97,13 @@ class _Export:
     """Hold the networks of an export, the folder of their files, and the description written so far.
 
     network: compares pairs, None for a descriptor alone. descriptor: makes descriptors, None if the network does.
+    earlier: the bundle that is added to, None for a new one.
     """
 
     network: PairVPR | None
     descriptor: Descriptor | None
     info: BundleInfo
+    earlier: Bundle | None
     folder: Path
     progress: Progress
     precisions: dict[str, PrecisionInfo] = field(default_factory=dict)
@@ -124,10 +128,28 @@ class _Export:
             name = ENCODER if self.network is None else DESCRIPTOR
             self.progress(f"tracing {name} ({precision})")
             graphs[name] = write_descriptor(name, self.descriptor.graph(), precision, folder)
-        self.precisions[precision] = PrecisionInfo(graphs, {})
+        self._verify(precision, graphs, folder)
+
+    def reuse_or_trace(self, precision: Precision, folder: Path) -> None:
+        """Copy the graphs in a float precision from the earlier bundle if the same versions made them, else trace them.
+
+        They are compared with the network in both cases. Raises BundleError if a file of the bundle is damaged.
+        """
+        earlier = self.earlier
+        if earlier is None or precision not in earlier.info.precisions or earlier.info.made_with != self.info.made_with:
+            return self.trace(precision, folder)
+        self.progress(f"using the bundle's {precision} graphs")
+        graphs = earlier.info.precisions[precision].graphs
+        for file in earlier.verify(sorted({name for each in graphs.values() for name in each.names})):
+            shutil.copyfile(file, folder / file.name)
+        return self._verify(precision, graphs, folder)
+
+    def _verify(self, precision: Precision, graphs: Mapping[str, GraphFiles], folder: Path) -> None:
+        """Compare the graphs in `folder` with the network, and describe them with their errors."""
+        self.precisions[precision] = PrecisionInfo(dict(graphs), {})
         # The errors are measured on the bundle as the runtime opens it, then stored in it.
         errors = verify_export(Bundle(folder, self.info_of(folder)), precision, self.truth, self.progress)
-        self.precisions[precision] = PrecisionInfo(graphs, errors)
+        self.precisions[precision] = PrecisionInfo(dict(graphs), errors)
 
     def info_of(self, folder: Path) -> BundleInfo:
         """Return the description of the current content of `folder`."""
@@ -154,7 +176,7 @@ def _export(
     info = describe(checkpoint, descriptor)
     earlier = _earlier_bundle(out, info.identity)
     with _workshop(out) as folder:
-        export = _Export(network, descriptor, info, folder, progress)
+        export = _Export(network, descriptor, info, earlier, folder, progress)
         yield export
         export.truth.reference().save(folder / REFERENCE)
         info = export.info_of(folder)
@@ -278,12 +300,7 @@ def _merge(earlier: BundleInfo, now: BundleInfo) -> BundleInfo:
     All INT8 precisions are replaced together, because the bundle describes one INT8 export.
     """
     gone = {name for name in earlier.precisions if INT8 in now.calibration and name.partition("-")[0] == INT8}
-    old = {
-        file
-        for name in gone
-        for graph in earlier.precisions[name].graphs.values()
-        for file in (graph.file, graph.cpu_file, graph.weights)
-    }
+    old = {file for name in gone for graph in earlier.precisions[name].graphs.values() for file in graph.names}
     return dataclasses.replace(
         now,
         files={**{name: info for name, info in earlier.files.items() if name not in old}, **now.files},

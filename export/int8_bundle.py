@@ -190,7 +190,7 @@ class Int8Export:
     def _remove(self, graphs: Mapping[str, GraphFiles]) -> None:
         """Delete the files of graphs."""
         for files in graphs.values():
-            for name in {files.file, files.cpu_file, files.weights}:
+            for name in files.names:
                 (self.folder / name).unlink()
 
     def _files(self, graphs: Mapping[str, GraphFiles]) -> dict[str, Path]:

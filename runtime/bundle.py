@@ -122,6 +122,11 @@ class GraphFiles:
     weights: str
     cuda_file: str | None = None
 
+    @property
+    def names(self) -> set[str]:
+        """The names of all its files."""
+        return {self.file, self.cpu_file, self.weights} | ({self.cuda_file} if self.cuda_file else set())
+
 
 @dataclass(frozen=True)
 class PrecisionInfo:

@@ -16,6 +16,12 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parent.parent / "shared"
+
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None and hasattr(os, "sched_setaffinity"):
+    # Each worker has cores of its own, before any library counts them: threads that wait for work would else take the
+    # cores of the other workers.
+    cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % len(cores) :: workers])
 PARITY = HERE / "parity"
 
 

@@ -352,6 +352,12 @@ def test_command_line_adds_int8_to_a_bundle_or_nothing(
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     command = ["export", "--checkpoint", str(checkpoint_of("tiny-decoder")), "--int8", "--out", str(out)]
     command += ["--calibration-images", str(images)]
+    damaged = out / "pair_prefix.fp16.weights"
+    damaged.write_bytes(b"\0" + before[damaged.name][1:])
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 2
+    assert f"{damaged}: damaged" in refused.stderr
+    damaged.write_bytes(before[damaged.name])
 
     monkeypatch.setattr(int8_bundle, "LIMITS", Agreement(1.1, 1.0, 0.0))
     monkeypatch.setattr(int8_bundle, "FLOAT_SHARES", (0.0,))
@@ -366,8 +372,12 @@ def test_command_line_adds_int8_to_a_bundle_or_nothing(
     monkeypatch.setattr(int8_bundle, "LIMITS", SEEDED_LIMITS)
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
+    assert "using the bundle's fp32 graphs" in result.stderr
+    assert "tracing" not in result.stderr
     bundle = Bundle.open(out)
     bundle.verify()
+    for file in before.keys() - {"bundle.json"}:
+        assert (out / file).read_bytes() == before[file]
     assert set(bundle.info.precisions) == {"fp32", "fp16", *KINDS}
     assert bundle.identity == Bundle.open(tiny_bundle).identity
     assert bundle.info.calibration["int8"]["held_out"] == 5

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pairvpr.cli.run import main
 from pairvpr.errors import EngineError
+from pairvpr.machine import usable_cores
 from pairvpr.runtime import Features, Model, load_model
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.engines.base import TINY_GRAPH
@@ -138,7 +139,7 @@ def test_another_arithmetic_or_device_than_asked_for_is_refused(
 
 
 def test_threads(model: Model) -> None:
-    for threads in (1, 2):
+    for threads in (1, min(2, usable_cores())):  # OpenVINO takes no more than the cores that it may use
         engine = OpenVinoEngine(TINY_GRAPH, threads=threads)
         assert engine.compiled.get_property("INFERENCE_NUM_THREADS") == threads
     engines = open_engines(model.bundle, "openvino", threads=1)
