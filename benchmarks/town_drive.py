@@ -3,8 +3,9 @@
     python -m benchmarks.town_drive data/drives --streets 10
 
 Streets follow each other. OUT/map and OUT/drive have a folder for each camera, front, right, back and left, with
-pictures of the same names taken at the same moment, and OUT/map.csv and OUT/drive.csv have the poses of the front
-camera, which looks along x of its frame. The later drive is a metre aside and in another weather on each street.
+pictures of the same names taken at the same moment. OUT/map.csv and OUT/drive.csv have the poses of the cameras, which
+look along x of their frames: of `front/00-000.jpg`, say, and of the front camera also as `00-000.jpg`. The later drive
+is a metre aside and in another weather on each street.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pairvpr.data.town.visits import CONDITIONS, Visit, draw_visit
 
 CAMERAS = ("front", "right", "back", "left")
 """Each camera looks a quarter turn to the right of the one before."""
+QUARTER = math.pi / 2
 TOWN = 2
 FIRST, LAST, STEP = 2.0, 98.0, 4.0
 """Metres along a street between which pictures are taken, and from one to the next."""
@@ -57,8 +59,13 @@ def main() -> None:
             table = csv.writer(file)
             table.writerow(("name", "x", "y", "z", "qx", "qy", "qz", "qw"))
             for name, x, y, heading in rows:
-                table.writerow((name, f"{x:.3f}", f"{y:.3f}", 0, 0, 0, f"{math.sin(heading / 2):.6f}",
-                                f"{math.cos(heading / 2):.6f}"))  # fmt: skip
+                turns = [
+                    (name, heading),
+                    *((f"{each}/{name}", heading - QUARTER * i) for i, each in enumerate(CAMERAS)),
+                ]
+                for picture, turn in turns:
+                    q = 0, 0, f"{math.sin(turn / 2):.6f}", f"{math.cos(turn / 2):.6f}"
+                    table.writerow((picture, f"{x:.3f}", f"{y:.3f}", 0, *q))
         print(f"{args.out / drive}: {len(rows)} moments of {len(CAMERAS)} cameras")
 
 
@@ -74,7 +81,7 @@ def write_street(out: Path, number: int, *, later: bool) -> list[Row]:
         along = number * LENGTH + visit.view.z
         rows.append((name, along, -visit.view.x, -visit.view.yaw))
         turned = [
-            replace(visit, view=replace(visit.view, yaw=visit.view.yaw + turn * math.pi / 2), seed=visit.seed + turn)
+            replace(visit, view=replace(visit.view, yaw=visit.view.yaw + turn * QUARTER), seed=visit.seed + turn)
             for turn in range(len(CAMERAS))
         ]
         pictures = take_pictures(turned, [HARDNESS if later else 0.0] * len(turned), SIZE)

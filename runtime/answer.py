@@ -101,6 +101,8 @@ class Recognition:
     error: reason why the picture could not be read, or None.
     sequence: position after this and all earlier pictures. None without a `SequenceFilter`. All other fields concern
     this picture alone.
+    cameras: answers of a rig's cameras, of which this one speaks for the robot. Empty for a single picture.
+    camera: number of this answer's camera in them, or None.
     """
 
     query: str
@@ -116,6 +118,8 @@ class Recognition:
     timings: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     sequence: Filtered | None = None
+    cameras: tuple[Recognition, ...] = ()
+    camera: int | None = None
 
     @property
     def best(self) -> Match:
@@ -130,8 +134,22 @@ class Recognition:
         unscored = self.complete and self.matches and self.matches[0].stage == "descriptor"
         return Measure.SIMILARITY if unscored else Measure.SCORE
 
+    def in_short(self) -> dict[str, Any]:
+        """Return the answer of one camera of a rig as JSON values, with its first match alone."""
+        return {
+            "query": self.query,
+            "best": self.matches[0].as_json() if self.matches else None,
+            "accepted": self.accepted,
+            "confidence": None if self.confidence is None else round(self.confidence, 6),
+            "reason": self.reason,
+            "error": self.error,
+        }
+
     def to_json(self, matches: int = 10) -> str:
-        """Return one line of JSON, format 1, with the first `matches` matches; `sequence` and `warning` if known."""
+        """Return one line of JSON, format 1, with the first `matches` matches.
+
+        `sequence`, `warning`, and `camera` and `cameras` are added if known.
+        """
         content: dict[str, Any] = {
             "format": FORMAT,
             "query": self.query,
@@ -150,4 +168,6 @@ class Recognition:
             content["sequence"] = self.sequence.as_json()
         if self.warning is not None:
             content["warning"] = self.warning
+        if self.camera is not None:
+            content |= {"camera": self.camera, "cameras": [each.in_short() for each in self.cameras]}
         return json_line(content)

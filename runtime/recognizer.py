@@ -24,6 +24,7 @@ from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, open_tuned
 from pairvpr.runtime.geometry.poses import Pose
+from pairvpr.runtime.geometry.transforms import Transform
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.measure import DESCRIPTOR_ALONE
@@ -31,6 +32,7 @@ from pairvpr.runtime.model import Model, Picture
 from pairvpr.runtime.prior import Prior, PriorIndex
 from pairvpr.runtime.reference import check_foreign
 from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
+from pairvpr.runtime.rig import answer_cameras, make_frame
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex, search_among
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
@@ -203,17 +205,31 @@ class PlaceRecognizer:
         name = Path(picture).name if isinstance(picture, str | Path) else ""
         with clock.step("decode"):
             decoded = load_picture(picture)
-        return self._answer(Recognition(name), decoded, clock, prior)
+        return self._answer(Recognition(name), decoded, clock, prior, self.budget_ms)
 
     def recognize_frame(self, frame: Frame, prior: Prior | None = None) -> Recognition:
         """Answer a frame of a source. A frame that could not be read gives an answer with `error`.
 
         prior: see `recognize`.
         """
-        answer = Recognition(frame.name, frame.timestamp)
-        if frame.picture is None:
-            return replace(answer, reason="no picture", error=frame.error)
-        return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms), prior)
+        if not frame.beside:
+            return self._answer_frame(frame, prior, self.budget_ms)
+        return answer_cameras(frame, self.budget_ms, lambda each, share: self._answer_frame(each, prior, share))
+
+    def recognize_rig(
+        self, pictures: Sequence[Picture | None], prior: Prior | None = None, mounts: Sequence[Transform] = ()
+    ) -> Recognition:
+        """Answer the pictures of a robot's cameras at one moment, as one query. May run in any thread.
+
+        pictures: as `recognize` takes them, in the order of the cameras; None for a camera that has none.
+        mounts: the cameras' poses in the robot's base. With them, poses of answers are those of the base, if the first
+        camera took the map's pictures. Without them, every camera counts as the first.
+        Return the answer of the camera that speaks for the robot (see `pairvpr.runtime.rig.fuse`), with all answers in
+        its `cameras`. The budget is shared by the cameras.
+        Raises ValueError for no pictures and for another number of mounts, and SourceError and MapError as `recognize`.
+        """
+        frame = make_frame(pictures, mounts)
+        return answer_cameras(frame, self.budget_ms, lambda each, share: self._answer_frame(each, prior, share))
 
     def find_allowed(self, prior: Prior) -> npt.NDArray[np.int64]:
         """Return the rows of the map (m,) that a prior allows, ascending.
@@ -261,7 +277,21 @@ class PlaceRecognizer:
     ) -> None:
         self.close()
 
-    def _answer(self, answer: Recognition, picture: Image.Image, clock: Stopwatch, prior: Prior | None) -> Recognition:
+    def _answer_frame(self, frame: Frame, prior: Prior | None, budget_ms: float | None) -> Recognition:
+        """Answer the frame of one camera."""
+        answer = Recognition(frame.name, frame.timestamp)
+        if frame.picture is None:
+            return replace(answer, reason="no picture", error=frame.error)
+        return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms), prior, budget_ms)
+
+    def _answer(
+        self,
+        answer: Recognition,
+        picture: Image.Image,
+        clock: Stopwatch,
+        prior: Prior | None,
+        budget_ms: float | None,
+    ) -> Recognition:
         """Fill in `answer` for its picture (upright RGB)."""
         with clock.step("preprocess"):
             fitted = self.model.fit(picture)
@@ -277,7 +307,7 @@ class PlaceRecognizer:
                 ranking = Ranking.by_descriptor(len(rows))
             else:
                 with self.model.turn:
-                    ranking = view.reranker.rank(query, rows, clock, self.budget_ms)
+                    ranking = view.reranker.rank(query, rows, clock, budget_ms)
         matches = _matches(view.map.records, rows, similarities, ranking)
         if not matches:
             fault = f"{view.map.path}: all candidates are damaged; see `pairvpr map verify`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,15 @@ if TYPE_CHECKING:
 @DB_OPTION
 @click.option(
     "--query",
-    help="A picture, folder, video, bag, camera (cam0, csi0, /dev/video0) or stream (rtsp://, http://).",
+    "queries",
+    multiple=True,
+    help="A picture, folder, video, bag, camera (cam0, csi0, /dev/video0) or stream (rtsp://, http://). Several "
+    "--query are the cameras of one robot: see docs/rigs.md.",
+)
+@click.option(
+    "--camera-poses",
+    metavar="X,Y,Z,QX,QY,QZ,QW;...",
+    help="Poses of the cameras in the robot's base, one for each --query. The first camera took the map's pictures.",
 )
 @click.option("--serve", metavar="ADDRESS", hidden=True)
 @click.option("--allow-remote", is_flag=True, hidden=True)
@@ -78,7 +86,8 @@ if TYPE_CHECKING:
 @LOG_OPTION
 @click.version_option(package_name="pairvpr")
 def main(
-    query: str | None,
+    queries: tuple[str, ...],
+    camera_poses: str | None,
     serve: str | None,
     allow_remote: bool,
     options: SourceOptions,
@@ -96,9 +105,9 @@ def main(
     log_style: str,
 ) -> None:
     """Recognize the places of pictures in a map."""
-    if query is not None and serve is not None:
+    if queries and serve is not None:
         raise click.UsageError("--query and --serve exclude each other")
-    if query is None and serve is None:
+    if not queries and serve is None:
         raise click.UsageError("give --query; to answer other programs, run `pairvpr serve`")
     if serve is None and allow_remote:
         raise click.UsageError("--allow-remote needs --serve")
@@ -111,20 +120,33 @@ def main(
         raise click.UsageError("--format is for text: an .mcap file holds ROS messages")
     log_to_stderr(log_style)
     asking = Asking(near, poses, only, sequence=sequence, track=track)
-    if query is not None:
+    if queries:
         from pairvpr.viewing.viewers import watching
 
-        watch = partial(watching, report, rerun, query)
+        watch = partial(watching, report, rerun, ", ".join(queries))
         shown = log_style == "text" and (out is not None or not sys.stdout.isatty())
-        _answer(query, options, recognizer, asking, matches, style, out, watch, shown)
+        opened = partial(_open_source, queries, camera_poses, options)
+        _answer(queries, opened, recognizer, asking, matches, style, out, watch, shown)
     elif serve is not None:
         say_renamed("pairvpr-run --serve ADDRESS", "pairvpr serve --listen ADDRESS")
         run_service(serve, allow_remote, recognizer, matches)
 
 
+def _open_source(queries: Sequence[str], camera_poses: str | None, options: SourceOptions) -> Source:
+    """Open the source of the robot's cameras. Raises SourceError, also for poses that cannot be used."""
+    from pairvpr.runtime.geometry.transforms import parse_transforms
+    from pairvpr.runtime.sources.rig import open_rig
+
+    try:
+        mounts = None if camera_poses is None else parse_transforms(camera_poses)
+    except ValueError as fault:
+        raise SourceError(f"--camera-poses has {fault}") from fault
+    return open_rig(queries, options, mounts)
+
+
 def _answer(
-    query: str,
-    options: SourceOptions,
+    queries: Sequence[str],
+    opened: Callable[[], Source],
     recognizer_options: RecognizerOptions,
     asking: Asking,
     matches: int,
@@ -139,16 +161,16 @@ def _answer(
     """
     from pairvpr.runtime.map_refresh import Refresher
     from pairvpr.runtime.outputs.writers import open_output
-    from pairvpr.runtime.sources import open_source
 
+    query = ", ".join(queries)
     with (
-        open_source(query, options) as source,
+        opened() as source,
         recognizer_options.open() as recognizer,
-        open_output(out, style, matches, query) as put,
+        open_output(out, style, matches, queries) as put,
         watch(source, recognizer) as viewers,
     ):
         say_untrained(recognizer.model.bundle)
-        unread = total = 0
+        unread = pictures = total = 0
         refresher = Refresher(recognizer)
         asked = asking.begin(recognizer)
         warning: str | None = None
@@ -158,9 +180,11 @@ def _answer(
                 if source.live:
                     refresher.poll()
                 total += 1
-                unread += frame.picture is None
+                pictures += len(frame.cameras)
+                unread += sum(each.picture is None for each in frame.cameras)
                 with hold_interrupts():
                     answer = asking.ask(asked, frame)
+                    frame = frame.cameras[answer.camera or 0]
                     release_log()
                     put(frame, answer)
                     if warning is None and answer.warning is not None:
@@ -173,7 +197,7 @@ def _answer(
         except KeyboardInterrupt:
             if not source.live:
                 raise
-        _check_read(query, total, unread)
+        _check_read(query, pictures, unread)
         if warning is None and (found := recognizer.finish_run()) is not None:
             log.warning("%s: %s", query, found)
         asking.warn(query, total)

@@ -11,17 +11,18 @@ from typing import Any, Protocol
 from pairvpr.errors import PairVPRError, one_line
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.poses import Pose
+from pairvpr.runtime.geometry.transforms import Transform
 from pairvpr.runtime.map_refresh import Refresher
 from pairvpr.runtime.outputs.ros_messages import DIAGNOSTICS, AnswerMessages, Message, header_of_frame
+from pairvpr.runtime.rig import fuse
 from pairvpr.runtime.sources.base import Frame, Header
 from pairvpr_ros import debug_image
 from pairvpr_ros.cameras import CameraInput, Cameras
-from pairvpr_ros.fusion import fuse
 from pairvpr_ros.health import Throttle
 from pairvpr_ros.mounts import Mounts
 from pairvpr_ros.names import DEBUG_IMAGE
 from pairvpr_ros.parameters import CAMERA_INFO, TF, Parameters
-from pairvpr_ros.transforms import Transform, map_to_odom
+from pairvpr_ros.transforms import map_to_odom
 
 JUMP = 10**9  # nanoseconds by which an image is older than the one before it if a recording has begun anew
 
@@ -152,18 +153,17 @@ class Localizer:
         """Answer a round of images and publish the answers."""
         asked = self._asked
         frames = [self._frame(*each) for each in taken]
-        fused = fuse([self._answer(camera, frame) for (camera, _, _), frame in zip(taken, frames, strict=True)])
-        chosen = fused.answers[fused.chosen]
+        chosen = fuse([self._answer(camera, frame) for (camera, _, _), frame in zip(taken, frames, strict=True)])
         place = chosen.best.pose if chosen.accepted else None
         if chosen.accepted:
             self._served = asked  # what is triggered meanwhile is for the next images
         self._published += place is not None
-        for i, ((camera, _, _), frame, answer) in enumerate(zip(taken, frames, fused.answers, strict=True)):
+        for i, ((camera, _, _), frame, answer) in enumerate(zip(taken, frames, chosen.cameras, strict=True)):
             header = header_of_frame(frame)
             for topic, message in self._messages[camera.topic].compose(header, answer, self._state(camera, header)):
-                if topic == DIAGNOSTICS or i == fused.chosen:
+                if topic == DIAGNOSTICS or i == chosen.camera:
                     self._outlet.publish(topic, message)
-        frame = frames[fused.chosen]
+        frame = frames[chosen.camera or 0]
         if isinstance(place, Pose):
             self._publish_transform(header_of_frame(frame), place)
         if self._outlet.is_heard(DEBUG_IMAGE) and frame.picture is not None:

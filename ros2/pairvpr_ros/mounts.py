@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pairvpr.runtime.answer import Recognition
-from pairvpr.runtime.geometry.poses import Pose
-from pairvpr_ros.transforms import Transform, moved
+from pairvpr.runtime.geometry.transforms import Transform
+from pairvpr.runtime.rig import to_base
 
 Lookup = Callable[[str], "Transform | None"]
 
@@ -26,7 +26,7 @@ class Mounts:
     def in_base(self, camera: int, frame_id: str, answer: Recognition) -> Recognition:
         """Return the answer with poses of the base; not accepted if the camera's pose is not known."""
         if self._known is not None:
-            return _moved(answer, self._known[camera], self._known[0])
+            return to_base(answer, self._known[camera], self._known[0])
         if self._lookup is None:
             return answer
         own = self._lookup(frame_id)
@@ -37,12 +37,4 @@ class Mounts:
         if own is None or 0 not in self._found:
             missing = f"frame {frame_id!r}" if own is None else "image_0, which has sent no image"
             return replace(answer, accepted=None, reason=f"no transform from the base to the camera of {missing}")
-        return _moved(answer, own, self._found[0])
-
-
-def _moved(answer: Recognition, camera: Transform, map_camera: Transform) -> Recognition:
-    matches = tuple(
-        replace(match, pose=moved(match.pose, camera, map_camera)) if isinstance(match.pose, Pose) else match
-        for match in answer.matches
-    )
-    return replace(answer, matches=matches)
+        return to_base(answer, own, self._found[0])

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pairvpr.errors import PairVPRError
+from pairvpr.runtime.geometry.transforms import Transform, parse_transforms
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.outputs.covariance import Floor
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources.options import SourceOptions, read_crop
-from pairvpr_ros.transforms import Transform
 
 TRANSPORTS = ("raw", "compressed")
 TURNS = (0, 90, 180, 270)
@@ -120,7 +120,10 @@ class Parameters:
         """
         if self.camera_poses in ("", TF):
             return None
-        poses = [_mount(text) for text in self.camera_poses.split(";")]
+        try:
+            poses = parse_transforms(self.camera_poses)
+        except ValueError as fault:
+            raise PairVPRError(f"the parameter camera_poses has {fault}") from fault
         if len(poses) != self.num_cameras:
             raise PairVPRError(
                 f"the parameter camera_poses has {len(poses)} poses for {self.num_cameras} cameras (num_cameras): give "
@@ -160,14 +163,3 @@ def parse(text: str, default: Any) -> Any:
         return type(default)(text)
     except (KeyError, ValueError):
         raise PairVPRError(f"{text!r} is not of the parameter's type, {type(default).__name__}") from None
-
-
-def _mount(text: str) -> Transform:
-    """Return the pose in "X,Y,Z,QX,QY,QZ,QW", metres and a quaternion of any length."""
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 7 or not all(map(math.isfinite, numbers)) or math.hypot(*numbers[3:]) < 1e-9:
-        raise PairVPRError(f"the parameter camera_poses has {text.strip()!r}: write X,Y,Z,QX,QY,QZ,QW")
-    return Transform.of(numbers[:3], numbers[3:])

@@ -9,11 +9,11 @@ from rclpy.node import Node
 from rclpy.time import Time
 from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
 
+from pairvpr.runtime.geometry.transforms import Transform
 from pairvpr.runtime.outputs.ros_messages import compose_transform
 from pairvpr_ros.health import Throttle
 from pairvpr_ros.messages import ros_message
 from pairvpr_ros.parameters import Parameters
-from pairvpr_ros.transforms import Transform
 
 PERIOD = 0.05  # seconds between two messages of the transform that is kept
 PATIENCE = Duration(seconds=0.2)  # for odometry that comes a little later than the image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
@@ -23,20 +23,20 @@ Put = Callable[[Frame, Recognition], None]
 
 
 @contextmanager
-def open_output(out: Path | None, style: str, matches: int, query: str) -> Iterator[Put]:
+def open_output(out: Path | None, style: str, matches: int, queries: Sequence[str]) -> Iterator[Put]:
     """Yield a function that writes the answer for a frame to `out`, or to stdout if `out` is None.
 
     out: a file that is appended to, so that a run after a restart keeps the earlier answers. A name ending in .mcap
     gets ROS messages, whatever the style, in a numbered file beside an earlier one.
     style: "text", "jsonl" or "pairs".
     matches: number of matches listed.
-    query: the source of the run, which is never overwritten.
+    queries: the sources of the run, which are never overwritten.
     Raises SourceError if `out` cannot be written.
     """
-    if out is not None and _is_read(out, Path(query)):
+    if out is not None and any(_is_read(out, Path(query)) for query in queries):
         raise SourceError(f"{out}: --query reads it; choose another --out")
     if out is not None and out.suffix.lower() == EXTENSION:
-        with open_mcap(out, AnswerMessages(query, matches)) as file:
+        with open_mcap(out, AnswerMessages(", ".join(queries), matches)) as file:
             yield file.add
         return
     with _opened(out) as stream:

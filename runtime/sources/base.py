@@ -12,6 +12,7 @@ from PIL import Image
 from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.clocks import SteadyClock
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.geometry.transforms import Transform
 from pairvpr.runtime.remarks import Tally
 
 Wanted = Callable[[int, str, "float | None"], bool]
@@ -44,6 +45,8 @@ class Frame:
     pose, gps: the place, if the source itself has it.
     path: the picture's own file, if there is one.
     header: the header of the ROS message that held the picture, if there was one.
+    beside: frames of the robot's other cameras at the same moment.
+    mount: pose of the camera in the robot's base, if it is known.
     """
 
     name: str
@@ -55,6 +58,13 @@ class Frame:
     gps: Gps | None = None
     path: Path | None = None
     header: Header | None = None
+    beside: tuple[Frame, ...] = ()
+    mount: Transform | None = None
+
+    @property
+    def cameras(self) -> tuple[Frame, ...]:
+        """Return the frames of all cameras at this moment, this one first."""
+        return self, *self.beside
 
 
 def every_frame(number: int, name: str, timestamp: float | None) -> bool:
@@ -106,6 +116,10 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
+
+    def ready(self, seconds: float) -> bool:
+        """Wait at most some seconds for a frame or the end, and return whether one is there. A recording always is."""
+        return True
 
     def close(self) -> None:
         """Release files, threads and devices. May be called again."""

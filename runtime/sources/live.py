@@ -108,6 +108,11 @@ class LiveSource(Source):
             if frame is not None:
                 yield frame
 
+    def ready(self, seconds: float) -> bool:
+        """See `Source`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._newest is not None or self._ended, seconds)
+
     def close(self) -> None:
         """Stop the thread, which releases the camera or connection at the next frame or timeout."""
         with self._changed:

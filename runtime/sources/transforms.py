@@ -49,6 +49,10 @@ class TransformedSource(Source):
         except _EndOfChoice:
             return
 
+    def ready(self, seconds: float) -> bool:
+        """See `Source`. The frame that is there may be one that the options leave out."""
+        return self._source.ready(seconds)
+
     def close(self) -> None:
         """Close the source."""
         self._source.close()

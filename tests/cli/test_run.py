@@ -542,7 +542,7 @@ def test_sigterm_ends_a_command_with_143(home: Path, monkeypatch: pytest.MonkeyP
     def terminate(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("pairvpr.runtime.sources.open_source", terminate)
+    monkeypatch.setattr("pairvpr.runtime.sources.rig.open_rig", terminate)
     done = run(home, str(home / "queries"))
     assert (done.exit_code, done.stderr) == (143, "\ninterrupted; nothing that was committed is lost\n")
 

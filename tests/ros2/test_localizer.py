@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from pairvpr_ros.cameras import CameraInput, Cameras
-from pairvpr_ros.fusion import fuse
 from pairvpr_ros.health import Throttle, silent_cameras
+from pairvpr_ros.localizer import Localizer
 from pairvpr_ros.mounts import Mounts
 from pairvpr_ros.parameters import Parameters
-from pairvpr_ros.transforms import Transform, map_to_odom
+from pairvpr_ros.transforms import map_to_odom
+from PIL import Image
 
 from pairvpr.errors import PairVPRError
-from pairvpr.runtime import Match, Pose, Recognition
+from pairvpr.runtime import Match, Pose, Recognition, build_map
+from pairvpr.runtime.geometry.transforms import Transform
+from pairvpr.runtime.measure import DESCRIPTOR_ALONE
+from pairvpr.runtime.outputs.ros_messages import CANDIDATES, DIAGNOSTICS
+from pairvpr.runtime.rig import fuse
 from pairvpr.runtime.sources.options import DEFAULT
 
 pytest.importorskip("rosbags", reason="message definitions come with the extra pairvpr[bags]")
 
 from tests.runtime.outputs.ros_contract import acceptance
+from tests.scenes import draw_scene
 
 AHEAD = Transform.of((0, 0, 0), (0, 0, 0, 1))
 QUARTER = (0.0, 0.0, math.sin(math.pi / 4), math.cos(math.pi / 4))  # to the left
@@ -39,19 +47,19 @@ def answer(name: str, x: float, confidence: float | None, score: float = 5.0, ra
 
 
 def test_the_accepted_answer_of_highest_confidence_is_chosen() -> None:
-    assert fuse([answer("a", 0, 0.9), answer("b", 1, 0.95), answer("c", 50, None, 99)]).chosen == 1
-    assert fuse([answer("a", 0, None, 1.0), answer("b", 1, None, 3.0)]).chosen == 1
+    assert fuse([answer("a", 0, 0.9), answer("b", 1, 0.95), answer("c", 50, None, 99)]).camera == 1
+    assert fuse([answer("a", 0, None, 1.0), answer("b", 1, None, 3.0)]).camera == 1
     nothing = Recognition("c", 0.0, error="no picture")
-    assert fuse([nothing, answer("b", 1, None, 3.0)]).chosen == 1
-    assert fuse([nothing]).chosen == 0
+    assert fuse([nothing, answer("b", 1, None, 3.0)]).camera == 1
+    assert fuse([nothing]).camera == 0
 
 
 def test_answers_further_apart_than_their_radii_are_not_accepted() -> None:
     fused = fuse([answer("a", 0, 0.9), answer("b", 9.9, 0.95)])
-    assert fused.answers[fused.chosen].accepted
+    assert fused.accepted
     fused = fuse([answer("a", 0, 0.9), answer("b", 10.1, 0.95), answer("c", 0, None)])
-    assert [each.accepted for each in fused.answers] == [False, False, False]
-    assert fused.answers[0].reason == "cameras contradict each other: a and b"
+    assert [each.accepted for each in fused.cameras] == [False, False, False]
+    assert fused.cameras[0].reason == "cameras contradict each other: a and b"
 
 
 def test_the_base_follows_from_the_camera_that_recognised_the_place() -> None:
@@ -147,3 +155,57 @@ def test_poses_in_several_frames_need_their_own_names() -> None:
     assert Parameters("db", map_frame="").frames(of("map", "utm32T")) == {}
     with pytest.raises(PairVPRError, match="several frames, map, utm32T, which cannot all be map_frame 'map'"):
         Parameters("db").frames(of("map", "utm32T"))
+
+
+class _Outlet:
+    """Keeps what the node publishes."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, Any]] = []
+        self.answered = threading.Event()
+
+    def publish(self, topic: str, message: Any) -> None:
+        self.messages.append((topic, message))
+        if topic == CANDIDATES:
+            self.answered.set()
+
+    def is_heard(self, topic: str) -> bool:
+        return False
+
+
+def compressed(picture: np.ndarray) -> Any:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=1_700_000_000, nanosec=0), frame_id="camera")
+    return SimpleNamespace(header=header, format="png", data=np.frombuffer(stream.getvalue(), np.uint8))
+
+
+def test_a_model_without_a_pair_classifier_answers_by_similarity(
+    descriptor_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "db").mkdir()
+    lines = ["name,x,y,z,qx,qy,qz,qw"]
+    for place in range(3):
+        Image.fromarray(draw_scene(place, 0, (96, 128))).save(tmp_path / "db" / f"p{place}.png")
+        lines.append(f"p{place}.png,{place},0,0,0,0,0,1")
+    (tmp_path / "poses.csv").write_text("\n".join(lines))
+    build_map(tmp_path / "db", tmp_path / "map", model=descriptor_bundle, poses=tmp_path / "poses.csv")
+    outlet = _Outlet()
+    with caplog.at_level("INFO"):
+        localizer = Localizer(Parameters(str(tmp_path / "map")), "node", ["/image"], outlet, None, time.time_ns)
+        try:
+            localizer.cameras.offer(0, compressed(draw_scene(1, 1, (96, 128))))
+            assert outlet.answered.wait(60)
+        finally:
+            localizer.close()
+        localizer.check()
+    assert DESCRIPTOR_ALONE in caplog.text
+    (candidates,) = (message for topic, message in outlet.messages if topic == CANDIDATES)
+    assert candidates.fields["poses"][0].fields["position"].fields["x"] == 1.0
+    (told,) = (message for topic, message in outlet.messages if topic == DIAGNOSTICS)
+    (status,) = told.fields["status"]
+    values = {each.fields["key"]: each.fields["value"] for each in status.fields["values"]}
+    assert (values["candidate_1.name"], values["candidate_1.stage"]) == ("p1.png", "descriptor")
+    assert float(values["candidate_1.similarity"]) > float(values["candidate_2.similarity"])
+    assert not any(key.endswith(".score") for key in values)
+    assert (values["compared"], values["accepted"]) == ("0", "unknown")

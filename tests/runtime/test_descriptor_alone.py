@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from pairvpr_ros.fusion import fuse
 from PIL import Image
 
 from pairvpr.calibration.acceptance import PrecisionTarget, calibrate_acceptance
@@ -28,6 +27,7 @@ from pairvpr.runtime.measure import DESCRIPTOR_ALONE, Measure
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.outputs.covariance import Floor, pose_covariance
 from pairvpr.runtime.reference import check_reference
+from pairvpr.runtime.rig import fuse
 from pairvpr.runtime.sequence.filter import SequenceFilter
 from pairvpr.runtime.sequence.observation import FOUND, Observation
 from tests.scenes import draw_scene
@@ -215,7 +215,7 @@ def test_the_camera_of_the_highest_similarity_speaks_for_the_robot() -> None:
         Recognition(str(value), matches=(Match("m", None, value, "descriptor"),), complete=True)
         for value in (0.3, 0.8, 0.5)
     ]
-    assert fuse(answers).chosen == 1
+    assert fuse(answers).camera == 1
 
 
 # Sequences and loops

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2: make test-ros")
 
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
-from pairvpr_ros.transforms import Transform
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 
+from pairvpr.runtime.geometry.transforms import Transform
 from tests.ros2.real.robot import Robot, image, stamps, wait_for
 from tests.ros2.real.stand_ins.tf2_ros import SENT, TOLD, Buffer, ExtrapolationException
 from tests.runtime.sources.bag_writer import scene
