@@ -232,7 +232,12 @@ class Service:
             "format": FORMAT,
             "version": __version__,
             "map": {"pictures": len(recognizer.map), "identity": recognizer.map.identity},
-            "model": {"preset": bundle.info.preset, "trained": weights.trained, "licence": bundle.info.licence},
+            "model": {
+                "preset": bundle.info.preset,
+                "trained": weights.trained,
+                "licence": bundle.info.licence,
+                "measure": bundle.info.measure.value,
+            },
             "device": recognizer.model.engines.device,
             "precision": recognizer.model.engines.precision,
             "top_k": recognizer.top_k,

@@ -31,6 +31,7 @@ from pairvpr.cli.run import main
 from pairvpr.errors import ServiceError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.mapping.builder import add_pictures
+from pairvpr.runtime.measure import DESCRIPTOR_ALONE
 from pairvpr.runtime.model import load_model
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.service.listener import Listener
@@ -98,6 +99,7 @@ def encoded(place: int, visit: int, kind: str = "PNG") -> bytes:
 
 
 PICTURE = encoded(1, 1)
+INFO = b"GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +159,7 @@ def test_raw_pixels_as_ppm(service: Running) -> None:
 
 
 def test_information(service: Running) -> None:
-    status, info = service.ask(b"GET /v1/info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    status, info = service.ask(INFO)
     assert (status, info["protocol"], info["format"], info["map"]["pictures"]) == (200, 1, 1, COUNT)
     assert info["limits"]["body"] == 16 << 20
     assert info["warning"] is None
@@ -437,3 +439,24 @@ def test_the_request_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
     assert second.startswith(b"HTTP/1.1 503 ")
     assert b"stopping" in second
     assert third == b""
+
+
+def test_a_descriptor_alone_answers_with_similarities_and_says_so(descriptor_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    for place in range(COUNT):
+        (tmp_path / "db" / f"p{place}.png").write_bytes(encoded(place, 0))
+    add_pictures(tmp_path / "db", tmp_path / "map", load_model(descriptor_bundle), create=True)
+    running = Running(tmp_path)
+    try:
+        assert sum(DESCRIPTOR_ALONE in line for line in running.said) == 1
+        status, told = running.ask(INFO)
+        assert (status, told["model"]["measure"]) == (200, "similarity")
+        status, answer = running.ask(post(PICTURE, "?name=query.png"))
+    finally:
+        running.stop()
+    assert (status, answer["error"], answer["compared"], answer["complete"]) == (200, None, 0, True)
+    assert answer["best"]["name"] == "p1.png"
+    assert {(match["score"], match["stage"]) for match in answer["matches"]} == {(None, "descriptor")}
+    similarities = [match["similarity"] for match in answer["matches"]]
+    assert similarities == sorted(similarities, reverse=True)
+    assert similarities[0] > 0.5
