@@ -90,13 +90,17 @@ def fit_confidence(scores: Floats, right: Bools) -> tuple[float, float]:
     """Fit slope and bias of the chance 1 / (1 + exp(-(slope score + bias))) that an answer is right, to n answers.
 
     Platt, "Probabilistic outputs for support vector machines" (1999): logistic regression to targets a little inside
-    0 and 1, so that it converges even if the scores separate right from wrong. A negative slope becomes 0.
+    0 and 1, so that it converges even if the scores separate right from wrong. The slope is 0 if all answers are right
+    or all are wrong, and in place of a negative one.
     """
     hits = int(np.sum(right))
     targets = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
+    level = math.log(targets.mean() / (1 - targets.mean()))
+    if hits in (0, len(right)):
+        return 0.0, level
     centre, scale = float(np.mean(scores)), float(np.std(scores)) or 1.0
     inputs = np.column_stack([(np.asarray(scores, np.float64) - centre) / scale, np.ones(len(scores))])
-    weights = np.array([0.0, math.log(targets.mean() / (1 - targets.mean()))])
+    weights = np.array([0.0, level])
     for _ in range(100):
         chance = _logistic(inputs @ weights)
         slopes = inputs.T @ (targets - chance)
@@ -108,7 +112,7 @@ def fit_confidence(scores: Floats, right: Bools) -> tuple[float, float]:
         if np.abs(step).max() < 1e-9:
             break
     if weights[0] < 0:
-        return 0.0, math.log(targets.mean() / (1 - targets.mean()))
+        return 0.0, level
     return float(weights[0] / scale), float(weights[1] - weights[0] * centre / scale)
 
 

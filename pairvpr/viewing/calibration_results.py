@@ -56,6 +56,10 @@ def acceptance_rows(acceptance: Acceptance) -> list[Row]:
     rows.append(("conditions", "recalibrate for other light, weather or camera"))
     if not acceptance.outside:
         rows.append(("warning", "no query was outside the map: valid only for a robot that does not leave the map"))
+    if acceptance.slope == 0:
+        confidence = acceptance.confidence(acceptance.threshold)
+        told = f"confidence is {confidence:.3f} for every answer: higher scores were not right more often"
+        rows.append(("warning", told))
     if acceptance.own:
         rows.append(("warning", f"OPTIMISTIC: {acceptance.own} pictures come from the map's own traverse"))
     return rows

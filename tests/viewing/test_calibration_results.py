@@ -60,6 +60,9 @@ def test_warnings_follow_the_evidence() -> None:
     outside = acceptance_rows(dataclasses.replace(ACCEPTANCE, outside=3, own=12))
     warnings = [text for label, text in outside if label == "warning"]
     assert warnings == ["OPTIMISTIC: 12 pictures come from the map's own traverse"]
+    level = acceptance_rows(dataclasses.replace(ACCEPTANCE, outside=3, slope=0.0, bias=3.5))
+    warnings = [text for label, text in level if label == "warning"]
+    assert warnings == ["confidence is 0.971 for every answer: higher scores were not right more often"]
 
 
 def test_many_traverses_are_cut_short() -> None:
