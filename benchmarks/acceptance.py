@@ -28,6 +28,7 @@ from pairvpr.calibration.acceptance import DELTA, RADIUS, PrecisionTarget
 from pairvpr.calibration.known_places import AnsweredPicture, is_apart
 from pairvpr.evaluation.recall import precision_recall
 from pairvpr.runtime import load_model
+from pairvpr.runtime.calibrated.score_monitor import Reading
 from pairvpr.runtime.geometry.poses import Pose
 
 
@@ -94,11 +95,19 @@ def spaced(answers: AnswerTable, radius: float) -> AnswerTable:
 def asked(answers: AnswerTable) -> list[AnsweredPicture]:
     """Return the answers in the form that calibration takes."""
     best, rows = answers.best(), np.arange(len(answers))
-    columns = answers.where, answers.conditions, answers.scores[rows, best], answers.right[rows, best]
+    columns = answers.where, answers.conditions, readings(answers), answers.right[rows, best]
     return [
-        AnsweredPicture(Pose(*where, 0), str(condition), float(score), bool(right), outside=False, own=False)
-        for where, condition, score, right in zip(*columns, strict=True)
+        AnsweredPicture(Pose(*where, 0), str(condition), reading, bool(right), outside=False, own=False)
+        for where, condition, reading, right in zip(*columns, strict=True)
     ]
+
+
+def readings(answers: AnswerTable) -> list[Reading]:
+    """Return the numbers of each answer that the warning compares."""
+    falling = np.sort(answers.scores.astype(np.float64), axis=1)[:, ::-1]
+    similarities = answers.similarities[np.arange(len(answers)), answers.best()]
+    columns = falling[:, 0].tolist(), (falling[:, 0] - falling[:, 1]).tolist(), similarities.tolist()
+    return [Reading(*each) for each in zip(*columns, strict=True)]
 
 
 def measure(answers: AnswerTable, top_k: int, promise: PrecisionTarget, splits: int) -> dict[str, Any]:

@@ -5,13 +5,15 @@
 DATA: the folder of Gardens Point, the corridor and Nordland. On each pair of traverses a threshold is calibrated as by
 `pairvpr calibrate threshold --tolerance`, and used on every pair. A pair is also split in halves: calibrated on
 the first, used on the second. `transfer` moves the run's scores to the calibration's quantiles before the threshold
-decides. False alarms are counted on drawn series, whose neighbours are correlated.
+decides. `weighted` chooses the threshold anew by conformal risk control with weights for the moved conditions: see
+`reweigh`. False alarms are counted on drawn series, whose neighbours are correlated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +21,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
 
-from benchmarks.acceptance import asked, spaced
+from benchmarks.acceptance import asked, readings, spaced
 from benchmarks.answers import AnswerTable, answer
 from pairvpr.calibration.acceptance import PrecisionTarget, ThresholdFit, fit_threshold
 from pairvpr.calibration.known_places import AnsweredPicture
 from pairvpr.errors import SourceError
 from pairvpr.runtime import load_model
 from pairvpr.runtime.calibrated.acceptance import FRAMES, Acceptance, ScoreSetup
-from pairvpr.runtime.calibrated.score_monitor import count_independent, summarize, warn_of_scores
+from pairvpr.runtime.calibrated.score_monitor import Reading, summarize, warn_of_scores
+from pairvpr.runtime.measure import Measure
 
 PAIRS = {
     "day": ("gardens_point/day_left", "gardens_point/day_right", 2),
@@ -40,14 +44,22 @@ PAIRS = {
 CORRELATIONS = (0.0, 0.5, 0.9, 0.97, 0.99)
 DRAWN = 400
 """Drawn runs of each kind."""
+RIDGE = 0.001
+"""Weight of the squared coefficients in the logistic regression of `reweigh`."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A calibration of a pair. acceptance: its threshold. scores: the answers' scores, as it stores them."""
+    """A calibration of a pair. acceptance: its threshold. readings: the answers' numbers. right: whether they are."""
 
     acceptance: Acceptance
-    scores: npt.NDArray[np.float64]
+    readings: list[Reading]
+    right: npt.NDArray[np.bool_]
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """The answers' scores, (n,)."""
+        return np.array([each.value for each in self.readings])
 
 
 def main() -> None:
@@ -114,33 +126,34 @@ def calibrate(run: AnswerTable, level: float, tolerance: int) -> Calibrated | No
         fit = fit_threshold(answers, target, "pair")
     except SourceError:
         return None
-    scores = np.array([each.score for each in answers])
-    return Calibrated(acceptance_of(fit, answers, target), scores)
+    right = np.array([each.right for each in answers])
+    return Calibrated(acceptance_of(fit, answers, target), [each.reading for each in answers], right)
 
 
 def acceptance_of(fit: ThresholdFit, answers: Sequence[AnsweredPicture], target: PrecisionTarget) -> Acceptance:
     """Return a calibration with the fields that the warning reads; the others are empty."""
-    scores = [each.score for each in answers]
     return Acceptance(
         "", "", ScoreSetup("", 1, None), fit.threshold, fit.slope, fit.bias, target.radius, target.precision,
         target.delta, fit.fitted, len(fit.checked), 0, 0, 0, 0, 0, (), 0, target.unit,
-        scores=summarize(scores), independent=count_independent(scores),
+        samples=summarize([each.reading for each in answers], Measure.SCORE),
     )  # fmt: skip
 
 
 def use(calibrated: Calibrated, run: AnswerTable) -> dict[str, Any]:
-    """Return accepted and right answers of a run, with its scores as they are and with transferred ones."""
-    best, rows = run.best(), np.arange(len(run))
-    scores, right = run.scores[rows, best].astype(np.float64), run.right[rows, best]
-    threshold = calibrated.acceptance.threshold
+    """Return accepted and right answers of a run: by its scores, by transferred ones, and by a reweighed threshold."""
+    numbers, right = readings(run), run.right[np.arange(len(run)), run.best()]
+    scores, threshold = np.array([each.value for each in numbers]), calibrated.acceptance.threshold
     moved = transfer(scores, calibrated.scores)
+    effective, weighted = reweigh(calibrated, numbers)
     return {
         "queries": len(run),
         "right_of_all": int(right.sum()),
         "threshold": round(threshold, 3),
         **_count(scores >= threshold, right, ""),
         **_count(moved >= threshold, right, "transfer_"),
-        "warning": warn_of_scores(calibrated.acceptance, scores.tolist()),
+        "weighted_effective": round(effective, 1),
+        **_count(scores >= weighted, right, "weighted_"),
+        "warning": warn_of_scores(calibrated.acceptance, numbers),
     }
 
 
@@ -151,6 +164,33 @@ def transfer(scores: npt.NDArray[np.float64], calibration: npt.NDArray[np.float6
     return moved
 
 
+def reweigh(calibrated: Calibrated, run: Sequence[Reading]) -> tuple[float, float]:
+    """Return the effective number of calibration answers for a run, and the threshold that they show.
+
+    Weighted conformal risk control: Tibshirani et al., "Conformal Prediction Under Covariate Shift" (2019), with the
+    risk of Angelopoulos et al., "Conformal Risk Control" (2024), as a ratio over accepted answers. The weights are the
+    odds of a logistic regression that tells the run's readings from the calibration's. The threshold is infinite if
+    none keeps the risk. The whole run must be known.
+    """
+    both = np.array([*calibrated.readings, *run], np.float64)
+    both = (both - both.mean(axis=0)) / (both.std(axis=0) + 1e-9)
+    inputs = np.column_stack([np.ones(len(both)), both])
+    is_run = np.arange(len(both)) >= len(calibrated.readings)
+
+    def loss(weights: npt.NDArray[np.float64]) -> float:
+        logits = inputs @ weights
+        return float(np.mean(np.logaddexp(0, logits) - is_run * logits) + RIDGE * np.sum(weights[1:] ** 2))
+
+    weights = np.exp(inputs[~is_run] @ minimize(loss, np.zeros(inputs.shape[1])).x)
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    allowed = 1 - calibrated.acceptance.precision
+    for threshold in np.unique(calibrated.scores):
+        accepted = weights * (calibrated.scores >= threshold)
+        if (accepted @ ~calibrated.right + weights.max()) / (accepted.sum() + weights.max()) <= allowed:
+            return effective, float(threshold)
+    return effective, math.inf
+
+
 def _count(accepted: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], prefix: str) -> dict[str, int]:
     return {f"{prefix}accepted": int(accepted.sum()), f"{prefix}right": int((accepted & right).sum())}
 
@@ -158,23 +198,29 @@ def _count(accepted: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], prefix
 def false_alarms() -> list[dict[str, Any]]:
     """Count warnings of drawn runs whose scores have the calibration's distribution.
 
-    Scores are normal. Neighbours of a run are correlated as in an autoregression of order one, those of a calibration,
-    which are further apart, by the square of this correlation.
+    The three numbers of an answer are normal and independent of each other. Neighbours of a run are correlated as in
+    an autoregression of order one, those of a calibration, which are further apart, by the square of this correlation.
     """
     chance, found = np.random.default_rng(0), []
     for correlation in CORRELATIONS:
         for calibrated, length in ((100, 200), (100, 1000)):
             alarms = 0
             for _ in range(DRAWN):
-                scores = autoregression(chance, calibrated, correlation**2)
+                known = drawn(chance, calibrated, correlation**2)
                 fit = ThresholdFit(0.0, 1.0, 0.0, 1, ())
-                answers = [AnsweredPicture(None, "", score, True, False, False) for score in scores]  # type: ignore[arg-type]
+                answers = [AnsweredPicture(None, "", each, True, False, False) for each in known]  # type: ignore[arg-type]
                 acceptance = acceptance_of(fit, answers, PrecisionTarget())
-                alarms += warn_of_scores(acceptance, autoregression(chance, length, correlation)) is not None
+                alarms += warn_of_scores(acceptance, drawn(chance, length, correlation)) is not None
             found.append(
                 {"correlation": correlation, "calibrated": calibrated, "run": length, "warned": alarms / DRAWN}
             )
     return found
+
+
+def drawn(chance: np.random.Generator, length: int, correlation: float) -> list[Reading]:
+    """Return readings of three independent series."""
+    series = (autoregression(chance, length, correlation) for _ in Reading._fields)
+    return [Reading(*each) for each in zip(*series, strict=True)]
 
 
 def autoregression(chance: np.random.Generator, length: int, correlation: float) -> list[float]:

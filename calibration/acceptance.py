@@ -28,7 +28,7 @@ from pairvpr.calibration.threshold import (
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.calibrated.acceptance import FRAMES, METRES, Acceptance, ScoreSetup, Traverse, logistic
 from pairvpr.runtime.calibrated.cascade import Cascade
-from pairvpr.runtime.calibrated.score_monitor import count_independent, summarize
+from pairvpr.runtime.calibrated.score_monitor import summarize
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.measure import Measure
 from pairvpr.runtime.model import Model
@@ -134,8 +134,7 @@ def calibrate_acceptance(
         accepted_right=sum(each.right for each in traverses),
         traverses=traverses,
         own=sum(each.own for each in answered),
-        scores=summarize([each.score for each in answered]),
-        independent=count_independent([each.score for each in answered]),
+        samples=summarize([each.reading for each in answered], model.bundle.info.measure),
         measure=model.bundle.info.measure,
     )
 

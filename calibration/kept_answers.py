@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image
 
@@ -17,6 +19,7 @@ from pairvpr.machine import cache_folder
 from pairvpr.printing import json_document
 from pairvpr.runtime.answer import Match
 from pairvpr.runtime.calibrated.acceptance import ScoreSetup
+from pairvpr.runtime.calibrated.score_monitor import Reading
 from pairvpr.runtime.measure import Measure
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.recognizer import PlaceRecognizer
@@ -26,14 +29,29 @@ from pairvpr.validation import check_list, check_mapping, check_real, check_text
 MOST = 10_000_000
 """Most answers of a file."""
 
+Row: TypeAlias = "tuple[str, float, float | None, float, float]"
+"""A stored answer: the best match's name, value, lead (None without a second match) and similarity, then the highest
+similarity."""
+
 log = logging.getLogger(__name__)
+
+
+class Answered(NamedTuple):
+    """Hold what a calibration needs of an answer.
+
+    best: the best match. reading: the numbers of the answer. highest: the highest similarity of all matches.
+    """
+
+    best: Match
+    reading: Reading
+    highest: float
 
 
 class KeptAnswers:
     """Ask pictures, and keep the answers in a file. A picture is known by its pixels, whatever its name.
 
     with KeptAnswers(recognizer, answers_file(model, setup)) as kept:
-        best, similarity = kept.ask(frame)
+        answer = kept.ask(frame)
 
     The file is written when the block ends, also by an exception. Without a file every picture is asked.
     """
@@ -63,25 +81,24 @@ class KeptAnswers:
         except OSError as fault:
             log.warning("%s: answers are not kept for the next calibration (%s)", self._file, one_line(fault))
 
-    def ask(self, frame: Frame) -> tuple[Match, float]:
-        """Return the best match for a frame that has a picture, and the highest similarity of all matches."""
+    def ask(self, frame: Frame) -> Answered:
+        """Return the answer to a frame that has a picture."""
         assert frame.picture is not None
         key = "" if self._file is None else _digest(frame.picture)
         if key in self._known and self._known[key][0] in self._records:
             self.reused += 1
-            name, known, similarity = self._known[key]
-            record = self._records[name]
+            name, value, lead, similarity, highest = self._known[key]
+            record, alone = self._records[name], self.measure is Measure.SIMILARITY
             place = record.pose or record.gps
-            if self.measure is Measure.SIMILARITY:
-                return Match(name, None, known, "descriptor", place), similarity
-            return Match(name, known, similarity, "full", place), similarity
+            best = Match(name, None if alone else value, similarity, "descriptor" if alone else "full", place)
+            return Answered(best, Reading(value, math.nan if lead is None else lead, similarity), highest)
         answer = self._recognizer.recognize_frame(frame)
-        best, similarity = answer.best, max(match.similarity for match in answer.matches)
-        value = best.value(self.measure)
-        assert value is not None  # all candidates were compared
+        reading = Reading.from_matches(answer.matches, self.measure)
+        highest = max(match.similarity for match in answer.matches)
         if key:
-            self._known[key] = (best.name, value, similarity)
-        return best, similarity
+            lead = reading.lead if math.isfinite(reading.lead) else None
+            self._known[key] = (answer.best.name, reading.value, lead, reading.similarity, highest)
+        return Answered(answer.best, reading, highest)
 
 
 def answers_file(model: Model, setup: ScoreSetup) -> Path:
@@ -94,14 +111,22 @@ def _digest(picture: Image.Image) -> str:
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
 
 
-def _load(file: Path) -> dict[str, tuple[str, float, float]]:
+def _load(file: Path) -> dict[str, Row]:
     """Load a file of answers. Return {} if it is missing or damaged: the pictures are then asked again."""
     try:
         content = check_mapping(parse_json(file.read_bytes()), "the file", MOST)
-        rows = {key: check_list(row, "an answer", 3, 3) for key, row in content.items()}
-        return {
-            key: (check_text(name, "a name"), check_real(value, "a score"), check_real(similarity, "a similarity"))
-            for key, (name, value, similarity) in rows.items()
-        }
+        return {key: _read_row(check_list(row, "an answer", 5, 5)) for key, row in content.items()}
     except (OSError, ValueError):
         return {}
+
+
+def _read_row(row: list[Any]) -> Row:
+    """Return a stored answer. Raises ValueError for a damaged one."""
+    name, value, lead, similarity, highest = row
+    return (
+        check_text(name, "a name"),
+        check_real(value, "a score"),
+        None if lead is None else check_real(lead, "a lead"),
+        check_real(similarity, "a similarity"),
+        check_real(highest, "a similarity"),
+    )

@@ -22,6 +22,7 @@ from pairvpr.calibration.kept_answers import KeptAnswers
 from pairvpr.calibration.locator import Locator, traverse_name
 from pairvpr.errors import MapError
 from pairvpr.runtime.answer import Match
+from pairvpr.runtime.calibrated.score_monitor import Reading
 from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map
@@ -42,7 +43,7 @@ class AnsweredPicture:
 
     where: place of the picture.
     traverse: folder of the picture.
-    score: pair score of the best match, or its similarity if the model has no pair classifier.
+    reading: the numbers of the answer.
     right: whether the best match lies within the radius.
     outside: whether no map picture lies within the radius.
     own: whether the picture belongs to a traverse that the map was built from.
@@ -51,11 +52,16 @@ class AnsweredPicture:
 
     where: Pose | Gps
     traverse: str
-    score: float
+    reading: Reading
     right: bool
     outside: bool
     own: bool
     off: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Return the number that the threshold applies to."""
+        return self.reading.value
 
 
 def ask(
@@ -91,16 +97,14 @@ def ask(
             continue
         if not is_apart(where, taken[drive], radius):
             continue
-        best, similarity = kept.ask(frame)
-        if similarity >= SAME:  # a picture that a robot never meets again
+        answer = kept.ask(frame)
+        if answer.highest >= SAME:  # a picture that a robot never meets again
             same += 1
             continue
         taken[drive].append(where)
-        off, outside = _judge(best, frame.name, where, locator, radius, map_)
-        value = best.value(kept.measure)
-        assert value is not None  # all candidates were compared
+        off, outside = _judge(answer.best, frame.name, where, locator, radius, map_)
         right, own = off is not None and off <= radius, _is_own(frame, source, sources)
-        answered.append(AnsweredPicture(where, name_traverse(drive), value, right, outside, own, off))
+        answered.append(AnsweredPicture(where, name_traverse(drive), answer.reading, right, outside, own, off))
     if without:
         log.warning("%d pictures left out: they have no place", without)
     if same:

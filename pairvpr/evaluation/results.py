@@ -13,7 +13,7 @@ from pairvpr.evaluation.recall import WRONG, PrecisionRecall, WrongLimit, first_
 from pairvpr.runtime.bundle import Weights
 from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
-from pairvpr.runtime.calibrated.score_monitor import warn_of_scores
+from pairvpr.runtime.calibrated.score_monitor import Reading, warn_of_scores
 from pairvpr.runtime.measure import Measure
 
 HUBS = 6
@@ -214,15 +214,24 @@ class Evaluation:
     def _decisions(self, right: npt.NDArray[np.bool_]) -> DecisionFigures | None:
         if self.acceptance is None:
             return None
-        scores = (self.scores if self.measure is Measure.SCORE else self.similarities)[:, 0].astype(np.float64)
-        accepted = scores >= self.acceptance.threshold
+        readings = self._readings()
+        accepted = np.array([each.value for each in readings]) >= self.acceptance.threshold
         return DecisionFigures(
             threshold=self.acceptance.threshold,
             precision=self.acceptance.precision,
             accepted=int(accepted.sum()),
             right=int((accepted & right).sum()),
-            warning=warn_of_scores(self.acceptance, scores.tolist()),
+            warning=warn_of_scores(self.acceptance, readings),
         )
+
+    def _readings(self) -> list[Reading]:
+        """Return what the warning compares of each answer."""
+        values = (self.scores if self.measure is Measure.SCORE else self.similarities).astype(np.float64)
+        leads = values[:, 0] - values[:, 1] if values.shape[1] > 1 else np.full(len(values), np.nan)
+        column = np.argmax(self.by_descriptor == self.re_ranked[:, :1], axis=1)
+        similarities = self.similarities[np.arange(len(values)), column]
+        columns = values[:, 0].tolist(), leads.tolist(), similarities.tolist()
+        return [Reading(*each) for each in zip(*columns, strict=True)]
 
     def _sequence(self, alone: npt.NDArray[np.bool_]) -> SequenceFigures | None:
         if self.filtered is None or self.off_map is None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pairvpr.runtime.answer import Match
@@ -17,11 +17,13 @@ from pairvpr.runtime.bundle import Bundle, check_model, read_result
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.measure import Measure
-from pairvpr.validation import check_int, check_list, check_real
+from pairvpr.validation import check_int, check_list, check_mapping, check_real
 
 KEY = "acceptance"
 """Key of the threshold among a bundle's calibration results."""
 UNCALIBRATED = "not calibrated"
+SAMPLED = ("value", "lead", "similarity")
+"""Numbers of the answers that a calibration may have samples of, see `Reading`."""
 METRES, FRAMES = "m", "frames"
 """Units of the radius. Metres are the map's units."""
 
@@ -64,6 +66,33 @@ class Traverse:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Summarize how a number of the answers is distributed in a calibration.
+
+    quantiles: the number's quantiles at evenly spaced shares from 0 to 1.
+    independent: number of independent values behind them, see `count_independent`.
+    """
+
+    quantiles: tuple[float, ...]
+    independent: float
+
+    @staticmethod
+    def from_json(name: str, content: Any) -> Sample:
+        """Read the stored sample of a number. Raises ValueError for one that no calibration yields."""
+        if name not in SAMPLED:
+            raise ValueError(f"a sample of {name!r:.20}")
+        if not isinstance(content, dict) or set(content) != {"quantiles", "independent"}:
+            raise ValueError("a sample is not one of quantiles")
+        quantiles = [
+            check_real(value, "a quantile") for value in check_list(content["quantiles"], "quantiles", 0, 10_000)
+        ]
+        independent = check_real(content["independent"], "independent")
+        if independent < 0 or quantiles != sorted(quantiles):
+            raise ValueError("the quantiles of a sample do not rise")
+        return Sample(tuple(quantiles), independent)
+
+
+@dataclass(frozen=True)
 class Acceptance:
     """Hold a threshold, the confidence curve, and the evidence for both.
 
@@ -85,9 +114,8 @@ class Acceptance:
     accepted, accepted_right: checked pictures at or above the threshold, and the right ones of these.
     traverses: folders of the checked pictures. The threshold says nothing about other conditions.
     own: number of all pictures that come from the map's own traverse, which makes the result optimistic.
-    scores: quantiles of the best matches' scores at evenly spaced shares from 0 to 1. Calibrations of earlier versions
+    samples: how the numbers of the answers were distributed, by name, see `Reading`. Calibrations of earlier versions
     have none.
-    independent: number of independent scores behind the quantiles, see `count_independent`.
     measure: the number that the threshold applies to. It follows from the bundle and is not stored.
     """
 
@@ -111,8 +139,7 @@ class Acceptance:
     own: int
     unit: str = METRES
     exact: bool = False
-    scores: tuple[float, ...] = ()
-    independent: float = 0.0
+    samples: Mapping[str, Sample] = field(default_factory=dict)
     measure: Measure = Measure.SCORE
 
     @staticmethod
@@ -124,9 +151,10 @@ class Acceptance:
 
         def parse(content: Any) -> Acceptance:
             traverses = tuple(Traverse(**each) for each in content["traverses"])
-            scores = tuple(check_list(content.get("scores", []), "scores", 0, 10_000))
+            samples = check_mapping(content.get("samples", {}), "samples", 10)
             setup = ScoreSetup(**content["setup"])
-            parts = {"setup": setup, "traverses": traverses, "scores": scores, "measure": bundle.info.measure}
+            parts = {"setup": setup, "traverses": traverses, "measure": bundle.info.measure}
+            parts["samples"] = {name: Sample.from_json(name, each) for name, each in samples.items()}
             found = Acceptance(**{**content, **parts})
             check_model(bundle, found.identity)
             found._check()
@@ -151,9 +179,6 @@ class Acceptance:
             raise ValueError(f"precision {self.precision}, delta {self.delta}")
         if not 0 <= self.accepted_right <= self.accepted <= self.checked:
             raise ValueError(f"{self.accepted} of {self.checked} accepted")
-        values = [check_real(value, "a score") for value in (*self.scores, self.independent)]
-        if values[-1] < 0 or values[:-1] != sorted(values[:-1]):
-            raise ValueError("the quantiles of the scores do not rise")
 
     def find_objection(self, setup: ScoreSetup) -> str | None:
         """Return the reason why this threshold is not valid for answers of this setup, or None if it is valid."""
@@ -177,8 +202,12 @@ class Acceptance:
 
     def to_json(self) -> dict[str, Any]:
         """Return the threshold as the bundle stores it."""
+        samples = {
+            name: {"quantiles": list(each.quantiles), "independent": each.independent}
+            for name, each in self.samples.items()
+        }
         stored = {name: value for name, value in asdict(self).items() if name != "measure"}
-        return {**stored, "scores": list(self.scores)}
+        return {**stored, "samples": samples}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.acceptance import UNCALIBRATED, Acceptance, ScoreSetup
 from pairvpr.runtime.calibrated.cascade import Cascade
-from pairvpr.runtime.calibrated.score_monitor import ScoreMonitor
+from pairvpr.runtime.calibrated.score_monitor import Reading, ScoreMonitor
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.measure import Measure
 
@@ -23,14 +23,14 @@ class Judge:
 
     acceptance: the threshold, or None if no threshold is valid for these answers.
     reason: the reason why no threshold is valid.
-    monitor: compares the scores with those of the calibration. None without a threshold, or with one whose calibration
-    stored no scores.
+    monitor: compares the answers with those of the calibration. None without a threshold, or with one whose calibration
+    stored no samples.
     """
 
     def __init__(self, acceptance: Acceptance | None = None, reason: str = UNCALIBRATED) -> None:
         self.acceptance = acceptance
         self.reason = reason
-        self.monitor = ScoreMonitor(acceptance) if acceptance is not None and acceptance.scores else None
+        self.monitor = ScoreMonitor(acceptance) if acceptance is not None and acceptance.samples else None
 
     @staticmethod
     def from_bundle(bundle: Bundle, setup: ScoreSetup | None) -> Judge:
@@ -66,16 +66,14 @@ class Judge:
             return replace(answer, reason=self.reason)
         if not answer.complete:
             return replace(answer, reason=INCOMPLETE)
-        value = answer.best.value(self.acceptance.measure)
-        if value is None:
-            raise ValueError(f"{answer.query}: a complete answer without a score")
+        reading = Reading.from_matches(answer.matches, self.acceptance.measure)
         if self.monitor is not None and monitored:
-            self.monitor.add(value)
+            self.monitor.add(reading)
         accepted = self.acceptance.accepts(answer.best)
         return replace(
             answer,
             accepted=accepted,
-            confidence=self.acceptance.confidence(value),
+            confidence=self.acceptance.confidence(reading.value),
             reason=ACCEPTED if accepted else TOO_LOW if self.acceptance.measure is Measure.SCORE else NOT_SIMILAR,
             acceptance=self.acceptance,
             warning=None if self.monitor is None else self.monitor.warning,

@@ -1,21 +1,24 @@
-"""Warn if the scores of a run are unlike those of the calibration, so that its threshold may not hold.
+"""Warn if the answers of a run are unlike those of the calibration, so that its threshold may not hold.
 
 A threshold promises a precision for answers like the calibration's. Other light, another camera or another kind of
-place moves the scores. The scores are compared by the two-sample Kolmogorov-Smirnov test. Neighbouring frames have
-similar scores, therefore each sample counts as the number of independent values that would have its spread.
+place moves three numbers of the answers: the score, its lead over the second match's score, and the similarity. Each is
+compared by the two-sample Kolmogorov-Smirnov test. Neighbouring frames have similar numbers, therefore each sample
+counts as the number of independent values that would have its spread.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.runtime.calibrated.acceptance import Acceptance
+from pairvpr.runtime.answer import Match
+from pairvpr.runtime.calibrated.acceptance import Acceptance, Sample
 from pairvpr.runtime.measure import Measure
 
 QUANTILES = 101
@@ -23,20 +26,52 @@ QUANTILES = 101
 FALSE_ALARM = 0.01
 """Chance that a run of any length is warned of although its scores are distributed like the calibration's."""
 FIRST, MOST = 32, 2048
-"""Scores that are compared first, and at most."""
+"""Answers that are compared first, and at most."""
 FEWEST = 12.0
-"""Independent scores below which nothing is compared, because their estimated number is too unreliable then."""
-
-NOUNS = {Measure.SCORE: "scores", Measure.SIMILARITY: "similarities"}
+"""Independent values below which nothing is compared, because their estimated number is too unreliable then."""
 
 Floats = npt.NDArray[np.float64]
 
 
-class ScoreMonitor:
-    """Compare the scores of a run with those of the calibration.
+class Reading(NamedTuple):
+    """Hold the numbers of an answer that are compared with the calibration's.
 
-    The latest scores are compared after 32, 64, 128, ... 2,048 scores, then after every 2,048, and at the end of a run.
-    The k-th comparison has the level FALSE_ALARM 6 / (pi k)^2. The levels sum to FALSE_ALARM (Bonferroni). May be
+    value: pair score of the best match, or its similarity if the model has no pair classifier.
+    lead: difference of the value to the second match's. NaN if that has none.
+    similarity: similarity of the best match.
+    """
+
+    value: float
+    lead: float
+    similarity: float
+
+    @staticmethod
+    def from_matches(matches: Sequence[Match], measure: Measure) -> Reading:
+        """Read an answer's matches, of which the first was compared in full. Raises ValueError if it was not."""
+        values = [match.value(measure) for match in matches[:2]]
+        if not values or values[0] is None:
+            raise ValueError("an answer without a score")
+        second = values[1] if len(values) > 1 else None
+        return Reading(values[0], math.nan if second is None else values[0] - second, matches[0].similarity)
+
+
+NOUNS = {
+    "value": {Measure.SCORE: "scores", Measure.SIMILARITY: "similarities"},
+    "lead": {
+        Measure.SCORE: "leads of the best score over the second",
+        Measure.SIMILARITY: "leads of the best similarity over the second",
+    },
+    "similarity": {Measure.SCORE: "similarities", Measure.SIMILARITY: "similarities"},
+}
+"""What each number of a reading is called."""
+
+
+class ScoreMonitor:
+    """Compare the answers of a run with those of the calibration.
+
+    The latest answers are compared after 32, 64, 128, ... 2,048 answers, then after every 2,048, and at the end of a
+    run. The comparison at the end has half of FALSE_ALARM as its level. The k-th comparison before has 6 / (pi k)^2 of
+    the other half. The numbers that are compared share each level. All levels sum to FALSE_ALARM (Bonferroni). May be
     used in any thread.
 
     warning: result of the last comparison: None, or a sentence.
@@ -45,66 +80,86 @@ class ScoreMonitor:
     def __init__(self, acceptance: Acceptance) -> None:
         self.warning: str | None = None
         self._acceptance = acceptance
-        self._quantiles = np.array(acceptance.scores, np.float64)
-        self._scores: deque[float] = deque(maxlen=MOST)
+        self._latest: deque[Reading] = deque(maxlen=MOST)
         self._count, self._compared_at, self._looks = 0, 0, 0
         self._lock = Lock()
 
-    def add(self, score: float) -> None:
-        """Add the score of an answer's best match."""
+    def add(self, reading: Reading) -> None:
+        """Add an answer."""
         with self._lock:
-            self._scores.append(score)
+            self._latest.append(reading)
             self._count += 1
             due = FIRST if not self._compared_at else self._compared_at + min(self._compared_at, MOST)
-            if self._count >= due:
-                self._compare()
+            if self._count >= due and self._compare(FALSE_ALARM / 2 * 6 / (math.pi * (self._looks + 1)) ** 2):
+                self._looks += 1
 
     def finish(self) -> str | None:
-        """Compare the scores that came since the last comparison. Return the warning."""
+        """Compare the latest answers at the end of a run. Return the warning."""
         with self._lock:
-            if self._count > self._compared_at:
-                self._compare()
+            if self._count > self._compared_at or self.warning is None:
+                self._compare(FALSE_ALARM / 2)
             return self.warning
 
-    def _compare(self) -> None:
+    def _compare(self, level: float) -> bool:
+        """Compare at a level, and return whether there was enough to compare."""
         self._compared_at = self._count
-        scores = np.array(self._scores, np.float64)
-        run, calibration = count_independent(scores), self._acceptance.independent
-        if min(run, calibration) < FEWEST:
-            return
-        self._looks += 1
-        distance = find_distance(self._quantiles, scores)
-        chance = chance_of_distance(distance, calibration, run)
-        unlike = chance <= FALSE_ALARM * 6 / (math.pi * self._looks) ** 2
-        self.warning = self._describe(scores, distance) if unlike else None
+        found = {name: chance for name in self._acceptance.samples if (chance := self._chance(name)) is not None}
+        if not found:
+            return False
+        name = min(found, key=lambda each: found[each])
+        unlike = found[name] <= level / len(self._acceptance.samples)
+        self.warning = self._describe(name) if unlike else None
+        return True
 
-    def _describe(self, scores: Floats, distance: float) -> str:
-        threshold = self._acceptance.threshold
-        shares = [float(np.mean(values >= threshold)) for values in (scores, self._quantiles)]
-        medians = [float(np.median(values)) for values in (scores, self._quantiles)]
+    def _chance(self, name: str) -> float | None:
+        """Return the chance of the run's distance from the calibration, None if there is too little to compare."""
+        values, sample = self._values(name), self._acceptance.samples[name]
+        run = count_independent(values)
+        if min(run, sample.independent) < FEWEST:
+            return None
+        return chance_of_distance(find_distance(np.array(sample.quantiles), values), sample.independent, run)
+
+    def _values(self, name: str) -> Floats:
+        values = np.array([getattr(reading, name) for reading in self._latest], np.float64)
+        return values[np.isfinite(values)]
+
+    def _describe(self, name: str) -> str:
+        acceptance, values = self._acceptance, self._values(name)
+        there = {each: np.array(sample.quantiles) for each, sample in acceptance.samples.items()}
+        shares = [float(np.mean(each >= acceptance.threshold)) for each in (self._values("value"), there["value"])]
+        medians = [float(np.median(each)) for each in (values, there[name])]
         return (
-            f"{NOUNS[self._acceptance.measure]} are unlike those of the calibration: "
+            f"{NOUNS[name][acceptance.measure]} are unlike those of the calibration: "
             f"{shares[0]:.0%} accepted, {shares[1]:.0%} there; median "
-            f"{medians[0]:.2f}, {medians[1]:.2f} there; distance {distance:.2f} (Kolmogorov-Smirnov, "
-            f"false in about {FALSE_ALARM:.0%} of runs); the precision of {self._acceptance.precision:g} may not hold: "
-            "calibrate with pictures like these"
+            f"{medians[0]:.2f}, {medians[1]:.2f} there; distance {find_distance(there[name], values):.2f} "
+            f"(Kolmogorov-Smirnov, false in about {FALSE_ALARM:.0%} of runs); the precision of "
+            f"{acceptance.precision:g} may not hold: calibrate with pictures like these"
         )
 
 
-def warn_of_scores(acceptance: Acceptance, scores: Iterable[float]) -> str | None:
-    """Return the warning at the end of a run with these scores, or None."""
-    if not acceptance.scores:
+def warn_of_scores(acceptance: Acceptance, readings: Iterable[Reading]) -> str | None:
+    """Return the warning at the end of a run with these answers, or None."""
+    if not acceptance.samples:
         return None
     monitor = ScoreMonitor(acceptance)
-    for score in scores:
-        monitor.add(score)
+    for reading in readings:
+        monitor.add(reading)
     return monitor.finish()
 
 
-def summarize(scores: npt.ArrayLike) -> tuple[float, ...]:
-    """Return the quantiles of scores (n,) that a calibration stores, from the least to the greatest."""
-    found = np.quantile(np.asarray(scores, np.float64), np.linspace(0, 1, QUANTILES), method="inverted_cdf")
-    return tuple(float(value) for value in found)
+def summarize(readings: Sequence[Reading], measure: Measure) -> dict[str, Sample]:
+    """Return what a calibration stores of its answers. A number that no answer has is left out.
+
+    A similarity that is the value is stored once.
+    """
+    found = {}
+    for name in NOUNS:
+        values = np.array([getattr(reading, name) for reading in readings], np.float64)
+        values = values[np.isfinite(values)]
+        if len(values) and not (name == "similarity" and measure is Measure.SIMILARITY):
+            quantiles = np.quantile(values, np.linspace(0, 1, QUANTILES), method="inverted_cdf")
+            found[name] = Sample(tuple(float(value) for value in quantiles), count_independent(values))
+    return found
 
 
 def count_independent(values: npt.ArrayLike) -> float:

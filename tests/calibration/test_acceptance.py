@@ -21,7 +21,7 @@ from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
-from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, AnswerDefaults, ScoreSetup
+from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, AnswerDefaults, Sample, ScoreSetup
 from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
 from pairvpr.runtime.geometry.pose_files import utm_pose
 from pairvpr.runtime.map import Map
@@ -123,9 +123,10 @@ def test_scores_of_wrong_answers_are_not_accepted(home: Path, model: Model, monk
     assert sum(each.checked for each in found.traverses) == found.checked
     assert sum(each.accepted for each in found.traverses) == found.accepted
     assert found.own == 0
-    assert len(found.scores) == 101
-    assert (found.scores[0], found.scores[-1]) == (-5, 5)
-    assert 1 <= found.independent <= COUNT
+    scores = found.samples["value"]
+    assert len(scores.quantiles) == 101
+    assert (scores.quantiles[0], scores.quantiles[-1]) == (-5, 5)
+    assert 1 <= scores.independent <= COUNT
     assert found.confidence(5) > 0.85
     assert found.confidence(-5) < 0.15
     assert found.expected == pytest.approx(found.right, abs=5)
@@ -166,7 +167,7 @@ def test_numbers_of_frames_are_places(numbered: Path, model: Model, monkeypatch:
     assert found.checked > found.right == found.accepted == found.accepted_right
     assert found.outside == found.checked - found.right  # of frame 8 and 18 the map's nearest is 5
     assert any("within 2 frames" in text for _, text in acceptance_rows(found))
-    kept = {"setup": found.setup, "traverses": found.traverses, "scores": found.scores}
+    kept = {"setup": found.setup, "traverses": found.traverses, "samples": found.samples}
     assert Acceptance(**{**found.to_json(), **kept}) == found
 
 
@@ -464,10 +465,13 @@ def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Pat
         {"setup": {}},
         {"traverses": 3},
         {"unit": "miles"},
-        {"scores": [2.0, 1.0]},
-        {"scores": [float("inf")]},
-        {"scores": 3},
-        {"independent": -1},
+        {"samples": {"value": {"quantiles": [2.0, 1.0], "independent": 2}}},
+        {"samples": {"value": {"quantiles": [float("inf")], "independent": 2}}},
+        {"samples": {"value": {"quantiles": [1.0], "independent": -1}}},
+        {"samples": {"value": {"quantiles": [1.0]}}},
+        {"samples": {"other": {"quantiles": [1.0], "independent": 1}}},
+        {"samples": {"value": 3}},
+        {"samples": 3},
         {"x": 1},
     ],
     ids=str,
@@ -481,10 +485,10 @@ def test_a_damaged_or_foreign_threshold_is_refused(acceptance: Acceptance, home:
 
 
 def test_a_threshold_of_an_earlier_version_has_no_scores(acceptance: Acceptance, home: Path) -> None:
-    content = {key: value for key, value in acceptance.to_json().items() if key not in ("scores", "independent")}
+    content = {key: value for key, value in acceptance.to_json().items() if key != "samples"}
     bundle = Bundle.open(home / "bundle")
     found = Acceptance.find_in(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content})))
-    assert found == dataclasses.replace(acceptance, scores=(), independent=0.0)
+    assert found == dataclasses.replace(acceptance, samples={})
 
 
 # From the command line
@@ -573,7 +577,7 @@ def test_a_run_with_other_scores_is_warned_of_once(
     with Map.open(home / "map") as map_:
         setup = ScoreSetup.from_map(map_, 3, None)
     other = dataclasses.replace(
-        planned(150), identity=model.bundle.identity, setup=setup, scores=scores, independent=100.0
+        planned(150), identity=model.bundle.identity, setup=setup, samples={"value": Sample(scores, 100.0)}
     )
     Bundle.open(tmp_path / "map" / "model").store_calibration(KEY, other.to_json())
     done = command(

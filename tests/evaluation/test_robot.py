@@ -84,7 +84,8 @@ def test_frames_of_a_video_are_kept_as_pictures(drives: Path, tmp_path: Path) ->
     )
     assert [file.name for _, file in found.queries] == [f"{place:06d}.png" for place in range(PLACES)]
     assert [each.tolist() for each in found.positives] == [[place] for place in range(PLACES)]
-    assert Image.open(found.queries[0][1]).size == (160, 120)
+    with Image.open(found.queries[0][1]) as picture:
+        assert picture.size == (160, 120)
 
 
 def test_the_share_of_wrong_answers_is_limited() -> None:
