@@ -29,7 +29,8 @@ main { max-width: 1120px; margin: 0 auto; padding: 28px 16px 64px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
 h2 { font-size: 1.2rem; margin: 40px 0 4px; }
 p { margin: 6px 0; max-width: 78ch; }
-h1, h2, p, li { overflow-wrap: anywhere; }
+h1, h2, p, li, pre { overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; }
 .faint { color: var(--faint); }
 .warning {
   background: var(--warn-page); color: var(--warn); border-radius: 10px; padding: 12px 16px; margin: 18px 0;

@@ -32,10 +32,12 @@ $chart
 front: no faster setting agrees as well. Grey settings left early, with fewer pictures and wider intervals. The dashed
 lines are the allowed share of other first matches (green) and the budget, if any (red).</p></div>
 <div class="figure"><h2>Settings</h2>
-<table class="numbers">$rows</table>
+<table class="numbers text">$rows</table>
 $notes</div>""")
 
 HEADINGS = ("setting", "median ms", "p99 ms", "x exact", "changed", "loss", "95 % interval", "")
+ON_PAGE = (0, 1, 2, 4, 6, 7)
+"""Columns of the page's table, which has to fit a phone. The chart shows the others."""
 
 
 def table(tuned: Tuned) -> str:
@@ -85,7 +87,7 @@ def render(tuned: Tuned) -> str:
         verdict=escape(verdict(tuned)),
         chosen="<pre>" + escape("\n".join(align(chosen_rows(tuned)))) + "</pre>" if tuned.chosen else "",
         chart=chart(tuned),
-        rows=table_rows(rows),
+        rows=table_rows([[row[column] for column in ON_PAGE] for row in rows]),
         notes="\n".join(f'<p class="faint">{escape(note)}</p>' for note in _notes(tuned)),
     )
     return document("Pair-VPR: settings tuned", body, CHART_STYLE)

@@ -17,9 +17,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pairvpr.calibration.trials import Trial, Tuned
 from pairvpr.cli.main import main
 from pairvpr.cli.run import main as run_main
 from pairvpr.demo.run import run_demo
+from pairvpr.html.document import write_page
+from pairvpr.runtime import Map
+from pairvpr.runtime.calibrated.tuning import RuntimeSetting
+from pairvpr.viewing import tuning_page
 from tests.runtime.outputs.ros_contract import write_accepting_map
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -37,6 +42,7 @@ FIGURES = {
     "eval": ("svg", 4),
     "bench": ("tables", 3),
     "doctor": ("tables", 1),
+    "tune": ("svg", 1),
 }
 """The least number of figures of a kind on a page."""
 
@@ -69,7 +75,7 @@ window.onload = () => setTimeout(() => {{
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The pages of a demo, a map, a run and an evaluation of drawn places."""
+    """Each kind of page, of drawn places. The times and losses of the tuning page are made up."""
     home = tmp_path_factory.mktemp("pages")
     run_demo(home / "demo", places=6, visits=2)
     map_ = write_accepting_map(home, PLACES)
@@ -86,7 +92,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ):
         done = CliRunner().invoke(program, [str(each) for each in arguments])
         assert done.exit_code == 0, done.output
+    write_page(home / "tune.html", tuning_page.render(tuned(Map.open(map_))))
     return {
+        "tune": home / "tune.html",
         "demo": home / "demo" / "index.html",
         "map": home / "map.html",
         "run": home / "run.html",
@@ -94,6 +102,32 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "bench": home / "bench.html",
         "doctor": home / "doctor.html",
     }
+
+
+def tuned(map_: Map) -> Tuned:
+    """Trials of two settings beside exact answers, one of which is chosen."""
+    trials = [
+        Trial(RuntimeSetting(device, precision, exact=exact), f"{device} {precision}", ms, 1.3 * ms, 150, changed, why)
+        for device, precision, exact, ms, changed, why in (
+            ("openvino", "int8", False, 10.0, 9, "too many other matches"),
+            ("openvino", "bf16", False, 16.0, 1, "chosen"),
+            ("cpu", "fp32", True, 100.0, 0, "slower than the chosen one"),
+        )
+    ]
+    return Tuned(
+        trials,
+        exact=trials[2],
+        chosen=trials[1],
+        left_out=["cuda: no NVIDIA GPU is here"],
+        map=map_.info(),
+        candidates=20,
+        cascade=True,
+        computer="a computer with a name that is about as long as those of most processors, 2 cores",
+        max_loss=0.02,
+        budget_ms=90.0,
+        same=0,
+        unread=0,
+    )
 
 
 def browse(page: Path, width: int, dark: bool, folder: Path) -> dict[str, object]:
