@@ -29,8 +29,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 28px 16px 64px; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 4px; }
 h2 { font-size: 1.2rem; margin: 40px 0 4px; }
 p { margin: 6px 0; max-width: 78ch; }
-h1, h2, p, li, pre { overflow-wrap: anywhere; }
-pre { white-space: pre-wrap; }
+h1, h2, p, li { overflow-wrap: anywhere; }
 .faint { color: var(--faint); }
 .warning {
   background: var(--warn-page); color: var(--warn); border-radius: 10px; padding: 12px 16px; margin: 18px 0;
@@ -70,6 +69,7 @@ table.numbers td:first-child, table.numbers th:first-child { text-align: left; p
 table.numbers tr + tr > * { border-top: 1px solid var(--line); }
 table.numbers th, table.numbers td + td { white-space: nowrap; }
 table.numbers.text td, table.numbers.text td + td { white-space: normal; overflow-wrap: anywhere; }
+table.numbers.text td, table.numbers.text th { text-align: left; }
 table.numbers.text td:first-child { overflow-wrap: normal; }
 svg { display: block; width: 100%; max-width: 760px; height: auto; font: 12px system-ui, sans-serif; }
 svg { overflow: visible; }

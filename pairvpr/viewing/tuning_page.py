@@ -9,8 +9,9 @@ from string import Template
 from pairvpr.calibration.trials import Trial, Tuned
 from pairvpr.html.charts import Axis, Chart, with_value
 from pairvpr.html.document import document, table_rows
+from pairvpr.html.document import table as titled_table
 from pairvpr.runtime.mapping.token_storage import describe
-from pairvpr.viewing.calibration_results import align, tuning_rows
+from pairvpr.viewing.calibration_results import tuning_rows
 
 CHART_STYLE = """
 p + .figure, .figure + .figure { margin-top: 14px; }
@@ -32,12 +33,10 @@ $chart
 front: no faster setting agrees as well. Grey settings left early, with fewer pictures and wider intervals. The dashed
 lines are the allowed share of other first matches (green) and the budget, if any (red).</p></div>
 <div class="figure"><h2>Settings</h2>
-<table class="numbers text">$rows</table>
+<table class="numbers">$rows</table>
 $notes</div>""")
 
 HEADINGS = ("setting", "median ms", "p99 ms", "x exact", "changed", "loss", "95 % interval", "")
-ON_PAGE = (0, 1, 2, 4, 6, 7)
-"""Columns of the page's table, which has to fit a phone. The chart shows the others."""
 
 
 def table(tuned: Tuned) -> str:
@@ -81,13 +80,12 @@ def chosen_rows(tuned: Tuned) -> list[tuple[str, str]]:
 
 def render(tuned: Tuned) -> str:
     """Return the page as HTML, which needs no other file."""
-    rows = [HEADINGS, *(_cells(tuned, trial) for trial in tuned.trials)]
     body = BODY.substitute(
         about=escape(about(tuned)),
         verdict=escape(verdict(tuned)),
-        chosen="<pre>" + escape("\n".join(align(chosen_rows(tuned)))) + "</pre>" if tuned.chosen else "",
+        chosen=titled_table("Chosen", chosen_rows(tuned), "", text=True) if tuned.chosen else "",
         chart=chart(tuned),
-        rows=table_rows([[row[column] for column in ON_PAGE] for row in rows]),
+        rows=table_rows([_narrow(row) for row in [HEADINGS, *(_cells(tuned, trial) for trial in tuned.trials)]]),
         notes="\n".join(f'<p class="faint">{escape(note)}</p>' for note in _notes(tuned)),
     )
     return document("Pair-VPR: settings tuned", body, CHART_STYLE)
@@ -135,6 +133,12 @@ def _cells(tuned: Tuned, trial: Trial) -> tuple[str, ...]:
         f"{low:.2%} to {high:.2%}" if trial is not tuned.exact else "",
         told,
     )
+
+
+def _narrow(cells: tuple[str, ...]) -> list[str]:
+    """Return a row of the page's table, which has to fit a phone. The chart shows the cells that are left out."""
+    setting, median, p99, _, changed, _, interval, outcome = cells
+    return [f"{setting}: {outcome}" if outcome else setting, median, p99, changed, interval]
 
 
 def _notes(tuned: Tuned) -> Iterator[str]:

@@ -291,7 +291,7 @@ def test_the_page_and_the_table(plan: Plan, images: Path) -> None:
     assert "150 queries to a map of 500 pictures, 100 candidates each; tokens of the map: int8" in text
     assert verdict(tuned) == "Chosen: the fastest setting with a changed first match in at most 2.00% of pictures"
     assert ("setting", "openvino bf16, 2 threads, cascade") in chosen_rows(tuned)
-    assert "setting     openvino bf16, 2 threads, cascade" in html
+    assert "<th>openvino bf16, 2 threads, cascade</th>" in html
     svg = ET.fromstring(re.search(r"<svg.*</svg>", html, re.S)[0])  # type: ignore[index]
     values = svg.findall("g[@class='mark']")
     assert len(values) == len(tuned.trials)
