@@ -80,7 +80,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
     partial = path.with_name(_PARTIAL.format(name=path.name, token=secrets.token_hex(4)))
     try:
         yield partial
-        _sync_tree(partial)  # the name must not reach the disk before the content
+        sync_tree(partial)  # the name must not reach the disk before the content
         partial.rename(path)
         sync(path.parent)
     finally:
@@ -143,7 +143,8 @@ def lock_file(path: Path, purpose: str) -> FileIO:
     return stream
 
 
-def _sync_tree(path: Path) -> None:
+def sync_tree(path: Path) -> None:
+    """Bring a file, or a folder with all that it holds, to the disk. Raises OSError."""
     if path.is_dir():
         for parent, _, files in os.walk(path):
             for name in files:

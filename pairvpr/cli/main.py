@@ -13,6 +13,7 @@ from pairvpr.cli.calibrate import calibrate, tune
 from pairvpr.cli.descriptor_options import DescriptorOptions, descriptor_options
 from pairvpr.cli.errors import Group, if_interrupted
 from pairvpr.cli.evaluation import eval_
+from pairvpr.cli.fleet import fleet_group
 from pairvpr.cli.log import log_to_stderr, say_busy, say_model
 from pairvpr.cli.loops import map_graph, map_loops
 from pairvpr.cli.maps import map_group
@@ -303,7 +304,7 @@ def doctor(context: click.Context, db: Path | None, html: Path | None) -> None:
 
 map_group.add_command(map_loops)
 map_group.add_command(map_graph)
-for command in (map_group, eval_, calibrate, tune, serve, train_group, town):
+for command in (map_group, fleet_group, eval_, calibrate, tune, serve, train_group, town):
     main.add_command(command)
 
 

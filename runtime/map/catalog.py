@@ -244,7 +244,7 @@ def read(
             connection.execute("ROLLBACK")  # nothing was written
     if known is not None and known.is_same(meta, segments, records):
         return known
-    _check_whole(meta, segments, records)
+    check_whole(meta, segments, records)
     return Catalog(meta, segments, records)
 
 
@@ -302,6 +302,8 @@ def read_intact(path: Path) -> tuple[Meta, list[SegmentEntry], list[Record]]:
 
 def create(path: Path, meta: Meta, segments: Sequence[SegmentEntry] = (), records: Iterable[Record] = ()) -> None:
     """Write a catalog of these segments and records, which `meta` counts, to the map `path` in one rename.
+
+    The blocks of a `RecordList` stay as they are.
 
     An existing catalog is replaced without being read. Raises sqlite3.Error or OSError.
     """
@@ -388,7 +390,8 @@ def _update_meta(connection: sqlite3.Connection, meta: Meta) -> None:
 
 
 def _insert_records(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
-    _insert(connection, "blocks", [blocks_table.encode(block) for block in blocks_table.pack(records)])
+    blocks = records.blocks if isinstance(records, RecordList) else blocks_table.pack(records)
+    _insert(connection, "blocks", [blocks_table.encode(block) for block in blocks])
 
 
 def _check_files(path: Path) -> None:
@@ -518,7 +521,7 @@ def _check_counts(meta: Meta, segments: list[SegmentEntry]) -> None:
         )
 
 
-def _check_whole(meta: Meta, segments: list[SegmentEntry], records: RecordList) -> None:
+def check_whole(meta: Meta, segments: list[SegmentEntry], records: RecordList) -> None:
     """Raise ValueError if rows are missing or repeated. Each row is sound, so only their numbers show it."""
     if len(records) != meta.records:
         raise ValueError(f"it has {len(records)} records in place of {meta.records}")

@@ -55,7 +55,7 @@ def merge_maps(
         wanted: list[list[Record]] = []
         already = 0
         for other, (state, _) in zip(map(Path, others), sources, strict=True):
-            _check_fits(other, state.meta, writer.path, writer.meta)
+            check_fits(other, state.meta, writer.path, writer.meta)
             records = [record for record in state.records if not record.deleted]
             wanted.append([record for record in records if not _holds(held, other, record)])
             already += len(records) - len(wanted[-1])
@@ -94,7 +94,7 @@ def _open(path: Path, open_files: int) -> tuple[Catalog, Salvage]:
         state = now
 
 
-def _check_fits(other: Path, theirs: Meta, path: Path, ours: Meta) -> None:
+def check_fits(other: Path, theirs: Meta, path: Path, ours: Meta) -> None:
     """Raise MapError unless the features of the two maps can be compared."""
     if theirs.identity != ours.identity:
         raise MapError(
@@ -115,7 +115,7 @@ def _holds(held: dict[str, tuple[Path, Record]], other: Path, record: Record) ->
     path, same = held.setdefault(record.name, (other, record))
     if same is record:
         return False
-    if _identity(same) != _identity(record):
+    if not is_same_picture(same, record):
         raise MapError(
             f"{other} and {path} each hold a picture {record.name!r}, and they differ: remove one of them with "
             "`pairvpr map remove`; nothing was merged"
@@ -123,6 +123,6 @@ def _holds(held: dict[str, tuple[Path, Record]], other: Path, record: Record) ->
     return True
 
 
-def _identity(record: Record) -> Record:
-    """Return the record without its storage and source: equal for the same picture in two maps."""
-    return dataclasses.replace(record, id=0, segment=0, row=0, source="")
+def is_same_picture(one: Record, other: Record) -> bool:
+    """Return whether the records of two maps are of the same picture: equal but for storage and source."""
+    return one == dataclasses.replace(other, id=one.id, segment=one.segment, row=one.row, source=one.source)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -233,7 +234,25 @@ class Map:
 
     def read_thumbnail(self, record: Record) -> bytes | None:
         """Return the JPEG of a picture. Return None if the map stores none of it or it is damaged."""
-        return read_thumbnail(self.path / FOLDER, record)
+        return read_thumbnail(self._segments[record.segment].path.parent, record)
+
+    def of_segments(self, numbers: Collection[int]) -> Map:
+        """Return the snapshot of some segments alone. They share their files. Close each snapshot.
+
+        Raises ValueError if a block of records is of several segments.
+        """
+        entries = [entry for entry in self._state.segments if entry.number in numbers]
+        held = []
+        for block in self._state.records.blocks:
+            found = set(np.unique(block.column("segment")).tolist())
+            if found & set(numbers) and len(found) > 1:
+                raise ValueError(f"{self.path}: block {block.number} is of several segments")
+            held += [block] if found <= set(numbers) else []
+        records = RecordList(held)
+        meta = dataclasses.replace(self._state.meta, segments=len(entries), records=len(records))
+        part = Map(self.path, Catalog(meta, entries, records), {n: self._segments[n].share() for n in numbers})
+        part.model_path = self.model_path
+        return part
 
     def find_misfit(self, dims: Dims) -> str | None:
         """Return the reason why the map's features cannot be those of a model with these sizes, or None."""

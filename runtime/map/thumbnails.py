@@ -36,7 +36,7 @@ def write_thumbnails(folder: Path, number: int, thumbnails: Sequence[tuple[Recor
         _ENTRY.pack(record.tokens_crc, zlib.crc32(jpeg), len(jpeg))
         for (record, _), jpeg in zip(thumbnails, jpegs, strict=True)
     ]
-    with write_atomically(folder / _name(number)) as partial:
+    with write_atomically(folder / thumbnails_name(number)) as partial:
         partial.write_bytes(b"".join([_MAGIC, _COUNT.pack(len(jpegs)), *entries, *jpegs]))
 
 
@@ -44,7 +44,7 @@ def read_thumbnail(folder: Path, record: Record) -> bytes | None:
     """Return the JPEG of a picture in the segments folder `folder`. Return None if there is none or it is damaged."""
     head = len(_MAGIC) + _COUNT.size
     try:
-        with open_member(folder, _name(record.segment)) as stream:
+        with open_member(folder, thumbnails_name(record.segment)) as stream:
             size = os.fstat(stream.fileno()).st_size
             start = os.pread(stream.fileno(), head, 0)
             (count,) = _COUNT.unpack(start[len(_MAGIC) :])
@@ -73,5 +73,6 @@ def is_stray(name: str, committed: set[str]) -> bool:
     return found is not None and f"{found[1]}.safetensors" not in committed
 
 
-def _name(number: int) -> str:
+def thumbnails_name(number: int) -> str:
+    """Return the name of the file beside a segment."""
     return f"{number:06d}.thumbnails"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
+from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import FOLDER, Segment
+from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry
 
 
 def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
@@ -34,19 +35,24 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
         damages.append(f"{path / MODEL} is missing: copy the model's bundle there, or restore the map from a copy")
     done = 0
     for entry in state.segments:
-        try:
-            segment = Segment(path / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
-            with closing(segment):
-                damages += _damages(segment, records[entry.number])
-        except MapError as error:
-            damages.append(str(error))
+        damages += check_segment(path, meta, entry, records[entry.number])
         done += entry.count
         if progress is not None:
             progress(done, len(state.records))
     return damages
 
 
-def _damages(segment: Segment, records: list[Record]) -> Iterator[str]:
+def check_segment(path: Path, meta: Meta, entry: SegmentEntry, records: Sequence[Record]) -> list[str]:
+    """Check every picture of a segment of the map `path`. Return a line per damage."""
+    try:
+        segment = Segment(path / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
+        with closing(segment):
+            return list(_damages(segment, records))
+    except MapError as error:
+        return [str(error)]
+
+
+def _damages(segment: Segment, records: Sequence[Record]) -> Iterator[str]:
     """Yield the damages of a segment's records. Raises MapError if the descriptors cannot be read at all."""
     descriptors = segment.read_descriptors()
     for record in records:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import (
     DESCRIPTOR_TYPE,
     FOLDER,
+    SegmentEntry,
     check_present,
     is_unit,
     remove_leftovers,
@@ -292,12 +293,25 @@ class MapWriter:
         with self._committing():
             segments, moved = compaction.rewrite(self.path, self._meta, old, batches, self._next_segment())
             meta = dataclasses.replace(upgraded, segments=len(segments), records=len(moved))
-            with writing(self.path / catalog.FILE):
-                catalog.replace(self._connection, meta, segments, moved)
-            self._meta, self._segments = meta, segments
-            self._hold(RecordList.of(moved))
-            remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
+        self.replace(meta, segments, RecordList.of(moved))
         return sum(entry.bytes for entry in old) - sum(entry.bytes for entry in segments)
+
+    def replace(self, meta: Meta, segments: Sequence[SegmentEntry], records: RecordList) -> None:
+        """Commit these segments and records in place of all others, after committing the pictures added so far.
+
+        The files of the segments must be in the map's folder. The files of other segments are deleted.
+        meta: the map's properties, which count them.
+        Raises MapError if the commit fails.
+        """
+        self._check_usable()
+        self.commit()
+        with self._committing():
+            with writing(self.path / catalog.FILE):
+                catalog.replace(self._connection, meta, segments, records)
+            self._meta, self._segments = meta, list(segments)
+            self._last_id = max(self._last_id, records.blocks[-1].last_id if records.blocks else 0)
+            self._hold(records.live())
+            remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
 
     def set_index_precision(self, precision: str) -> None:
         """Commit the precision of the search, "float32" or "float16", after the pictures added so far.

@@ -1,0 +1,158 @@
+"""Read a fleet's files from a folder or from an HTTP server of plain files."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPResponse
+from io import FileIO
+from pathlib import Path
+from typing import IO
+
+from pairvpr.errors import MapError, one_line
+from pairvpr.files import open_member, write_atomically
+from pairvpr.runtime.bundle import FileInfo
+from pairvpr.runtime.map.errors import writing
+
+TIMEOUT = 30.0
+"""Seconds that a server may be silent."""
+_BLOCK = 1 << 20
+_GONE = (404, 410)
+
+
+class Stream:
+    """An open file of a fleet, read from the beginning on."""
+
+    def __init__(self, where: str, raw: IO[bytes] | FileIO | HTTPResponse) -> None:
+        self._where, self._raw = where, raw
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most `size`, and none at the end. Raises MapError."""
+        with _reading(self._where):
+            return self._raw.read(size) or b""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
+
+
+class Storage(ABC):
+    """Give access to a fleet's files by their names, with `/` between the parts."""
+
+    @abstractmethod
+    def where(self, file: str) -> str:
+        """Return the address of a file for messages."""
+
+    @abstractmethod
+    def open(self, file: str) -> Stream | None:
+        """Open a file. Return None if it is missing. Raises MapError."""
+
+    def read(self, file: str, limit: int) -> bytes | None:
+        """Return the content of a file of at most `limit` bytes, or None if it is missing. Raises MapError."""
+        stream = self.open(file)
+        if stream is None:
+            return None
+        with closing(stream):
+            content = bytearray()
+            while block := stream.read(min(_BLOCK, limit + 1 - len(content))):
+                content += block
+        if len(content) > limit:
+            raise MapError(f"{self.where(file)} has more than {limit} bytes: it is not of a fleet")
+        return bytes(content)
+
+
+class FolderStorage(Storage):
+    """A fleet in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def where(self, file: str) -> str:
+        """Return the path of a file."""
+        return str(self._path / file)
+
+    def open(self, file: str) -> Stream | None:
+        """Open a regular file, see `Storage.open`."""
+        path = self._path / file
+        with _reading(str(path)):
+            try:
+                return Stream(str(path), open_member(path.parent, path.name))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+
+class HttpStorage(Storage):
+    """A fleet on an HTTP server of plain files."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/") + "/"
+
+    def where(self, file: str) -> str:
+        """Return the address of a file."""
+        return self._url + urllib.parse.quote(file)
+
+    def open(self, file: str) -> Stream | None:
+        """Request a file, see `Storage.open`."""
+        url = self.where(file)
+        with _reading(url):
+            try:
+                return Stream(url, urllib.request.urlopen(url, timeout=TIMEOUT))
+            except urllib.error.HTTPError as error:
+                error.close()
+                if error.code in _GONE:
+                    return None
+                raise
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn exceptions of reading from a disk or a server into MapError."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise MapError(
+            f"{where} cannot be read ({one_line(reason)}): check the network or the disk, and run the command again"
+        ) from error
+
+
+def open_storage(fleet: str | Path) -> Storage:
+    """Return the storage of a fleet: a folder, or an address that begins with http:// or https://."""
+    text = str(fleet)
+    return HttpStorage(text) if text.startswith(("http://", "https://")) else FolderStorage(Path(fleet))
+
+
+def fetch(storage: Storage, file: str, info: FileInfo, target: Path) -> None:
+    """Copy a file of a fleet to `target`, in one step. Raises MapError unless its content has this size and sha256."""
+    where, digest, size = storage.where(file), hashlib.sha256(), 0
+    source = storage.open(file)
+    if source is None:
+        raise MapError(f"{where} is missing: restore the fleet from a copy, or run the command again later")
+    with closing(source), writing(target), write_atomically(target) as partial:
+        with partial.open("wb") as copy:
+            while size <= info.bytes and (block := source.read(_BLOCK)):
+                digest.update(block)
+                size += len(block)
+                copy.write(block)
+        if size < info.bytes:
+            raise MapError(f"{where} was cut short ({size} of {info.bytes} bytes): run the command again")
+        if size > info.bytes or digest.hexdigest() != info.sha256:
+            raise MapError(
+                f"{where} is damaged (its sha256 is not the one that the fleet lists): restore it from a copy"
+            )
+
+
+def describe_file(path: Path) -> FileInfo:
+    """Return size and sha256 of a file. Raises OSError, and ValueError unless it is a regular file."""
+    digest = hashlib.sha256()
+    with open_member(path.parent, path.name) as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+        return FileInfo(os.fstat(stream.fileno()).st_size, digest.hexdigest())
