@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         SourceError,
         TrainingError,
     )
-    from pairvpr.runtime import Map, PlaceRecognizer, build_map, load_model
+    from pairvpr.runtime import FleetRecognizer, Map, PlaceRecognizer, build_map, load_model
 
 # ONNX Runtime's official builds send telemetry unless this is set before they are loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -40,6 +40,7 @@ __all__ = [
     "CheckpointError",
     "EngineError",
     "ExportError",
+    "FleetRecognizer",
     "Map",
     "MapError",
     "PairVPRError",
@@ -51,7 +52,7 @@ __all__ = [
     "load_model",
 ]
 
-_RUNTIME = ("Map", "PlaceRecognizer", "build_map", "load_model")
+_RUNTIME = ("FleetRecognizer", "Map", "PlaceRecognizer", "build_map", "load_model")
 
 
 def __getattr__(name: str) -> object:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pairvpr.runtime.answer import Filtered, Match, Recognition
     from pairvpr.runtime.features import Features
+    from pairvpr.runtime.fleet.recognizer import FleetRecognizer
     from pairvpr.runtime.geometry.poses import Gps, Pose
     from pairvpr.runtime.map import Map, Record
     from pairvpr.runtime.mapping.builder import BuildReport, build_map
@@ -27,6 +28,7 @@ __all__ = [
     "Closure",
     "Features",
     "Filtered",
+    "FleetRecognizer",
     "Follower",
     "Frame",
     "Gps",
@@ -53,6 +55,7 @@ _MODULES = {
     "Closure": "mapping.loop_closing",
     "Features": "features",
     "Filtered": "answer",
+    "FleetRecognizer": "fleet.recognizer",
     "Follower": "sequence.tracking",
     "Frame": "sources",
     "Gps": "geometry.poses",

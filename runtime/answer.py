@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pairvpr.printing import json_line
@@ -81,6 +81,19 @@ class Filtered:
 
 
 @dataclass(frozen=True)
+class ShardCount:
+    """Count the shards of a fleet behind an answer.
+
+    asked, answered: number of shards.
+    version: number of the fleet's version.
+    """
+
+    asked: int
+    answered: int
+    version: int
+
+
+@dataclass(frozen=True)
 class Recognition:
     """Hold the answer for one query picture.
 
@@ -99,6 +112,7 @@ class Recognition:
     complete: whether all candidates were compared. False if the budget was spent before.
     timings: milliseconds by step ("decode", "preprocess", "encode", "search", "gather", "rerank", "total").
     error: reason why the picture could not be read, or None.
+    shards: the shards of a fleet that were asked. None for the answer of a map.
     sequence: position after this and all earlier pictures. None without a `SequenceFilter`. All other fields concern
     this picture alone.
     cameras: answers of a rig's cameras, of which this one speaks for the robot. Empty for a single picture.
@@ -118,6 +132,7 @@ class Recognition:
     timings: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     sequence: Filtered | None = None
+    shards: ShardCount | None = None
     cameras: tuple[Recognition, ...] = ()
     camera: int | None = None
 
@@ -148,7 +163,7 @@ class Recognition:
     def to_json(self, matches: int = 10) -> str:
         """Return one line of JSON, format 1, with the first `matches` matches.
 
-        `sequence`, `warning`, and `camera` and `cameras` are added if known.
+        `sequence`, `shards`, `warning`, and `camera` and `cameras` are added if known.
         """
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -166,6 +181,8 @@ class Recognition:
         }
         if self.sequence is not None:
             content["sequence"] = self.sequence.as_json()
+        if self.shards is not None:
+            content["shards"] = asdict(self.shards)
         if self.warning is not None:
             content["warning"] = self.warning
         if self.camera is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -23,19 +22,19 @@ from pairvpr.runtime.calibrated.acceptance import AnswerDefaults
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, open_tuned
-from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.geometry.transforms import Transform
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.measure import DESCRIPTOR_ALONE
 from pairvpr.runtime.model import Model, Picture
-from pairvpr.runtime.prior import Prior, PriorIndex
+from pairvpr.runtime.prior import Prior
 from pairvpr.runtime.reference import check_foreign
 from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
 from pairvpr.runtime.rig import answer_cameras, make_frame
-from pairvpr.runtime.search import DescriptorIndex, FaissIndex, search_among
+from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
+from pairvpr.runtime.view import View
 
 log = logging.getLogger(__name__)
 
@@ -117,26 +116,13 @@ class PlaceRecognizer:
         """
         map_ = Map.open(path)
         try:
-            _check_size(map_, top_k)
-            defaults = AnswerDefaults.from_bundle(Bundle.open(map_.model_path if model is None else Path(model)))
-            if exact is None and rerank:
-                exact = defaults.exact
             setting = RuntimeSetting(device, precision, threads, batch_size, exact)
-            for digest in (model_digest, map_.model_digest):
-                if digest is not None:  # before any graph is loaded
-                    Bundle.open(map_.model_path if model is None else model).check_digest(digest)
-            tuned = ""
-            if model is None:
-                loaded, setting, tuned = open_tuned(map_.model_path, setting)
-            else:
-                loaded = setting.load(Path(model))
-            _check_model(map_, loaded.bundle)
-            check_foreign(loaded)
-            k = defaults.top_k if top_k is None else top_k  # a map that grows has more
-            cascade = _choose_cascade(loaded.bundle, setting.exact) if rerank else None
+            parts = load_parts(map_, setting, model, top_k, rerank, model_digest)
             index = FaissIndex(map_.descriptors, map_.index_precision)
-            recognizer = cls(map_, loaded, index, k, rerank, budget_ms, cascade, judged=True, strict=strict)
-            log.info("%s", recognizer._describe(tuned))
+            recognizer = cls(
+                map_, parts.model, index, parts.top_k, rerank, budget_ms, parts.cascade, judged=True, strict=strict
+            )
+            log.info("%s", recognizer._describe(parts.note))
             return recognizer
         except BaseException:
             map_.close()
@@ -267,7 +253,7 @@ class PlaceRecognizer:
 
     def close(self) -> None:
         """Close the map's files."""
-        self._view.map.close()
+        self._view.close()
 
     def __enter__(self) -> PlaceRecognizer:
         return self
@@ -299,41 +285,43 @@ class PlaceRecognizer:
             query = self.model.encode_fitted([fitted])
         with self._viewing() as view:
             with clock.step("search"):
-                similarities, rows = view.search(query.descriptors, prior)
-            if prior is not None and not len(rows):
+                found = view.search(query.descriptors, prior)
+            rows = found.rows
+            if prior is not None and not len(rows) and not found.missing:
                 fault = f"no picture of the map is {prior}"
                 return replace(answer, reason="no candidates", error=fault, timings=clock.timings())
             if view.reranker is None:
                 ranking = Ranking.by_descriptor(len(rows))
             else:
                 with self.model.turn:
-                    ranking = view.reranker.rank(query, rows, clock, budget_ms)
-        matches = _matches(view.map.records, rows, similarities, ranking)
+                    ranking = view.rank(view.reranker, query, rows, clock, budget_ms)
+        matches = _matches(view.map.records, rows, found.similarities, ranking)
         if not matches:
             fault = f"{view.map.path}: all candidates are damaged; see `pairvpr map verify`"
             return replace(answer, reason="no candidates", error=fault, timings=clock.timings())
-        return view.judge.judge(
-            replace(
-                answer,
-                matches=matches,
-                compared=ranking.compared,
-                complete=view.reranker is None or ranking.compared == len(rows),
-                timings=clock.timings(),
-            ),
-            monitored=prior is None,  # fewer candidates have other scores
+        answer = replace(
+            answer,
+            matches=matches,
+            compared=ranking.compared,
+            complete=view.reranker is None or ranking.compared == len(rows),
+            timings=clock.timings(),
         )
+        return view.decide(answer, found, ranking, monitored=prior is None)  # fewer candidates have other scores
 
-    def _show(self, map_: Map, index: DescriptorIndex, reranker: Reranker | None) -> _View:
+    def _show(self, map_: Map, index: DescriptorIndex, reranker: Reranker | None) -> View:
         """Return a view of one state of the map."""
         k = min(self._wanted, len(map_))
+        return View(map_, index, k, reranker, self._make_judge(map_, k, reranker is not None))
+
+    def _make_judge(self, map_: Map, top_k: int, reranked: bool) -> Judge:
         if not self._judged:
-            return _View(map_, index, k, reranker, Judge())
-        if reranker is None and self.model.bundle.info.pair_classifier:  # a threshold on scores says nothing
-            return _View(map_, index, k, None, Judge.from_bundle(self.model.bundle, None))
-        return _View(map_, index, k, reranker, Judge.from_map(self.model.bundle, map_, k, self._cascade))
+            return Judge()
+        if not reranked and self.model.bundle.info.pair_classifier:  # a threshold on scores says nothing
+            return Judge.from_bundle(self.model.bundle, None)
+        return Judge.from_map(self.model.bundle, map_, top_k, self._cascade)
 
     @contextmanager
-    def _viewing(self) -> Iterator[_View]:
+    def _viewing(self) -> Iterator[View]:
         """Keep the current state of the map open until the block ends."""
         with self._switching:
             view = self._view
@@ -345,60 +333,55 @@ class PlaceRecognizer:
                 view.leave()
 
 
-@dataclass
-class _View:
-    """Hold one state of the map and everything that depends on it.
-
-    users: number of users: the recognizer while it shows this state, and the answers in progress.
-    """
-
-    map: Map
-    index: DescriptorIndex
-    top_k: int
-    reranker: Reranker | None
-    judge: Judge
-    users: int = 1
-
-    @functools.cached_property
-    def priors(self) -> PriorIndex:
-        """Return the index of names and positions, made when a prior is first used."""
-        return PriorIndex(self.map.records)
-
-    def search(
-        self, descriptor: npt.NDArray[np.float32], prior: Prior | None
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Return similarities and rows of the candidates for a descriptor (1, G), best first.
-
-        Raises MapError if the map has no position of the kind that the prior gives.
-        """
-        if prior is None:
-            return self.index.search(descriptor, self.top_k)
-        rows = self.find_allowed(prior)
-        held = self.map.take_descriptors(rows)
-        return search_among(held, rows, descriptor, self.top_k, self.map.index_precision)
-
-    def find_allowed(self, prior: Prior) -> npt.NDArray[np.int64]:
-        """Return the rows (m,) that a prior allows; see `PlaceRecognizer.find_allowed`."""
-        if prior.near is not None and not self.priors.knows(prior.near):
-            kind = f"poses in {prior.near.frame}" if isinstance(prior.near, Pose) else "GPS positions"
-            raise MapError(
-                f"{self.map.path}: no picture of the map has {kind}, so none is near {prior.near}; build the map with "
-                "--poses, or search all of it"
-            )
-        return self.priors.rows(prior)
-
-    def leave(self) -> None:
-        """Count one user less. The last one closes the map's files."""
-        self.users -= 1
-        if not self.users:
-            self.map.close()
-
-
 def _follow(index: DescriptorIndex, map_: Map) -> FaissIndex:
     """Return the index of a map that was opened with `open_newer`, from the index of the map before."""
     if map_.change is None or not isinstance(index, FaissIndex):
         return FaissIndex(map_.descriptors, map_.index_precision)
     return index.updated(map_.change.removed, map_.last_descriptors(map_.change.added))
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """The model of a map on a device, and the settings that go with it.
+
+    note: about the tuned setting, for the log.
+    """
+
+    model: Model
+    top_k: int
+    cascade: Cascade | None
+    note: str
+
+
+def load_parts(
+    map_: Map,
+    setting: RuntimeSetting,
+    model: str | Path | None,
+    top_k: int | None,
+    rerank: bool,
+    model_digest: str | None,
+) -> LoadedParts:
+    """Load the model of an opened map, and find the settings that the caller left open.
+
+    For the arguments and errors see `PlaceRecognizer.open`.
+    """
+    _check_size(map_, top_k)
+    bundle = map_.model_path if model is None else Path(model)
+    defaults = AnswerDefaults.from_bundle(Bundle.open(bundle))
+    if setting.exact is None and rerank:
+        setting = replace(setting, exact=defaults.exact)
+    for digest in (model_digest, map_.model_digest):
+        if digest is not None:  # before any graph is loaded
+            Bundle.open(bundle).check_digest(digest)
+    note = ""
+    if model is None:
+        loaded, setting, note = open_tuned(bundle, setting)
+    else:
+        loaded = setting.load(bundle)
+    _check_model(map_, loaded.bundle)
+    check_foreign(loaded)
+    k = defaults.top_k if top_k is None else top_k  # a map that grows has more
+    return LoadedParts(loaded, k, _choose_cascade(loaded.bundle, setting.exact) if rerank else None, note)
 
 
 def _check_size(map_: Map, top_k: int | None) -> None:

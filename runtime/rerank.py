@@ -27,12 +27,14 @@ class Ranking:
     stages: (k,) indices into STAGES.
     compared: number of compared candidates, from the first on.
     damaged: indices of candidates that were left out, because their tokens cannot be read.
+    missing: shards of a fleet that did not compare their candidates.
     """
 
     scores: npt.NDArray[np.float32]
     stages: npt.NDArray[np.int64]
     compared: int
     damaged: Sequence[int] = ()
+    missing: frozenset[int] = frozenset()
 
     def order(self) -> npt.NDArray[np.int64]:
         """Return the indices of the candidates, sorted by stage, then score, then similarity, without damaged ones."""

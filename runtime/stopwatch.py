@@ -24,6 +24,10 @@ class Stopwatch:
         yield
         self._spent[name] += 1e3 * (perf_counter() - start)
 
+    def add(self, name: str, milliseconds: float) -> None:
+        """Add time that was measured elsewhere to a step."""
+        self._spent[name] += milliseconds
+
     def elapsed(self) -> float:
         """Return the milliseconds since the start of decoding, untimed work included."""
         return 1e3 * (perf_counter() - self._start)

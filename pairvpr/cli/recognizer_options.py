@@ -27,9 +27,9 @@ MATCHES_OPTION = click.option("--matches", type=COUNT, default=10, show_default=
 
 @dataclass(frozen=True)
 class RecognizerOptions:
-    """How to open a recognizer; see `PlaceRecognizer.open`."""
+    """How to open the recognizer of a map or of a fleet; see `PlaceRecognizer.open`."""
 
-    db: Path
+    db: Path | None
     model: Path | None
     device: str
     precision: str | None
@@ -40,13 +40,21 @@ class RecognizerOptions:
     batch_size: int | None
     strict: bool
     model_digest: str | None
+    fleet: Path | None = None
 
     def open(self) -> PlaceRecognizer:
         """Open the recognizer. Raises the errors of `PlaceRecognizer.open`."""
         from pairvpr.runtime.recognizer import PlaceRecognizer
 
+        if (self.db is None) == (self.fleet is None):
+            raise click.UsageError("give either --db, a map, or --fleet")
         given = dict(vars(self))
-        return PlaceRecognizer.open(given.pop("db"), rerank=not given.pop("no_rerank"), **given)
+        db, fleet, rerank = given.pop("db"), given.pop("fleet"), not given.pop("no_rerank")
+        if fleet is None:
+            return PlaceRecognizer.open(db, rerank=rerank, **given)
+        from pairvpr.runtime.fleet.recognizer import FleetRecognizer
+
+        return FleetRecognizer.open(fleet, rerank=rerank, **given)
 
 
 _OPTIONS = [

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from pairvpr.cli.asking import Asking
 from pairvpr.cli.errors import Command, hold_interrupts
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
-from pairvpr.cli.options import DB_OPTION, FILE, PATH
+from pairvpr.cli.options import FILE, PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.cli.recognizer_options import (
     LOG_OPTION,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@DB_OPTION
+@click.option("--db", type=PATH, help="The map's folder.")
+@click.option("--fleet", type=PATH, help="The fleet's folder, in place of a map.")
 @click.option(
     "--query",
     "queries",

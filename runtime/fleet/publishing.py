@@ -25,7 +25,7 @@ from pairvpr.runtime.fleet.version import (
     Version,
     encode_start,
     read_current,
-    read_number,
+    read_start,
 )
 from pairvpr.runtime.map import blocks, catalog
 from pairvpr.runtime.map.catalog import Catalog, Meta
@@ -148,7 +148,7 @@ def _publishing(path: Path) -> Iterator[Version | None]:
             ) from error
     try:
         storage = FolderStorage(path)
-        current = read_current(storage) if read_number(storage) else None
+        current = read_current(storage) if read_start(storage)[0] else None
         with writing(path):
             remove(path / STAGING)
             for leftover in find_partials(path):
@@ -334,11 +334,11 @@ def _finish(path: Path, place: str, folder: Path, records: Sequence[Record]) -> 
 
 def _extend(base: Version, parts: Sequence[_Part], tiles: Sequence[Tile]) -> Version:
     records = sum(len(part.records) for part in parts)
-    counts = {"segments": base.meta.segments + len(parts), "records": base.meta.records + records}
+    segments = base.meta.segments + len(parts)
     return dataclasses.replace(
         base,
         number=base.number + 1,
-        meta=dataclasses.replace(base.meta, **counts),
+        meta=dataclasses.replace(base.meta, segments=segments, records=base.meta.records + records),
         next_id=base.next_id + records,
         next_segment=base.next_segment + len(parts),
         tiles=(*base.tiles, *tiles),
@@ -355,7 +355,7 @@ def _commit(path: Path, current: Version | None, version: Version) -> None:
         with write_atomically(file) as partial:
             partial.write_bytes(content)
     # Some network shares do not lock.
-    if read_number(FolderStorage(path)) != (0 if current is None else current.number):
+    if read_start(FolderStorage(path))[0] != (0 if current is None else current.number):
         raise MapError(f"{path} was published to by another program meanwhile: run the command again")
     with writing(path), write_atomically(path / FILE) as partial:
         partial.write_bytes(encode_start(version.number, hashlib.sha256(content).hexdigest()))

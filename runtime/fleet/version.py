@@ -156,23 +156,28 @@ def encode_start(number: int, sha256: str) -> bytes:
     return (json.dumps(start, allow_nan=False) + "\n").encode()
 
 
-def read_current(storage: Storage) -> Version:
-    """Read the current version of a fleet. Raises MapError if there is no fleet, or it is damaged or of a newer format.
-
-    A publisher may replace `fleet.json` between the two files, and removes no file that it names.
-    """
-    where = storage.where(FILE)
-    start = storage.read(FILE, _LONGEST_START)
+def read_start(storage: Storage) -> tuple[int, str]:
+    """Read number and sha256 of the current version. Return 0 and "" without a fleet. Raises MapError if damaged."""
+    start, where = storage.read(FILE, _LONGEST_START), storage.where(FILE)
     if start is None:
-        raise MapError(f"{storage.where('')} holds no fleet: publish maps there with `pairvpr fleet adopt`")
+        return 0, ""
     try:
         fields = check_mapping(parse_json(start), "it", 10)
         _check_format(fields, where)
         check_keys(fields, "it", {"format", "current", "sha256"})
-        number = check_int(fields["current"], "current", 1, 2**53)
-        wanted = _check_sha256(fields["sha256"], "sha256")
+        return check_int(fields["current"], "current", 1, 2**53), _check_sha256(fields["sha256"], "sha256")
     except ValueError as error:
         raise _damaged(where, error) from error
+
+
+def read_current(storage: Storage) -> Version:
+    """Read the current version of a fleet. Raises MapError if there is no fleet, or it is damaged or of a newer format.
+
+    A publisher may replace `fleet.json` in the meantime, but no file that it names.
+    """
+    number, wanted = read_start(storage)
+    if not number:
+        raise MapError(f"{storage.where('')} holds no fleet: publish maps there with `pairvpr fleet adopt`")
     file = version_file(number, wanted)
     where = storage.where(file)
     content = storage.read(file, _LONGEST_VERSION)
@@ -187,11 +192,6 @@ def read_current(storage: Storage) -> Version:
     except ValueError as error:
         raise _damaged(where, error) from error
     return version
-
-
-def read_number(storage: Storage) -> int:
-    """Return the number of the current version, 0 without a fleet. Raises MapError if it is damaged."""
-    return 0 if storage.read(FILE, _LONGEST_START) is None else read_current(storage).number
 
 
 def _damaged(where: str, fault: object) -> MapError:

@@ -244,7 +244,7 @@ class Map:
         entries = [entry for entry in self._state.segments if entry.number in numbers]
         held = []
         for block in self._state.records.blocks:
-            found = set(np.unique(block.column("segment")).tolist())
+            found = set(RecordList([block]).column("segment").tolist())
             if found & set(numbers) and len(found) > 1:
                 raise ValueError(f"{self.path}: block {block.number} is of several segments")
             held += [block] if found <= set(numbers) else []

@@ -282,7 +282,7 @@ def test_mistakes_are_told_in_one_line(
     monkeypatch.chdir(home)
     arguments = ["--db", "map", "--query", "queries/p0.png", *options]
     assert_one_line(CliRunner().invoke(main, arguments), told)
-    assert_one_line(CliRunner().invoke(main, arguments[2:4]), "Missing option '--db'")
+    assert_one_line(CliRunner().invoke(main, arguments[2:4]), "give either --db, a map, or --fleet")
 
 
 def test_maps_that_cannot_answer(home: Path, model: Model, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle import Bundle, Dims
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, MapWriter
@@ -21,21 +21,23 @@ def gps_of(number: int) -> Gps:
     return Gps(48.0 + number * SPACING / 111_195, 11.0)
 
 
-def features_of(number: int) -> Features:
-    dims = Bundle.open(default_bundle()).info.dims
+def features_of(number: int, dims: Dims) -> Features:
     random = np.random.default_rng(number)
     descriptor = random.standard_normal((1, dims.descriptor), np.float32)
     descriptor /= np.linalg.norm(descriptor)
     return Features(descriptor, random.standard_normal((1, dims.tokens, dims.token_dim), np.float32))
 
 
-def build(path: Path, numbers: Iterable[int], *, drive: str = "a", settings=None, kind: str = "gps", same=None) -> Path:
+def build(
+    path: Path, numbers: Iterable[int], *, drive: str = "a", settings=None, kind: str = "gps", same=None, bundle=None
+) -> Path:
     """Add pictures to a map, or make it.
 
     kind: of positions: "gps", "pose" or "none".
     same: the number whose features all pictures get. None gives each its own.
+    bundle: folder of the model. None takes the one that ships.
     """
-    bundle = Bundle.open(default_bundle())
+    bundle = Bundle.open(bundle or default_bundle())
     dims = bundle.info.dims
     with MapWriter.open(
         path,
@@ -52,7 +54,7 @@ def build(path: Path, numbers: Iterable[int], *, drive: str = "a", settings=None
                 timestamp=float(number),
                 gps=gps_of(number) if kind == "gps" else None,
                 pose=Pose(number * SPACING, 0, 0, None, "odom") if kind == "pose" else None,
-                features=features_of(number if same is None else same),
+                features=features_of(number if same is None else same, dims),
                 thumbnail=b"\xff\xd8" + bytes([number % 256]),
             )
             if count % PER_SEGMENT == 0:

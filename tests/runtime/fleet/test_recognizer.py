@@ -1,0 +1,198 @@
+"""The answers of a fleet are those of one map of its pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pairvpr.cli.run import main
+from pairvpr.errors import MapError
+from pairvpr.runtime import Gps, PlaceRecognizer, Prior
+from pairvpr.runtime.answer import Recognition, ShardCount
+from pairvpr.runtime.fleet.publishing import adopt
+from pairvpr.runtime.fleet.recognizer import FleetIndex, FleetRecognizer
+from pairvpr.runtime.fleet.shard import LocalShards, Rows
+from pairvpr.runtime.map import merge_maps
+from tests.runtime.fleet.fleets import build, gps_of
+from tests.scenes import draw_scene
+
+QUERIES = [draw_scene(place, 1, (96, 128)) for place in range(6)]
+
+
+def fill(folder: Path, bundle: Path | None = None) -> None:
+    """Make a fleet of two maps, with pictures of equal features in different segments and tiles, and one map of all."""
+    first = build(folder / "a", range(60), bundle=bundle)
+    build(first, range(60, 75), same=7, bundle=bundle)
+    second = build(folder / "b", range(40, 90), drive="b", bundle=bundle)
+    build(second, range(90, 100), drive="b", same=7, bundle=bundle)
+    adopt([first], folder / "fleet")
+    adopt([second], folder / "fleet")
+    merge_maps([second], first)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    fill(folder)
+    return folder
+
+
+def plain(answer: Recognition) -> tuple:
+    return answer.matches, answer.accepted, answer.reason, answer.compared, answer.complete
+
+
+@pytest.mark.parametrize("top_k", [20, 100])
+def test_answers_are_those_of_one_map_in_every_bit(tiny_bundle: Path, tmp_path: Path, top_k: int) -> None:
+    fill(tmp_path, tiny_bundle)
+    with PlaceRecognizer.open(tmp_path / "a", top_k=top_k) as one:
+        expected = [one.recognize(query) for query in QUERIES]
+        assert len({match.similarity for match in expected[0].matches}) < top_k or top_k == 20  # equal ones
+    for shards in (1, 3, 4):
+        with FleetRecognizer.open(tmp_path / "fleet", shards=shards, top_k=top_k) as fleet:
+            answers = [fleet.recognize(query) for query in QUERIES]
+        assert list(map(plain, answers)) == list(map(plain, expected))
+        assert {answer.shards for answer in answers} == {ShardCount(shards, shards, 2)}
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_answers_of_the_model_that_ships(home: Path, shards: int) -> None:
+    """Its pair scores depend on the place in the batch in the last bits, see docs/fleet.md."""
+    with (
+        PlaceRecognizer.open(home / "a", top_k=40) as one,
+        FleetRecognizer.open(home / "fleet", shards=shards, top_k=40) as fleet,
+    ):
+        for query in QUERIES:
+            expected, answer = one.recognize(query), fleet.recognize(query)
+            found, wanted = ({match.name: match for match in each.matches} for each in (answer, expected))
+            assert found.keys() == wanted.keys()
+            assert all(found[name].similarity == wanted[name].similarity for name in found)
+            scores = np.array([[found[name].score, wanted[name].score] for name in found])
+            np.testing.assert_allclose(scores[:, 0], scores[:, 1], atol=1e-5)
+            assert (answer.compared, answer.complete) == (40, True)
+            assert answer.timings["rerank"] > 0
+
+
+def test_descriptors_alone(home: Path) -> None:
+    with (
+        PlaceRecognizer.open(home / "a", top_k=100, rerank=False) as one,
+        FleetRecognizer.open(home / "fleet", shards=5, top_k=100, rerank=False) as fleet,
+    ):
+        for query in QUERIES:
+            assert plain(fleet.recognize(query)) == plain(one.recognize(query))
+
+
+def test_a_prior_asks_only_shards_that_have_such_pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    search = LocalShards.search
+
+    def count(self: LocalShards, descriptor: np.ndarray, k: int, among: dict[int, Rows | None]) -> dict:
+        asked.append(len(among))
+        return search(self, descriptor, k, among)
+
+    monkeypatch.setattr(LocalShards, "search", count)
+    prior = Prior(gps_of(2), radius=150)
+    with (
+        PlaceRecognizer.open(home / "a", top_k=20, rerank=False) as one,
+        FleetRecognizer.open(home / "fleet", shards=8, top_k=20, rerank=False) as fleet,
+    ):
+        answer = fleet.recognize(QUERIES[0], prior)
+        assert plain(answer) == plain(one.recognize(QUERIES[0], prior))
+        assert {match.name for match in answer.matches} == {f"a/00{number}.jpg" for number in (1, 2, 3)}
+        assert (asked, answer.shards) == ([1], ShardCount(1, 1, 2))
+        nowhere = fleet.recognize(QUERIES[0], Prior(Gps(0, 0), radius=10))
+        assert nowhere.error is not None
+        assert "no picture of the map is within" in nowhere.error
+
+
+def test_a_budget_is_shared(home: Path) -> None:
+    with FleetRecognizer.open(home / "fleet", shards=4, top_k=100, budget_ms=40, batch_size=2) as fleet:
+        answer = [fleet.recognize(query) for query in QUERIES][-1]
+    assert 0 < answer.compared < 100
+    assert not answer.complete
+    assert len(answer.matches) == 100
+
+
+class Missing(LocalShards):
+    """Shards of which some do not answer one of the two rounds."""
+
+    lost: tuple[int, ...] = ()
+    lost_later: tuple[int, ...] = ()
+
+    def search(self, descriptor, k, among) -> dict:
+        return {n: found for n, found in super().search(descriptor, k, among).items() if n not in self.lost}
+
+    def rank(self, query, rows, left) -> dict:
+        return {n: ranked for n, ranked in super().rank(query, rows, left).items() if n not in self.lost_later}
+
+
+def test_a_missing_shard_is_named(home: Path) -> None:
+    with FleetRecognizer.open(home / "fleet", shards=4, top_k=40) as fleet:
+        whole = fleet.recognize(QUERIES[0])
+        index = fleet.index
+        assert isinstance(index, FleetIndex)
+        assert isinstance(index.shards, LocalShards)
+        index.shards.__class__ = Missing
+        index.shards.lost = (2,)
+        answer = fleet.recognize(QUERIES[0])
+        assert (answer.complete, answer.accepted, answer.shards) == (False, None, ShardCount(4, 3, 2))
+        assert answer.reason == "incomplete: no answer from shard 2"
+        rows = {record.name: row for row, record in enumerate(fleet.map.records)}
+        assert {index.owners[rows[match.name]] for match in answer.matches} == {0, 1, 3}
+        index.shards.lost, index.shards.lost_later = (), (1, 3)
+        answer = fleet.recognize(QUERIES[0])
+        assert (answer.complete, answer.accepted, answer.shards) == (False, None, ShardCount(4, 2, 2))
+        assert answer.reason == "incomplete: no answer from shard 1, 3"
+        assert {match.name for match in answer.matches} == {match.name for match in whole.matches}
+        assert {match.stage for match in answer.matches} == {"full", "descriptor"}
+        assert json.loads(answer.to_json())["shards"] == {"asked": 4, "answered": 2, "version": 2}
+        index.shards.lost = (0, 1, 2, 3)
+        with pytest.raises(MapError, match="no shard of the fleet answers"):
+            fleet.recognize(QUERIES[0])
+
+
+def test_a_published_version_is_taken_over(home: Path, tmp_path: Path) -> None:
+    adopt([build(tmp_path / "a", range(12))], tmp_path / "fleet")
+    with FleetRecognizer.open(tmp_path / "fleet", shards=2, top_k=12) as fleet:
+        assert fleet.refresh() is False
+        adopt([build(tmp_path / "b", range(3), drive="b")], tmp_path / "fleet")
+        before = fleet.recognize(QUERIES[0])
+        assert before.shards == ShardCount(2, 2, 1)
+        assert fleet.refresh() is True
+        assert len(fleet.map) == 15
+        assert fleet.recognize(QUERIES[0]).shards == ShardCount(2, 2, 2)
+
+
+def test_a_damaged_tile_is_refused_by_name(tmp_path: Path) -> None:
+    adopt([build(tmp_path / "a", range(12))], tmp_path / "fleet")
+    segment = sorted((tmp_path / "fleet" / "tiles").rglob("*.safetensors"))[0]
+    content = bytearray(segment.read_bytes())
+    content[int.from_bytes(content[:8], "little") + 12] ^= 1
+    segment.unlink()
+    segment.write_bytes(content)
+    with pytest.raises(MapError, match=f"{segment.name} is damaged"):
+        FleetRecognizer.open(tmp_path / "fleet")
+    segment.unlink()
+    with pytest.raises(MapError, match=f"{segment.name} is missing"):
+        FleetRecognizer.open(tmp_path / "fleet")
+
+
+def test_the_command(home: Path, tmp_path: Path) -> None:
+    Image.fromarray(QUERIES[0]).save(tmp_path / "q.png")
+    arguments = ["--query", str(tmp_path / "q.png"), "--format", "jsonl", "--no-rerank"]
+    results = [
+        CliRunner().invoke(main, [option, str(home / name), *arguments])
+        for option, name in (("--db", "a"), ("--fleet", "fleet"))
+    ]
+    one, fleet = (json.loads(result.stdout) for result in results)
+    assert fleet.pop("shards") == {"asked": 1, "answered": 1, "version": 2}
+    assert {**fleet, "timings": 0} == {**one, "timings": 0}
+    for wrong in ([], ["--db", "x", "--fleet", "y"]):
+        result = CliRunner().invoke(main, [*wrong, *arguments])
+        assert (result.exit_code, "give either --db, a map, or --fleet" in result.stderr) == (2, True)
+    result = CliRunner().invoke(main, ["--fleet", str(home / "a"), *arguments])
+    assert (result.exit_code, "holds no fleet" in result.stderr) == (2, True)
