@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 
 from pairvpr.cli.errors import Group
+from pairvpr.cli.options import ABOVE_ZERO, PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.printing import json_document, print_line, print_lines
 
-FOLDER = click.Path(path_type=Path)
-
-fleet_option = click.option("--fleet", required=True, type=FOLDER, help="The fleet's folder.")
+FLEET_OPTION = click.option("--fleet", required=True, type=PATH, help="The fleet's folder.")
 
 
 @click.group("fleet", cls=Group)
@@ -21,8 +21,8 @@ def fleet_group() -> None:
 
 
 @fleet_group.command("adopt")
-@click.argument("maps", nargs=-1, required=True, type=FOLDER, metavar="MAP...")
-@fleet_option
+@click.argument("maps", nargs=-1, required=True, type=PATH, metavar="MAP...")
+@FLEET_OPTION
 def fleet_adopt(maps: tuple[Path, ...], fleet: Path) -> None:
     """Publish maps in a fleet.
 
@@ -39,7 +39,7 @@ def fleet_adopt(maps: tuple[Path, ...], fleet: Path) -> None:
 
 
 @fleet_group.command("info")
-@fleet_option
+@FLEET_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with every tile.")
 def fleet_info(fleet: Path, as_json: bool) -> None:
     """Show figures, tiles and model of a fleet."""
@@ -82,7 +82,7 @@ def fleet_info(fleet: Path, as_json: bool) -> None:
 
 
 @fleet_group.command("gc")
-@fleet_option
+@FLEET_OPTION
 def fleet_gc(fleet: Path) -> None:
     """Delete files that the current version of a fleet does not need.
 
@@ -92,3 +92,40 @@ def fleet_gc(fleet: Path) -> None:
 
     report = collect(fleet)
     print_line(f"{fleet}: {report.files} files deleted, {report.bytes / 1e6:.1f} MB freed")
+
+
+def _read_position(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        latitude, longitude = map(float, value.split(","))
+    except ValueError:
+        latitude = longitude = math.nan
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise click.BadParameter(f"{value!r} is not LAT,LON in degrees, as 48.1374,11.5755")
+    return latitude, longitude
+
+
+@fleet_group.command("pull")
+@click.option("--fleet", required=True, metavar="PATH|URL", help="The fleet's folder, or an HTTP server of its files.")
+@click.option("--db", required=True, type=PATH, help="The map's folder.")
+@click.option("--near", metavar="LAT,LON", callback=_read_position, help="Fetch only the tiles around this position.")
+@click.option("--radius", metavar="METRES", type=ABOVE_ZERO, help="The distance for --near.")
+def fleet_pull(fleet: str, db: Path, near: tuple[float, float] | None, radius: float | None) -> None:
+    """Fetch a map of a fleet's tiles, or bring one up to date.
+
+    Only changed files move. The old map answers until the new one is whole. Pictures that were added to the map stay in
+    it. Run the command again to go on after an interruption.
+    """
+    from pairvpr.runtime.fleet.pulling import pull
+    from pairvpr.runtime.geometry.poses import Gps
+
+    if (near is None) != (radius is None):
+        raise click.UsageError("--near needs --radius" if radius is None else "--radius needs --near")
+    position = None if near is None else Gps(*near)
+    report = pull(fleet, db, position, radius or math.inf, Meter("segments fetched").update)
+    own = f", {report.own} of its own" if report.own else ""
+    print_line(
+        f"{db}: version {report.version}, {report.tiles} tiles, {report.pictures} pictures{own}; {report.files} files "
+        f"moved, {report.bytes / 1e6:.1f} MB"
+    )

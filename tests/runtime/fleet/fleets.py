@@ -29,15 +29,20 @@ def features_of(number: int, dims: Dims) -> Features:
 
 
 def build(
-    path: Path, numbers: Iterable[int], *, drive: str = "a", settings=None, kind: str = "gps", same=None, bundle=None
+    path: Path,
+    numbers: Iterable[int],
+    *,
+    drive: str = "a",
+    settings=None,
+    kind: str = "gps",
+    same=None,
 ) -> Path:
     """Add pictures to a map, or make it.
 
     kind: of positions: "gps", "pose" or "none".
     same: the number whose features all pictures get. None gives each its own.
-    bundle: folder of the model. None takes the one that ships.
     """
-    bundle = Bundle.open(bundle or default_bundle())
+    bundle = Bundle.open(default_bundle())
     dims = bundle.info.dims
     with MapWriter.open(
         path,

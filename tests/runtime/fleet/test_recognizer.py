@@ -24,12 +24,12 @@ from tests.scenes import draw_scene
 QUERIES = [draw_scene(place, 1, (96, 128)) for place in range(6)]
 
 
-def fill(folder: Path, bundle: Path | None = None) -> None:
+def fill(folder: Path) -> None:
     """Make a fleet of two maps, with pictures of equal features in different segments and tiles, and one map of all."""
-    first = build(folder / "a", range(60), bundle=bundle)
-    build(first, range(60, 75), same=7, bundle=bundle)
-    second = build(folder / "b", range(40, 90), drive="b", bundle=bundle)
-    build(second, range(90, 100), drive="b", same=7, bundle=bundle)
+    first = build(folder / "a", range(60))
+    build(first, range(60, 75), same=7)
+    second = build(folder / "b", range(40, 90), drive="b")
+    build(second, range(90, 100), drive="b", same=7)
     adopt([first], folder / "fleet")
     adopt([second], folder / "fleet")
     merge_maps([second], first)
@@ -47,21 +47,20 @@ def plain(answer: Recognition) -> tuple:
 
 
 @pytest.mark.parametrize("top_k", [20, 100])
-def test_answers_are_those_of_one_map_in_every_bit(tiny_bundle: Path, tmp_path: Path, top_k: int) -> None:
-    fill(tmp_path, tiny_bundle)
-    with PlaceRecognizer.open(tmp_path / "a", top_k=top_k) as one:
-        expected = [one.recognize(query) for query in QUERIES]
+def test_answers_are_those_of_one_map_in_every_bit(home: Path, top_k: int) -> None:
+    """Pair by pair. In larger batches the last bits of a score depend on its place, see the next test."""
+    with PlaceRecognizer.open(home / "a", top_k=top_k, batch_size=1) as one:
+        expected = [one.recognize(query) for query in QUERIES[:3]]
         assert len({match.similarity for match in expected[0].matches}) < top_k or top_k == 20  # equal ones
     for shards in (1, 3, 4):
-        with FleetRecognizer.open(tmp_path / "fleet", shards=shards, top_k=top_k) as fleet:
-            answers = [fleet.recognize(query) for query in QUERIES]
+        with FleetRecognizer.open(home / "fleet", shards=shards, top_k=top_k, batch_size=1) as fleet:
+            answers = [fleet.recognize(query) for query in QUERIES[:3]]
         assert list(map(plain, answers)) == list(map(plain, expected))
         assert {answer.shards for answer in answers} == {ShardCount(shards, shards, 2)}
 
 
 @pytest.mark.parametrize("shards", [1, 4])
-def test_answers_of_the_model_that_ships(home: Path, shards: int) -> None:
-    """Its pair scores depend on the place in the batch in the last bits, see docs/fleet.md."""
+def test_answers_in_batches(home: Path, shards: int) -> None:
     with (
         PlaceRecognizer.open(home / "a", top_k=40) as one,
         FleetRecognizer.open(home / "fleet", shards=shards, top_k=40) as fleet,
