@@ -21,7 +21,7 @@ class Answers:
 
     features: features of the pictures.
     candidates: int64 (n, c), the nearest other pictures of each picture by descriptor.
-    scores: float32 (n, c), the pair scores with the candidates.
+    scores: float32 (n, c), the pair scores with the candidates; similarities for a model without a pair classifier.
     """
 
     features: Features
@@ -34,7 +34,7 @@ class Agreement:
     """Compare the answers of two models.
 
     cosine: lowest cosine between the two descriptors of a picture.
-    rank_correlation: Spearman's rank correlation of all pair scores.
+    rank_correlation: Spearman's rank correlation of all scores.
     top1_changed: share of pictures whose best candidate differs.
     """
 
@@ -83,6 +83,9 @@ def compare_answers(found: Answers, truth: Answers) -> Agreement:
 
 
 def _score(model: Model, features: Features, candidates: npt.NDArray[np.int64], progress: Progress) -> Answers:
+    if not model.bundle.info.pair_classifier:
+        found = np.einsum("ng,ncg->nc", features.descriptors, features.descriptors[candidates])
+        return Answers(features, candidates, found)
     scores = np.zeros(candidates.shape, np.float32)
     for i, others in enumerate(candidates):
         if i % 50 == 0:

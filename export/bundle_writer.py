@@ -74,7 +74,9 @@ def export_bundle(
     return Bundle.open(out)
 
 
-def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progress) -> Bundle:
+def export_int8(
+    checkpoint: Checkpoint | None, images: Path, out: Path, progress: Progress, descriptor: Descriptor | None = None
+) -> Bundle:
     """Export a network in the three INT8 precisions, calibrated on the pictures of the folder `images`.
 
     Works as `export_bundle`. Float graphs that `out` already has are used if the same versions made them. A precision
@@ -82,7 +84,10 @@ def export_int8(checkpoint: Checkpoint, images: Path, out: Path, progress: Progr
     no precision is accurate enough.
     """
     pictures = Pictures(*split_pictures(images))
-    with _export(checkpoint, None, out, progress) as export, tempfile.TemporaryDirectory(dir=export.folder) as scratch:
+    with (
+        _export(checkpoint, descriptor, out, progress) as export,
+        tempfile.TemporaryDirectory(dir=export.folder) as scratch,
+    ):
         floats = Path(scratch)
         for precision in DTYPES:
             export.reuse_or_trace(precision, floats)

@@ -273,7 +273,7 @@ def _linear_layers(graph: GraphProto, where: str) -> list[Layer]:
     layers = []
     for i, (name, nodes) in enumerate(users.items()):
         # Names that the exporter kept say more than sizes. Names that it invented hold no dot.
-        told = name.removesuffix(".T").removesuffix(".weight")
+        told = name.removesuffix(".half").removesuffix(".T").removesuffix(".weight")
         told = told if "." in told else "x".join(map(str, initializers[name].dims))
         layers.append(Layer(f"{where} {i + 1} {told}", name, tuple(nodes)))
     return layers

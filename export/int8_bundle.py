@@ -11,11 +11,19 @@ import numpy as np
 
 from pairvpr.calibration.gate import LIMITS, Answers, answer_pictures, measure_agreement
 from pairvpr.errors import ExportError
-from pairvpr.export.int8 import Arrays, FloatGraph, layer_errors, measure_ranges, needs_narrow_weights, write_int8
+from pairvpr.export.int8 import (
+    MIN_WIDTH,
+    Arrays,
+    FloatGraph,
+    layer_errors,
+    measure_ranges,
+    needs_narrow_weights,
+    write_int8,
+)
 from pairvpr.export.int8_cache import Measured, cache_file, load, store
 from pairvpr.export.verification import Progress
 from pairvpr.machine import int8_class
-from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles, PrecisionInfo
+from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle, GraphFiles, PrecisionInfo
 from pairvpr.runtime.engines.base import in_place
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from pairvpr.runtime.engines.open import PROCESSOR, Engines
@@ -50,7 +58,8 @@ class Int8Export:
 
     def __init__(self, floats: Bundle, folder: Path, pictures: Pictures, progress: Progress) -> None:
         self.floats, self.folder, self.pictures, self.progress = floats, folder, pictures, progress
-        self.model = self._model({name: floats.graph("fp32", name, cpu=True) for name in GRAPHS}, "fp32")
+        self.names = floats.info.graphs
+        self.model = self._model({name: floats.graph("fp32", name, cpu=True) for name in self.names}, "fp32")
         progress("float32: answers on the calibration pictures")
         self.seen = answer_pictures(self.model, pictures.calibration, CALIBRATION_CANDIDATES, progress)
         self.ranges, errors = self._calibrate()
@@ -93,8 +102,13 @@ class Int8Export:
         """
         ranges: dict[str, float] = {}
         errors: dict[str, float] = {}
-        for name in GRAPHS:
+        for name in self.names:
             graph = FloatGraph(self.floats.graph("fp32", name, cpu=False))
+            if not graph.layers:
+                raise ExportError(
+                    f"the graph {name} has no linear layers of {MIN_WIDTH} numbers or more, which alone are quantized; "
+                    "use --fp16"
+                )
             file = cache_file(self.floats.info, name, self.pictures.calibration, CALIBRATION_CANDIDATES, LOOKED_AT)
             found = load(file, [layer.name for layer in graph.layers])
             if found is not None:
@@ -119,8 +133,8 @@ class Int8Export:
     def _feeds(self, name: str, count: int) -> Iterator[Arrays]:
         """Yield a graph's inputs while the first `count` calibration pictures are recognised."""
         for i, path in enumerate(self.pictures.calibration[:count]):
-            if name == "encoder":
-                yield {"images": self.model.prepare(path)[None]}
+            if name in (ENCODER, DESCRIPTOR):
+                yield {"images": self.model.fit(path)[name == DESCRIPTOR][None]}
                 continue
             tokens = self.seen.features.tokens
             feed = {"query_tokens": tokens[i : i + 1], "database_tokens": tokens[self.seen.candidates[i]]}
@@ -142,9 +156,9 @@ class Int8Export:
         return names
 
     def _graphs(self, kind: str, left_float: list[str]) -> dict[str, GraphFiles]:
-        """Write the three graphs. Only ONNX Runtime runs int8-dynamic, so it may use ONNX Runtime's attention."""
+        """Write the graphs. Only ONNX Runtime runs int8-dynamic, so it may use ONNX Runtime's attention."""
         graphs = {}
-        for name in GRAPHS:
+        for name in self.names:
             stored = "fp16" if kind == "int8-fp16" else "fp32"
             graph = FloatGraph(self.floats.graph(stored, name, cpu=False), fused=kind == "int8-dynamic")
             narrow = needs_narrow_weights()
@@ -172,8 +186,9 @@ class Int8Export:
                 f"held-out pictures: {found}; allowed are {LIMITS}. Largest errors of single layers: {worst}. "
                 "Use --fp16, or give --calibration-images that look like what the robot will see"
             )
-        features = model.encode_prepared(truth.images)
-        errors = measure(features, model.score(features[0], features), truth, kind)
+        features = truth.encode(model, slice(None))
+        scores = model.score(features[0], features) if self.floats.info.pair_classifier else truth.scores
+        errors = measure(features, scores, truth, kind)
         if not errors.ok:
             raise ExportError(
                 f"the {kind} graphs differ from the network on the reference pictures (descriptor cosine distance "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.compose
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from pairvpr.errors import ExportError, one_line
@@ -17,6 +18,8 @@ from pairvpr.runtime.bundle import PictureFormat
 
 AXES_ARE_INPUT = 18
 """Operator set from which the axes of a reduction are an input."""
+FILE = "file."
+"""Prefix of the names in the file's graph."""
 OLDEST = 11
 """Lowest operator set that is read."""
 TYPES = {TensorProto.FLOAT: np.float32, TensorProto.UINT8: np.uint8}
@@ -86,12 +89,10 @@ def wrap_onnx(model: ModelProto, takes: OnnxPicture, picture: PictureFormat, out
 
     output: the file's output that holds the descriptor.
     """
-    whole = ModelProto()
-    whole.CopyFrom(model)
-    graph = whole.graph
-    before, constants = _preprocessing(takes, picture)
-    version = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    after, more = _normalisation(output, version)
+    whole: ModelProto = onnx.compose.add_prefix(model, FILE)  # its names may be ours, such as `images`
+    graph, output = whole.graph, f"{FILE}{output}"
+    before, constants = _preprocessing(replace(takes, name=f"{FILE}{takes.name}"), picture)
+    after, more = make_normalisation(output, main_opset(model), "pairvpr")
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
@@ -122,19 +123,28 @@ def _preprocessing(takes: OnnxPicture, picture: PictureFormat) -> tuple[list[Nod
     return nodes, constants
 
 
-def _normalisation(output: str, version: int) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Return the nodes, and their constants, from the file's output to `descriptors`. As torch's `F.normalize`."""
-    constants = [_constant("least", np.array([1e-12], np.float32))]
+def main_opset(model: ModelProto) -> int:
+    """Return the version of the graph's main operator set."""
+    return max(int(each.version) for each in model.opset_import if each.domain in ("", "ai.onnx"))
+
+
+def make_normalisation(output: str, version: int, prefix: str) -> tuple[list[NodeProto], list[TensorProto]]:
+    """Return the nodes, and their constants, from `output` to `descriptors`. As torch's `F.normalize`.
+
+    version: of the main operator set. prefix: of the names of values between.
+    """
+    raw, length, least, divisor, axes = (f"{prefix}.{name}" for name in ("raw", "length", "least", "divisor", "axes"))
+    constants = [numpy_helper.from_array(np.array([1e-12], np.float32), least)]
     reduced: dict[str, Any] = {"axes": [1]}
-    inputs = ["pairvpr.raw"]
+    inputs = [raw]
     if version >= AXES_ARE_INPUT:
-        constants.append(_constant("axes", np.array([1], np.int64)))
-        inputs, reduced = ["pairvpr.raw", "pairvpr.axes"], {}
+        constants.append(numpy_helper.from_array(np.array([1], np.int64), axes))
+        inputs, reduced = [raw, axes], {}
     nodes = [
-        helper.make_node("Cast", [output], ["pairvpr.raw"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceL2", inputs, ["pairvpr.length"], keepdims=1, **reduced),
-        helper.make_node("Max", ["pairvpr.length", "pairvpr.least"], ["pairvpr.divisor"]),
-        helper.make_node("Div", ["pairvpr.raw", "pairvpr.divisor"], ["descriptors"]),
+        helper.make_node("Cast", [output], [raw], to=TensorProto.FLOAT),
+        helper.make_node("ReduceL2", inputs, [length], keepdims=1, **reduced),
+        helper.make_node("Max", [length, least], [divisor]),
+        helper.make_node("Div", [raw, divisor], ["descriptors"]),
     ]
     return nodes, constants
 

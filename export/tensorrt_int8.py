@@ -67,6 +67,11 @@ def build_int8(
     INT8, no INT8 plans are kept.
     Raises EngineError, BundleError or KeyboardInterrupt. The bundle is then left as it was.
     """
+    if bundle.info.graphs != GRAPHS:
+        raise EngineError(
+            f"{bundle.path}: INT8 engines are built only of models whose own encoder makes the descriptors; give "
+            "--precision fp16"
+        )
     for precision in (INT8, HALF):
         if precision not in bundle.info.precisions:
             raise EngineError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -78,6 +80,13 @@ _OPTIONS = [
         type=_parse_deviation,
         help="Deviation of its pictures. Default: as its code tells, else ImageNet's.",
     ),
+    click.option(
+        "--descriptor-dim",
+        "dim",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Reduce it to N numbers by the principal components of --calibration-images, more than N pictures.",
+    ),
 ]
 
 
@@ -90,13 +99,18 @@ class DescriptorOptions:
     resize: str | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    dim: int | None
 
     def alone(self, checkpoint: str | None, preset: str | None) -> bool:
         """Return whether the descriptor is exported alone."""
         return self.spec is not None and checkpoint is None and preset is None
 
-    def load(self) -> Descriptor | None:
-        """Load the descriptor, and log the pictures that it takes. Raises ExportError."""
+    def load(self, images: Path | None, progress: Callable[[str], None]) -> Descriptor | None:
+        """Load the descriptor, and log the pictures that it takes and the loss of its reduction.
+
+        images: the folder of pictures whose principal components reduce it, if `dim` is given.
+        Raises ExportError, and SourceError for pictures that cannot be used.
+        """
         if self.spec is None:
             return None
         from pairvpr.export.descriptor_source import Stated, load_descriptor
@@ -116,12 +130,18 @@ class DescriptorOptions:
             mean,
             std,
         )
-        return loaded
+        if self.dim is None or images is None:
+            return loaded
+        from pairvpr.export.descriptor_reduction import reduce_descriptor
+
+        reduced = reduce_descriptor(loaded, self.dim, images, progress)
+        log.info("%s: %d of %d numbers: %s", self.spec, reduced.dim, loaded.dim, reduced.loss)
+        return reduced
 
 
 def _make_options(given: dict[str, Any]) -> DescriptorOptions:
     if given["spec"] is None:
-        for name in ("size", "resize", "mean", "std"):
+        for name in ("size", "resize", "mean", "std", "dim"):
             if given[name] is not None:
                 raise click.UsageError(f"--descriptor-{name} needs --descriptor")
     return take(DescriptorOptions, given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -47,7 +47,11 @@ def main() -> None:
 @click.option("--fp32", "precision", flag_value="fp32", default=True, help="Full precision (the default).")
 @click.option("--fp16", "precision", flag_value="fp16", help="Half precision, LayerNorms in float32.")
 @click.option("--int8", "precision", flag_value="int8", help="8-bit linear layers, judged against float32.")
-@click.option("--calibration-images", type=PATH, help="For --int8: at least 264 pictures like the robot's own.")
+@click.option(
+    "--calibration-images",
+    type=PATH,
+    help="For --int8 (264 or more) and --descriptor-dim: pictures like the robot's own.",
+)
 @click.option("--tensorrt", is_flag=True, help="Build TensorRT engines too, for the GPU of this computer.")
 @click.option("--out", type=PATH, help="The bundle's folder. Default: models/<preset>.")
 def export(
@@ -68,16 +72,19 @@ def export(
         raise click.UsageError("--checkpoint and --preset exclude each other")
     if precision == "int8" and calibration_images is None:
         raise click.UsageError("--int8 needs --calibration-images")
-    if precision != "int8" and calibration_images is not None:
-        raise click.UsageError("--calibration-images needs --int8")
-    if precision == "int8" and descriptor.spec is not None:
-        raise click.UsageError("--int8 does not go with --descriptor: give --fp32 or --fp16")
+    if descriptor.dim is not None and calibration_images is None:
+        raise click.UsageError("--descriptor-dim needs --calibration-images")
+    if precision != "int8" and descriptor.dim is None and calibration_images is not None:
+        raise click.UsageError("--calibration-images needs --int8 or --descriptor-dim")
+    if precision == "int8" and tensorrt and descriptor.spec is not None:
+        raise click.UsageError("--int8 --tensorrt does not go with --descriptor: give --fp16")
     _check_export(tensorrt)
     loaded = None if descriptor.alone(checkpoint, preset) else _load_for_export(checkpoint, preset)
-    first = descriptor.load()
+    progress = _progress()
+    first = descriptor.load(calibration_images, progress)
     name = "descriptor" if loaded is None else _folder_name(loaded.network.config.preset, checkpoint)
     folder = out or Path("models") / (name if loaded is None or first is None else f"{name}-descriptor")
-    bundle = _export(loaded, first, precision, calibration_images, tensorrt, folder)
+    bundle = _export(loaded, first, precision, calibration_images, tensorrt, folder, progress)
     say_model(bundle)
     for name, info in bundle.info.precisions.items():
         if name.partition("-")[0] == precision:
@@ -115,19 +122,21 @@ def _export(
     calibration_images: Path | None,
     tensorrt: bool,
     folder: Path,
+    progress: Callable[[str], None],
 ) -> Bundle:
     from pairvpr.export.bundle_writer import export_bundle, export_int8
 
-    start = time.monotonic()
-
-    def progress(step: str) -> None:
-        print_line(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
-
-    if calibration_images is None or loaded is None:
+    if precision != "int8" or calibration_images is None:
         return export_bundle(loaded, cast("Precision", precision), folder, progress, descriptor)
     if tensorrt:
         export_bundle(loaded, "fp16", folder, progress)  # the device compares INT8 with it
-    return export_int8(loaded, calibration_images, folder, progress)
+    return export_int8(loaded, calibration_images, folder, progress, descriptor)
+
+
+def _progress() -> Callable[[str], None]:
+    """Return a function that prints each step on stderr, with the seconds since now."""
+    start = time.monotonic()
+    return lambda step: print_line(f"{time.monotonic() - start:6.1f} s  {step}", err=True)
 
 
 def _folder_name(preset: str, checkpoint: str | None) -> str:

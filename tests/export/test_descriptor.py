@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image  # noqa: E402
 from pairvpr.cli.main import main  # noqa: E402
 from pairvpr.errors import ExportError  # noqa: E402
 from pairvpr.export.bundle_writer import export_bundle  # noqa: E402
+from pairvpr.export.descriptor_reduction import find_components, measure_loss  # noqa: E402
 from pairvpr.export.descriptor_source import IMAGENET_MEAN, IMAGENET_STD, Stated, load_descriptor  # noqa: E402
 from pairvpr.model import load_checkpoint  # noqa: E402
 from pairvpr.runtime import PlaceRecognizer, load_model  # noqa: E402
@@ -362,11 +364,107 @@ def test_onnx_files_that_cannot_be_used(tmp_path: Path) -> None:
     assert "holds 16-bit weights" in told(half)
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty pictures of scenes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(40):
+        Image.fromarray(draw_scene(number, 0, (56, 56))).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["--fp32", "--fp16"])
+def test_a_reduced_descriptor_is_a_part_of_graph_and_identity(
+    precision: str, hub: Path, pictures: Path, tmp_path: Path
+) -> None:
+    options = ["--descriptor", f"{hub}:transport", "--descriptor-size", "56", precision]
+    reduced = ["--descriptor-dim", "12", "--calibration-images", pictures]
+    for name, more in (("reduced", reduced), ("again", reduced), ("whole", [])):
+        result = invoke("export", *options, *more, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        if more:
+            (line,) = (line for line in result.stderr.splitlines() if "12 of 64 numbers" in line)
+            said = re.search(r"([\d.]+)% of the variance kept, .* \(10 held-out pictures\)$", line)
+            assert said is not None
+            assert 10 < float(said[1]) < 100
+    bundles = {name: Bundle.open(tmp_path / name) for name in ("reduced", "again", "whole")}
+    assert bundles["reduced"].identity == bundles["again"].identity != bundles["whole"].identity
+    assert bundles["reduced"].info.dims.descriptor == 12
+    assert bundles["reduced"].info.weights.origin.endswith(":transport, 12 principal components")
+    files = sorted(pictures.iterdir())
+    small, whole = (load_model(tmp_path / name).encode(files).descriptors for name in ("reduced", "whole"))
+    assert np.linalg.norm(small, axis=1) == pytest.approx(1, abs=1e-5)
+    taught = whole[np.arange(40) % 4 != 0].astype(np.float64)
+    mean = taught.mean(axis=0)
+    values, vectors = np.linalg.eigh((taught - mean).T @ (taught - mean))
+    expected = (whole - mean) @ vectors[:, np.argsort(-values)[:12]]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert small @ small.T == pytest.approx(expected @ expected.T, abs=2e-4 if precision == "--fp32" else 2e-2)
+
+
+def test_an_onnx_file_is_reduced_before_a_pair_classifier(pictures: Path, tmp_path: Path, checkpoint_of) -> None:
+    file = save_onnx(Named(descriptors.gem()), tmp_path / "gem.onnx")
+    result = invoke(
+        "export", "--checkpoint", checkpoint_of("tiny-decoder"), "--descriptor", file, "--descriptor-dim", 8,
+        "--calibration-images", pictures, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    model = load_model(tmp_path / "out")
+    assert model.bundle.info.dims.descriptor == 8
+    assert model.bundle.info.pair_classifier
+    assert model.encode([next(pictures.iterdir())]).descriptors.shape == (1, 8)
+
+
+def test_a_file_may_have_the_names_of_a_bundles_graphs(hub: Path, tmp_path: Path) -> None:
+    first = invoke("export", "--descriptor", f"{hub}:transport", "--descriptor-size", 56, "--out", tmp_path / "first")
+    assert first.exit_code == 0, first.output
+    file = tmp_path / "first" / "encoder.fp32.onnx"  # images -> descriptors
+    second = invoke("export", "--descriptor", file, "--out", tmp_path / "second")
+    assert second.exit_code == 0, second.output
+    picture = [draw_scene(0, 0, (56, 56))]
+    found = [load_model(tmp_path / name).encode(picture).descriptors for name in ("first", "second")]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
+def test_the_loss_of_a_reduction() -> None:
+    """All variance lies in three of six numbers: three components lose nothing, and one keeps its share."""
+    rng = np.random.default_rng(0)
+    found = np.zeros((80, 6), np.float32)
+    found[:, :3] = rng.normal(0, (4, 2, 1), (80, 3))
+    held_out = np.arange(80) % 4 == 0
+    full = measure_loss(found, held_out, *find_components(found[~held_out], 3))
+    assert full.variance == pytest.approx(1)
+    assert full.pictures == 20
+    mean, components = find_components(found[~held_out], 1)
+    assert np.abs(components[0]).argmax() == 0
+    part = measure_loss(found, held_out, mean, components)
+    centred = found[held_out] - mean
+    assert part.variance == pytest.approx(((centred @ components[0]) ** 2).sum() / (centred**2).sum(), rel=1e-4)
+    assert part.same_nearest < part.still_near <= 1
+
+
+def test_reductions_that_cannot_be_made_are_refused_in_one_line(hub: Path, pictures: Path, tmp_path: Path) -> None:
+    options = ["export", "--descriptor", f"{hub}:transport", "--descriptor-size", "56", "--out", tmp_path / "out"]
+    said = refused(invoke(*options, "--descriptor-dim", 30, "--calibration-images", pictures))
+    assert f"{pictures}: 40 pictures; --descriptor-dim 30 needs 42" in said
+    said = refused(invoke(*options, "--descriptor-dim", 64, "--calibration-images", pictures))
+    assert "--descriptor-dim 64: the descriptor has 64 numbers; give fewer, or leave it out" in said
+    said = refused(invoke(*options, "--descriptor-dim", 8, "--calibration-images", tmp_path / "missing"))
+    assert "missing is not a folder" in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (("--descriptor-size", "56"), "--descriptor-size needs --descriptor"),
-        (("--descriptor", "a:b", "--int8", "--calibration-images", "."), "--int8 does not go with --descriptor"),
+        (("--descriptor-dim", "8"), "--descriptor-dim needs --descriptor"),
+        (("--descriptor", "a:b", "--descriptor-dim", "8"), "--descriptor-dim needs --calibration-images"),
+        (("--calibration-images", "."), "--calibration-images needs --int8 or --descriptor-dim"),
+        (
+            ("--descriptor", "a:b", "--int8", "--calibration-images", ".", "--tensorrt"),
+            "--int8 --tensorrt does not go with --descriptor",
+        ),
         (("--descriptor", "a:b", "--descriptor-size", "0"), "give a side or HEIGHTxWIDTH"),
         (("--descriptor", "a:b", "--descriptor-size", "56x"), "give a side or HEIGHTxWIDTH"),
         (("--descriptor", "a:b", "--descriptor-mean", "0.5,0.5"), "give three numbers"),

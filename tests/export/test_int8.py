@@ -391,7 +391,7 @@ def test_command_line_adds_int8_to_a_bundle_or_nothing(
     ("arguments", "told"),
     [
         (["--int8"], "--int8 needs --calibration-images"),
-        (["--fp16", "--calibration-images", "x"], "--calibration-images needs --int8"),
+        (["--fp16", "--calibration-images", "x"], "--calibration-images needs --int8 or --descriptor-dim"),
         (["--int8", "--calibration-images", "absent"], "absent is not a folder"),
     ],
 )
@@ -411,3 +411,44 @@ def test_a_failed_int8_check_names_the_worst_layers(made, monkeypatch) -> None:
     assert "best candidate changed in 25.0%" in str(error.value)
     assert export.ranking[0] in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_descriptors_of_other_networks_are_quantized_behind_the_same_gate(
+    checkpoint_of, images, tmp_path, monkeypatch
+) -> None:
+    take_few(monkeypatch)
+    wide = ["--descriptor", "tests.export.descriptors:transport", "--descriptor-size", "56"]
+    common = ["--int8", "--calibration-images", str(images), "--out"]
+    monkeypatch.setattr(int8_bundle, "LIMITS", Agreement(1.1, 1.0, 0.0))
+    monkeypatch.setattr(int8_bundle, "FLOAT_SHARES", (0.0,))
+    refused = CliRunner().invoke(main, ["export", *wide, *common, str(tmp_path / "alone")])
+    assert refused.exit_code == 2
+    assert "int8 graphs differ from the float32 ones" in refused.stderr.splitlines()[-1]
+    assert not (tmp_path / "alone").exists()
+
+    monkeypatch.setattr(int8_bundle, "LIMITS", SEEDED_LIMITS)
+    for name, more in (("alone", []), ("both", ["--checkpoint", str(checkpoint_of("tiny-decoder"))])):
+        result = CliRunner().invoke(main, ["export", *more, *wide, *common, str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
+        bundle = Bundle.open(tmp_path / name)
+        bundle.verify()
+        assert set(KINDS) <= set(bundle.info.precisions)
+        graph = "descriptor" if more else "encoder"
+        for kind in KINDS:
+            model = onnx.load(str(bundle.graph(kind, graph, cpu=False)), load_external_data=False)
+            operators = {node.op_type for node in model.graph.node}
+            assert {"DynamicQuantizeLinear", "DequantizeLinear"} & operators
+            loaded = load_model(tmp_path / name, "cpu", kind)
+            assert check_reference(loaded).ok
+            assert loaded.encode([images / "0.png"]).descriptors.shape == (1, 64)
+
+
+def test_a_descriptor_without_linear_layers_is_refused(images, tmp_path, monkeypatch) -> None:
+    take_few(monkeypatch)
+    network = ["--descriptor", "tests.export.descriptors:gem", "--descriptor-size", "56"]
+    command = ["export", *network, "--int8", "--calibration-images", str(images), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "the graph encoder has no linear layers of 64 numbers or more" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
