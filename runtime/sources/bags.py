@@ -118,15 +118,18 @@ class BagSource(Source):
         return chosen
 
     def _read_places(self) -> Places:
-        """Read all finite poses or GPS positions of the chosen topic."""
+        """Read all finite poses or GPS positions of the chosen topic. Remark on messages that cannot be read."""
         topic = self._pose_topic[0].topic if self._pose_topic else ""
-        collector = Collector(str(self._path), topic, self._source())
+        collector, damaged = Collector(str(self._path), topic, self._source()), list[SourceError]()
         for static in (True, False):
             connections = [each for each in self._pose_topic if is_static(each.topic) == static]
             for message, header, logged, _ in self._messages(connections):
                 if isinstance(message, SourceError):
-                    raise SourceError(f"{self._path}: {message}") from message
-                collector.add(message, header, logged, static=static)
+                    damaged.append(message)
+                else:
+                    collector.add(message, header, logged, static=static)
+        if damaged:
+            remark(f"{self._path}: {len(damaged)} messages on {topic} give no place; first: {damaged[0]}")
         self._pose_span = collector.span()
         return collector.places()
 

@@ -614,11 +614,18 @@ def test_quotes_of_a_damaged_bag_are_printable(tmp_path: Path) -> None:
         frames_of(path)
 
 
-def test_a_damaged_pose_is_an_error_that_names_the_bag(tmp_path: Path) -> None:
-    path = write_drive(tmp_path, "lone.mcap", frames=2)
-    content = bytearray(path.read_bytes())
-    at = content.index(b"builtin_interfaces/Time", content.rindex(b"nav_msgs/msg/Odometry"))
-    content[at : at + 18] = b"builtin_interfa6es"
-    path.write_bytes(content)
-    with pytest.raises(SourceError, match=r"alone\.mcap: /odom is damaged.*: check that it is whole"):
-        frames_of(path)
+@pytest.mark.parametrize("kind", ["drive.bag", "sqlite", "lone.mcap"])
+def test_damaged_poses_cost_places_and_no_pictures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    with BagWriter(tmp_path, kind) as bag:
+        for i in range(3):
+            bag.image("/cam/image_raw", stamp(i), scene(i))
+            bag.pose("Odometry" if i < 2 else "PoseStamped", "/odom", stamp(i), i)  # the topic's type is Odometry
+    frames = frames_of(bag.path)
+    assert all(frame.picture is not None for frame in frames)
+    assert [frame.pose is not None for frame in frames] == [True, True, False]
+    (told,) = [each for each in caplog.messages if "first: /odom is damaged" in each]
+    assert told.startswith(f"{bag.path}: 1 messages on /odom give no place")
+    with pytest.raises(SourceError, match="1 messages on /odom give no place"), remark_scope(strict=True):
+        frames_of(bag.path)
