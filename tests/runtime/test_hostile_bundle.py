@@ -59,6 +59,27 @@ def test_a_bundle_lists_files_of_its_folder_alone(path: Path, name: str) -> None
         Bundle.open(path)
 
 
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda info: info["dims"].update(heads=4), "dims has sizes of a pair classifier"),
+        (lambda info: info["dims"].update(descriptor=0), "descriptor is not a whole number from 1"),
+        (
+            lambda info: info.update(descriptor={"picture": info["picture"], "weights": info["weights"]}),
+            "a descriptor in front of no pair classifier",
+        ),
+    ],
+)
+def test_a_descriptor_alone_has_nothing_of_a_pair_classifier(
+    descriptor_bundle: Path, tmp_path: Path, edit: Callable[[Content], object], told: str
+) -> None:
+    shutil.copytree(descriptor_bundle, tmp_path / "bundle")
+    assert not Bundle.open(tmp_path / "bundle").info.pair_classifier
+    reseal(tmp_path / "bundle", edit)
+    with pytest.raises(BundleError, match=told):
+        Bundle.open(tmp_path / "bundle")
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_link_or_pipe_is_not_installed(path: Path, kind: str) -> None:
     secret = path.parent / "secret"

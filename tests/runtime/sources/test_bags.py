@@ -615,9 +615,7 @@ def test_quotes_of_a_damaged_bag_are_printable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["drive.bag", "sqlite", "lone.mcap"])
-def test_damaged_poses_cost_places_and_no_pictures(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
-) -> None:
+def test_damaged_poses_cost_places_and_no_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     with BagWriter(tmp_path, kind) as bag:
         for i in range(3):
             bag.image("/cam/image_raw", stamp(i), scene(i))

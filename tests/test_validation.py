@@ -1,0 +1,52 @@
+"""Values of files: what is inside the limits is returned as it is, and what is outside is refused by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pairvpr.validation import (
+    check_bool,
+    check_int,
+    check_keys,
+    check_list,
+    check_mapping,
+    check_real,
+    check_text,
+    parse_json,
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "inside", "outside"),
+    [
+        (lambda value: check_int(value, "it", -1, 3), [-1, 0, 3], [-2, 4, 1.0, True, "1", None, 10**400]),
+        (lambda value: check_real(value, "it", -1, 3), [-1, 0.5, 3], [-1.1, 3.1, math.nan, True, "1", 10**400]),
+        (lambda value: check_real(value, "it"), [-1e308, 1e308], [math.inf, -math.inf]),
+        (lambda value: check_text(value, "it", 3), ["", "abc"], ["abcd", b"a", 1]),
+        (lambda value: check_bool(value, "it"), [True, False], [0, 1, None]),
+        (lambda value: check_list(value, "it", 1, 2), [[1], [1, 2]], [[], [1, 2, 3], (1,), {1: 1}]),
+        (lambda value: check_mapping(value, "it", 2), [{}, {"a": 1, "b": 2}], [{"a": 1, "b": 2, "c": 3}, {1: 1}, []]),
+        (
+            lambda value: check_keys(value, "it", {"a"}, {"b"}),
+            [{"a": 1}, {"a": 1, "b": 2}],
+            [{"b": 1}, {"a": 1, "c": 1}],
+        ),
+    ],
+)
+def test_limits(check: Callable[[Any], Any], inside: list[Any], outside: list[Any]) -> None:
+    for value in inside:
+        assert check(value) == value
+    for value in outside:
+        with pytest.raises(ValueError, match=r"^it "):
+            check(value)
+
+
+def test_json_is_strict() -> None:
+    assert parse_json('{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
+    for text in ("NaN", "[Infinity]", "-Infinity", "1e999", "[" * 100_000, "{", b"\xff"):
+        with pytest.raises(ValueError, match=r"."):
+            parse_json(text)
