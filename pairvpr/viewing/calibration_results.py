@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pairvpr.runtime.calibrated.acceptance import Acceptance, Traverse
@@ -58,8 +59,11 @@ def acceptance_rows(acceptance: Acceptance) -> list[Row]:
         rows.append(("warning", "no query was outside the map: valid only for a robot that does not leave the map"))
     if acceptance.slope == 0:
         confidence = acceptance.confidence(acceptance.threshold)
-        told = f"confidence is {confidence:.3f} for every answer: higher scores were not right more often"
-        rows.append(("warning", told))
+        all_right = math.isclose(confidence, (acceptance.fitted + 1) / (acceptance.fitted + 2))
+        reason = (
+            "all answers that it learns from were right" if all_right else "higher scores were not right more often"
+        )
+        rows.append(("warning", f"confidence is {confidence:.3f} for every answer: {reason}"))
     if acceptance.own:
         rows.append(("warning", f"OPTIMISTIC: {acceptance.own} pictures come from the map's own traverse"))
     return rows

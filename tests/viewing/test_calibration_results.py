@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+import pytest
 
 from pairvpr.runtime.calibrated.acceptance import Acceptance, ScoreSetup, Traverse
 from pairvpr.runtime.calibrated.cascade import Cascade
@@ -60,9 +62,18 @@ def test_warnings_follow_the_evidence() -> None:
     outside = acceptance_rows(dataclasses.replace(ACCEPTANCE, outside=3, own=12))
     warnings = [text for label, text in outside if label == "warning"]
     assert warnings == ["OPTIMISTIC: 12 pictures come from the map's own traverse"]
-    level = acceptance_rows(dataclasses.replace(ACCEPTANCE, outside=3, slope=0.0, bias=3.5))
-    warnings = [text for label, text in level if label == "warning"]
-    assert warnings == ["confidence is 0.971 for every answer: higher scores were not right more often"]
+
+
+@pytest.mark.parametrize(
+    ("chance", "told"),
+    [
+        (34 / 35, "confidence is 0.971 for every answer: all answers that it learns from were right"),
+        (0.75, "confidence is 0.750 for every answer: higher scores were not right more often"),
+    ],
+)
+def test_a_confidence_that_is_always_the_same_is_warned_of(chance: float, told: str) -> None:
+    level = dataclasses.replace(ACCEPTANCE, outside=3, slope=0.0, bias=math.log(chance / (1 - chance)))
+    assert [text for label, text in acceptance_rows(level) if label == "warning"] == [told]
 
 
 def test_many_traverses_are_cut_short() -> None:
