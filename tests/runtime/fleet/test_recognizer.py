@@ -85,6 +85,22 @@ def test_descriptors_alone(home: Path) -> None:
             assert plain(fleet.recognize(query)) == plain(one.recognize(query))
 
 
+def test_named_pictures_and_rigs(home: Path) -> None:
+    """Tracking searches named pictures, and a rig asks once for each camera."""
+    named = Prior(pictures=frozenset({"a/001.jpg", "a/050.jpg", "b/080.jpg", "elsewhere.jpg"}))
+    with (
+        PlaceRecognizer.open(home / "a", top_k=20, batch_size=1) as one,
+        FleetRecognizer.open(home / "fleet", shards=3, top_k=20, batch_size=1) as fleet,
+    ):
+        assert plain(fleet.recognize(QUERIES[0], named)) == plain(one.recognize(QUERIES[0], named))
+        assert fleet.find_allowed(named).size == 3
+        answer, expected = (each.recognize_rig(QUERIES[:2]) for each in (fleet, one))
+        assert (answer.camera, list(map(plain, answer.cameras))) == (
+            expected.camera,
+            list(map(plain, expected.cameras)),
+        )
+
+
 def test_a_prior_asks_only_shards_that_have_such_pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     search = LocalShards.search
