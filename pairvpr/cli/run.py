@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option(
     "--camera-poses",
     metavar="X,Y,Z,QX,QY,QZ,QW;...",
-    help="Poses of the cameras in the robot's base, one for each --query. The first camera took the map's pictures.",
+    help="Poses of the cameras in the robot's base, one for each camera. The first camera took the map's pictures.",
 )
 @click.option("--serve", metavar="ADDRESS", hidden=True)
 @click.option("--allow-remote", is_flag=True, hidden=True)

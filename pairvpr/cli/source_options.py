@@ -23,7 +23,10 @@ def _parse_crop(text: str) -> tuple[int, int, int, int]:
 
 
 SOURCE_OPTIONS = [
-    click.option("--topic", help="Topic of a bag's images. Default: its only image topic."),
+    click.option(
+        "--topic",
+        help="Topic of a bag's images. Default: its only image topic. pairvpr-run takes several, with commas.",
+    ),
     click.option("--pose-topic", help="Topic of a bag's poses or GPS positions. Default: its only one."),
     click.option("--every", type=COUNT, default=1, help="Take every N-th frame."),
     click.option(

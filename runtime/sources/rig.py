@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,15 +27,26 @@ def open_rig(
     """Open the sources of a robot's cameras as one source. A single one is opened as it is.
 
     queries: see `open_source`. The first one names the frames' positions.
-    options: for all of them.
+    options: for all of them. Several image topics with commas between them are cameras of the only query, a bag.
     mounts: the cameras' poses in the robot's base, or None.
     Raises SourceError as `open_source` does, for another number of mounts, and for cameras that do not belong together.
     """
+    topics = [] if options.topic is None else options.topic.split(",")
+    if len(topics) > 1:
+        if len(queries) > 1:
+            raise SourceError(f"--topic {options.topic} names several cameras: give one --query with it, a bag")
+        queries = [queries[0]] * len(topics)
     if mounts is not None and len(mounts) != len(queries):
-        raise SourceError(f"--camera-poses has {len(mounts)} poses for {len(queries)} cameras: give one a --query")
+        raise SourceError(f"--camera-poses has {len(mounts)} poses for {len(queries)} cameras: give one for each")
     with ExitStack() as stack:
-        sources = [stack.enter_context(open_source(query, options)) for query in queries]
-        source = sources[0] if len(sources) == 1 else RigSource(sources, queries, mounts)
+        each = [replace(options, topic=topic) for topic in topics] if len(topics) > 1 else [options] * len(queries)
+        sources = [stack.enter_context(open_source(*named)) for named in zip(queries, each, strict=True)]
+        if len(sources) == 1:
+            source = sources[0]
+        elif len(topics) > 1:
+            source = TopicsSource(sources, topics, mounts)
+        else:
+            source = RigSource(sources, queries, mounts)
         stack.pop_all()
         return source
 
@@ -126,3 +139,46 @@ class RigSource(Source):
 
     def _named(self, i: int, frame: Frame) -> Frame:
         return replace(frame, name=f"{self._labels[i]}/{frame.name}", mount=self._mounts[i])
+
+
+class TopicsSource(RigSource):
+    """Provide the pictures of several topics of a bag, by their time stamps.
+
+    Each picture of the first topic is a moment. The nearest picture of another topic belongs to it if their time stamps
+    are at most TOGETHER apart. Frames keep their names, which hold the topic.
+    """
+
+    def __init__(self, sources: Sequence[Source], topics: Sequence[str], mounts: Sequence[Transform] | None) -> None:
+        super().__init__(sources, topics, mounts)
+        self.names = None
+        self._held: list[deque[Frame]] = [deque() for _ in sources]
+
+    def _check(self, source: Source, query: str) -> None:
+        """Accept all topics: they may have unequal numbers of pictures."""
+
+    def _next_recorded(self, feeds: Sequence[Iterator[Frame]], number: int) -> list[Frame] | None:
+        first = next(feeds[0], None)
+        if first is None:
+            return None
+        return [
+            self._named(i, first if i == 0 else self._nearest(i, feed, first.timestamp or 0.0))
+            for i, feed in enumerate(feeds)
+        ]
+
+    def _nearest(self, i: int, feed: Iterator[Frame], stamp: float) -> Frame:
+        """Return the frame of a topic that is nearest in time. Later ones are held for the next moment."""
+        held, best, apart = self._held[i], None, math.inf
+        while (frame := held.popleft() if held else next(feed, None)) is not None:
+            distance = abs((frame.timestamp or 0.0) - stamp)
+            if distance >= apart:
+                held.appendleft(frame)
+                break
+            best, apart = frame, distance
+        if best is not None and apart <= TOGETHER:
+            return best
+        if best is not None and (best.timestamp or 0.0) > stamp:
+            held.appendleft(best)
+        return Frame(self._queries[i], stamp, None, f"{self._queries[i]} has no picture at this moment", 0.0)
+
+    def _named(self, i: int, frame: Frame) -> Frame:
+        return replace(frame, mount=self._mounts[i])

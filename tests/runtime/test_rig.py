@@ -19,6 +19,7 @@ from pairvpr.cli.run import main
 from pairvpr.errors import SourceError
 from pairvpr.runtime import Frame, PlaceRecognizer, Pose, build_map
 from pairvpr.runtime.geometry.transforms import Transform, parse_transforms
+from pairvpr.runtime.sources import SourceOptions
 from pairvpr.runtime.sources.live import LiveSource
 from pairvpr.runtime.sources.rig import RigSource, open_rig
 from tests.scenes import draw_scene
@@ -125,7 +126,7 @@ def test_a_rig_is_tracked(home: Path) -> None:
     [
         ("short", [], "front has 4 pictures and "),
         ("short", [], "(only one of them has 3.png): a rig needs a picture of each camera at each moment"),
-        ("back", ["--camera-poses", "0,0,0,0,0,0,1"], "--camera-poses has 1 poses for 2 cameras: give one a --query"),
+        ("back", ["--camera-poses", "0,0,0,0,0,0,1"], "--camera-poses has 1 poses for 2 cameras: give one for each"),
         ("back", ["--camera-poses", "0,0,0;1"], "--camera-poses has '0,0,0': write X,Y,Z,QX,QY,QZ,QW"),
         ("nothing", [], "is not a file, folder, camera or stream"),
     ],
@@ -141,6 +142,37 @@ def test_cameras_that_do_not_belong_together_are_refused(
     assert (result.exit_code, result.stdout) == (2, "")
     assert len(result.stderr.splitlines()) == 1
     assert message in result.stderr
+
+
+def write_bag(folder: Path) -> Path:
+    """Five front pictures at 10 Hz. The back camera is faster and a little late, and fails for a while."""
+    from tests.runtime.sources.bag_writer import BagWriter, stamp
+
+    with BagWriter(folder, "mcap") as bag:
+        for i in range(5):
+            bag.image("/front", stamp(i), draw_scene(UNKNOWN + i, 1, SIZE))
+            for late in (-40_000_000, 10_000_000) if i not in (2, 3) else ():
+                bag.image("/back", stamp(i) + late, draw_scene(i if late > 0 else UNKNOWN, 1, SIZE))
+    return bag.path
+
+
+def test_topics_of_a_bag_are_paired_by_time(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rosbags")
+    bag = write_bag(tmp_path)
+    with open_rig([str(bag)], SourceOptions(topic="/front,/back")) as source:
+        moments = list(source)
+    assert len(moments) == 5
+    apart = [None if b.error else round(1e3 * (b.timestamp - a.timestamp)) for a, b in (m.cameras for m in moments)]
+    assert apart == [10, 10, None, None, 10]
+    assert [m.cameras[1].error for m in moments][2] == "/back has no picture at this moment"
+    result = run(home, "--query", bag, "--topic", "/front,/back")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [lines[i]["best"]["name"] for i in (0, 1, 4)] == ["p0.png", "p1.png", "p4.png"]
+    assert [line["camera"] for line in lines] == [1, 1, 0, 0, 1]
+    refused = run(home, *rig(home), "--topic", "/front,/back")
+    assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+    assert "--topic /front,/back names several cameras: give one --query with it, a bag" in refused.stderr
 
 
 def test_one_camera_is_no_rig(home: Path) -> None:
