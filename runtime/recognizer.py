@@ -285,7 +285,7 @@ class PlaceRecognizer:
             query = self.model.encode_fitted([fitted])
         with self._viewing() as view:
             with clock.step("search"):
-                found = view.search(query.descriptors, prior)
+                found = view.search(query.descriptors, prior, clock, self.budget_ms)
             rows = found.rows
             if prior is not None and not len(rows) and not found.missing:
                 fault = f"no picture of the map is {prior}"

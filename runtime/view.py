@@ -53,9 +53,12 @@ class View:
         """Return the index of names and positions, made when a prior is first used."""
         return PriorIndex(self.map.records)
 
-    def search(self, descriptor: npt.NDArray[np.float32], prior: Prior | None) -> Candidates:
+    def search(
+        self, descriptor: npt.NDArray[np.float32], prior: Prior | None, clock: Stopwatch, budget_ms: float | None
+    ) -> Candidates:
         """Return the candidates for a descriptor (1, G).
 
+        budget_ms: milliseconds on the `clock` after which the shards of a fleet are not waited for.
         Raises MapError if the map has no position of the kind that the prior gives.
         """
         if prior is None:

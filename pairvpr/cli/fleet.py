@@ -4,20 +4,72 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from pairvpr.cli.build_options import SOURCE_ARGUMENT, new_map_options
 from pairvpr.cli.errors import Group
-from pairvpr.cli.options import ABOVE_ZERO, PATH
+from pairvpr.cli.log import log_to_stderr
+from pairvpr.cli.options import ABOVE_ZERO, COUNT, PATH
 from pairvpr.cli.progress import Meter
+from pairvpr.cli.recognizer_options import LOG_OPTION, MATCHES_OPTION, RecognizerOptions, recognizer_options
+from pairvpr.cli.serve import run_service
 from pairvpr.printing import json_document, print_line, print_lines
 
+if TYPE_CHECKING:
+    from pairvpr.runtime.mapping.builder import BuildOptions
+
 FLEET_OPTION = click.option("--fleet", required=True, type=PATH, help="The fleet's folder.")
+
+ADDRESS_OPTION = click.option(
+    "--address",
+    metavar="CLUSTER",
+    help="Run each part in a process of its own, with Ray: local, auto or HOST:PORT. Default: all in this process.",
+)
 
 
 @click.group("fleet", cls=Group)
 def fleet_group() -> None:
     """Publish, search and fetch the maps of many robots."""
+
+
+@fleet_group.command("build")
+@SOURCE_ARGUMENT
+@FLEET_OPTION
+@click.option("--shards", type=COUNT, default=1, show_default=True, help="Number of parts to build side by side.")
+@ADDRESS_OPTION
+@click.option("--work", type=PATH, help="Folder of the unpublished parts. Default: the fleet's with .work at its end.")
+@click.option("--model", type=PATH, help="Build with this bundle. Default: the fleet's, else the default model.")
+@new_map_options
+def fleet_build(
+    images: str,
+    fleet: Path,
+    shards: int,
+    address: str | None,
+    work: Path | None,
+    model: Path | None,
+    options: BuildOptions,
+) -> None:
+    """Build a source in parts, and publish them in a fleet.
+
+    SOURCE is anything that --query of `pairvpr-run` takes and that knows its number of pictures. Run the command again
+    to go on after an interruption.
+    """
+    from pairvpr.runtime.fleet.building import build_fleet
+
+    if options.part is not None:
+        raise click.UsageError("--part is for `pairvpr map build`: give --shards")
+    meter = Meter("pictures checked").update
+    reports, published = build_fleet(
+        images, fleet, shards, model=model, work=work, options=options, address=address, progress=meter
+    )
+    for line in [line for report in reports for line in report.skipped]:
+        print_line(f"skipped: {line}", err=True)
+    print_line(
+        f"{fleet}: version {published.version}, {published.added} pictures added in {len(published.tiles)} tiles, "
+        f"{published.already} already there, {sum(len(report.skipped) for report in reports)} could not be read"
+    )
 
 
 @fleet_group.command("adopt")
@@ -129,3 +181,21 @@ def fleet_pull(fleet: str, db: Path, near: tuple[float, float] | None, radius: f
         f"{db}: version {report.version}, {report.tiles} tiles, {report.pictures} pictures{own}; {report.files} files "
         f"moved, {report.bytes / 1e6:.1f} MB"
     )
+
+
+@fleet_group.command("serve")
+@FLEET_OPTION
+@click.option("--listen", required=True, metavar="ADDRESS", help="The address: unix:PATH or HOST:PORT.")
+@click.option("--allow-remote", is_flag=True, help="Allow an address that other computers can reach.")
+@click.option("--shards", type=COUNT, default=1, show_default=True, help="Number of parts to search and compare in.")
+@ADDRESS_OPTION
+@recognizer_options
+@MATCHES_OPTION
+@LOG_OPTION
+def fleet_serve(listen: str, allow_remote: bool, recognizer: RecognizerOptions, matches: int, log_style: str) -> None:
+    """Answer other programs from a fleet over HTTP.
+
+    The protocol is the one of `pairvpr serve`. New versions of the fleet are taken over.
+    """
+    log_to_stderr(log_style)
+    run_service(listen, allow_remote, recognizer, matches)

@@ -29,7 +29,6 @@ MATCHES_OPTION = click.option("--matches", type=COUNT, default=10, show_default=
 class RecognizerOptions:
     """How to open the recognizer of a map or of a fleet; see `PlaceRecognizer.open`."""
 
-    db: Path | None
     model: Path | None
     device: str
     precision: str | None
@@ -40,7 +39,10 @@ class RecognizerOptions:
     batch_size: int | None
     strict: bool
     model_digest: str | None
+    db: Path | None = None
     fleet: Path | None = None
+    shards: int = 1
+    address: str | None = None
 
     def open(self) -> PlaceRecognizer:
         """Open the recognizer. Raises the errors of `PlaceRecognizer.open`."""
@@ -49,12 +51,13 @@ class RecognizerOptions:
         if (self.db is None) == (self.fleet is None):
             raise click.UsageError("give either --db, a map, or --fleet")
         given = dict(vars(self))
-        db, fleet, rerank = given.pop("db"), given.pop("fleet"), not given.pop("no_rerank")
+        rerank, in_fleet = not given.pop("no_rerank"), {name: given.pop(name) for name in ("shards", "address")}
+        db, fleet = given.pop("db"), given.pop("fleet")
         if fleet is None:
             return PlaceRecognizer.open(db, rerank=rerank, **given)
         from pairvpr.runtime.fleet.recognizer import FleetRecognizer
 
-        return FleetRecognizer.open(fleet, rerank=rerank, **given)
+        return FleetRecognizer.open(fleet, rerank=rerank, **in_fleet, **given)
 
 
 _OPTIONS = [

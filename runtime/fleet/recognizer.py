@@ -4,79 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.errors import MapError
+from pairvpr.errors import EngineError, MapError, one_line
 from pairvpr.runtime.answer import Recognition, ShardCount
-from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.fleet.shard import LocalShards, Rows, Shard, Shards
+from pairvpr.runtime.fleet.index import FleetIndex, LocalOpener, Opener, ShardSetting
+from pairvpr.runtime.fleet.shard import Left, Rows
 from pairvpr.runtime.fleet.storage import FolderStorage
-from pairvpr.runtime.fleet.tiles import deal, open_tiles
-from pairvpr.runtime.fleet.version import Version, read_current, read_start
+from pairvpr.runtime.fleet.tiles import open_tiles
+from pairvpr.runtime.fleet.version import read_current, read_start
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.model import Model
 from pairvpr.runtime.prior import Prior
 from pairvpr.runtime.recognizer import PlaceRecognizer, load_parts
 from pairvpr.runtime.rerank import Ranking, Reranker
-from pairvpr.runtime.search import DescriptorIndex, Found
+from pairvpr.runtime.search import DescriptorIndex
 from pairvpr.runtime.stopwatch import Stopwatch
 from pairvpr.runtime.view import Candidates, View
 
 log = logging.getLogger(__name__)
 
 
-class FleetIndex:
-    """Search the shards of one version of a fleet as one index.
-
-    shards: the open shards.
-    owners: (n,), number of the shard of each row of the whole fleet.
-    version: number of the version.
-    """
-
-    def __init__(self, shards: Shards, owners: npt.NDArray[np.int64], version: int) -> None:
-        self.shards, self.owners, self.version = shards, owners, version
-        self._all = np.unique(owners).tolist()
-
-    def search(self, descriptor: npt.NDArray[np.float32], k: int) -> Found:
-        """Return similarities and rows as `DescriptorIndex` does."""
-        found = self.find(descriptor, k, None)
-        return found.similarities, found.rows
-
-    def find(self, descriptor: npt.NDArray[np.float32], k: int, among: Rows | None) -> Candidates:
-        """Return the k nearest pictures, and the shards that were asked. Ties are in the order of the rows.
-
-        among: the rows to search, ascending. Only their shards are asked. None searches all rows.
-        Raises MapError if no shard answers.
-        """
-        wanted = dict.fromkeys(self._all) if among is None else self.split(among)
-        results = self.shards.search(descriptor, k, wanted)
-        asked = frozenset(wanted)
-        if asked and not results:
-            raise MapError("no shard of the fleet answers: see its service, and ask again")
-        similarities = np.concatenate([np.zeros(0, np.float32), *(each for each, _ in results.values())])
-        rows = np.concatenate([np.zeros(0, np.int64), *(each for _, each in results.values())])
-        order = np.lexsort((rows, -similarities))[:k]
-        return Candidates(similarities[order], rows[order], asked, asked - set(results))
-
-    def split(self, rows: Rows) -> dict[int, Rows]:
-        """Return the rows of each shard, in their order."""
-        owners = self.owners[rows]
-        return {number: rows[owners == number] for number in np.unique(owners).tolist()}
-
-
 @dataclass
 class FleetView(View):
     """Hold one version of a fleet. `index` is a `FleetIndex`."""
 
-    def search(self, descriptor: npt.NDArray[np.float32], prior: Prior | None) -> Candidates:
+    def search(
+        self, descriptor: npt.NDArray[np.float32], prior: Prior | None, clock: Stopwatch, budget_ms: float | None
+    ) -> Candidates:
         """Return the candidates for a descriptor (1, G) from the shards that can have some."""
-        return self._fleet.find(descriptor, self.top_k, None if prior is None else self.find_allowed(prior))
+        among = None if prior is None else self.find_allowed(prior)
+        return self._fleet.find(descriptor, self.top_k, among, _left(clock, budget_ms))
 
     def rank(
         self,
@@ -90,7 +54,7 @@ class FleetView(View):
         ranking = Ranking.by_descriptor(len(rows))
         wanted = self._fleet.split(rows)
         shards = self._fleet.shards
-        results = shards.rank(query, wanted, None if budget_ms is None else lambda: budget_ms - clock.elapsed())
+        results = shards.rank(query, wanted, _left(clock, budget_ms))
         owners, compared, damaged = self._fleet.owners[rows], 0, list[int]()
         for number, ranked in results.items():
             here, part = np.flatnonzero(owners == number), ranked.ranking
@@ -133,8 +97,7 @@ class FleetRecognizer(PlaceRecognizer):
     """
 
     _path: Path
-    _count: int
-    _strict: bool
+    _opener: Opener
 
     @classmethod
     def open(
@@ -142,6 +105,7 @@ class FleetRecognizer(PlaceRecognizer):
         path: str | Path,
         *,
         shards: int = 1,
+        address: str | None = None,
         model: str | Path | None = None,
         top_k: int | None = None,
         rerank: bool = True,
@@ -157,26 +121,41 @@ class FleetRecognizer(PlaceRecognizer):
         """Open the current version of the fleet in a folder.
 
         shards: number of parts, at most one for each segment. In one process they work one after the other.
+        address: run each part in a process of its own, with Ray: "local" on this computer, "auto" or HOST:PORT in a
+        cluster whose nodes find the fleet under the same path. A part has one CPU, and a GPU if `device` is one. None
+        runs all in this process.
         For the rest and the errors see `PlaceRecognizer.open`. MapError is also raised for a damaged or missing tile.
         """
         if shards < 1:
             raise MapError(f"{path}: {shards} shards; give 1 or more")
         folder = Path(path)
         version = read_current(FolderStorage(folder))
-        map_ = open_tiles(folder, version)
-        try:
-            setting = RuntimeSetting(device, precision, threads, batch_size, exact)
+        setting = RuntimeSetting(device, precision, threads, batch_size, exact)
+        with ExitStack() as stack:
+            map_ = open_tiles(folder, version)
+            stack.callback(map_.close)
             parts = load_parts(map_, setting, model, top_k, rerank, model_digest)
-            index = open_shards(map_, shards, version, parts.model, parts.cascade, strict)
+            if address is None:
+                opener: Opener = LocalOpener(shards, parts.model, parts.cascade, strict)
+            else:
+                count = min(shards, version.meta.segments)
+                how = ShardSetting(setting, None if model is None else str(model), rerank, strict, model_digest)
+                opener = _start(address, folder, count, how)
+            stack.callback(opener.close)
+            index = opener.open(map_, version)
+            stack.callback(index.shards.close)
             recognizer = cls(
                 map_, parts.model, index, parts.top_k, rerank, budget_ms, parts.cascade, judged=True, strict=strict
             )
-        except BaseException:
-            map_.close()
-            raise
-        recognizer._path, recognizer._count, recognizer._strict = folder, shards, strict
+            recognizer._path, recognizer._opener = folder, opener
+            stack.pop_all()
         log.info("%s; version %d of %s", recognizer._describe(parts.note), version.number, folder)
         return recognizer
+
+    def close(self) -> None:
+        """Close the map's files, and end the shards."""
+        super().close()
+        self._opener.close()
 
     def refresh(self) -> bool:
         """Open the fleet's current version if it is another one. Return whether it was.
@@ -192,7 +171,7 @@ class FleetRecognizer(PlaceRecognizer):
                 raise MapError(f"{self._path}: is now a fleet of another model; open it again")
             map_ = open_tiles(self._path, version)
             try:
-                index = open_shards(map_, self._count, version, self.model, self._cascade, self._strict)
+                index = self._opener.open(map_, version)
                 view = self._show(map_, index, old.reranker)
             except BaseException:
                 map_.close()
@@ -208,20 +187,17 @@ class FleetRecognizer(PlaceRecognizer):
         return FleetView(map_, index, k, reranker, self._make_judge(map_, k, reranker is not None))
 
 
-def open_shards(
-    map_: Map, count: int, version: Version, model: Model, cascade: Cascade | None, strict: bool
-) -> FleetIndex:
-    """Deal the segments of a fleet's map out to shards in this process. Raises MapError for a damaged descriptor."""
-    dealt = deal(map_, count)
-    owners = np.zeros(len(map_), np.int64)
-    for number, (_, rows) in enumerate(dealt):
-        owners[rows] = number
-    shards = []
+def _left(clock: Stopwatch, budget_ms: float | None) -> Left | None:
+    """Return a function that gives the milliseconds left of a budget."""
+    return None if budget_ms is None else lambda: budget_ms - clock.elapsed()
+
+
+def _start(address: str, fleet: Path, count: int, how: ShardSetting) -> Opener:
+    """Start shards in a cluster. Raises EngineError without Ray or a cluster with room."""
     try:
-        for part, rows in dealt:
-            shards.append(Shard(part, rows, model, cascade, strict))
-    except BaseException:
-        for part, _ in dealt:
-            part.close()
-        raise
-    return FleetIndex(LocalShards(shards), owners, version.number)
+        from pairvpr.runtime.fleet.cluster import Cluster
+    except ImportError as error:
+        raise EngineError(
+            f'--address needs Ray ({one_line(error)}): run pip install "pairvpr[fleet]", or leave it out'
+        ) from error
+    return Cluster(address, fleet, count, how)

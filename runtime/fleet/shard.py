@@ -18,6 +18,7 @@ from pairvpr.runtime.search import FaissIndex, Found, search_among
 from pairvpr.runtime.stopwatch import Stopwatch
 
 Rows = npt.NDArray[np.int64]
+Left = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,17 @@ class Shards(Protocol):
 
     parallel: bool
 
-    def search(self, descriptor: npt.NDArray[np.float32], k: int, among: Mapping[int, Rows | None]) -> dict[int, Found]:
-        """Call `Shard.search` of the shards with these numbers."""
+    def search(
+        self, descriptor: npt.NDArray[np.float32], k: int, among: Mapping[int, Rows | None], left: Left | None
+    ) -> dict[int, Found]:
+        """Call `Shard.search` of the shards with these numbers.
+
+        left: returns the milliseconds left for the answer. None sets no limit.
+        """
         ...
 
-    def rank(self, query: Features, rows: Mapping[int, Rows], left: Callable[[], float] | None) -> dict[int, Ranked]:
-        """Call `Shard.rank` of the shards with these numbers.
-
-        left: returns the milliseconds left for all. None sets no limit.
-        """
+    def rank(self, query: Features, rows: Mapping[int, Rows], left: Left | None) -> dict[int, Ranked]:
+        """Call `Shard.rank` of the shards with these numbers. left: see `search`."""
         ...
 
     def close(self) -> None:
@@ -104,11 +107,13 @@ class LocalShards:
         """Take over the shards."""
         self._shards = shards
 
-    def search(self, descriptor: npt.NDArray[np.float32], k: int, among: Mapping[int, Rows | None]) -> dict[int, Found]:
+    def search(
+        self, descriptor: npt.NDArray[np.float32], k: int, among: Mapping[int, Rows | None], left: Left | None
+    ) -> dict[int, Found]:
         """Search the shards, see `Shards.search`."""
         return {number: self._shards[number].search(descriptor, k, rows) for number, rows in among.items()}
 
-    def rank(self, query: Features, rows: Mapping[int, Rows], left: Callable[[], float] | None) -> dict[int, Ranked]:
+    def rank(self, query: Features, rows: Mapping[int, Rows], left: Left | None) -> dict[int, Ranked]:
         """Compare in the shards. Each gets its share of the time that is left, by its number of candidates."""
         ranked, waiting = {}, sum(map(len, rows.values()))
         for number, here in rows.items():

@@ -100,11 +100,16 @@ def deal(map_: Map, parts: int) -> list[tuple[Map, npt.NDArray[np.int64]]]:
 
     Return each map with the rows that its pictures have in the whole map, ascending. Close each map.
     """
-    numbers = map_.records.column("segment")
-    order = {number: i for i, number in enumerate(np.unique(numbers).tolist())}
-    owners = np.array([order[number] % parts for number in numbers.tolist()])
-    dealt = []
-    for part in range(min(parts, len(order))):
-        wanted = {number for number, i in order.items() if i % parts == part}
-        dealt.append((map_.of_segments(wanted), np.flatnonzero(owners == part)))
-    return dealt
+    return [deal_one(map_, parts, part) for part in np.unique(find_owners(map_, parts)).tolist()]
+
+
+def deal_one(map_: Map, parts: int, part: int) -> tuple[Map, npt.NDArray[np.int64]]:
+    """Return one of the maps of `deal`, and its rows."""
+    rows = np.flatnonzero(find_owners(map_, parts) == part)
+    return map_.of_segments(set(map_.records.column("segment")[rows].tolist())), rows
+
+
+def find_owners(map_: Map, parts: int) -> npt.NDArray[np.int64]:
+    """Return the part (n,) to which `deal` gives each row."""
+    _, places = np.unique(map_.records.column("segment"), return_inverse=True)
+    return places.astype(np.int64) % parts

@@ -92,9 +92,14 @@ class Version:
     tiles: tuple[Tile, ...]
 
     @property
+    def sha256(self) -> str:
+        """Return the sha256 of the version's file."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    @property
     def file(self) -> str:
         """Return the name of the version's file in the fleet."""
-        return version_file(self.number, hashlib.sha256(self.encode()).hexdigest())
+        return version_file(self.number, self.sha256)
 
     @property
     def identity(self) -> str:
@@ -175,15 +180,20 @@ def read_current(storage: Storage) -> Version:
 
     A publisher may replace `fleet.json` in the meantime, but no file that it names.
     """
-    number, wanted = read_start(storage)
+    number, sha256 = read_start(storage)
     if not number:
         raise MapError(f"{storage.where('')} holds no fleet: publish maps there with `pairvpr fleet adopt`")
-    file = version_file(number, wanted)
+    return read_version(storage, number, sha256)
+
+
+def read_version(storage: Storage, number: int, sha256: str) -> Version:
+    """Read a version of a fleet, current or not. Raises MapError if it is missing, damaged or of a newer format."""
+    file = version_file(number, sha256)
     where = storage.where(file)
     content = storage.read(file, _LONGEST_VERSION)
     if content is None:
         raise _damaged(where, "it is missing")
-    if hashlib.sha256(content).hexdigest() != wanted:
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise _damaged(where, f"its sha256 is not the one in {FILE}")
     try:
         version = Version.decode(content, where)

@@ -14,8 +14,9 @@ from pairvpr.cli.run import main
 from pairvpr.errors import MapError
 from pairvpr.runtime import Gps, PlaceRecognizer, Prior
 from pairvpr.runtime.answer import Recognition, ShardCount
+from pairvpr.runtime.fleet.index import FleetIndex
 from pairvpr.runtime.fleet.publishing import adopt
-from pairvpr.runtime.fleet.recognizer import FleetIndex, FleetRecognizer
+from pairvpr.runtime.fleet.recognizer import FleetRecognizer
 from pairvpr.runtime.fleet.shard import LocalShards, Rows
 from pairvpr.runtime.map import merge_maps
 from tests.runtime.fleet.fleets import build, gps_of
@@ -105,9 +106,9 @@ def test_a_prior_asks_only_shards_that_have_such_pictures(home: Path, monkeypatc
     asked: list[int] = []
     search = LocalShards.search
 
-    def count(self: LocalShards, descriptor: np.ndarray, k: int, among: dict[int, Rows | None]) -> dict:
+    def count(self: LocalShards, descriptor: np.ndarray, k: int, among: dict[int, Rows | None], left: None) -> dict:
         asked.append(len(among))
-        return search(self, descriptor, k, among)
+        return search(self, descriptor, k, among, left)
 
     monkeypatch.setattr(LocalShards, "search", count)
     prior = Prior(gps_of(2), radius=150)
@@ -138,8 +139,8 @@ class Missing(LocalShards):
     lost: tuple[int, ...] = ()
     lost_later: tuple[int, ...] = ()
 
-    def search(self, descriptor, k, among) -> dict:
-        return {n: found for n, found in super().search(descriptor, k, among).items() if n not in self.lost}
+    def search(self, descriptor, k, among, left) -> dict:
+        return {n: found for n, found in super().search(descriptor, k, among, left).items() if n not in self.lost}
 
     def rank(self, query, rows, left) -> dict:
         return {n: ranked for n, ranked in super().rank(query, rows, left).items() if n not in self.lost_later}
