@@ -140,7 +140,7 @@ def fleet_gc(fleet: Path) -> None:
 
     These are older versions and the remains of interrupted publications.
     """
-    from pairvpr.runtime.fleet.publishing import collect
+    from pairvpr.runtime.fleet.collection import collect
 
     report = collect(fleet)
     print_line(f"{fleet}: {report.files} files deleted, {report.bytes / 1e6:.1f} MB freed")

@@ -62,14 +62,6 @@ class AdoptReport:
     already: int
 
 
-@dataclass(frozen=True)
-class GcReport:
-    """The outcome of a collection: number and size in bytes of the files deleted."""
-
-    files: int
-    bytes: int
-
-
 def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | None = None) -> AdoptReport:
     """Publish the pictures of maps that a fleet lacks, as tiles. The first maps make the fleet.
 
@@ -83,7 +75,7 @@ def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | No
     """
     path = Path(fleet)
     sources = [(Path(each), catalog.load(Path(each), thorough=True)) for each in maps]
-    with _publishing(path) as current:
+    with publishing_to(path) as current:
         base = _begin(path, *sources[0]) if current is None else current
         for map_path, state in sources:
             check_fits(map_path, state.meta, path, base.meta)
@@ -100,38 +92,12 @@ def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | No
     return AdoptReport(base.number + 1, tuple(tiles), sum(tile.pictures for tile in tiles), known.already)
 
 
-def collect(fleet: str | Path) -> GcReport:
-    """Delete the files of a fleet that its current version does not need.
-
-    These are older versions, and the remains of interrupted publications.
-    Raises MapError if there is no fleet, another publisher is at work, or a file cannot be deleted.
-    """
-    path = Path(fleet)
-    read_current(FolderStorage(path))
-    with _publishing(path) as version:
-        if version is None:
-            raise MapError(f"{path} holds no fleet any more")
-        wanted = {FILE, LOCK, version.file}
-        wanted |= {f"{tile.folder}/{name}" for tile in version.tiles for name in tile.files}
-        wanted |= {f"{version.model_folder}/{name}" for name in version.model}
-        with writing(path):
-            spare = [
-                file
-                for file in sorted(path.rglob("*"))
-                if (file.is_symlink() or not file.is_dir()) and file.relative_to(path).as_posix() not in wanted
-            ]
-            size = sum(file.lstat().st_size for file in spare)
-            for file in spare:
-                file.unlink()
-            for folder in sorted((each for each in path.rglob("*") if each.is_dir()), reverse=True):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
-    return GcReport(len(spare), size)
-
-
 @contextmanager
-def _publishing(path: Path) -> Iterator[Version | None]:
-    """Lock the fleet in the folder `path`, and give its current version. The folder is made if it is missing."""
+def publishing_to(path: Path) -> Iterator[Version | None]:
+    """Lock the fleet in the folder `path` for the block, and give its current version. None stands for a new fleet.
+
+    The folder is made if it is missing. Raises MapError if it holds other things or another publisher is at work.
+    """
     with reading(path):
         if path.exists() and not path.is_dir():
             raise MapError(f"{path} is a file, not a folder: choose another path for the fleet")

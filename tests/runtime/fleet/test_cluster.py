@@ -40,39 +40,73 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The address of a cluster of a head and two nodes with a CPU each, all on this computer."""
-    os.environ.update(ENVIRONMENT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        found = f"127.0.0.1:{free.getsockname()[1]}"
-    started: list[subprocess.Popen[bytes]] = []
+class Nodes:
+    """A cluster of nodes with a CPU each, all on this computer."""
 
-    def start(*arguments: str) -> None:
+    def __init__(self) -> None:
+        os.environ.update(ENVIRONMENT)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: str) -> None:
+        """Start a node, in a session of its own."""
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, "--num-cpus=1", "--block"]
         command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
-        started.append(
-            subprocess.Popen(
-                command, start_new_session=True, stdout=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}
-            )
-        )
+        self.started.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL))
 
-    try:
-        start("--head", f"--port={found.rpartition(':')[2]}", "--include-dashboard=false")
-        wait_for(found, 1)
-        for nodes in (2, 3):
-            start(f"--address={found}")
-            wait_for(found, nodes)
-        yield found
-    finally:
-        for each in started:
+    def add(self) -> None:
+        self.start(f"--address={self.address}")
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a node with all of its processes."""
+        for pid in descendants(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+
+    def close(self) -> None:
+        for each in self.started:
             each.terminate()
-        for each in started:
+        for each in self.started:
             with suppress(subprocess.TimeoutExpired):
                 each.wait(20)
-            with suppress(ProcessLookupError):
-                os.killpg(each.pid, signal.SIGKILL)
+            self.kill(each)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    cluster = Nodes()
+    try:
+        cluster.start("--head", f"--port={cluster.port}", "--include-dashboard=false")
+        wait_for(cluster.address, 1)
+        for count in (2, 3):
+            cluster.add()
+            wait_for(cluster.address, count)
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def address(nodes: Nodes) -> str:
+    return nodes.address
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the ids of the processes below a process."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdecimal():
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, above in parents.items() if above == parent]
+    return found[1:]
 
 
 def wait_for(address: str, nodes: int) -> None:
@@ -208,6 +242,26 @@ def test_a_damaged_tile_is_named_by_its_shard(home: Path, tmp_path: Path, addres
     segment.write_bytes(content)
     with pytest.raises(MapError, match=f"{segment.name} is damaged"):
         FleetRecognizer.open(tmp_path / "fleet", address=address, shards=3)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_killed_node_is_replaced(home: Path, nodes: Nodes) -> None:
+    with FleetRecognizer.open(home / "fleet", address=nodes.address, shards=3, top_k=20, budget_ms=3000) as fleet:
+        whole = fleet.recognize(QUERIES[0])
+        assert whole.complete
+        nodes.kill(nodes.started[-1])
+        began = time.monotonic()
+        nodes.add()
+        partial = 0
+        while not (answer := fleet.recognize(QUERIES[0])).complete:
+            assert answer.accepted is None
+            assert answer.shards is not None
+            partial += answer.shards.answered < 3
+            assert (answer.shards.answered == 3) == (not answer.reason.startswith("incomplete: no answer from shard"))
+            assert time.monotonic() - began < 120
+        assert partial > 0
+        assert {match.name for match in answer.matches} == {match.name for match in whole.matches}
 
 
 # The last test: Ray loses actors in a process that has been in a cluster of its own before.

@@ -17,8 +17,9 @@ from pairvpr.cli.main import main
 from pairvpr.errors import MapError
 from pairvpr.files import lock_file
 from pairvpr.runtime.fleet import publishing, version
+from pairvpr.runtime.fleet.collection import collect
 from pairvpr.runtime.fleet.place import quadkey, reaches
-from pairvpr.runtime.fleet.publishing import adopt, collect
+from pairvpr.runtime.fleet.publishing import adopt
 from pairvpr.runtime.fleet.storage import FolderStorage
 from pairvpr.runtime.fleet.tiles import open_tiles
 from pairvpr.runtime.geometry.poses import Gps
