@@ -14,10 +14,11 @@ from pairvpr.cli.run import main
 from pairvpr.errors import MapError
 from pairvpr.runtime import Gps, PlaceRecognizer, Prior
 from pairvpr.runtime.answer import Recognition, ShardCount
+from pairvpr.runtime.features import Features
 from pairvpr.runtime.fleet.index import FleetIndex
 from pairvpr.runtime.fleet.publishing import adopt
 from pairvpr.runtime.fleet.recognizer import FleetRecognizer
-from pairvpr.runtime.fleet.shard import LocalShards, Rows
+from pairvpr.runtime.fleet.shard import LocalShards, Ranked, Rows, Shard
 from pairvpr.runtime.map import merge_maps
 from tests.runtime.fleet.fleets import build, gps_of
 from tests.scenes import draw_scene
@@ -125,12 +126,25 @@ def test_a_prior_asks_only_shards_that_have_such_pictures(home: Path, monkeypatc
         assert "no picture of the map is within" in nowhere.error
 
 
-def test_a_budget_is_shared(home: Path) -> None:
-    with FleetRecognizer.open(home / "fleet", shards=4, top_k=100, budget_ms=40, batch_size=2) as fleet:
-        answer = [fleet.recognize(query) for query in QUERIES][-1]
-    assert 0 < answer.compared < 100
-    assert not answer.complete
-    assert len(answer.matches) == 100
+def test_a_budget_is_shared_by_the_number_of_candidates(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: dict[int, float | None] = {}
+    rank = Shard.rank
+
+    def note(self: Shard, query: Features, rows: Rows, budget_ms: float | None = None) -> Ranked:
+        budgets[len(rows)] = budget_ms
+        return rank(self, query, rows, None)
+
+    monkeypatch.setattr(Shard, "rank", note)
+    with FleetRecognizer.open(home / "fleet", shards=4, top_k=20) as fleet:
+        assert isinstance(fleet.index, FleetIndex)
+        shards, owners = fleet.index.shards, fleet.index.owners
+        rows = {number: np.flatnonzero(owners == number)[:count] for number, count in ((0, 1), (1, 2), (3, 5))}
+        left = iter([80.0, 70.0, 50.0])
+        ranked = shards.rank(fleet.model.encode(QUERIES[:1]), rows, lambda: next(left))
+        assert budgets == {1: 80 / 8, 2: 70 * 2 / 7, 5: 50}
+        assert {number: found.ranking.compared for number, found in ranked.items()} == {0: 1, 1: 2, 3: 5}
+        fleet.recognize(QUERIES[0])
+        assert set(list(budgets.values())[3:]) <= {None}
 
 
 class Missing(LocalShards):
