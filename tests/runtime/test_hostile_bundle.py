@@ -165,6 +165,41 @@ def test_a_graph_nested_without_end_is_refused() -> None:
         find_locations(enclose(7, graph))
 
 
+def test_bundles_of_earlier_versions_have_no_graph_for_cuda(path: Path) -> None:
+    def edit(info: Content) -> None:
+        for precision in info["precisions"].values():
+            for graph in precision["graphs"].values():
+                graph["cuda_file"] = None
+            precision["graphs"][GRAPHS[0]].pop("cuda_file")
+
+    reseal(path, edit)
+    bundle = Bundle.open(path)
+    for graph in GRAPHS:
+        assert bundle.cuda_graph("fp16", graph) == bundle.graph("fp16", graph, cpu=False)
+
+
+def test_a_reference_check_that_is_too_large_is_refused(path: Path) -> None:
+    file = path / "reference.safetensors"
+    limit = 256 << 20
+    for size, refused in ((limit, False), (limit + 1, True)):
+        file.unlink()
+        with file.open("wb") as stream:
+            stream.truncate(size)  # takes no space on the disk
+        reseal(path, lambda info: info["files"].update({file.name: listed(file)}))
+        if refused:
+            with pytest.raises(BundleError, match="larger than a reference check"):
+                Bundle.open(path).reference()
+        else:
+            assert Bundle.open(path).reference() == file
+
+
+def test_a_map_is_no_bundle_and_the_message_names_its_own(path: Path) -> None:
+    (path.parent / "map").mkdir()
+    path.rename(path.parent / "map" / "model")
+    with pytest.raises(BundleError, match=r"map: a map, not a model bundle; its bundle is .*model$"):
+        Bundle.open(path.parent / "map")
+
+
 def test_plans_in_a_linked_folder_are_passed_over(path: Path) -> None:
     outside = path.parent / "plans"
     outside.mkdir()
@@ -181,13 +216,17 @@ def test_plans_in_a_linked_folder_are_passed_over(path: Path) -> None:
     "edit",
     [
         lambda info: info.update(format="1"),
+        lambda info: info.update(format=0),
+        lambda info: info.update(format=1, descriptor={"picture": info["picture"], "weights": info["weights"]}),
         lambda info: info.update(top_k=0),
+        lambda info: info.update(top_k=10**6 + 1),
         lambda info: info.update(top_k=True),
         lambda info: info.update(preset=None),
         lambda info: info["picture"].update(height=10**6),
         lambda info: info["picture"].update(mean=[0, 0]),
         lambda info: info["picture"].update(std=[0, 0, 0]),
         lambda info: info["dims"].update(tokens=-1),
+        lambda info: info["dims"].update({name: 0 for name in info["dims"] if name != "descriptor"}),
         lambda info: info["dims"].update(split=99),
         lambda info: info["weights"].update(trained="yes"),
         lambda info: info["weights"].update(licence=["MIT"]),
@@ -195,6 +234,8 @@ def test_plans_in_a_linked_folder_are_passed_over(path: Path) -> None:
         lambda info: info["files"][GRAPH].update(sha256="x"),
         lambda info: info["precisions"]["fp16"]["graphs"].pop("encoder"),
         lambda info: info["precisions"]["fp16"]["graphs"]["encoder"].update(weights="/dev/zero"),
+        lambda info: info["precisions"]["fp16"]["graphs"]["encoder"].update(weights=None),
+        lambda info: info["precisions"]["fp16"]["graphs"]["encoder"].update(cuda_file=7),
         lambda info: info["precisions"]["fp16"]["graphs"]["encoder"].update(file="reference.safetensors"),
         lambda info: info["precisions"]["fp16"].update(errors={"scores": "none"}),
         lambda info: info["precisions"].update(fp32=7),
