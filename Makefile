@@ -87,5 +87,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,viz,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,fleet,viz,export,train,dev]"
 	touch $@ $(VENV)/.runtime

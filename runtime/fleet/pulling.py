@@ -97,7 +97,8 @@ def pull(
         entries, records = plan.result(kept)
         if (entries, records) != (state.segments, state.records):
             plan.install(path)
-            meta = dataclasses.replace(writer.meta, format=catalog.FORMAT, segments=len(entries), records=len(records))
+            upgraded = writer.meta.upgraded(len(state.records.live()))
+            meta = dataclasses.replace(upgraded, segments=len(entries), records=len(records))
             catalog.check_whole(meta, entries, records)
             writer.replace(meta, entries, records)
         _clean(path / TILES, tiles)

@@ -19,6 +19,7 @@ from pairvpr.errors import MapError, one_line
 from pairvpr.files import check_member
 from pairvpr.printing import json_document
 from pairvpr.runtime.bundle import FileInfo
+from pairvpr.runtime.fleet.place import reaches
 from pairvpr.runtime.fleet.storage import Storage
 from pairvpr.runtime.geometry.poses import Gps
 from pairvpr.runtime.map.catalog import Meta
@@ -118,8 +119,6 @@ class Version:
 
     def near(self, position: Gps, radius: float) -> tuple[Tile, ...]:
         """Return the tiles that may hold pictures within `radius` metres of a position."""
-        from pairvpr.runtime.fleet.place import reaches
-
         return tuple(tile for tile in self.tiles if tile.gps is not None and reaches(tile.gps, position, radius))
 
     def encode(self) -> bytes:
