@@ -3,7 +3,7 @@
     python -m benchmarks.fleet --queries 200 --out fleet.json
 
 The map has made-up features. A tenth of its pictures are equal. Each way answers in a process of its own. CPU time is
-counted over that process and the processes of its shards.
+counted over that process and all below it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,21 +113,18 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds of this process and of all shards of its session."""
-    ticks = 0
+    """Return the CPU seconds of this process and of all below it: shards, and Ray's own processes."""
+    parents, ticks = {}, {}
     for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and (int(folder.name) == os.getpid() or is_worker(folder)):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def is_worker(folder: Path) -> bool:
-    """Return whether a process is a shard."""
-    try:
-        return (folder / "cmdline").read_bytes().startswith(b"ray::Worker")
-    except OSError:
-        return False
+        with suppress(OSError):  # it has ended
+            if folder.name.isdecimal():
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                parents[int(folder.name)] = int(fields[1])
+                ticks[int(folder.name)] = int(fields[11]) + int(fields[12])
+    counted = [os.getpid()]
+    for pid in counted:
+        counted += [child for child, parent in parents.items() if parent == pid]
+    return sum(ticks[pid] for pid in counted) / os.sysconf("SC_CLK_TCK")
 
 
 def fill(home: Path, pictures: int) -> None:
