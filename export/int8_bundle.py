@@ -21,6 +21,7 @@ from pairvpr.export.int8 import (
     write_int8,
 )
 from pairvpr.export.int8_cache import Measured, cache_file, load, store
+from pairvpr.export.onnx_descriptor import main_opset
 from pairvpr.export.verification import Progress
 from pairvpr.machine import int8_class
 from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle, GraphFiles, PrecisionInfo
@@ -37,6 +38,8 @@ LOOKED_AT = 4
 FLOAT_SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4)
 """Shares of the layers, the worst first, that stay in float, tried in this order. With more, INT8 is not worth it."""
 NAMED = 5
+HALF_OPSET = 19
+"""Lowest operator set in which 8-bit values are scaled to float16."""
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +81,9 @@ class Int8Export:
         precisions: dict[str, PrecisionInfo] = {}
         faults: list[ExportError] = []
         for kind, names in left.items():
-            graphs = self._graphs(kind, names)
+            graphs: dict[str, GraphFiles] = {}
             try:
+                graphs = self._graphs(kind, names)
                 precisions[kind] = PrecisionInfo(graphs, self._judge(kind, graphs, held_out, truth))
             except ExportError as fault:
                 faults.append(fault)
@@ -156,12 +160,21 @@ class Int8Export:
         return names
 
     def _graphs(self, kind: str, left_float: list[str]) -> dict[str, GraphFiles]:
-        """Write the graphs. Only ONNX Runtime runs int8-dynamic, so it may use ONNX Runtime's attention."""
+        """Write the graphs. Only ONNX Runtime runs int8-dynamic, so it may use ONNX Runtime's attention.
+
+        Raises ExportError, before a file is written, for an operator set that is too old for the precision.
+        """
+        stored, narrow = "fp16" if kind == "int8-fp16" else "fp32", needs_narrow_weights()
+        loaded = {
+            name: FloatGraph(self.floats.graph(stored, name, cpu=False), fused=kind == "int8-dynamic")
+            for name in self.names
+        }
+        if kind == "int8-fp16" and (old := min(main_opset(graph.model) for graph in loaded.values())) < HALF_OPSET:
+            raise ExportError(
+                f"int8-fp16 needs operator set {HALF_OPSET}, and a file's is {old}; export the file with {HALF_OPSET}"
+            )
         graphs = {}
-        for name in self.names:
-            stored = "fp16" if kind == "int8-fp16" else "fp32"
-            graph = FloatGraph(self.floats.graph(stored, name, cpu=False), fused=kind == "int8-dynamic")
-            narrow = needs_narrow_weights()
+        for name, graph in loaded.items():
             if kind == "int8-dynamic":
                 model = graph.dynamic(left_float, narrow)
             else:

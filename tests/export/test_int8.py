@@ -31,6 +31,8 @@ from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles  # noqa: E402
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
 from pairvpr.runtime.engines.open import open_engines  # noqa: E402
 from pairvpr.runtime.reference import Reference, check_reference  # noqa: E402
+from tests.export import descriptors  # noqa: E402
+from tests.export.test_descriptor import Named, save_onnx  # noqa: E402
 from tests.scenes import draw_scene  # noqa: E402
 
 KINDS = ("int8", "int8-fp16", "int8-dynamic")
@@ -452,3 +454,17 @@ def test_a_descriptor_without_linear_layers_is_refused(images, tmp_path, monkeyp
     assert result.exit_code == 2
     assert "the graph encoder has no linear layers of 64 numbers or more" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_an_old_operator_set_has_no_int8_for_float16(images, tmp_path, monkeypatch) -> None:
+    take_few(monkeypatch)
+    file = save_onnx(Named(descriptors.transport()), tmp_path / "network.onnx")  # operator set 18
+    command = ["export", "--descriptor", str(file), "--int8", "--calibration-images", str(images)]
+    result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    told = "int8-fp16 needs operator set 19, and a file's is 18; export the file with 19"
+    assert f"{told}; the bundle has int8, int8-dynamic" in result.stderr
+    bundle = Bundle.open(tmp_path / "out")
+    bundle.verify()
+    assert {"int8", "int8-dynamic"} <= set(bundle.info.precisions)
+    assert "int8-fp16" not in bundle.info.precisions
