@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image
@@ -47,7 +47,7 @@ class Answered(NamedTuple):
     highest: float
 
 
-class KeptAnswers:
+class KeptAnswers(AbstractContextManager["KeptAnswers"]):
     """Ask pictures, and keep the answers in a file. A picture is known by its pixels, whatever its name.
 
     with KeptAnswers(recognizer, answers_file(model, setup)) as kept:
@@ -66,12 +66,7 @@ class KeptAnswers:
         self.reused = 0
         """Number of answers that were known."""
 
-    def __enter__(self) -> KeptAnswers:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is None or len(self._known) == self._before:
             return
         try:

@@ -146,9 +146,8 @@ def _judge(
     off = math.inf if place is None else distance_between(where, place)
     nearest = 0.0 if off <= radius else min(distance_between(where, known) for known in locator.known)
     if math.isinf(nearest):
-        frame_of = where.frame if isinstance(where, Pose) else "wgs84"
         raise MapError(
-            f"{map_.path}: none of its pictures has a place in frame {frame_of!r}, the frame of {query}; give "
+            f"{map_.path}: none of its pictures has a place in frame {where.frame!r}, the frame of {query}; give "
             "--poses in the map's frame"
         )
     return None if math.isinf(off) else off, nearest > radius

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +38,7 @@ from pairvpr.runtime.view import View
 log = logging.getLogger(__name__)
 
 
-class PlaceRecognizer:
+class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
     """Recognize the places of a map.
 
     vpr = PlaceRecognizer.open("map/")
@@ -255,12 +254,7 @@ class PlaceRecognizer:
         """Close the map's files."""
         self._view.close()
 
-    def __enter__(self) -> PlaceRecognizer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _answer_frame(self, frame: Frame, prior: Prior | None, budget_ms: float | None) -> Recognition:

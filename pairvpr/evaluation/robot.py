@@ -97,7 +97,7 @@ def _in_metres(
 
     GPS positions lie on a plane that touches the earth at the first one; altitudes are left out.
     """
-    frames = sorted({where.frame if isinstance(where, Pose) else "wgs84" for where in (*first, *second)})
+    frames = sorted({where.frame for where in (*first, *second)})
     if len(frames) > 1:
         raise SourceError(
             f"{mapping} and {drive}: places in different frames, {' and '.join(frames)}; give both with --poses"

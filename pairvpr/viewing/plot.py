@@ -41,17 +41,12 @@ def plots(marks: Sequence[Mark]) -> str:
     """Return the plots of all frames as HTML, the frame of most marks first; later marks lie above earlier ones."""
     by_frame: dict[str, list[Mark]] = defaultdict(list)
     for mark in marks:
-        by_frame[frame_of(mark.place)].append(mark)
+        by_frame[mark.place.frame].append(mark)
     return "\n".join(_plot(frame, by_frame[frame]) for frame in sorted(by_frame, key=lambda f: -len(by_frame[f])))
 
 
-def frame_of(place: Pose | Gps) -> str:
-    """Return the name of the frame that a place is in."""
-    return "wgs84" if isinstance(place, Gps) else place.frame
-
-
 def _plot(frame: str, marks: list[Mark]) -> str:
-    lines = [i for i, mark in enumerate(marks) if mark.origin is not None and frame_of(mark.origin) == frame]
+    lines = [i for i, mark in enumerate(marks) if mark.origin is not None and mark.origin.frame == frame]
     origins = [origin for i in lines if (origin := marks[i].origin) is not None]
     points, axes, note = _project(frame, [*(mark.place for mark in marks), *origins])
     chart = _chart(frame, points, axes)

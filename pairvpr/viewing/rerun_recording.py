@@ -18,7 +18,6 @@ from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Frame, Source
-from pairvpr.viewing.plot import frame_of
 from pairvpr.viewing.run_record import Answered
 from pairvpr.viewing.thumbnails import recorded_thumbnail
 
@@ -95,12 +94,12 @@ class Recording:
     def _show_places(self, seen: Answered) -> None:
         """Show the place of the match, a line to it from the query's place, and one from the query before."""
         if seen.at is not None:
-            colour, frame = COLOURS[seen.verdict], frame_of(seen.at)
+            colour, frame = COLOURS[seen.verdict], seen.at.frame
             self._stream.log(_path(frame, seen.verdict), _points([seen.at], colour))
-            if seen.own is not None and frame_of(seen.own) == frame:
+            if seen.own is not None and seen.own.frame == frame:
                 self._stream.log(_path(frame, f"{seen.verdict}_from"), _line([seen.own, seen.at], colour))
         if seen.own is not None:
-            frame = frame_of(seen.own)
+            frame = seen.own.frame
             if frame in self._last:
                 self._stream.log(_path(frame, "trajectory"), _line([self._last[frame], seen.own], GREY))
             self._last[frame] = seen.own
@@ -123,7 +122,7 @@ def _by_frame(map_: Map) -> dict[str, list[Place]]:
     found: dict[str, list[Place]] = {}
     for record in map_.records:
         if (place := record.pose or record.gps) is not None:
-            found.setdefault(frame_of(place), []).append(place)
+            found.setdefault(place.frame, []).append(place)
     return found
 
 

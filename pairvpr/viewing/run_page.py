@@ -20,7 +20,7 @@ from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Source
 from pairvpr.spread import spread
 from pairvpr.viewing.latency import COLOURS
-from pairvpr.viewing.plot import Mark, frame_of, plots
+from pairvpr.viewing.plot import Mark, plots
 from pairvpr.viewing.run_record import Answered, RunRecord
 from pairvpr.viewing.template import ERRORS, FIGURE, FILTER, LATENCY, MISSING, RUN, SCORES, STYLE
 from pairvpr.viewing.thumbnails import recorded_thumbnail
@@ -168,7 +168,7 @@ def _say_plotted(record: RunRecord) -> str:
     shown = sum(each.at is not None for each in kept)
     if not shown:
         return "No matched picture has a pose or GPS position, so no answer can be plotted."
-    own = sum(each.at is not None and each.own is not None and frame_of(each.own) == frame_of(each.at) for each in kept)
+    own = sum(each.at is not None and each.own is not None and each.own.frame == each.at.frame for each in kept)
     chosen = f", of {record.answers.seen} evenly chosen" if len(kept) < record.answers.seen else ""
     lines = f" Lines lead from the places of {own} queries to their matches." if own else ""
     if any(each.filtered is not None for each in kept):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class Gps:
     latitude: float
     longitude: float
     altitude: float | None = None
+    frame: ClassVar[str] = "wgs84"
 
     def __str__(self) -> str:
         altitude = "" if self.altitude is None else f", {self.altitude:.1f} m"
-        return f"({self.latitude:.6f}, {self.longitude:.6f}{altitude}) in wgs84"
+        return f"({self.latitude:.6f}, {self.longitude:.6f}{altitude}) in {self.frame}"
 
     def as_json(self) -> dict[str, object]:
         """Return the position as JSONL output holds it, in the field of the metric pose."""
@@ -49,7 +50,7 @@ class Gps:
             "latitude": self.latitude,
             "longitude": self.longitude,
             "altitude": self.altitude,
-            "frame": "wgs84",
+            "frame": self.frame,
         }
 
 

@@ -7,10 +7,9 @@ import logging
 import resource
 import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ class MapInfo:
 _Stamp = tuple[int, int, int]
 
 
-class Map:
+class Map(AbstractContextManager["Map"]):
     """A consistent, read-only snapshot of a map. A writer may change the map at the same time.
 
     path: the map's folder.
@@ -309,12 +308,7 @@ class Map:
             for segment in self._segments.values():
                 segment.close()
 
-    def __enter__(self) -> Map:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

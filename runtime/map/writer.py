@@ -6,10 +6,9 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ COMMIT_PICTURES = 256
 COMMIT_BYTES = 64 * 2**20
 
 
-class MapWriter:
+class MapWriter(AbstractContextManager["MapWriter"]):
     """The only writer of a map. Use it as a context manager in one thread.
 
     Leaving the context commits, even after an exception or Ctrl-C, because the pictures added so far are complete. A
@@ -342,12 +341,7 @@ class MapWriter:
         self._connection.close()
         self._lock.close()
 
-    def __enter__(self) -> MapWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self._usable:
                 self.commit()

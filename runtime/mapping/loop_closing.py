@@ -13,9 +13,9 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +166,7 @@ class Closure:
         )
 
 
-class LoopCloser:
+class LoopCloser(AbstractContextManager["LoopCloser"]):
     """Search a map for each picture that is about to be added to it. Use as a context manager, in one thread.
 
     Pictures of the last `exclude` seconds are ignored. These are the pictures added in that time by a clock that never
@@ -261,12 +261,7 @@ class LoopCloser:
         if self._snapshot is not None:
             self._snapshot.map_.close()
 
-    def __enter__(self) -> LoopCloser:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _look(self, path: Path, source: str) -> _Snapshot:

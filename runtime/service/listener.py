@@ -8,9 +8,8 @@ import os
 import secrets
 import socket
 import stat
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 
 from pairvpr.errors import ServiceError
 
@@ -20,7 +19,7 @@ LONGEST = 107  # bytes of a socket's path
 CONNECT_TIMEOUT = 1.0  # seconds in which a running service accepts a connection
 
 
-class Listener:
+class Listener(AbstractContextManager["Listener"]):
     """A listening socket and its address. Use it as a context manager.
 
     Closing it removes the file of a Unix socket.
@@ -53,12 +52,7 @@ class Listener:
             self._file.unlink()
         self._file = None
 
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
