@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr.calibration.cascade import wilson_interval
+from pairvpr.evaluation.recall import interval_of
 
 Flags = npt.NDArray[np.bool_]
 
@@ -16,7 +16,7 @@ Flags = npt.NDArray[np.bool_]
 def share(which: Flags) -> dict[str, Any]:
     """Return a number of queries, and its share with the 95 % interval, in percent."""
     count = int(np.sum(which))
-    low, high = wilson_interval(count, len(which))
+    low, high = interval_of(count / len(which), len(which))
     return {"count": count, "percent": _percent(count / len(which)), "interval": [_percent(low), _percent(high)]}
 
 

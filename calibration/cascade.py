@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError, SourceError
+from pairvpr.evaluation.recall import interval_of
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
@@ -102,7 +103,7 @@ def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Pro
         fitted=len(gaps),
         checked=len(checked),
         survived=survived,
-        interval=wilson_interval(survived, len(checked)),
+        interval=interval_of(survived / len(checked), len(checked)),
         kept=float(sum(count_kept(p, margin, model.batch_size) for p in predicted) / sum(len(p) for p in predicted)),
     )
 
@@ -219,15 +220,6 @@ def count_kept(predicted: Floats, margin: float, batch: int) -> int:
     best = np.maximum.accumulate(predicted)
     ends = np.minimum(np.arange(len(predicted)) // batch * batch + batch, len(predicted)) - 1
     return int(np.sum(predicted >= best[ends] - margin))
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share (Wilson, JASA 1927)."""
-    z = 1.959964
-    share, spread = successes / trials, z * z / trials
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _moments(block: Sequence[ComparedQuery]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pairvpr.calibration.cascade import wilson_interval
+from pairvpr.evaluation.recall import interval_of
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
 from pairvpr.runtime.map import MapInfo
 
@@ -38,7 +38,7 @@ class Trial:
     @property
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval of the loss."""
-        return wilson_interval(self.changed, self.pictures)
+        return interval_of(self.loss, self.pictures)
 
 
 @dataclass(frozen=True)

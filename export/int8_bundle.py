@@ -25,7 +25,6 @@ from pairvpr.export.onnx_descriptor import main_opset
 from pairvpr.export.verification import Progress
 from pairvpr.machine import int8_class
 from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle, GraphFiles, PrecisionInfo
-from pairvpr.runtime.engines.base import in_place
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from pairvpr.runtime.engines.open import PROCESSOR, Engines
 from pairvpr.runtime.model import Model
@@ -233,7 +232,5 @@ class Int8Export:
                 device="cpu",
                 precision=precision,
                 description="calibration",
-                largest_batch=None,
-                stage=in_place,
             ),
         )

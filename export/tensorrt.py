@@ -26,7 +26,7 @@ from pairvpr import machine
 from pairvpr.errors import EngineError
 from pairvpr.files import lock_file, sync, write_atomically
 from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, ENGINES, Bundle
-from pairvpr.runtime.engines.base import Engine, in_place
+from pairvpr.runtime.engines.base import Engine
 from pairvpr.runtime.engines.open import PREFERENCES, Engines
 from pairvpr.runtime.engines.tensorrt import api, cuda
 from pairvpr.runtime.engines.tensorrt.api import BuildSettings, Monitor, Network
@@ -361,9 +361,7 @@ def judge_engines(
     order than the prefix.
     """
     truth = Reference.load(bundle.reference())
-    opened = Engines(
-        **engines, device="tensorrt", precision=precision, description="check", largest_batch=None, stage=in_place
-    )
+    opened = Engines(**engines, device="tensorrt", precision=precision, description="check")
     # The two pictures of a small batch must have different scores, because their order is checked too.
     order = np.argsort(truth.scores) if bundle.info.pair_classifier else np.arange(len(truth.images))
     verdicts = []

@@ -15,7 +15,6 @@ from pairvpr.errors import ExportError
 from pairvpr.export.descriptor_source import Descriptor
 from pairvpr.model import PairVPR
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.engines.base import in_place
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.features import Features
@@ -110,9 +109,7 @@ def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progre
     }
     for form, files in forms.items():
         graphs = {name: OnnxRuntimeEngine(file, "cpu") for name, file in files.items()}
-        engines = Engines(
-            **graphs, device="cpu", precision=precision, description="verification", largest_batch=None, stage=in_place
-        )
+        engines = Engines(**graphs, device="cpu", precision=precision, description="verification")
         for batch in BATCHES:
             progress(f"{precision}{form}: comparing with the network, batch {batch}")
             errors = _compare(Model(bundle, engines, batch), truth, precision, f"batch {batch}")
@@ -123,9 +120,7 @@ def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progre
 def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str, float]:
     """Return the errors at one batch size. With batch 1 only the reference's few pictures are compared."""
     expected = truth.reference(REFERENCE_PICTURES if model.batch_size == 1 else len(truth.images))
-    step = model.picture_batch
-    parts = [expected.encode(model, slice(i, i + step)) for i in range(0, len(expected.images), step)]
-    features = Features.concatenate(parts)
+    features = expected.encode_all(model)
     if not model.bundle.info.pair_classifier:
         return _compare_descriptors(features, expected, precision, where)
     scores = model.score(features[0], features)

@@ -69,6 +69,11 @@ class Reference:
         more = None if self.descriptor_images is None else self.descriptor_images[rows]
         return model.encode_prepared(self.images[rows], more)
 
+    def encode_all(self, model: Model) -> Features:
+        """Encode all images, in passes of the model's picture batch."""
+        step = model.picture_batch
+        return Features.concatenate([self.encode(model, slice(i, i + step)) for i in range(0, len(self.images), step)])
+
     def save(self, file: Path) -> None:
         """Write the reference as safetensors."""
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -148,9 +153,7 @@ def describe(errors: Errors, pair_classifier: bool) -> str:
 def check_reference(model: Model) -> Errors:
     """Run the bundle's reference check on the model's engine. Raises BundleError or EngineError."""
     truth = Reference.load(model.bundle.reference())
-    step = model.picture_batch
-    parts = [truth.encode(model, slice(i, i + step)) for i in range(0, len(truth.images), step)]
-    features = Features.concatenate(parts)
+    features = truth.encode_all(model)
     scores = np.zeros(0, np.float32)
     if model.bundle.info.pair_classifier:
         scores = model.score(features[0], features)

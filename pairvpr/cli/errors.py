@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from types import FrameType
@@ -92,26 +92,17 @@ class Command(click.Command):
     Any other exception is a bug and shows its traceback.
     """
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, **named: Any) -> Any:
         """Run the command and exit; return its result if not in standalone mode."""
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, False, windows_expand_args=windows_expand_args, **extra)
+        named["standalone_mode"], standalone = False, named.get("standalone_mode", True)
+        if not standalone:
+            return super().main(*args, **named)
         if isinstance(sys.stdout, io.TextIOWrapper):
             # JSON lines are UTF-8 in any locale, and file names need not be text.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         try:
             with _handle_sigterm(), remark_scope():
-                code = super().main(
-                    args, prog_name, complete_var, False, windows_expand_args=windows_expand_args, **extra
-                )
+                code = super().main(*args, **named)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(2)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +12,6 @@ from pairvpr.cli.build_options import SOURCE_ARGUMENT, build_options
 from pairvpr.cli.log import log, say_model
 from pairvpr.cli.options import ABOVE_ZERO, COUNT, DB_OPTION, FILE, PATH
 from pairvpr.cli.progress import Meter
-from pairvpr.errors import SourceError
 from pairvpr.printing import print_line
 
 if TYPE_CHECKING:
@@ -74,13 +71,14 @@ def map_loops(
         raise click.UsageError(f"--exclude {exclude}: give a number of seconds")
     from pairvpr.runtime.mapping.builder import add_pictures
     from pairvpr.runtime.mapping.loop_closing import LoopCloser, Threshold
+    from pairvpr.runtime.outputs.writers import open_lines
 
     opened = _model(db, model, options.model_digest)
     say_model(opened.bundle, opened.engines.description)
     closes = Threshold.from_text(threshold, opened.bundle.identity)
     log.info(_describe(closes, opened.bundle.info.measure))
     loops = 0
-    with _appended(out) as stream, LoopCloser(opened, closes, exclude, top_k) as closer:
+    with open_lines(out) as stream, LoopCloser(opened, closes, exclude, top_k) as closer:
 
         def write(closure: Closure) -> None:
             nonlocal loops
@@ -161,18 +159,3 @@ def _model(db: Path, given: Path | None, digest: str | None) -> Model:
     with Map.open(db) as map_:
         own, digest = map_.model_path, digest or map_.model_digest
     return load_model(own, digest=digest)
-
-
-def _appended(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
-    """Open the output for loops, line by line.
-
-    The file is appended to, so that a run after an interruption keeps the earlier lines.
-
-    Raises SourceError if the file cannot be written.
-    """
-    if out is None:
-        return nullcontext(sys.stdout)
-    try:
-        return out.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise SourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error

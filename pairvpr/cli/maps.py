@@ -164,39 +164,32 @@ def map_info(db: Path, style: str) -> None:
     import dataclasses
 
     from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.calibrated.acceptance import Acceptance, AnswerDefaults
-    from pairvpr.runtime.calibrated.cascade import Cascade
-    from pairvpr.runtime.calibrated.judge import Judge
-    from pairvpr.runtime.calibrated.tuning import Tuning
     from pairvpr.runtime.map import Map
     from pairvpr.runtime.mapping.token_storage import describe
-    from pairvpr.viewing.calibration_results import align, cascade_rows, judge_rows, tuning_rows
+    from pairvpr.viewing.calibration_results import CalibrationResults, align, cascade_rows, judge_rows, tuning_rows
 
     with Map.open(db, descriptors=False) as map_:
         info = {**dataclasses.asdict(map_.info()), "path": str(db)}
         bundle = Bundle.open(map_.model_path)
-        cascade, tuning = Cascade.find_in(bundle), Tuning.find_in(bundle)
-        acceptance, defaults = Acceptance.find_in(bundle), AnswerDefaults.from_bundle(bundle)
-        used = None if defaults.exact else cascade
-        judge = Judge.from_map(bundle, map_, min(defaults.top_k, len(map_)), used)
+        found = CalibrationResults.from_map(map_, bundle)
         pinned = map_.model_digest is not None
     info.update(preset=bundle.info.preset, weights=bundle.info.origin, licence=bundle.info.licence)
     info.update(model_digest=bundle.digest, model_digest_pinned=pinned)
     if style == "jsonl":
-        info.update(cascade=cascade and cascade.figures(), tuning=tuning and tuning.to_json())
-        info.update(decisions=acceptance and acceptance.to_json())
-        info.update(decisions_void=None if judge.acceptance is not None else judge.reason)
+        info.update(cascade=found.cascade and found.cascade.figures(), tuning=found.tuning and found.tuning.to_json())
+        info.update(decisions=found.acceptance and found.acceptance.to_json())
+        info.update(decisions_void=None if found.judge.acceptance is not None else found.judge.reason)
         print_line(json_line(info))
         return
     info.update(tokens=describe(info["tokens"]), bytes_per_picture=round(info["bytes_per_picture"]))
     rows = [(name.replace("_", " "), str(value)) for name, value in info.items()]
     results = {
-        "cascade": cascade_rows(cascade) if cascade else [],
-        "tuned": tuning_rows(tuning) if tuning else [],
-        "decisions": judge_rows(judge, acceptance),
+        "cascade": cascade_rows(found.cascade) if found.cascade else [],
+        "tuned": tuning_rows(found.tuning) if found.tuning else [],
+        "decisions": judge_rows(found.judge, found.acceptance),
     }
-    for name, found in results.items():
-        lines = align(found) or ["not calibrated" if name == "cascade" else "no"]
+    for name, labelled in results.items():
+        lines = align(labelled) or ["not calibrated" if name == "cascade" else "no"]
         rows += [(name if number == 0 else "", line) for number, line in enumerate(lines)]
     for label, text in rows:
         print_line(f"{label:18} {text}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from pairvpr.demo.album import Album
 from pairvpr.demo.outcome import DemoResult, Outcome
-from pairvpr.demo.template import CHANGES, METHODS, NOTE, PAGE, RECALL, RECALL_ALONE, STEP, TIME
+from pairvpr.demo.template import ARROW, METHODS, NOTE, PAGE, SLASH, STEP, TIME
 from pairvpr.html.album import match_figure, query_figure, re_ranking_groups, strip
-from pairvpr.html.document import UNTRAINED, document, percent
+from pairvpr.html.document import FIGURE, document, percent, warnings
 from pairvpr.runtime.answer import Match
 from pairvpr.runtime.measure import Measure
 
 PER_GROUP = 12  # queries shown of each kind
+RECALL = "Recall@1: the first match is right"
 
 
 def render(result: DemoResult, album: Album, outcomes: Sequence[Outcome]) -> str:
@@ -24,7 +25,7 @@ def render(result: DemoResult, album: Album, outcomes: Sequence[Outcome]) -> str
         method=METHODS[result.measure].substitute(top_k=result.top_k),
         preset=escape(result.preset),
         engine=escape(result.engine),
-        warning="" if result.trained else UNTRAINED,
+        warning=warnings(result.trained),
         figures="\n".join(_figures(result, outcomes)),
         notes="\n".join(NOTE.substitute(note=escape(note)) for note in result.notes),
         groups=re_ranking_groups(
@@ -37,24 +38,19 @@ def render(result: DemoResult, album: Album, outcomes: Sequence[Outcome]) -> str
     return document("Pair-VPR demo", body)
 
 
-def _figures(result: DemoResult, outcomes: Sequence[Outcome]) -> list[str]:
+def _figures(result: DemoResult, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    title, before, after = RECALL, percent(result.recall_before), percent(result.recall_after)
+    chance = f"guessing would give {percent(1 / result.places)}"
     if result.measure is Measure.SIMILARITY:
-        recall = RECALL_ALONE.substitute(recall=percent(result.recall_before), chance=percent(1 / result.places))
-        return [recall, _time(result)]
-    return [_recall(result), _changes(outcomes), _time(result)]
-
-
-def _recall(result: DemoResult) -> str:
-    return RECALL.substitute(
-        before=percent(result.recall_before),
-        after=percent(result.recall_after),
-        chance=percent(1 / result.places),
-    )
-
-
-def _changes(outcomes: Sequence[Outcome]) -> str:
-    changes = [outcome.right_after - outcome.right_before for outcome in outcomes]
-    return CHANGES.substitute(wins=changes.count(1), losses=changes.count(-1), queries=len(outcomes))
+        yield FIGURE.substitute(title=title, value=before, note=f"by descriptor alone; {chance}")
+    else:
+        note = f"by descriptor alone &rarr; after re-ranking; {chance}"
+        yield FIGURE.substitute(title=title, value=f"{before} {ARROW} {after}", note=note)
+        changes = [outcome.right_after - outcome.right_before for outcome in outcomes]
+        value = f"+{changes.count(1)} {SLASH} &minus;{changes.count(-1)}"
+        note = f"queries put right / put wrong, of {len(outcomes)}"
+        yield FIGURE.substitute(title="What re-ranking changed", value=value, note=note)
+    yield _time(result)
 
 
 def _time(result: DemoResult) -> str:

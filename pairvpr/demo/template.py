@@ -22,17 +22,7 @@ a pair classifier compares the query with each of the best $top_k candidates and
     Measure.SIMILARITY: Template("Each query is compared with the whole map by one descriptor for each picture."),
 }
 
-RECALL_ALONE = Template("""<div class="figure"><span class="faint">Recall@1: the first match is right</span>
-<strong>$recall</strong>
-<span class="faint">by descriptor alone; guessing would give $chance</span></div>""")
-
-RECALL = Template("""<div class="figure"><span class="faint">Recall@1: the first match is right</span>
-<strong>$before <span class="arrow">&rarr;</span> $after</strong>
-<span class="faint">by descriptor alone &rarr; after re-ranking; guessing would give $chance</span></div>""")
-
-CHANGES = Template("""<div class="figure"><span class="faint">What re-ranking changed</span>
-<strong>+$wins <span class="arrow">/</span> &minus;$losses</strong>
-<span class="faint">queries put right / put wrong, of $queries</span></div>""")
+ARROW, SLASH = '<span class="arrow">&rarr;</span>', '<span class="arrow">/</span>'
 
 TIME = Template("""<div class="figure"><span class="faint">Time for a query, median</span>
 <strong>$total ms</strong>

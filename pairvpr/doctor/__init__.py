@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pairvpr.doctor.check import Check, tried
 from pairvpr.doctor.computer import cameras, graphics, hardware
-from pairvpr.doctor.engines import ENGINE, OPENVINO, onnxruntime, openvino, tensorrt
+from pairvpr.doctor.engines import CUDA, ENGINE, OPENVINO, onnxruntime, openvino, tensorrt
 from pairvpr.doctor.models import MODEL, TUNED, default_model, tuned_setting
 from pairvpr.doctor.parts import dependencies, export_parts, library
 from pairvpr.doctor.report import format_report, healthy
@@ -31,7 +31,7 @@ def examine(db: Path | None = None) -> list[Check]:
         *tried(OPENVINO, openvino),
         *tried(MODEL, default_model),
         *([] if db is None else tried(TUNED, lambda: [tuned_setting(db)])),
-        *tensorrt(gpu=bool(gpus)),
+        *tried(CUDA, lambda: tensorrt(gpu=bool(gpus))),
         library("PyAV", "av", "video", "for videos, cameras and streams"),
         library("rosbags", "rosbags", "bags", "for ROS bags"),
         library("h11", "h11", "serve", "for answering other programs over HTTP"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from pairvpr import machine
-from pairvpr.doctor.check import REINSTALL, Check, find_module, import_problem, installed_version
+from pairvpr.doctor.check import Check, find_module, import_problem, installed_version
 from pairvpr.errors import EngineError
 from pairvpr.printing import hide_native_lines
 
@@ -38,9 +38,6 @@ def onnxruntime(gpu: bool) -> list[Check]:
         return [Check(ENGINE, "missing", "not installed", install)]
     if problem is not None:
         return [Check(ENGINE, "broken", problem, f"pip install --force-reinstall --no-deps {installed[0]}")]
-    problem = import_problem("pairvpr.runtime")
-    if problem is not None:
-        return [Check(ENGINE, "broken", f"cannot be tried: {problem}", REINSTALL)]
     from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 
     try:
@@ -73,9 +70,6 @@ def openvino() -> list[Check]:
     """Check OpenVINO on a small graph, in float32 and bfloat16."""
     if find_module(OPENVINO.lower()) is None:
         return [Check(OPENVINO, "missing", "optional, for bfloat16 on a CPU: not installed", INSTALL_OPENVINO)]
-    problem = import_problem("pairvpr.runtime")
-    if problem is not None:
-        return [Check(OPENVINO, "broken", f"cannot be tried: {problem}", REINSTALL)]
     from pairvpr.runtime.engines import openvino as openvino_engine
 
     try:
@@ -93,9 +87,6 @@ def tensorrt(gpu: bool) -> list[Check]:
     found = _tensorrt_itself(gpu)
     if found.state != "ok":
         return [found]
-    problem = import_problem("pairvpr.runtime")
-    if problem is not None:
-        return [found, Check(CUDA, "broken", f"cannot be tried: {problem}", REINSTALL)]
     from pairvpr.runtime.engines.tensorrt import cuda, cudart
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pairvpr.doctor.check import REINSTALL, Check, import_problem
+from pairvpr.doctor.check import REINSTALL, Check
 from pairvpr.errors import BundleError, EngineError, MapError
 
 if TYPE_CHECKING:
@@ -16,9 +16,6 @@ MODEL, TUNED = "default model", "tuned setting"
 
 def default_model() -> list[Check]:
     """Check the default bundle: its files, the origin of its weights, and its reference pictures on this engine."""
-    problem = import_problem("pairvpr.runtime")
-    if problem is not None:
-        return [Check(MODEL, "broken", f"cannot be opened: {problem}", REINSTALL)]
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.model import default_bundle
 

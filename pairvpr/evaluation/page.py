@@ -13,7 +13,7 @@ from pairvpr.evaluation.results import Evaluation, Figures
 from pairvpr.evaluation.template import CHART, CURVES, FOLDERS, PAGE, STYLE
 from pairvpr.html.album import group, match_figure, query_figure, re_ranking_groups, strip
 from pairvpr.html.charts import Axis, Chart, nice_step
-from pairvpr.html.document import UNTRAINED, WARNING, document, percent, table, table_rows
+from pairvpr.html.document import document, percent, table, table_rows, warnings
 from pairvpr.runtime.measure import Measure
 from pairvpr.spread import spread
 
@@ -42,7 +42,7 @@ def render(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -
         origin=escape(model.weights.origin),
         engine=escape(model.engine + ("" if evaluation.cascade is None else f"; cascade: {evaluation.cascade}")),
         protocol=escape(benchmark.protocol),
-        warning=("" if model.weights.trained else UNTRAINED) + _warning(figures),
+        warning=warnings(model.weights.trained, None if figures.decisions is None else figures.decisions.warning),
         figures="\n".join(
             (
                 _recall(evaluation, figures, hog),
@@ -66,11 +66,6 @@ def render(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -
         ),
     )
     return document(f"Pair-VPR: {benchmark.name}", body, STYLE)
-
-
-def _warning(figures: Figures) -> str:
-    decided = figures.decisions
-    return "" if decided is None or decided.warning is None else WARNING.substitute(text=escape(decided.warning))
 
 
 def _recall(evaluation: Evaluation, figures: Figures, hog: Mapping[int, float]) -> str:

@@ -104,6 +104,10 @@ numbers. The figures show that everything from picture to answer works, not how 
 
 WARNING = Template('<p class="warning"><strong>Warning:</strong> $text.</p>')
 
+FIGURE = Template("""<div class="figure"><span class="faint">$title</span>
+<strong>$value</strong>
+<span class="faint">$note</span></div>""")
+
 TABLE = Template("""<div class="$kind"><h2>$title</h2>
 <table class="$cells">$rows</table>
 <p class="faint">$note</p></div>""")
@@ -133,6 +137,12 @@ def document(title: str, body: str, style: str = "") -> str:
     title: plain text. body: HTML. style: CSS for this page beside the common style.
     """
     return DOCUMENT.substitute(title=escape(title), style=STYLE + style, body=body)
+
+
+def warnings(trained: bool, text: str | None = None) -> str:
+    """Return the warnings of a page: that the weights were never trained, and a text that is not escaped yet."""
+    warning = "" if text is None else WARNING.substitute(text=escape(text))
+    return ("" if trained else UNTRAINED) + warning
 
 
 def table(title: str, rows: Sequence[Sequence[str]], note: str, wide: bool = False, text: bool = False) -> str:

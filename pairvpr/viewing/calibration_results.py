@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pairvpr.runtime.calibrated.acceptance import Acceptance, Traverse
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated.acceptance import Acceptance, AnswerDefaults, Traverse
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import Tuning
+from pairvpr.runtime.map import Map
 from pairvpr.runtime.measure import Measure
 
 Row = tuple[str, str]
@@ -16,6 +19,23 @@ Row = tuple[str, str]
 
 SHOWN = 10
 """Most traverses that are shown. The bundle stores all of them."""
+
+
+@dataclass(frozen=True)
+class CalibrationResults:
+    """Hold the results in a map's own bundle, None for each that is missing, and the judge of its default answers."""
+
+    cascade: Cascade | None
+    tuning: Tuning | None
+    acceptance: Acceptance | None
+    judge: Judge
+
+    @staticmethod
+    def from_map(map_: Map, bundle: Bundle) -> CalibrationResults:
+        """Read the results. Raises BundleError."""
+        cascade, defaults = Cascade.find_in(bundle), AnswerDefaults.from_bundle(bundle)
+        judge = Judge.from_map(bundle, map_, min(defaults.top_k, len(map_)), None if defaults.exact else cascade)
+        return CalibrationResults(cascade, Tuning.find_in(bundle), Acceptance.find_in(bundle), judge)
 
 
 def cascade_rows(cascade: Cascade) -> list[Row]:

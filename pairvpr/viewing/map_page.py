@@ -11,15 +11,12 @@ from pathlib import Path
 from pairvpr.html.album import breakable, figure, group, strip
 from pairvpr.html.document import check_page, document, table, write_page
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.calibrated.acceptance import Acceptance, AnswerDefaults
 from pairvpr.runtime.calibrated.cascade import Cascade
-from pairvpr.runtime.calibrated.judge import Judge
-from pairvpr.runtime.calibrated.tuning import Tuning
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, Record
 from pairvpr.runtime.mapping.token_storage import describe
 from pairvpr.spread import spread
-from pairvpr.viewing.calibration_results import cascade_rows, judge_rows, tuning_rows
+from pairvpr.viewing.calibration_results import CalibrationResults, cascade_rows, judge_rows, tuning_rows
 from pairvpr.viewing.map_survey import FAR, WIDE, find_gaps, find_look_alikes
 from pairvpr.viewing.plot import Mark, plots
 from pairvpr.viewing.template import MAP, MISSING, SHOWN_PICTURE, STYLE, TABLE
@@ -192,11 +189,9 @@ def _sources(records: Sequence[Record]) -> str:
 
 def _calibrated(map_: Map, bundle: Bundle) -> Iterator[str]:
     """Yield the tables of the threshold and of the tuned setting."""
-    stored, defaults, tuning = Acceptance.find_in(bundle), AnswerDefaults.from_bundle(bundle), Tuning.find_in(bundle)
-    cascade = None if defaults.exact else Cascade.find_in(bundle)
-    judge = Judge.from_map(bundle, map_, min(defaults.top_k, len(map_)), cascade)
-    yield _table("Decisions", judge_rows(judge, stored))
-    yield _table("Tuned setting", tuning_rows(tuning) if tuning else [("setting", "not tuned")])
+    found = CalibrationResults.from_map(map_, bundle)
+    yield _table("Decisions", judge_rows(found.judge, found.acceptance))
+    yield _table("Tuned setting", tuning_rows(found.tuning) if found.tuning else [("setting", "not tuned")])
 
 
 def _gaps(records: Sequence[Record]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from pairvpr.errors import PairVPRError
 from pairvpr.html.album import breakable, figure, group, strip
 from pairvpr.html.charts import Axis, Chart, nice_step
-from pairvpr.html.document import UNTRAINED, WARNING, check_page, document, write_page
+from pairvpr.html.document import FIGURE, check_page, document, warnings, write_page
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.sources import Source
@@ -22,7 +22,7 @@ from pairvpr.spread import spread
 from pairvpr.viewing.latency import COLOURS
 from pairvpr.viewing.plot import Mark, plots
 from pairvpr.viewing.run_record import Answered, RunRecord
-from pairvpr.viewing.template import ERRORS, FIGURE, FILTER, LATENCY, MISSING, RUN, SCORES, STYLE
+from pairvpr.viewing.template import ERRORS, FILTER, LATENCY, MISSING, RUN, SCORES, STYLE
 from pairvpr.viewing.thumbnails import recorded_thumbnail
 
 PLACES = 2000  # of the map, on the plots
@@ -75,7 +75,7 @@ def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecog
         engine=escape(recognizer.model.engines.description),
         candidates=candidates,
         ending=escape(ending),
-        warning=("" if info.weights.trained else UNTRAINED) + _warning(recognizer.finish_run()),
+        warning=warnings(info.weights.trained, recognizer.finish_run()),
         figures="\n".join(_figures(record, source)),
         plotted=_say_plotted(record),
         plots=plots(_marks(record, recognizer)),
@@ -85,10 +85,6 @@ def render(record: RunRecord, query: str, source: Source, recognizer: PlaceRecog
         errors=_errors(record),
     )
     return document(f"Pair-VPR run: {query}", body, STYLE)
-
-
-def _warning(text: str | None) -> str:
-    return "" if text is None else WARNING.substitute(text=escape(text))
 
 
 def _figures(record: RunRecord, source: Source) -> Iterator[str]:

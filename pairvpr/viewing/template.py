@@ -77,10 +77,6 @@ $latency
 $strips
 $errors""")
 
-FIGURE = Template("""<div class="figure"><span class="faint">$title</span>
-<strong>$value</strong>
-<span class="faint">$note</span></div>""")
-
 SCORES = Template("""<div class="figure wide">
 $chart
 <p class="faint">$note</p></div>""")

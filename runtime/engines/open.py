@@ -47,7 +47,7 @@ class Engines:
     device: str
     precision: str
     description: str
-    largest_batch: int | None
+    largest_batch: int | None = None
     pair_prefix: Engine = NO_PAIR_CLASSIFIER
     pair_suffix: Engine = NO_PAIR_CLASSIFIER
     descriptor: Engine | None = None
@@ -106,7 +106,6 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
         device=device,
         precision=precision,
         description=description,
-        largest_batch=None,
         stage=graphs["pair_prefix"].stage if bundle.info.pair_classifier else in_place,
     )
 
@@ -142,7 +141,10 @@ def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -
     description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"
     precision = precision or stored
     return Engines(
-        **graphs, device="openvino", precision=precision, description=description, largest_batch=None, stage=in_place
+        **graphs,
+        device="openvino",
+        precision=precision,
+        description=description,
     )
 
 

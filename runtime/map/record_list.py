@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -66,7 +67,7 @@ class RecordList(Sequence[Record]):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, RecordList) and self.same_blocks(other):
             return True
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -156,7 +157,3 @@ def _without(records: RecordList, shared: set[int]) -> tuple[npt.NDArray[np.int6
         first += len(block.live)
     left = RecordList(others, deleted=False)
     return np.concatenate(rows), left.column("id").astype(np.int64), left.column("descriptor_crc").astype(np.int64)
-
-
-def _equal(one: object, other: object) -> bool:
-    return one == other

@@ -39,7 +39,7 @@ def open_output(out: Path | None, style: str, matches: int, queries: Sequence[st
         with open_mcap(out, AnswerMessages(", ".join(queries), matches)) as file:
             yield file.add
         return
-    with _opened(out) as stream:
+    with open_lines(out) as stream:
 
         def put(frame: Frame, answer: Recognition) -> None:
             for line in FORMATS[style](answer, matches):
@@ -106,18 +106,19 @@ def _is_read(out: Path, query: Path) -> bool:
         return False
 
 
-def _ends_line(stream: IO[bytes]) -> bool:
-    stream.seek(-1, os.SEEK_END)
-    return stream.read(1) == b"\n"
+def open_lines(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
+    """Open a file that lines are appended to, so that a run after a restart keeps the earlier lines. None is stdout.
 
-
-def _opened(out: Path | None) -> nullcontext[IO[str]] | IO[str]:
+    Raises SourceError if it cannot be written.
+    """
     if out is None:
         return nullcontext(sys.stdout)
     try:
         stream = out.open("ab+")
-        if stream.tell() and not _ends_line(stream):
-            stream.write(b"\n")  # a run that was killed may leave half a line
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")  # a run that was killed may leave half a line
         return io.TextIOWrapper(stream, encoding="utf-8", errors="backslashreplace", line_buffering=True)
     except OSError as error:
         raise SourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error

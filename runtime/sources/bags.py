@@ -49,10 +49,6 @@ class BagSource(Source):
     Raises SourceError if rosbags is missing, if the bag cannot be read, or if the topic is missing or ambiguous.
     """
 
-    live = False
-    single = False
-    names: Sequence[str] | None = None
-
     def __init__(self, path: Path, topic: str | None = None, pose_topic: str | None = None) -> None:
         self._path = path
         self._reader = _open(path)
@@ -69,7 +65,7 @@ class BagSource(Source):
         self._pose_span: tuple[float, float] | None = None
         self._prefix = f"{path.resolve().name}/{self._images[0].topic.lstrip('/')}"
         self.origin = str(path.resolve())
-        self.length: int | None = sum(connection.msgcount for connection in self._images)
+        self.length = sum(connection.msgcount for connection in self._images)
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
         """Yield the images that are wanted. The others are read, but not decoded."""

@@ -100,10 +100,10 @@ class Source(Protocol):
     dropped: frames of a live source that were replaced by newer ones before they were read.
     """
 
-    live: bool
-    single: bool
-    length: int | None
-    names: Sequence[str] | None
+    live: bool = False
+    single: bool = False
+    length: int | None = None
+    names: Sequence[str] | None = None
     origin: str
     dropped: int = 0
 

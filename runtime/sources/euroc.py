@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,16 +28,13 @@ class EurocSource(Source):
     Raises SourceError for a malformed table.
     """
 
-    live = False
-    single = False
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._rows = _read_pictures(folder / TABLE)
         truths = [folder.resolve().parent / truth for truth in GROUND_TRUTHS]
         self._poses = next((_read_ground_truth(truth) for truth in truths if truth.exists()), None)
-        self.length: int | None = len(self._rows)
-        self.names: Sequence[str] | None = [name for name, _ in self._rows]
+        self.length = len(self._rows)
+        self.names = [name for name, _ in self._rows]
         self.origin = str(folder.resolve())
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:

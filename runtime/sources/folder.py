@@ -6,7 +6,7 @@ import logging
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from time import perf_counter
 
@@ -24,13 +24,12 @@ log = logging.getLogger(__name__)
 class PictureSource(Source):
     """Provide one picture file. A fault in the file is raised."""
 
-    live = False
     single = True
-    length: int | None = 1
+    length = 1
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.names: Sequence[str] | None = (path.name,)
+        self.names = (path.name,)
         self.origin = str(path.resolve().parent)
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
@@ -48,13 +47,10 @@ class PictureSource(Source):
 class FolderSource(Source):
     """Provide all pictures of a folder and its subfolders. An unreadable picture gives a Frame with its error."""
 
-    live = False
-    single = False
-
     def __init__(self, folder: Path) -> None:
         self._pictures = list_pictures(folder)
-        self.length: int | None = len(self._pictures)
-        self.names: Sequence[str] | None = [name for name, _ in self._pictures]
+        self.length = len(self._pictures)
+        self.names = [name for name, _ in self._pictures]
         self.origin = str(folder.resolve())
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -61,9 +61,6 @@ class LiveSource(Source):
     """
 
     live = True
-    single = False
-    length: int | None = None
-    names: Sequence[str] | None = None
 
     def __init__(
         self, name: str, connect: Callable[[], Feed], *, first: Feed | None = None, endless: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from time import perf_counter
 
@@ -33,8 +33,6 @@ class TransformedSource(Source):
         self.live = source.live
         self.single = source.single
         self.origin = source.origin
-        self.names: Sequence[str] | None = None
-        self.length: int | None = None
         if not options.by_time:
             self.names = None if source.names is None else source.names[:: options.every]
             self.length = None if source.length is None else math.ceil(source.length / options.every)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -51,16 +51,11 @@ class VideoSource(Source):
     raises SourceError when a fault ends the stream. The source can be iterated once.
     """
 
-    live = False
-    single = False
-
-    names: Sequence[str] | None = None
-
     def __init__(self, container: InputContainer, name: str, origin: str) -> None:
         self._container = container
         self._name = name
         self.origin = origin
-        self.length: int | None = video_stream(container).frames or None
+        self.length = video_stream(container).frames or None
 
     def frames(self, wanted: Wanted = every_frame) -> Iterator[Frame]:
         """Yield the frames that are wanted. The others are decoded, but not converted."""

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from scipy import stats
 
 from pairvpr.calibration import cascade as calibration
 from pairvpr.calibration.cascade import (
@@ -29,13 +28,13 @@ from pairvpr.calibration.cascade import (
     ridge,
     split_blocks,
     temporary_map,
-    wilson_interval,
     winner_gap,
 )
 from pairvpr.cli.main import main
 from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.evaluation import evaluate, load_folders, summary
+from pairvpr.evaluation.recall import interval_of
 from pairvpr.evaluation.report import results
 from pairvpr.runtime import Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import FILE, Bundle
@@ -185,12 +184,6 @@ def test_the_margin_holds_as_often_as_it_says() -> None:
     assert np.mean(trials[:, -1] <= margins) == pytest.approx(0.9, abs=0.02)
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(10, 10), (5, 10), (0, 10), (995, 1000)])
-def test_the_wilson_interval_equals_that_of_scipy(successes: int, trials: int) -> None:
-    expected = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-6)
-
-
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_the_share_kept_is_that_of_the_rule_in_use(calibrated: Cascade, batch: int) -> None:
     chance = np.random.default_rng(4)
@@ -214,7 +207,7 @@ def test_calibration_counts_right(calibrated: Cascade, compared: list[ComparedQu
         survived += int(np.argmax(compared[i].scores)) in calibrated.keep(predicted, predicted.max())
     assert (calibrated.fitted, calibrated.checked) == (sum(map(len, learning)), len(checking))
     assert calibrated.survived == survived
-    assert calibrated.interval == wilson_interval(survived, len(checking))
+    assert calibrated.interval == interval_of(survived / len(checking), len(checking))
     assert 1 / 5 <= calibrated.kept <= 1
     assert calibrated.identity == model.bundle.identity
     assert f"in {survived} of {len(checking)} queries" in str(cascade_rows(calibrated))

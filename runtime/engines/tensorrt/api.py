@@ -167,22 +167,14 @@ class Network:
     def product_types(self) -> Counter[str]:
         """Count the matrix products and convolutions by the type they are computed in."""
         trt = load()
-        types: Counter[str] = Counter()
-        for index in range(self._network.num_layers):
-            layer: tensorrt.ILayer = self._network.get_layer(index)
-            if layer.type in (trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.CONVOLUTION):
-                tensor: tensorrt.ITensor = layer.get_output(0)
-                types[np.dtype(trt.nptype(tensor.dtype)).name] += 1
-        return types
+        products = (trt.LayerType.MATRIX_MULTIPLY, trt.LayerType.CONVOLUTION)
+        made = [self._output(layer) for layer in self._layers() if layer.type in products]
+        return Counter(np.dtype(trt.nptype(tensor.dtype)).name for tensor in made)
 
     def quantized_tensors(self) -> int:
         """Count the tensors that are dequantized from 8 bits."""
         trt = load()
-        found = 0
-        for index in range(self._network.num_layers):
-            layer: tensorrt.ILayer = self._network.get_layer(index)
-            found += layer.type == trt.LayerType.DEQUANTIZE
-        return found
+        return sum(layer.type == trt.LayerType.DEQUANTIZE for layer in self._layers())
 
     def unfuse_attention(self) -> int:
         """Compute every softmax in separate steps and in float32. Return the number of them.
