@@ -225,12 +225,4 @@ class Int8Export:
 
     def _model(self, files: Mapping[str, Path], precision: str) -> Model:
         graphs = {name: OnnxRuntimeEngine(file) for name, file in files.items()}
-        return Model(
-            self.floats,
-            Engines(
-                **graphs,
-                device="cpu",
-                precision=precision,
-                description="calibration",
-            ),
-        )
+        return Model(self.floats, Engines.from_graphs(graphs, "cpu", precision, "calibration"))

@@ -361,7 +361,7 @@ def judge_engines(
     order than the prefix.
     """
     truth = Reference.load(bundle.reference())
-    opened = Engines(**engines, device="tensorrt", precision=precision, description="check")
+    opened = Engines.from_graphs(engines, "tensorrt", precision, "check")
     # The two pictures of a small batch must have different scores, because their order is checked too.
     order = np.argsort(truth.scores) if bundle.info.pair_classifier else np.arange(len(truth.images))
     verdicts = []

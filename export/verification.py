@@ -109,7 +109,7 @@ def verify_export(bundle: Bundle, precision: str, truth: Truth, progress: Progre
     }
     for form, files in forms.items():
         graphs = {name: OnnxRuntimeEngine(file, "cpu") for name, file in files.items()}
-        engines = Engines(**graphs, device="cpu", precision=precision, description="verification")
+        engines = Engines.from_graphs(graphs, "cpu", precision, "verification")
         for batch in BATCHES:
             progress(f"{precision}{form}: comparing with the network, batch {batch}")
             errors = _compare(Model(bundle, engines, batch), truth, precision, f"batch {batch}")

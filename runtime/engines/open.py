@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pairvpr.errors import EngineError, one_line
 from pairvpr.machine import int8_class
@@ -52,6 +53,14 @@ class Engines:
     pair_suffix: Engine = NO_PAIR_CLASSIFIER
     descriptor: Engine | None = None
     stage: Callable[[Arrays], Arrays] = in_place
+
+    @staticmethod
+    def from_graphs(
+        graphs: Mapping[str, Engine], device: str, precision: str, description: str, **more: Any
+    ) -> Engines:
+        """Return the engines of graphs by their names in a bundle. more: `largest_batch` and `stage`."""
+        named: dict[str, Any] = {**graphs, **more}
+        return Engines(**named, device=device, precision=precision, description=description)
 
 
 def open_engines(
@@ -101,13 +110,8 @@ def _open_onnxruntime(bundle: Bundle, device: str, precision: str | None, thread
     description = f"ONNX Runtime {ort.version()} on {device}, {precision}"
     if cpu and precision == "fp16":
         description += " weights cast up at load (float32 arithmetic)"
-    return Engines(
-        **graphs,
-        device=device,
-        precision=precision,
-        description=description,
-        stage=graphs["pair_prefix"].stage if bundle.info.pair_classifier else in_place,
-    )
+    stage = graphs["pair_prefix"].stage if bundle.info.pair_classifier else in_place
+    return Engines.from_graphs(graphs, device, precision, description, stage=stage)
 
 
 def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
@@ -117,14 +121,8 @@ def _open_tensorrt(bundle: Bundle, precision: str | None) -> Engines:
     plans = trt.find_matching_plans(bundle, precision)
     graphs = trt.open_plans(plans)
     description = f"{trt.describe()}, {precision}"
-    return Engines(
-        **graphs,
-        device="tensorrt",
-        precision=precision,
-        description=description,
-        largest_batch=trt.largest_batch(plans),
-        stage=graphs["pair_prefix"].stage if bundle.info.pair_classifier else in_place,
-    )
+    most, stage = trt.largest_batch(plans), graphs["pair_prefix"].stage if bundle.info.pair_classifier else in_place
+    return Engines.from_graphs(graphs, "tensorrt", precision, description, largest_batch=most, stage=stage)
 
 
 def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -> Engines:
@@ -139,13 +137,7 @@ def _open_openvino(bundle: Bundle, precision: str | None, threads: int | None) -
     graphs = {name: ov.OpenVinoEngine(file, arithmetic, threads) for name, file in files.items()}
     remainder = " for what is not INT8" if stored.startswith("int8") else ""
     description = f"OpenVINO {ov.version()} on cpu, {stored} weights, {ARITHMETIC[arithmetic]} arithmetic{remainder}"
-    precision = precision or stored
-    return Engines(
-        **graphs,
-        device="openvino",
-        precision=precision,
-        description=description,
-    )
+    return Engines.from_graphs(graphs, "openvino", precision or stored, description)
 
 
 def _choose_precision(bundle: Bundle, device: str, asked: str | None) -> str:
