@@ -10,7 +10,8 @@ import numpy as np
 
 from pairvpr.export.int8 import Arrays, FloatGraph, measure_ranges, write_int8
 from pairvpr.runtime import Model, load_model
-from pairvpr.runtime.bundle import FILE, GRAPHS, Bundle, FileInfo, PrecisionInfo, sha256
+from pairvpr.runtime.bundle import Bundle, sha256
+from pairvpr.runtime.bundle_info import FILE, GRAPHS, FileInfo, PrecisionInfo
 
 INT8 = "int8-fp16"
 PICTURES = 5

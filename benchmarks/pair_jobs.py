@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.sides import Jobs
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.engines.base import Engine
 from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.model import MAX_BATCH, Model, load_model

@@ -26,7 +26,8 @@ import numpy as np
 
 from benchmarks.pair_jobs import make_int8, reference_jobs, runtime_jobs
 from benchmarks.sides import Side, alternate, ratio
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.image import load_picture, resize
 from tests.scenes import draw_scene
 

@@ -30,12 +30,11 @@ from pairvpr.export.tracing import graph_specs, write_graph
 from pairvpr.export.verification import Progress, Truth, descriptor_truth, network_truth, verify_export
 from pairvpr.model import Checkpoint, PairVPR
 from pairvpr.model.presets import HEAD_DIM
-from pairvpr.runtime.bundle import (
+from pairvpr.runtime.bundle import REFERENCE, Bundle, sha256
+from pairvpr.runtime.bundle_info import (
     DESCRIPTOR,
     ENCODER,
     FILE,
-    REFERENCE,
-    Bundle,
     BundleInfo,
     Dims,
     FileInfo,
@@ -44,7 +43,6 @@ from pairvpr.runtime.bundle import (
     PictureFormat,
     PrecisionInfo,
     Weights,
-    sha256,
 )
 from pairvpr.runtime.engines.open import INT8
 from pairvpr.runtime.resize_rules import SQUASH

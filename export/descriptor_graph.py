@@ -12,7 +12,7 @@ from pairvpr.export.cpu_form import cast_up, drop_unused
 from pairvpr.export.int8 import transpose_weights
 from pairvpr.export.precision import Precision
 from pairvpr.export.tracing import INLINE_BYTES
-from pairvpr.runtime.bundle import GraphFiles
+from pairvpr.runtime.bundle_info import GraphFiles
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 """Operators that a float16 graph computes in half precision. All others stay in float32."""

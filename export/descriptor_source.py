@@ -24,7 +24,7 @@ from pairvpr.errors import EngineError, ExportError, one_line
 from pairvpr.export.descriptor_spec import UNSTATED, DescriptorSpec
 from pairvpr.export.onnx_descriptor import read_onnx, wrap_onnx
 from pairvpr.export.tracing import GraphSpec, trace
-from pairvpr.runtime.bundle import PictureFormat, Weights
+from pairvpr.runtime.bundle_info import PictureFormat, Weights
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from pairvpr.runtime.resize_rules import SQUASH
 

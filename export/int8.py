@@ -28,7 +28,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from pairvpr.export.cpu_form import drop_unused, fuse_attention
 from pairvpr.export.tracing import INLINE_BYTES
 from pairvpr.machine import int8_class
-from pairvpr.runtime.bundle import GraphFiles
+from pairvpr.runtime.bundle_info import GraphFiles
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]

@@ -12,7 +12,8 @@ from pathlib import Path
 from pairvpr.files import write_atomically
 from pairvpr.machine import cache_folder
 from pairvpr.printing import json_document
-from pairvpr.runtime.bundle import BundleInfo, sha256
+from pairvpr.runtime.bundle import sha256
+from pairvpr.runtime.bundle_info import BundleInfo
 
 FORMAT = 1
 """Raise it whenever the measurements or the layers' names change."""

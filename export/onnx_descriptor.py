@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from pairvpr.errors import ExportError, one_line
 from pairvpr.export.tracing import MAX_IR_VERSION
-from pairvpr.runtime.bundle import PictureFormat
+from pairvpr.runtime.bundle_info import PictureFormat
 
 AXES_ARE_INPUT = 18
 """Operator set from which the axes of a reduction are an input."""

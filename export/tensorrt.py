@@ -25,7 +25,8 @@ import numpy.typing as npt
 from pairvpr import machine
 from pairvpr.errors import EngineError
 from pairvpr.files import lock_file, sync, write_atomically
-from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, ENGINES, Bundle
+from pairvpr.runtime.bundle import ENGINES, Bundle
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER
 from pairvpr.runtime.engines.base import Engine
 from pairvpr.runtime.engines.open import PREFERENCES, Engines
 from pairvpr.runtime.engines.tensorrt import api, cuda

@@ -16,7 +16,8 @@ import numpy as np
 from pairvpr.calibration.gate import LIMITS
 from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import DEFAULTS, Progress, Site, building, check_engines, describe_plan, put
-from pairvpr.runtime.bundle import GRAPHS, Bundle, link_or_copy
+from pairvpr.runtime.bundle import Bundle, link_or_copy
+from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import cuda
 from pairvpr.runtime.engines.tensorrt.api import BuildSettings

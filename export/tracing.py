@@ -19,7 +19,7 @@ from pairvpr.export.cpu_form import write_cpu_form, write_cuda_form
 from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix
 from pairvpr.export.precision import DTYPES, Precision, in_precision
 from pairvpr.model import PairVPR
-from pairvpr.runtime.bundle import GraphFiles
+from pairvpr.runtime.bundle_info import GraphFiles
 from pairvpr.runtime.model import SUMMARIES
 
 OPSET = 20

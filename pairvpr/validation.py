@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+Check = Callable[[Any, str], Any]
+"""Checks a value by its name, and returns it."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -54,6 +57,19 @@ def check_keys(value: object, name: str, required: set[str], optional: set[str] 
     if unknown := sorted(set(fields) - required - (optional or set())):
         raise ValueError(f"{name} has an unknown key {unknown[0]!r:.50}")
     return fields
+
+
+def check_fields(
+    value: object, name: str, checks: Mapping[str, Check], optional: set[str] | None = None
+) -> dict[str, Any]:
+    """Return a mapping that has the keys of `checks`, of which some are optional, with the checked values."""
+    fields = check_keys(value, name, set(checks) - (optional or set()), optional)
+    return {key: checks[key](content, key) for key, content in fields.items()}
+
+
+def whole(low: int, high: int) -> Check:
+    """Return the check for a whole number from low to high."""
+    return lambda value, name: check_int(value, name, low, high)
 
 
 def check_mapping(value: object, name: str, most: int) -> Mapping[str, Any]:

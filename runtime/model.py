@@ -16,7 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import Bundle, Dims
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import Dims
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.open import Engines, open_engines
 from pairvpr.runtime.features import Features

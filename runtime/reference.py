@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save
 
 from pairvpr.errors import BundleError, one_line
 from pairvpr.machine import cache_folder
-from pairvpr.runtime.bundle import RESTORE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import RESTORE
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import Model, default_bundle
 

@@ -120,7 +120,8 @@ def descriptor_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
 
     from pairvpr.runtime import Features
-    from pairvpr.runtime.bundle import ENCODER, FILE, REFERENCE, Bundle, Dims, FileInfo, PrecisionInfo, sha256
+    from pairvpr.runtime.bundle import REFERENCE, Bundle, sha256
+    from pairvpr.runtime.bundle_info import ENCODER, FILE, Dims, FileInfo, PrecisionInfo
     from pairvpr.runtime.model import default_bundle
     from pairvpr.runtime.reference import Reference
 

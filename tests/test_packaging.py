@@ -19,7 +19,8 @@ if sys.version_info < (3, 11):
 
 import tomllib
 
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.model import default_bundle
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER
 from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines.base import Arrays
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pairvpr.evaluation.benchmark import Benchmark, Indices
 from pairvpr.evaluation.recall import WRONG, PrecisionRecall, WrongLimit, first_right, precision_recall, recall_at
-from pairvpr.runtime.bundle import Weights
+from pairvpr.runtime.bundle_info import Weights
 from pairvpr.runtime.calibrated.acceptance import Acceptance
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.score_monitor import Reading, warn_of_scores

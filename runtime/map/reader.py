@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError
-from pairvpr.runtime.bundle import Dims
+from pairvpr.runtime.bundle_info import Dims
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import DIGEST, INDEX, PRECISIONS, Catalog
 from pairvpr.runtime.map.creation import MODEL

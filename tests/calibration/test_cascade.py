@@ -37,7 +37,8 @@ from pairvpr.evaluation import evaluate, load_folders, summary
 from pairvpr.evaluation.recall import interval_of
 from pairvpr.evaluation.report import results
 from pairvpr.runtime import Model, PlaceRecognizer, Recognition, load_model
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.calibrated.cascade import KEY, Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures

@@ -23,7 +23,8 @@ from pairvpr.cli.main import main
 from pairvpr.cli.run import main as run_main
 from pairvpr.errors import EngineError, MapError, SourceError
 from pairvpr.runtime import Match, Recognition, load_model
-from pairvpr.runtime.bundle import TUNING, Bundle, PrecisionInfo
+from pairvpr.runtime.bundle import TUNING, Bundle
+from pairvpr.runtime.bundle_info import PrecisionInfo
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
 from pairvpr.runtime.map import MapInfo
 from pairvpr.runtime.mapping.builder import add_pictures

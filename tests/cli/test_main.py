@@ -20,7 +20,8 @@ from PIL import Image
 
 from pairvpr.cli.errors import Terminated
 from pairvpr.cli.main import main
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.map import Map, MapWriter, verify_map
 from pairvpr.runtime.model import default_bundle
 from tests.scenes import draw_scene

@@ -23,7 +23,8 @@ from pairvpr.evaluation.results import ModelInfo
 from pairvpr.export.load import open_model
 from pairvpr.html.document import percent
 from pairvpr.runtime import load_model
-from pairvpr.runtime.bundle import Bundle, Weights
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import Weights
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.mapping.builder import open_writer
 from tests.html.page_reader import Page

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.model import default_bundle
 
 

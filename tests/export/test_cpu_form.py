@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 from onnx import parser  # noqa: E402
 
 from pairvpr.export.cpu_form import cast_up, drop_unused, fuse_attention, widen_hidden_layers  # noqa: E402
-from pairvpr.runtime.bundle import GRAPHS, Bundle  # noqa: E402
+from pairvpr.runtime.bundle import Bundle  # noqa: E402
+from pairvpr.runtime.bundle_info import GRAPHS  # noqa: E402
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
 
 

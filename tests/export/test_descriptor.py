@@ -24,7 +24,8 @@ from pairvpr.export.descriptor_reduction import find_components, measure_loss  #
 from pairvpr.export.descriptor_source import IMAGENET_MEAN, IMAGENET_STD, Stated, load_descriptor  # noqa: E402
 from pairvpr.model import load_checkpoint  # noqa: E402
 from pairvpr.runtime import PlaceRecognizer, load_model  # noqa: E402
-from pairvpr.runtime.bundle import Bundle, Dims  # noqa: E402
+from pairvpr.runtime.bundle import Bundle  # noqa: E402
+from pairvpr.runtime.bundle_info import Dims  # noqa: E402
 from pairvpr.runtime.image import resize  # noqa: E402
 from pairvpr.runtime.map import verify_map  # noqa: E402
 from pairvpr.runtime.mapping.builder import add_pictures  # noqa: E402

@@ -27,7 +27,8 @@ from pairvpr.export.int8 import FloatGraph, layer_errors, measure_ranges, needs_
 from pairvpr.export.int8_bundle import Int8Export, Pictures  # noqa: E402
 from pairvpr.machine import int8_class  # noqa: E402
 from pairvpr.runtime import load_model  # noqa: E402
-from pairvpr.runtime.bundle import GRAPHS, Bundle, GraphFiles  # noqa: E402
+from pairvpr.runtime.bundle import Bundle  # noqa: E402
+from pairvpr.runtime.bundle_info import GRAPHS, GraphFiles  # noqa: E402
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine  # noqa: E402
 from pairvpr.runtime.engines.open import open_engines  # noqa: E402
 from pairvpr.runtime.reference import Reference, check_reference  # noqa: E402

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from pairvpr.export.int8_cache import Measured, cache_file, load, store
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.model import default_bundle
 
 MEASURED = Measured({"encoder 1": 3.5, "pair_prefix 1": 0.25}, {"encoder 1": 0.01, "pair_prefix 1": 0.0})

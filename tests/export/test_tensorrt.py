@@ -21,7 +21,8 @@ from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt import BuildProgress, build_engines
 from pairvpr.files import lock_file
-from pairvpr.runtime.bundle import FILE, GRAPHS, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE, GRAPHS
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt import cudart
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file

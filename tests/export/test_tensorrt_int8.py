@@ -16,7 +16,8 @@ from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt_int8 import ROUNDS, WARM_UP
 from pairvpr.runtime import load_model
-from pairvpr.runtime.bundle import FILE, Bundle, BundleInfo, GraphFiles, PrecisionInfo
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE, BundleInfo, GraphFiles, PrecisionInfo
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.reference import check_reference

@@ -21,7 +21,8 @@ import pytest
 from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import PRODUCTS, BuildProgress
 from pairvpr.model.presets import PRESETS
-from pairvpr.runtime.bundle import GRAPHS, Bundle, Dims
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import GRAPHS, Dims
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt.plans import FORMS, graph_profiles
 from pairvpr.runtime.model import default_bundle

@@ -17,7 +17,8 @@ import pytest
 from pairvpr.errors import BundleError
 from pairvpr.runtime import bundle as bundle_module
 from pairvpr.runtime import load_model
-from pairvpr.runtime.bundle import FILE, FORMAT, REFERENCE, Bundle, BundleInfo, sha256
+from pairvpr.runtime.bundle import REFERENCE, Bundle, sha256
+from pairvpr.runtime.bundle_info import FILE, FORMAT, BundleInfo
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.reference import check_reference
 

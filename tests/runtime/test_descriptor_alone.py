@@ -17,7 +17,8 @@ from pairvpr.cli.main import main
 from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, EngineError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Recognition, load_model
-from pairvpr.runtime.bundle import FILE, FORMAT, PAIR_FORMAT, Bundle, BundleInfo, Dims
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE, FORMAT, PAIR_FORMAT, BundleInfo, Dims
 from pairvpr.runtime.calibrated.acceptance import KEY
 from pairvpr.runtime.calibrated.judge import ACCEPTED, NOT_SIMILAR
 from pairvpr.runtime.map import Map, MapWriter, merge_maps, repair_map, verify_map

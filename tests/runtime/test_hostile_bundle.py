@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pairvpr.errors import BundleError
-from pairvpr.runtime.bundle import FILE, GRAPHS, Bundle, _checksum, has_plans, sha256
+from pairvpr.runtime.bundle import Bundle, has_plans, sha256
+from pairvpr.runtime.bundle_info import FILE, GRAPHS, checksum
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.onnx_locations import find_locations
 from pairvpr.runtime.search import FaissIndex
@@ -37,7 +38,7 @@ def reseal(path: Path, edit: Callable[[Content], object]) -> None:
     del content["checksum"]
     edit(content)
     (path / FILE).unlink()
-    (path / FILE).write_text(json.dumps({**content, "checksum": _checksum(content)}))
+    (path / FILE).write_text(json.dumps({**content, "checksum": checksum(content)}))
 
 
 def listed(file: Path) -> Content:
@@ -291,7 +292,7 @@ def test_a_forged_description_is_refused_or_read_as_it_is(path: Path, examples: 
         del content["checksum"]
         forge(content, place, value)
         (path / FILE).unlink()
-        (path / FILE).write_text(json.dumps({**content, "checksum": _checksum(content)}))
+        (path / FILE).write_text(json.dumps({**content, "checksum": checksum(content)}))
         before = sorted(path.parent.rglob("*"))
         said = ""
         try:

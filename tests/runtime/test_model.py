@@ -11,7 +11,8 @@ from PIL import Image
 
 from pairvpr.errors import BundleError, EngineError, SourceError
 from pairvpr.runtime import Features, Model, load_model
-from pairvpr.runtime.bundle import REFERENCE, Bundle, FileInfo, sha256
+from pairvpr.runtime.bundle import REFERENCE, Bundle, sha256
+from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.model import MAX_BATCH, MEMORY_SHARE, available_memory, default_bundle, pair_batch
 from pairvpr.runtime.reference import TOLERANCES, Reference, check_reference, measure
 from tests.scenes import draw_scene

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, PlaceRecognizer, Recognition, load_model
-from pairvpr.runtime.bundle import FILE
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.engines.base import Arrays, Engine
 from pairvpr.runtime.map import Map, MapWriter, catalog
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures

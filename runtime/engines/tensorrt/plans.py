@@ -17,7 +17,8 @@ from typing import Any
 from pairvpr.errors import EngineError, one_line
 from pairvpr.files import read_member
 from pairvpr.printing import json_document
-from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle, Dims, PictureFormat, plan_folders
+from pairvpr.runtime.bundle import Bundle, plan_folders
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, Dims, PictureFormat
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
 from pairvpr.validation import (
     check_bool,

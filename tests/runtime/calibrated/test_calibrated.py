@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pairvpr.errors import BundleError
-from pairvpr.runtime.bundle import FILE, Bundle, check_model, read_result
+from pairvpr.runtime.bundle import Bundle, check_model, read_result
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.model import default_bundle
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from pairvpr import machine
 from pairvpr.errors import BundleError, EngineError
-from pairvpr.runtime.bundle import FILE, TUNING, Bundle
+from pairvpr.runtime.bundle import TUNING, Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.calibrated import tuning as tuning_module
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning, open_tuned
 from pairvpr.runtime.model import default_bundle

@@ -9,7 +9,8 @@ import pytest
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime import Model
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from pairvpr.runtime.engines.onnxruntime_cuda import BoundSession, OrtArray, load_libraries, refuse_cpu_work

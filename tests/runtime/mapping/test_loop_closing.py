@@ -19,7 +19,8 @@ from PIL import Image
 from pairvpr.cli.main import main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, load_model
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, ScoreSetup, Traverse
 from pairvpr.runtime.map import Map, verify_map
 from pairvpr.runtime.map.segments import Segment

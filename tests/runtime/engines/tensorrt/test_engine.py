@@ -15,7 +15,8 @@ import pytest
 from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import build_engines
 from pairvpr.runtime import Model, load_model
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt import cuda
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.bundle import GRAPHS, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, choose_profile, graph_profiles, read_plan
 from pairvpr.runtime.model import default_bundle
