@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.errors import writing
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, FOLDER, Segment, SegmentEntry, write_segment
 from pairvpr.runtime.map.thumbnails import read_thumbnail, write_thumbnails
@@ -52,8 +52,7 @@ def _rewrite(
     order = sorted(range(len(wanted)), key=lambda i: (wanted[i].segment, wanted[i].row))
     for source, some in groupby(order, key=lambda i: wanted[i].segment):
         entry = next(entry for entry in segments if entry.number == source)
-        segment = Segment(folder, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
-        with closing(segment):
+        with closing(Segment(folder, entry, meta)) as segment:
             for i in some:
                 descriptors[i], tokens[i] = segment.read_picture(wanted[i])
     with writing(folder):

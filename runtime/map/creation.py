@@ -8,8 +8,8 @@ from pathlib import Path
 from pairvpr.errors import MapError
 from pairvpr.files import find_partials, remove, sync, write_atomically
 from pairvpr.runtime.map import catalog, lock, segments
-from pairvpr.runtime.map.catalog import Meta
 from pairvpr.runtime.map.errors import reading, writing
+from pairvpr.runtime.map.meta import Meta
 
 MODEL = "model"
 

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from pairvpr.errors import MapError
 from pairvpr.runtime.bundle_info import Dims
 from pairvpr.runtime.map import catalog
-from pairvpr.runtime.map.catalog import DIGEST, INDEX, PRECISIONS, Catalog
+from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.descriptor_rows import DescriptorRows
 from pairvpr.runtime.map.errors import reading
+from pairvpr.runtime.map.meta import DIGEST, INDEX, PRECISIONS
 from pairvpr.runtime.map.record_list import Change, RecordList, find_change
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, find_damaged
@@ -95,11 +96,11 @@ class Map(AbstractContextManager["Map"]):
     def _open(cls, path: Path, earlier: Map | None, descriptors: bool) -> Map:
         while True:
             stamp = _read_stamp(path)
-            state = catalog.load(path) if earlier is None else catalog.load_newer(path, earlier._state)
+            state = catalog.load(path, known=None if earlier is None else earlier._state)
             try:
                 return cls._open_state(path, state, stamp, earlier, descriptors)
             except MapError:
-                if catalog.load_newer(path, state).segments == state.segments:
+                if catalog.load(path, known=state).segments == state.segments:
                     raise
                 # a writer has compacted the map in the meantime: read the new files
 
@@ -112,12 +113,8 @@ class Map(AbstractContextManager["Map"]):
         with ExitStack() as stack:
             segments: dict[int, Segment] = {}
             for entry in state.segments:
-                meta = state.meta
-                if (shared := held.get(entry)) is not None:
-                    segment = shared.share()
-                else:
-                    shape = (meta.descriptor_dim, meta.token_shape, meta.token_format.type)
-                    segment = Segment(path / FOLDER, entry, *shape)
+                shared = held.get(entry)
+                segment = Segment(path / FOLDER, entry, state.meta) if shared is None else shared.share()
                 stack.callback(segment.close)
                 segments[entry.number] = segment
             opened = cls(path, state, segments, stamp)
@@ -296,7 +293,7 @@ class Map(AbstractContextManager["Map"]):
         stamp = _read_stamp(self.path)
         if stamp is not None and stamp == self._stamp:
             return None
-        if catalog.load_newer(self.path, self._state) is self._state:
+        if catalog.load(self.path, known=self._state) is self._state:
             self._stamp = stamp
             return None
         return Map._open(self.path, self, self._rows is not None)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
-from pairvpr.runtime.map.catalog import Catalog, Meta
+from pairvpr.runtime.map.catalog import Catalog
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry, find_segment, segment_name
@@ -61,11 +62,10 @@ class Salvage:
             self._stack = stack.pop_all()
 
     def _open(self, folder: Path, meta: Meta, entry: SegmentEntry) -> Segment:
-        shape = (meta.descriptor_dim, meta.token_shape, meta.token_format.type)
         try:
-            segment = Segment(folder, entry, *shape)
+            segment = Segment(folder, entry, meta)
         except MapError:
-            return Segment(folder, entry, *shape, salvage=True)
+            return Segment(folder, entry, meta, salvage=True)
         self.sound.add(entry.number)
         return segment
 

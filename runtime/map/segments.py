@@ -20,6 +20,7 @@ import safetensors.numpy
 
 from pairvpr.files import check_folder, find_partials, open_member, stat_member, write_atomically
 from pairvpr.runtime.map.errors import damage_error, reading, writing
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import Record, Value, checksum
 from pairvpr.runtime.map.thumbnails import is_stray
 from pairvpr.runtime.map.tokens import SCALE_TYPE, STORED, StoredTokens
@@ -133,30 +134,19 @@ def write_segment(
 class Segment:
     """An open segment file, read with positioned reads. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        folder: Path,
-        entry: SegmentEntry,
-        descriptor_dim: int,
-        token_shape: tuple[int, int],
-        token_type: str,
-        *,
-        salvage: bool = False,
-    ):
+    def __init__(self, folder: Path, entry: SegmentEntry, meta: Meta, *, salvage: bool = False):
         """Open the file of `entry`.
 
-        token_shape: (M, D) as stored.
-        token_type: one of `tokens.STORED`.
+        meta: properties of the map, among them the sizes of its features.
         salvage: do not check size and header. The position of the rows then follows from the entry. Use only
         `read_picture` then, which checks each row against its record.
         Raises MapError if the file is missing, has another size, or its header is not as it was written.
         """
         self.entry = entry
         self.path = folder / entry.file
-        self._descriptor_dim = descriptor_dim
-        self._token_shape = token_shape
-        self._token_type = STORED[token_type]
-        self._scaled = token_type == "int8"
+        self._descriptor_dim, self._token_shape = meta.descriptor_dim, meta.token_shape
+        self._token_type = STORED[meta.token_format.type]
+        self._scaled = meta.token_format.type == "int8"
         self._users, self._lock = 1, Lock()
         with reading(self.path):
             check_folder(folder)

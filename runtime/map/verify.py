@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
-from pairvpr.runtime.map.catalog import Meta
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry
@@ -25,7 +25,6 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
     """
     path = Path(path)
     state = catalog.load(path, thorough=True)
-    meta = state.meta
     records: dict[int, list[Record]] = defaultdict(list)
     for record in state.records:
         records[record.segment].append(record)
@@ -35,7 +34,7 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
         damages.append(f"{path / MODEL} is missing: copy the model's bundle there, or restore the map from a copy")
     done = 0
     for entry in state.segments:
-        damages += check_segment(path, meta, entry, records[entry.number])
+        damages += check_segment(path, state.meta, entry, records[entry.number])
         done += entry.count
         if progress is not None:
             progress(done, len(state.records))
@@ -45,8 +44,7 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
 def check_segment(path: Path, meta: Meta, entry: SegmentEntry, records: Sequence[Record]) -> list[str]:
     """Check every picture of a segment of the map `path`. Return a line per damage."""
     try:
-        segment = Segment(path / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
-        with closing(segment):
+        with closing(Segment(path / FOLDER, entry, meta)) as segment:
             return list(_damages(segment, records))
     except MapError as error:
         return [str(error)]

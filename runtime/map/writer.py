@@ -21,10 +21,10 @@ from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import catalog, compaction
 from pairvpr.runtime.map import records as records_table
-from pairvpr.runtime.map.catalog import INDEX, PRECISIONS, Meta
 from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
 from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.lock import lock_map
+from pairvpr.runtime.map.meta import INDEX, PRECISIONS, Meta
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import (

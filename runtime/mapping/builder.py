@@ -21,7 +21,7 @@ from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Place
 from pairvpr.runtime.image import make_thumbnail
 from pairvpr.runtime.map import Map, MapWriter
-from pairvpr.runtime.map.catalog import DIGEST
+from pairvpr.runtime.map.meta import DIGEST
 from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
 from pairvpr.runtime.mapping.token_storage import token_settings
 from pairvpr.runtime.model import Fitted, Model, load_model

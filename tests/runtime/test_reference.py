@@ -145,7 +145,7 @@ def test_a_digest_can_be_asked_for_at_an_answer(home: Path) -> None:
 
 def test_a_digest_of_a_map_is_text(home: Path) -> None:
     from pairvpr.errors import MapError
-    from pairvpr.runtime.map.catalog import Meta
+    from pairvpr.runtime.map.meta import Meta
 
     meta = Meta("a" * 64, {"model_digest": 7}, 8, (4, 8), "0")
     with pytest.raises((MapError, ValueError), match="its digest of the model is not a text"):

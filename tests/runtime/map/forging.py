@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import MapWriter, catalog
+from pairvpr.runtime.map import MapWriter, catalog, tables
+from pairvpr.runtime.map.meta import ROW_FORMATS
 from pairvpr.runtime.map.records import COLUMNS, checksum, encode
 
 SEGMENT_COLUMNS = ("number", "file", "count", "bytes", "header_crc")
@@ -46,12 +47,12 @@ def to_rows(path: Path) -> Path:
     with closing(sqlite3.connect(path / "map.sqlite", isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.execute("DROP TABLE blocks")
-        connection.execute(catalog._definition("records"))
+        connection.execute(tables.definition("records"))
         marks = ", ".join("?" * len(COLUMNS))
         connection.executemany(f"INSERT INTO records VALUES ({marks})", map(encode, state.records))
         connection.execute("COMMIT")
         connection.execute("VACUUM")
-    edit_meta(path, lambda meta: {**meta, "format": catalog.ROW_FORMATS[state.meta.token_format.type]})
+    edit_meta(path, lambda meta: {**meta, "format": ROW_FORMATS[state.meta.token_format.type]})
     return path
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pairvpr
 from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.map import Map, catalog, repair_map, verify_map
+from pairvpr.runtime.map import Map, repair_map, tables, verify_map
 from pairvpr.runtime.map.records import encode
 from pairvpr.runtime.sources import SourceOptions, open_source
 
@@ -140,7 +140,7 @@ def _serve() -> None:
     faulthandler.enable()
     logging.getLogger("pairvpr").addHandler(_Heard(logging.WARNING))
     faulthandler.register(signal.SIGPROF, chain=True)  # which then ends the process
-    catalog._IN_VAIN = 1000  # a repair that looks for more rows than these maps could have takes seconds
+    tables.IN_VAIN = 1000  # a repair that looks for more rows than these maps could have takes seconds
     here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (here + MEMORY, here + MEMORY))
     for line in sys.stdin:

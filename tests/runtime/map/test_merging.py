@@ -215,8 +215,7 @@ def test_a_map_may_be_compacted_during_a_merge(path, other, monkeypatch):
 def test_salvage_finds_rows_at_the_offsets_of_the_header(tmp_path, settings):
     path = build(tmp_path / "map", range(3), settings=settings)
     state = catalog.load(path)
-    how = (path / "segments", state.segments[0], 8, state.meta.token_shape, state.meta.token_format.type)
-    with closing(Segment(*how)) as segment:
+    with closing(Segment(path / "segments", state.segments[0], state.meta)) as segment:
         assert segment._read_header() == segment._derive_offsets()
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.map import Map, MapWriter, Record, catalog, repair_map, verify_map
+from pairvpr.runtime.map import Map, MapWriter, Record, catalog, repair_map, tables, verify_map
+from pairvpr.runtime.map.meta import FORMAT, INDEX
 from tests.runtime.map.forging import edit_records, has_rows, make_map, to_rows
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (5, 4)}
@@ -75,7 +76,7 @@ def test_the_first_commit_brings_a_map_to_blocks(path: Path, job: Callable[[Path
     before = content(path)
     job(path)
     assert not has_rows(path)
-    assert catalog.load(path).meta.format == catalog.FORMAT == 3
+    assert catalog.load(path).meta.format == FORMAT == 3
     after = content(path)
     gone = {"3.jpg", "299.jpg"} if job is remove else set()
     assert {name: each for name, each in after.items() if name != "new.jpg"} == {
@@ -112,7 +113,7 @@ def test_a_large_map_of_rows_is_still_searched_in_half_precision(path: Path, mon
         assert opened.index_precision == "float16"
         remove(path)
         with Map.open(path) as after, opened.open_newer() or opened as newer:
-            assert after.index_precision == newer.index_precision == after.settings[catalog.INDEX] == "float16"
+            assert after.index_precision == newer.index_precision == after.settings[INDEX] == "float16"
 
 
 @pytest.mark.slow
@@ -143,7 +144,7 @@ def _dies(job: Callable[[], None], step: int) -> bool:
     """Return whether a forked process dies at its n-th statement of SQL before the end of its job."""
     child = os.fork()
     if child == 0:
-        left, connect = step, catalog._connect
+        left, connect = step, tables.connect
 
         def count(_: str) -> None:
             nonlocal left
@@ -157,7 +158,7 @@ def _dies(job: Callable[[], None], step: int) -> bool:
             connection.set_trace_callback(count)
             return connection
 
-        catalog._connect = traced
+        tables.connect = traced
         job()
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
