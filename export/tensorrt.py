@@ -10,27 +10,23 @@ import dataclasses
 import hashlib
 import logging
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from pairvpr import machine
 from pairvpr.errors import EngineError
+from pairvpr.export.tensorrt_check import PAIR_GRAPHS, Progress, Verdict, judge_engines
+from pairvpr.export.tensorrt_progress import BuildProgress, interruptible
 from pairvpr.files import lock_file, sync, write_atomically
 from pairvpr.runtime.bundle import ENGINES, Bundle
 from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER
-from pairvpr.runtime.engines.base import Engine
-from pairvpr.runtime.engines.open import PREFERENCES, Engines
+from pairvpr.runtime.engines.open import PREFERENCES
 from pairvpr.runtime.engines.tensorrt import api, cuda
-from pairvpr.runtime.engines.tensorrt.api import BuildSettings, Monitor, Network
+from pairvpr.runtime.engines.tensorrt.api import BuildSettings, Network
 from pairvpr.runtime.engines.tensorrt.engine import open_plans
 from pairvpr.runtime.engines.tensorrt.plans import (
     FORMS,
@@ -43,9 +39,6 @@ from pairvpr.runtime.engines.tensorrt.plans import (
     read_plan,
     sources,
 )
-from pairvpr.runtime.features import Features
-from pairvpr.runtime.model import Model
-from pairvpr.runtime.reference import TOLERANCES, Errors, Reference, measure
 
 PRODUCTS = {"fp32": "float32", "fp16": "float16", "int8-fp16": "float16"}
 """Precisions that can be built, with the type of their matrix products in the network."""
@@ -53,13 +46,8 @@ WRITTEN = {"fp32": "fp32", "fp16": "fp16", "int8-fp16": "int8"}
 """Precisions that can be built, with a type that some layers of the plan must write."""
 
 DEFAULTS = BuildSettings()
-RIGHT_VERSION = (10, 12)
-"""First TensorRT of which no wrong vision transformers are reported. Those of 10.3, as in JetPack 6, are."""
-PAIR_GRAPHS = ("pair_prefix", "pair_suffix")
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 def require() -> None:
@@ -233,7 +221,7 @@ def _build(
         network.compute_in_float32()
     profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture_of(graph), batches)
     known = cache.read_bytes() if cache.exists() else b""
-    with _interruptible() as asked:
+    with interruptible() as asked:
         monitor = BuildProgress(lambda percent: progress(f"building {graph}, percent", percent, 100), asked)
         try:
             built = network.build(profiles, settings, known, monitor)
@@ -245,182 +233,6 @@ def _build(
         raise KeyboardInterrupt
     _write(cache, built.timing_cache)
     return _Built(built.plan, profiles, time.monotonic() - start)
-
-
-@dataclass
-class _Phase:
-    parent: str | None
-    steps: int
-    done: int = 0
-
-
-class BuildProgress(Monitor):
-    """Percentage of a build, computed from TensorRT's phases. A phase inside another is a part of one of its steps."""
-
-    def __init__(self, tell: Callable[[int], None], asked: threading.Event) -> None:
-        """Set the receiver.
-
-        tell: called with every new percentage.
-        asked: event that is set when the build is to be stopped.
-        """
-        self._tell, self._asked = tell, asked
-        self._lock = threading.Lock()  # TensorRT may report from its own threads
-        self._phases: dict[str, _Phase] = {}
-        self._told = -1
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Begin a phase of `steps` steps."""
-        with self._lock:
-            self._phases[phase] = _Phase(parent, max(steps, 1))
-            self._update()
-
-    def step(self, phase: str, step: int) -> bool:
-        """Record that a step of a phase is done. Return false to stop the build."""
-        with self._lock:
-            if phase in self._phases:
-                self._phases[phase].done = step + 1
-            self._update()
-        return not self._asked.is_set()
-
-    def finish(self, phase: str) -> None:
-        """End a phase."""
-        with self._lock:
-            ended = self._phases.pop(phase, None)
-            if ended is None or ended.parent is None:
-                self._say(100)
-
-    def _update(self) -> None:
-        roots = [name for name, each in self._phases.items() if each.parent not in self._phases]
-        if roots:
-            self._say(int(100 * max(self._share(name) for name in roots)))
-
-    def _share(self, phase: str) -> float:
-        this = self._phases[phase]
-        within = [self._share(name) for name, each in self._phases.items() if each.parent == phase]
-        return min(1.0, (this.done + max(within, default=0.0)) / this.steps)
-
-    def _say(self, percent: int) -> None:
-        if percent > self._told and not self._asked.is_set():  # a stopped build is not finished
-            self._told = percent
-            self._tell(percent)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The result of the reference check of a bundle's engines.
-
-    errors: of the first batch size at which a graph is wrong, or else of the largest.
-    batch: that batch size.
-    tokens: largest cosine distance of a token.
-    wrong: graphs that may be wrong.
-    """
-
-    errors: Errors
-    batch: int
-    tokens: float
-    wrong: tuple[str, ...]
-
-    def require(self, bundle: Bundle, precision: str) -> None:
-        """Raise EngineError if a graph is wrong."""
-        if self.wrong:
-            raise EngineError(
-                f"{bundle.path}: the {precision} engines are wrong at batch {self.batch} (cosine distance of "
-                f"descriptors {self.errors.cosine:.2g}, of tokens {self.tokens:.2g}, scores off by "
-                f"{self.errors.scores:.2g}), and were not kept; {_remedy()}"
-            )
-
-
-def _remedy() -> str:
-    version = api.version()
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    if not version.startswith("rtx-") and numbers < RIGHT_VERSION:
-        return (
-            f"TensorRT {version} is known to compute vision transformers wrongly on some boards: install JetPack 7.2 "
-            "(TensorRT 10.16), or elsewhere a later TensorRT"
-        )
-    return "try another precision or --optimization-level, and report it"
-
-
-def check_engines(
-    bundle: Bundle, engines: Mapping[str, Engine], precision: str, batches: Sequence[int], progress: Progress
-) -> Errors:
-    """Check engines as `judge_engines` does, and return the largest batch's errors.
-
-    Raises EngineError if an error is larger than the precision's tolerance.
-    """
-    verdict = judge_engines(bundle, engines, precision, batches, progress)
-    verdict.require(bundle, precision)
-    return verdict.errors
-
-
-def judge_engines(
-    bundle: Bundle, engines: Mapping[str, Engine], precision: str, batches: Sequence[int], progress: Progress
-) -> Verdict:
-    """Compare engines with the bundle's reference at each batch size, its few pictures repeated.
-
-    Pair graphs get the stored tokens, so that the encoder is judged by itself. The suffix gets candidates in another
-    order than the prefix.
-    """
-    truth = Reference.load(bundle.reference())
-    opened = Engines.from_graphs(engines, "tensorrt", precision, "check")
-    # The two pictures of a small batch must have different scores, because their order is checked too.
-    order = np.argsort(truth.scores) if bundle.info.pair_classifier else np.arange(len(truth.images))
-    verdicts = []
-    for done, batch in enumerate(batches):
-        progress("batch sizes checked", done, len(batches))
-        rows = np.resize(order, batch)
-        model = Model(bundle, opened, batch)
-        scores = _scores(model, truth, rows) if bundle.info.pair_classifier else np.zeros(0, np.float32)
-        pictures = rows[: model.picture_batch]
-        features = truth.encode(model, pictures)
-        verdicts.append(_verdict(truth, features, pictures, scores, rows, precision))
-    progress("batch sizes checked", len(batches), len(batches))
-    wrong = tuple(graph for graph in bundle.info.graphs if any(graph in verdict.wrong for verdict in verdicts))
-    first = next((verdict for verdict in verdicts if verdict.wrong), verdicts[-1])
-    return dataclasses.replace(first, wrong=wrong)
-
-
-def _scores(model: Model, truth: Reference, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Return the pair scores of the reference's first picture with those at `rows`, computed in the opposite order."""
-    backwards = np.arange(len(rows))[::-1]
-    scores = np.empty(len(rows), np.float32)
-    prefix = model.prefix(truth.features.tokens[:1], truth.features.tokens[rows])
-    scores[backwards] = model.suffix(prefix, backwards.copy())
-    return scores
-
-
-def _verdict(
-    truth: Reference,
-    features: Features,
-    pictures: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    precision: str,
-) -> Verdict:
-    """Judge the features of some of the reference's pictures, and scores of some of its pairs."""
-    expected = Features(truth.features.descriptors[pictures], truth.features.tokens[pictures])
-    tokens = _cosine_distance(features, expected)
-    none = np.zeros(0, np.float32)
-    encoded = measure(features, none, Reference(truth.images, expected, none), precision)
-    known = truth.scores[rows] if len(truth.scores) else none
-    scored = measure(expected, scores, Reference(truth.images, expected, known), precision)
-    encoder_right = encoded.ok and tokens <= TOLERANCES[precision].cosine  # NaN is wrong
-    if truth.descriptor_images is not None:  # which graph made the descriptors
-        encoder_right = tokens <= TOLERANCES[precision].cosine
-    wrong = (
-        *(() if encoder_right else (ENCODER,)),
-        *(() if encoded.ok or truth.descriptor_images is None else (DESCRIPTOR,)),
-        *(() if scored.ok else PAIR_GRAPHS),
-    )
-    errors = dataclasses.replace(encoded, scores=scored.scores, ok=not wrong)
-    return Verdict(errors, len(rows), tokens, wrong)
-
-
-def _cosine_distance(features: Features, expected: Features) -> float:
-    """Return the largest cosine distance of any token, 0 without tokens."""
-    a, b = features.tokens.astype(np.float32), expected.tokens.astype(np.float32)
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return float(np.max(1.0 - np.sum(a * b, axis=-1) / norms, initial=0.0))
 
 
 def _choose(bundle: Bundle, asked: str | None) -> str:
@@ -454,20 +266,6 @@ def _versions() -> dict[str, str]:
     if isinstance(gpus, list) and gpus:
         found["nvidia-smi"] = gpus[0]
     return found
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C sets. An exception from one of its callbacks would crash TensorRT."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import numpy as np
 
 from pairvpr.calibration.gate import LIMITS
 from pairvpr.errors import EngineError
-from pairvpr.export.tensorrt import DEFAULTS, Progress, Site, building, check_engines, describe_plan, put
+from pairvpr.export.tensorrt import DEFAULTS, Site, building, describe_plan, put
+from pairvpr.export.tensorrt_check import Progress, check_engines
 from pairvpr.runtime.bundle import Bundle, link_or_copy
 from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.engines.base import Arrays

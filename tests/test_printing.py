@@ -39,7 +39,7 @@ def test_every_writer_of_json_refuses_nan_and_infinity():
     strict = "allow_nan=False"
     lax = {where.partition(":")[0] for where, call in found if strict not in map(ast.unparse, call.keywords)}
     # Checksums are taken of any value, and are not JSON.
-    assert lax == {"runtime/bundle.py", "runtime/map/records.py"}
+    assert lax == {"runtime/bundle_info.py", "runtime/map/records.py"}
 
 
 def test_commands_print_with_the_functions_that_escape():

@@ -24,8 +24,8 @@ from pairvpr.runtime.map.meta import FORMAT, Meta
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import SegmentEntry
-from pairvpr.runtime.map.tables import FILE
 
+FILE = tables.FILE
 _META_ROWS = 100  # the most that are read
 
 

@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from pairvpr.cli.main import main
 from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
-from pairvpr.export.tensorrt import BuildProgress, build_engines
+from pairvpr.export.tensorrt import build_engines
+from pairvpr.export.tensorrt_progress import BuildProgress
 from pairvpr.files import lock_file
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FILE, GRAPHS

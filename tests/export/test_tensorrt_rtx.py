@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from pairvpr.errors import EngineError
-from pairvpr.export.tensorrt import PRODUCTS, BuildProgress
+from pairvpr.export.tensorrt import PRODUCTS
+from pairvpr.export.tensorrt_progress import BuildProgress
 from pairvpr.model.presets import PRESETS
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import GRAPHS, Dims
