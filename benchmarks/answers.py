@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pairvpr.evaluation import load_folders
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.run import evaluate, ignore_progress
-from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.model import Model
 
 

@@ -26,7 +26,7 @@ from pairvpr.data.town.dataset import APART
 from pairvpr.evaluation import Evaluation, evaluate, load_folders
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.runtime import Match, Pose, Recognition, SequenceFilter, load_model
-from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.map import Record
 from pairvpr.runtime.sequence.topology import Topology
 

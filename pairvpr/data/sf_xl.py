@@ -24,7 +24,7 @@ from pairvpr.data.panoramas import view
 from pairvpr.data.places import TrainingPicture, TrainingPlace
 from pairvpr.data.tables import start_of_month
 from pairvpr.errors import SourceError
-from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.image import load_picture
 
 CELL = 15.0  # metres, side (recipe)

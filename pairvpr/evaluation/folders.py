@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pairvpr.errors import SourceError
 from pairvpr.evaluation.benchmark import Benchmark, Indices, Picture, Positions, within_frames, within_radius
 from pairvpr.evaluation.traverses import doubt_numbers, doubt_sides, frame_numbers
-from pairvpr.runtime.geometry.pose_files import is_degrees, utm_pose
+from pairvpr.runtime.geometry.utm_names import is_degrees, utm_pose
 from pairvpr.runtime.remarks import remark
 from pairvpr.runtime.sources import list_pictures
 

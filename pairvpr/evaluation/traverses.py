@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.image import PICTURE_EXTENSIONS
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pairvpr.html.album import thumbnail
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.geometry.geodesy import distance_between
-from pairvpr.runtime.geometry.pose_files import named_pose
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.geometry.utm_names import named_pose
 from pairvpr.runtime.sources import Frame
 from pairvpr.viewing.latency import Latency
 from pairvpr.viewing.thinning import Thinned

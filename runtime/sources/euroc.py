@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.geometry.pose_files import read_pose
+from pairvpr.runtime.geometry.pose_fields import read_pose
 from pairvpr.runtime.geometry.rotations import IDENTITY
 from pairvpr.runtime.geometry.trajectory import Trajectory
 from pairvpr.runtime.remarks import remark

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.geometry.pose_files import read_number
+from pairvpr.runtime.geometry.pose_fields import read_number
 
 Floats = npt.NDArray[np.float64]
 

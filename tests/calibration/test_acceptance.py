@@ -23,7 +23,7 @@ from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, lo
 from pairvpr.runtime.bundle import FILE, Bundle
 from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, AnswerDefaults, Sample, ScoreSetup
 from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
-from pairvpr.runtime.geometry.pose_files import utm_pose
+from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import default_bundle

@@ -7,8 +7,10 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.exif import exif_gps
-from pairvpr.runtime.geometry.pose_files import MAX_TIME_GAP, PlaceFinder, read_poses, utm_pose
+from pairvpr.runtime.geometry.pose_files import PlaceFinder, read_poses
 from pairvpr.runtime.geometry.poses import Gps, Place, Pose
+from pairvpr.runtime.geometry.timed_poses import MAX_TIME_GAP
+from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.remarks import remark_scope
 
 
