@@ -261,6 +261,7 @@ def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "map"
     with monkeypatch.context() as patched:
         patched.setattr(catalog, "FORMAT", 7)
+        patched.setattr("pairvpr.runtime.map.meta.FORMAT", 7)
         patched.setattr(Meta, "__init__", functools.partialmethod(Meta.__init__, format=7))
         MapWriter.open(path, **SHAPE, install_model=install_model).close()
     before = (path / "map.sqlite").read_bytes()
