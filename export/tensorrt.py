@@ -26,8 +26,9 @@ from pairvpr.runtime.bundle import ENGINES, Bundle
 from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER
 from pairvpr.runtime.engines.open import PREFERENCES
 from pairvpr.runtime.engines.tensorrt import api, cuda
-from pairvpr.runtime.engines.tensorrt.api import BuildSettings, Network
 from pairvpr.runtime.engines.tensorrt.engine import open_plans
+from pairvpr.runtime.engines.tensorrt.execution import Execution
+from pairvpr.runtime.engines.tensorrt.network import BuildSettings, Network
 from pairvpr.runtime.engines.tensorrt.plans import (
     FORMS,
     PlanInfo,
@@ -249,7 +250,7 @@ def _choose(bundle: Bundle, asked: str | None) -> str:
 
 def _layer_types(plan: Path, info: PlanInfo) -> dict[str, int]:
     """Return the types that a plan's layers write. Raise EngineError if it was built in another precision."""
-    types = api.Execution(read_plan(plan, info), plan.name, info.version_compatible).layer_types()
+    types = Execution(read_plan(plan, info), plan.name, info.version_compatible).layer_types()
     # If the inspector's words are unknown, rely on the network's types, which were checked before.
     written = WRITTEN["fp32" if info.form == FORMS[2] else info.precision]
     if set(types) - {"other"} and written not in types:

@@ -21,8 +21,8 @@ from pairvpr.runtime.bundle import Bundle, link_or_copy
 from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import cuda
-from pairvpr.runtime.engines.tensorrt.api import BuildSettings
 from pairvpr.runtime.engines.tensorrt.engine import open_plans
+from pairvpr.runtime.engines.tensorrt.network import BuildSettings
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file, plan_name
 from pairvpr.runtime.model import SUMMARIES, available_memory, pair_batch
 from pairvpr.runtime.reference import Reference

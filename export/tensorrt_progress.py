@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pairvpr.runtime.engines.tensorrt.api import Monitor
+from pairvpr.runtime.engines.tensorrt.network import Monitor
 
 
 @dataclass

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pairvpr.export.precision import Precision
     from pairvpr.model.checkpoint import Checkpoint
     from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.engines.tensorrt.api import BuildSettings
+    from pairvpr.runtime.engines.tensorrt.network import BuildSettings
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -191,7 +191,7 @@ def engines_build(
     if not all(size.strip().isdecimal() for size in sizes):
         raise click.UsageError(f"--batches {batches}: give numbers with commas between them")
     from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.engines.tensorrt.api import BuildSettings
+    from pairvpr.runtime.engines.tensorrt.network import BuildSettings
     from pairvpr.runtime.map import Map
 
     if db is not None:
@@ -206,7 +206,7 @@ def _build_engines(
 ) -> None:
     from pairvpr.export.tensorrt import build_engines
     from pairvpr.export.tensorrt_int8 import build_int8
-    from pairvpr.runtime.engines.tensorrt.api import BuildSettings
+    from pairvpr.runtime.engines.tensorrt.network import BuildSettings
 
     say_model(bundle)
     settings = settings or BuildSettings()

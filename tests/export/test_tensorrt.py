@@ -26,6 +26,7 @@ from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FILE, GRAPHS
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt import cudart
+from pairvpr.runtime.engines.tensorrt.network import BuildSettings
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file
 from pairvpr.runtime.model import default_bundle, load_model
 from pairvpr.runtime.reference import check_reference
@@ -96,12 +97,12 @@ def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.Monke
     monkeypatch.setattr(builder, "Network", Network)
     options = ["--workspace", "64", "--optimization-level", "5", "--version-compatible", "--hardware-compatible"]
     assert run("engines", "build", "--model", bundle.path, "--batches", "1", *options).exit_code == 0
-    assert given == [(1, tensorrt_api.BuildSettings(64 << 20, 5, True, True))] * 3
+    assert given == [(1, BuildSettings(64 << 20, 5, True, True))] * 3
     info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
     assert (info.version_compatible, info.hardware_compatible) == (True, True)
     given.clear()
     assert run("engines", "build", "--model", bundle.path, "--batches", "2,1").exit_code == 0
-    assert given == [(2, tensorrt_api.BuildSettings(None, None, False, False))] * 3
+    assert given == [(2, BuildSettings(None, None, False, False))] * 3
 
 
 @pytest.mark.parametrize("wrong", ["descriptors", "tokens", "scores", "order"])
@@ -216,7 +217,8 @@ def test_nothing_of_a_graph_is_loaded_while_another_is_built(bundle: Bundle, mon
             super().__init__(file)
 
     monkeypatch.setattr(builder, "Network", Network)
-    monkeypatch.setattr(tensorrt_api, "Execution", Loaded)
+    monkeypatch.setattr(builder, "Execution", Loaded)
+    monkeypatch.setattr("pairvpr.runtime.engines.tensorrt.engine.Execution", Loaded)
     build(bundle)
     assert seen == [0, 0, 0]
 

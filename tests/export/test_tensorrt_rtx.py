@@ -25,6 +25,7 @@ from pairvpr.model.presets import PRESETS
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import GRAPHS, Dims
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
+from pairvpr.runtime.engines.tensorrt.network import BuildSettings, Monitor, Network
 from pairvpr.runtime.engines.tensorrt.plans import FORMS, graph_profiles
 from pairvpr.runtime.model import default_bundle
 
@@ -52,9 +53,9 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
 
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setattr(rtx, "Builder", Builder)
-    tensorrt_api._logger.cache_clear()
+    tensorrt_api.logger.cache_clear()
     yield made
-    tensorrt_api._logger.cache_clear()
+    tensorrt_api.logger.cache_clear()
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def bundle() -> Bundle:
 
 
 def build(
-    network: tensorrt_api.Network,
+    network: Network,
     bundle: Bundle,
     graph: str,
     batches: tuple[int, ...],
@@ -71,7 +72,7 @@ def build(
     tell: Callable[[int], None],
 ) -> bytes:
     profiles = graph_profiles(graph, bundle.info.dims, bundle.info.picture, batches)
-    return network.build(profiles, tensorrt_api.BuildSettings(1 << 30, 1), b"", BuildProgress(tell, asked)).plan
+    return network.build(profiles, BuildSettings(1 << 30, 1), b"", BuildProgress(tell, asked)).plan
 
 
 def test_tensorrt_rtx_is_distinguished_from_full_tensorrt() -> None:
@@ -81,7 +82,7 @@ def test_tensorrt_rtx_is_distinguished_from_full_tensorrt() -> None:
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_every_graph_that_ships_is_parsed(bundle: Bundle, graph: str) -> None:
     for precision in set(bundle.info.precisions) & set(PRODUCTS):
-        network = tensorrt_api.Network(bundle.graph(precision, graph, cpu=False))
+        network = Network(bundle.graph(precision, graph, cpu=False))
         assert set(network.product_types()) == {PRODUCTS[precision]}
         assert network.inputs().keys() == graph_profiles(graph, bundle.info.dims, bundle.info.picture, (1,))[0].keys()
         assert network.inputs() == INPUTS.get(graph, network.inputs())
@@ -96,7 +97,7 @@ def test_every_graph_is_built_in_its_precision(
     sizes = {}
     for precision, product in PRODUCTS.items():
         file = nano_graphs[precision][graph]
-        network = tensorrt_api.Network(file)
+        network = Network(file)
         assert set(network.product_types()) == {product}
         assert network.inputs() == INPUTS.get(graph, network.inputs())
         model = onnx.load(str(file))
@@ -125,18 +126,18 @@ def test_descriptors_of_other_networks_are_built(name: str, tmp_path: Path) -> N
     descriptor = load_descriptor(f"tests.export.descriptors:{name}", Stated((56, 56)))
     graph = descriptor.graph()
     for precision in ("fp32", "fp16"):
-        network = tensorrt_api.Network(tmp_path / write_descriptor("descriptor", graph, precision, tmp_path).file)
+        network = Network(tmp_path / write_descriptor("descriptor", graph, precision, tmp_path).file)
         assert set(network.product_types()) == {PRODUCTS[precision]}
         profiles = graph_profiles("descriptor", Dims(descriptor.dim), descriptor.picture, (1, 4))
-        assert network.build(profiles, tensorrt_api.BuildSettings(1 << 30, 1), b"", tensorrt_api.Monitor()).plan
+        assert network.build(profiles, BuildSettings(1 << 30, 1), b"", Monitor()).plan
 
 
 @pytest.mark.slow
 def test_build_settings_reach_the_library(bundle: Bundle, configs: list) -> None:
     """Those that TensorRT-RTX has; all as the library gives them back."""
-    network = tensorrt_api.Network(bundle.graph("fp16", "pair_prefix", cpu=False))
+    network = Network(bundle.graph("fp16", "pair_prefix", cpu=False))
     profiles = graph_profiles("pair_prefix", bundle.info.dims, bundle.info.picture, (1,))
-    network.build(profiles, tensorrt_api.BuildSettings(64 << 20, 2), b"", tensorrt_api.Monitor())
+    network.build(profiles, BuildSettings(64 << 20, 2), b"", Monitor())
     (config,) = configs
     assert config.get_memory_pool_limit(rtx.MemoryPoolType.WORKSPACE) == 64 << 20
     assert config.builder_optimization_level == 2
@@ -158,7 +159,7 @@ def test_forms_without_fused_attention(bundle: Bundle, graph: str) -> None:
     """For libraries whose fused attention is wrong. Other graphs find inputs and outputs as before."""
     ports, counts = [], []
     for form in FORMS:
-        network = tensorrt_api.Network(bundle.graph("fp16", graph, cpu=False))
+        network = Network(bundle.graph("fp16", graph, cpu=False))
         if form != FORMS[0]:
             assert network.unfuse_attention() > 0
         if form == FORMS[2]:
@@ -191,7 +192,7 @@ def test_all_attention_is_fused(tmp_path: Path, graph: str, attentions: int) -> 
     info = describe(checkpoint)
     file = tmp_path / write_graph(graph, graph_specs(checkpoint.network, "fp16")[graph], "fp16", tmp_path).file
     profiles = graph_profiles(graph, info.dims, info.picture, (8,))
-    plan = tensorrt_api.Network(file).build(profiles, tensorrt_api.BuildSettings(), b"", tensorrt_api.Monitor()).plan
+    plan = Network(file).build(profiles, BuildSettings(), b"", Monitor()).plan
     assert fused(plan) == attentions
 
 
@@ -210,7 +211,7 @@ def held(plan: bytes, model: onnx.ModelProto) -> float:
 @pytest.mark.slow
 def test_stopping_a_build_does_not_crash(bundle: Bundle) -> None:
     """Ctrl-C amid a build: Python's handlers run within it, and the library stops where it next asks."""
-    network = tensorrt_api.Network(bundle.graph("fp16", "encoder", cpu=False))
+    network = Network(bundle.graph("fp16", "encoder", cpu=False))
     asked = threading.Event()
     told: list[int] = []
 
@@ -233,5 +234,5 @@ def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "broken.onnx"
     file.write_bytes(b"no graph")
     with pytest.raises(EngineError, match=r"broken.onnx: TensorRT rtx-[\d.]+ cannot parse it") as error:
-        tensorrt_api.Network(file)
+        Network(file)
     assert "\n" not in str(error.value)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pairvpr.runtime.engines.tensorrt.api import Context, Execution, Shape
 from pairvpr.runtime.engines.tensorrt.cuda import DeviceArray, RecordedGraph, Stream
+from pairvpr.runtime.engines.tensorrt.execution import Context, Execution
+from pairvpr.runtime.engines.tensorrt.plans import Shape
 
 
 class RecordedPlan:

@@ -16,6 +16,7 @@ from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import api, cuda
 from pairvpr.runtime.engines.tensorrt.cuda import DeviceArray
 from pairvpr.runtime.engines.tensorrt.cuda_graph import RecordedPlan
+from pairvpr.runtime.engines.tensorrt.execution import Execution
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, choose_profile, find_plans, info_file, read_plan
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,7 @@ class TensorRtEngine:
     kernel by kernel. If recording fails, all are, and a warning is logged.
     """
 
-    def __init__(
-        self, info: PlanInfo, execution: api.Execution, scratch: DeviceArray, resident: Collection[str]
-    ) -> None:
+    def __init__(self, info: PlanInfo, execution: Execution, scratch: DeviceArray, resident: Collection[str]) -> None:
         """Prepare to run a loaded plan. Raises EngineError.
 
         scratch: memory for the values between layers. Engines share it, because they run on one stream.
@@ -147,7 +146,7 @@ def open_plans(plans: Mapping[str, Path], resident: Collection[str] = RESIDENT) 
     """
     infos = {name: PlanInfo.load(info_file(plan)) for name, plan in plans.items()}
     executions = {
-        name: api.Execution(read_plan(plan, infos[name]), plan.name, infos[name].version_compatible)
+        name: Execution(read_plan(plan, infos[name]), plan.name, infos[name].version_compatible)
         for name, plan in plans.items()
     }
     largest = max(execution.scratch_bytes for execution in executions.values())

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pairvpr.errors import EngineError
-from pairvpr.runtime.engines.tensorrt import api, cuda, cudart
+from pairvpr.runtime.engines.tensorrt import api, cuda, cudart, engine, network
 
 NAME = "Test Board"
 
@@ -316,12 +316,12 @@ class Network:
     def quantized_tensors(self) -> int:
         return int("int8" in self.name)
 
-    def build(self, profiles, settings, timing_cache: bytes, monitor) -> api.Built:
+    def build(self, profiles, settings, timing_cache: bytes, monitor) -> network.Built:
         monitor.start("Building engine", None, 2)
         if not (monitor.step("Building engine", 0) and monitor.step("Building engine", 1)):
             raise EngineError("TensorRT could not build it")
         monitor.finish("Building engine")
-        return api.Built(f"{self.file}\n{self.form}".encode(), timing_cache + self.file.name.encode())
+        return network.Built(f"{self.file}\n{self.form}".encode(), timing_cache + self.file.name.encode())
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Driver:
@@ -329,7 +329,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Driver:
     driver = Driver()
     monkeypatch.setattr(cudart, "load", lambda: driver)
     monkeypatch.setattr(Execution, "driver", driver, raising=False)
-    monkeypatch.setattr(api, "Execution", Execution)
+    monkeypatch.setattr(engine, "Execution", Execution)
+    monkeypatch.setattr("pairvpr.export.tensorrt.Execution", Execution)
     monkeypatch.setattr(api, "load", lambda: SimpleNamespace(__name__="tensorrt", __version__="10.3.0"))
     cuda.stream.cache_clear()
     return driver

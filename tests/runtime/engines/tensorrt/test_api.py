@@ -14,11 +14,19 @@ import pytest
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
+from pairvpr.runtime.engines.tensorrt import execution, network
 from tests.conftest import shared
 
 ROOT = Path(__file__).resolve().parents[4]
-API = ROOT / "runtime" / "engines" / "tensorrt" / "api.py"
+FOLDER = ROOT / "runtime" / "engines" / "tensorrt"
+MODULES_OF_THE_LIBRARY = ("api", "network", "execution")
 MODULES = {"trt", "tensorrt"}
+
+
+def trees() -> Iterator[ast.Module]:
+    """Parse the modules that call the library."""
+    for module in MODULES_OF_THE_LIBRARY:
+        yield ast.parse((FOLDER / f"{module}.py").read_text(encoding="utf-8"))
 
 
 def dotted(node: ast.AST) -> str | None:
@@ -76,7 +84,7 @@ def made_by_call(tree: ast.Module) -> Iterator[int]:
 @pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11", "11.4.0.106"])
 def test_every_name_exists(version: str) -> None:
     names = json.loads(shared(f"tensorrt_api/{version}.json").read_text())["names"]
-    found = list(uses(ast.parse(API.read_text(encoding="utf-8"))))
+    found = [use for tree in trees() for use in uses(tree)]
     assert len(found) > 60
     assert [(line, gone) for line, used in found if (gone := missing(names, used)) is not None] == []
 
@@ -84,7 +92,7 @@ def test_every_name_exists(version: str) -> None:
 def test_every_name_exists_in_tensorrt_rtx() -> None:
     rtx = pytest.importorskip("tensorrt_rtx_bindings", reason="needs TensorRT-RTX (pip install tensorrt-rtx)")
     gone = set()
-    for _, used in uses(ast.parse(API.read_text(encoding="utf-8"))):
+    for _, used in (use for tree in trees() for use in uses(tree)):
         try:
             functools.reduce(getattr, used, rtx)
         except AttributeError:
@@ -120,9 +128,9 @@ def test_editions(
             module.OnnxParser = lambda network, logger: parser
             module.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=0)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(tensorrt_api, "_logger", lambda: None)
+    monkeypatch.setattr(tensorrt_api, "logger", lambda: None)
     assert tensorrt_api.version() == version
-    tensorrt_api.Network(tmp_path / "graph.onnx")
+    network.Network(tmp_path / "graph.onnx")
     assert asked == [flags]
 
 
@@ -146,7 +154,7 @@ trt.Bilder(x)
 
 
 def test_nothing_escapes_the_test() -> None:
-    assert list(made_by_call(ast.parse(API.read_text(encoding="utf-8")))) == []
+    assert [line for tree in trees() for line in made_by_call(tree)] == []
     assert list(made_by_call(ast.parse("trt.Builder(x).create_network(0)"))) == [1]
 
 
@@ -160,7 +168,7 @@ def test_one_module_knows_the_library() -> None:
                 if isinstance(node, ast.Import | ast.ImportFrom)
                 for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names])
             }
-            if file.resolve() != API:
+            if file.resolve() not in {FOLDER / f"{module}.py" for module in MODULES_OF_THE_LIBRARY}:
                 assert not imported & {"tensorrt", "tensorrt_rtx_bindings"}, file
             assert "cuda" not in imported, file
 
@@ -184,8 +192,8 @@ def test_a_refused_profile_is_an_error_in_every_version(monkeypatch: pytest.Monk
         return False
 
     made = SimpleNamespace(set_device_memory=lambda *_: None, set_optimization_profile_async=set_profile)
-    monkeypatch.setattr(tensorrt_api, "_logger", lambda: SimpleNamespace(last_error="index out of range"))
-    context = tensorrt_api.Context(made, "encoder.fp16.plan", [], 0, 0)
+    monkeypatch.setattr(tensorrt_api, "logger", lambda: SimpleNamespace(last_error="index out of range"))
+    context = execution.Context(made, "encoder.fp16.plan", [], 0, 0)
     with pytest.raises(EngineError, match=r"encoder.fp16.plan: TensorRT refused profile 2 \(index out of range\)"):
         context.set_shapes(2, {}, 7)
 
@@ -196,4 +204,4 @@ def test_the_inspectors_words() -> None:
     texts += ["Float", "Row major linear FP32", "BFloat16"]
     layers = [{"Name": "x", "Outputs": [{"Format/Datatype": text}]} for text in texts]
     inspected = json.dumps({"Layers": [*layers, "only a name", {"Name": "no outputs"}], "Bindings": []})
-    assert tensorrt_api.count_layer_types(inspected) == {"fp16": 2, "fp32": 2, "int8": 1, "other": 1}
+    assert execution.count_layer_types(inspected) == {"fp16": 2, "fp32": 2, "int8": 1, "other": 1}

@@ -17,9 +17,9 @@ from pairvpr.export.tensorrt import build_engines
 from pairvpr.runtime import Model, load_model
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FILE
-from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt import cuda
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
+from pairvpr.runtime.engines.tensorrt.network import BuildSettings
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, choose_profile, find_plans, graph_profiles, info_file
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import default_bundle
@@ -363,4 +363,4 @@ def test_a_suffix_takes_few_out_of_many() -> None:
 
 def test_the_bundle_keeps_its_files(bundle: Bundle) -> None:
     assert {file.name for file in bundle.path.iterdir()} == {*bundle.info.files, FILE, "engines"}
-    assert tensorrt_api.BuildSettings() == tensorrt_api.BuildSettings(None, None, False, False)
+    assert BuildSettings() == BuildSettings(None, None, False, False)
