@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import math
 import threading
@@ -17,6 +16,12 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pairvpr.errors import SourceError, one_line
+from pairvpr.runtime.picture_formats import (
+    EXTENSIONS_OF_FORMATS,
+    PICTURE_EXTENSIONS,
+    SLOW_FORMATS,
+    UNREAD_EXTENSIONS,
+)
 from pairvpr.runtime.remarks import remark
 from pairvpr.runtime.resize_rules import RULES, SQUASH
 
@@ -27,47 +32,7 @@ SIGNIFICANT_BITS = "significant bits"  # key in the information of a PNG picture
 BAND = 256  # rows that are converted at once
 PERCENTILE_VALUES = 4_000_000  # the most values of a picture that percentiles are taken of
 MAX_SCANS = 100  # of a progressive JPEG file, each of which takes as long as a picture; cameras write about 10
-# Shares of the allowed pixels for formats that take several times as long to decode.
-SLOW_FORMATS = {"JPEG2000": 1 / 8, "AVIF": 1 / 4, "HEIF": 1 / 4}
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; a larger picture may be a decompression bomb
-
-
-def _registers(module: str, flag: str) -> bool:
-    """Register a plugin of Pillow. Return False if it is not installed or not usable."""
-    try:
-        found = getattr(importlib.import_module(module), flag)
-    except (ImportError, AttributeError):
-        return False
-    return bool(found() is None if callable(found) else found)
-
-
-# Common formats of photographs. Pillow's other formats are left out, because some of them run programs (EPS).
-EXTENSIONS_OF_FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "JPEG2000": (".jp2",),
-    "PNG": (".png",),
-    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-# Formats that Pillow reads with a plugin or in newer versions, and the remedy if it does not.
-if _registers("PIL.AvifImagePlugin", "SUPPORTED"):
-    EXTENSIONS_OF_FORMATS["AVIF"] = (".avif",)
-if _registers("pillow_heif", "register_heif_opener"):
-    EXTENSIONS_OF_FORMATS["HEIF"] = (".heic", ".heif")
-_CONVERT = "convert them to JPEG or PNG"
-UNREAD_EXTENSIONS = {
-    ".avif": "upgrade Pillow to 11.3",
-    ".heic": "pip install pillow-heif",
-    ".heif": "pip install pillow-heif",
-    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".exr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2"), _CONVERT),
-}
-for _extensions in EXTENSIONS_OF_FORMATS.values():
-    for _extension in _extensions:
-        UNREAD_EXTENSIONS.pop(_extension, None)
-PICTURE_EXTENSIONS = tuple(sorted(ext for group in EXTENSIONS_OF_FORMATS.values() for ext in group))
 
 _TURN_OF_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

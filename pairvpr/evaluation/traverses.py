@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.utm_names import utm_pose
-from pairvpr.runtime.image import PICTURE_EXTENSIONS
+from pairvpr.runtime.picture_formats import PICTURE_EXTENSIONS
 
 
 def frame_number(name: str, where: str | Path) -> int:

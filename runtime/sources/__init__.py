@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.image import PICTURE_EXTENSIONS, open_picture
+from pairvpr.runtime.image import open_picture
+from pairvpr.runtime.picture_formats import PICTURE_EXTENSIONS
 from pairvpr.runtime.sources import gstreamer
 from pairvpr.runtime.sources.bags import METADATA, BagSource, is_bag
 from pairvpr.runtime.sources.base import Frame, NotThereError, Source

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pairvpr.errors import SourceError, one_line
 from pairvpr.runtime.geometry.poses import UNKNOWN
-from pairvpr.runtime.image import PICTURE_EXTENSIONS
+from pairvpr.runtime.picture_formats import PICTURE_EXTENSIONS
 from pairvpr.runtime.remarks import remark
 from pairvpr.runtime.sources.bag_poses import (
     GROUPS,

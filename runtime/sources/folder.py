@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from time import perf_counter
 
 from pairvpr.errors import SourceError, one_line
-from pairvpr.runtime.image import PICTURE_EXTENSIONS, UNREAD_EXTENSIONS, load_picture
+from pairvpr.runtime.image import load_picture
+from pairvpr.runtime.picture_formats import PICTURE_EXTENSIONS, UNREAD_EXTENSIONS
 from pairvpr.runtime.remarks import remark
 from pairvpr.runtime.sources.base import Frame, Source, Wanted, every_frame
 

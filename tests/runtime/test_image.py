@@ -9,15 +9,8 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.image import (
-    MAX_PIXELS,
-    MIN_SIDE,
-    PICTURE_EXTENSIONS,
-    UNREAD_EXTENSIONS,
-    decode_picture,
-    load_picture,
-    resize,
-)
+from pairvpr.runtime.image import MAX_PIXELS, MIN_SIDE, decode_picture, load_picture, resize
+from pairvpr.runtime.picture_formats import PICTURE_EXTENSIONS, UNREAD_EXTENSIONS
 from pairvpr.runtime.remarks import remark_scope
 from tests.conftest import shared
 
