@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -498,34 +499,61 @@ def command(*arguments: object, of: object = main) -> Result:
     return CliRunner().invoke(of, [str(each) for each in arguments])  # type: ignore[arg-type]
 
 
-def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All for real; what counts as right is everything: drawn scenes are no places."""
-    db = tmp_path / "map"
-    shutil.copytree(home / "map", db)
+@pytest.fixture
+def db(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A map, and beside it `drives`, traverses of one picture each."""
     monkeypatch.setattr("pairvpr.calibration.acceptance.MIN_PICTURES", STRETCHES)
-    for number in range(STRETCHES):  # traverses of one picture each
-        (tmp_path / "drives" / str(number)).mkdir(parents=True)
-        Image.fromarray(draw_scene(number % 7, 1 + number, SIZE)).save(
-            tmp_path / "drives" / str(number) / f"@{number}@0@.png"
-        )
-    images = ("--images", tmp_path / "drives")
-    before = command("--db", db, "--query", tmp_path / "drives" / "3", "--format", "jsonl", of=run_main)
-    assert json.loads(before.stdout)["reason"] == "not calibrated"
-    asked = (*images, "--precision-target", 0.6, "--radius", 1000)
-    done = command("calibrate", "threshold", "--db", db, *asked)
+    shutil.copytree(home / "map", tmp_path / "map")
+    for number in range(STRETCHES):
+        file = tmp_path / "drives" / str(number) / f"@{number}@0@.png"
+        file.parent.mkdir(parents=True)
+        Image.fromarray(draw_scene(number % 7, 1 + number, SIZE)).save(file)
+    return tmp_path / "map"
+
+
+def calibrate(db: Path, *more: object) -> Result:
+    """Calibrate for real. What counts as right is everything: drawn scenes are no places."""
+    asked = ("--images", db.parent / "drives", "--precision-target", 0.6, "--radius", 1000)
+    done = command("calibrate", "threshold", "--db", db, *asked, *more)
     assert done.exit_code == 0, done.stderr
+    return done
+
+
+def query(db: Path, *more: object) -> dict[str, Any]:
+    """Return the answer to a picture of a drive."""
+    given = ("--db", db, "--query", db.parent / "drives" / "3", "--format", "jsonl")
+    line: dict[str, Any] = json.loads(command(*given, *more, of=run_main).stdout)
+    return line
+
+
+def info(db: Path) -> dict[str, Any]:
+    """Return what `map info` tells programs."""
+    told: dict[str, Any] = json.loads(command("map", "info", "--db", db, "--format", "jsonl").stdout)
+    return told
+
+
+def test_a_map_is_calibrated_and_shown(home: Path, db: Path, tmp_path: Path) -> None:
+    done = calibrate(db)
     assert done.stdout.startswith(f"{db / 'model'}: acceptance threshold\n  threshold    score >= ")
     assert "(precision 0.6 at 90% confidence, within 1000 m)" in done.stdout
     block = [line.strip() for line in done.stdout.splitlines()[1:]]
     shown = command("map", "info", "--db", db).stdout
     assert all(line in shown for line in block)
-    figures = json.loads(command("map", "info", "--db", db, "--format", "jsonl").stdout)["decisions"]
+    figures = info(db)["decisions"]
     assert (figures["checked"], figures["right"], figures["setup"]["top_k"]) == (8, 8, 3)
     assert command("map", "verify", "--db", db).exit_code == 0
+    found = command("eval", home / "db", tmp_path / "drives", "--model", db / "model", "--report", tmp_path / "report")
+    said = r"^decisions: \d+ of 12 answers accepted from score .* \(precision 0.6\), \d+ of them right$"
+    assert re.search(said, found.stdout, re.MULTILINE)
+    decided = json.loads((tmp_path / "report" / "results.json").read_text())["decisions"]
+    assert (decided["threshold"], decided["warning"]) == (figures["threshold"], None)
 
-    query = ("--db", db, "--query", tmp_path / "drives" / "3", "--format", "jsonl")
-    line = json.loads(command(*query, of=run_main).stdout)
-    assert line["accepted"] == (line["best"]["score"] >= figures["threshold"])
+
+def test_a_calibrated_map_decides(db: Path) -> None:
+    assert query(db)["reason"] == "not calibrated"
+    calibrate(db)
+    line = query(db)
+    assert line["accepted"] == (line["best"]["score"] >= info(db)["decisions"]["threshold"])
     assert 0 < line["confidence"] < 1
     for more, reason in (
         (("--exact",), line["reason"]),
@@ -533,36 +561,36 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path, monkeypa
         (("--no-rerank",), "not calibrated for answers by descriptors alone"),
         (("--budget-ms", 0.001), INCOMPLETE),
     ):
-        assert json.loads(command(*query, *more, of=run_main).stdout)["reason"] == reason
-    found = command("eval", home / "db", tmp_path / "drives", "--model", db / "model", "--report", tmp_path / "report")
-    said = r"^decisions: \d+ of 12 answers accepted from score .* \(precision 0.6\), \d+ of them right$"
-    assert re.search(said, found.stdout, re.MULTILINE)
-    decided = json.loads((tmp_path / "report" / "results.json").read_text())["decisions"]
-    assert (decided["threshold"], decided["warning"]) == (figures["threshold"], None)
-    # With another number of candidates, which is then the map's default.
-    assert command("calibrate", "threshold", "--db", db, *asked, "--top-k", 2).exit_code == 0
+        assert query(db, *more)["reason"] == reason
+
+
+def test_the_number_of_candidates_of_the_calibration_is_the_default(db: Path) -> None:
+    calibrate(db, "--top-k", 2)
     assert "answers      2 candidates, all compared in full" in command("map", "info", "--db", db).stdout
-    line = json.loads(command(*query, of=run_main).stdout)
+    line = query(db)
     assert (line["compared"], line["accepted"] is None) == (2, False)
-    line = json.loads(command(*query, "--top-k", 3, of=run_main).stdout)
-    assert line["reason"] == "not calibrated for --top-k 3, but for 2"
+    assert query(db, "--top-k", 3)["reason"] == "not calibrated for --top-k 3, but for 2"
     with Map.open(db) as map_:
         assert Workshop.from_map(map_).top_k == 2
     with PlaceRecognizer.open(db) as recognizer:
         assert recognizer.top_k == 2
-        picture = next((tmp_path / "drives" / "3").iterdir())
+
+
+def test_a_threshold_is_void_when_the_map_has_changed(db: Path, tmp_path: Path) -> None:
+    calibrate(db)
+    void, picture = "not calibrated for this map as it is now", next((tmp_path / "drives" / "3").iterdir())
+    with PlaceRecognizer.open(db) as recognizer:
         assert recognizer.recognize(picture).accepted is not None
         assert command("map", "remove", f"@{APART}@0@.png", "--db", db).exit_code == 0
         assert recognizer.refresh()
-        assert recognizer.recognize(picture).reason == "not calibrated for this map as it is now"
-    line = json.loads(command(*query, of=run_main).stdout)
-    assert (line["accepted"], line["reason"]) == (None, "not calibrated for this map as it is now")
+        assert recognizer.recognize(picture).reason == void
+    line = query(db)
+    assert (line["accepted"], line["reason"]) == (None, void)
     shown = command("map", "info", "--db", db).stdout
-    assert "void         not calibrated for this map as it is now" in shown
+    assert f"void         {void}" in shown
     assert "(precision 0.6 at 90% confidence, within 1000 m)" in shown
-    figures = json.loads(command("map", "info", "--db", db, "--format", "jsonl").stdout)
-    assert figures["decisions"]["precision"] == 0.6
-    assert figures["decisions_void"] == "not calibrated for this map as it is now"
+    told = info(db)
+    assert (told["decisions"]["precision"], told["decisions_void"]) == (0.6, void)
 
 
 @pytest.mark.parametrize("first", [8, 32])

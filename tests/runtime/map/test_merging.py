@@ -199,8 +199,8 @@ def test_a_map_may_be_compacted_during_a_merge(path, other, monkeypatch):
     expected = content(path) | content(other)
     load, compacted = catalog.load, []
 
-    def load_and_compact(path):
-        state = load(path)
+    def load_and_compact(path, **known):
+        state = load(path, **known)
         if not compacted:
             with MapWriter.edit(path) as store:
                 compacted.append(store.compact())
