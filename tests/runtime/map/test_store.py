@@ -267,8 +267,8 @@ def test_damage_is_not_compacted_away(built):
 def test_a_map_may_be_compacted_while_it_is_opened(built, monkeypatch):
     load, compacted = catalog.load, []
 
-    def load_and_compact(path):
-        state = load(path)
+    def load_and_compact(path, **known):
+        state = load(path, **known)
         if not compacted:
             with MapWriter.edit(path) as store:
                 compacted.append(store.compact())
