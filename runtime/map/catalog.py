@@ -20,7 +20,7 @@ from pairvpr.runtime.map import segments as segments_table
 from pairvpr.runtime.map import tables
 from pairvpr.runtime.map.blocks import Block
 from pairvpr.runtime.map.errors import RESTORE, missing_error, reading
-from pairvpr.runtime.map.meta import FORMAT, Meta
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import SegmentEntry
@@ -128,7 +128,7 @@ def read(
 
 def _read_meta(connection: sqlite3.Connection, file: Path, names: Sequence[str]) -> Meta:
     meta = Meta.decode(list(tables.select(connection, "meta", f"LIMIT {_META_ROWS}")), file)
-    if (meta.format == FORMAT) != (names == tables.TABLES):
+    if meta.in_blocks != (names == tables.TABLES):
         raise ValueError(f"its tables are not those of format {meta.format}")
     return meta
 

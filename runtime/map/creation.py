@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pairvpr.errors import MapError
 from pairvpr.files import find_partials, remove, sync, write_atomically
+from pairvpr.printing import json_line
 from pairvpr.runtime.map import catalog, lock, segments
 from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.meta import Meta
@@ -43,6 +44,25 @@ def create_map(path: Path, meta: Meta, install_model: Callable[[Path], None]) ->
         sync(path)
         catalog.create(path, meta)
         sync(path.absolute().parent)
+
+
+def check_same(path: Path, held: Meta, wanted: Meta) -> None:
+    """Raise MapError unless the map `path`, which holds `held`, may take pictures of a map like `wanted`."""
+    if held.identity != wanted.identity:
+        raise MapError(
+            f"{path} was made with model {held.identity[:12]}, not {wanted.identity[:12]}: "
+            f"use its own model, {path / MODEL}, or build another map"
+        )
+    shapes = (held.descriptor_dim, *held.token_shape), (wanted.descriptor_dim, *wanted.token_shape)
+    if shapes[0] != shapes[1]:
+        raise MapError(
+            f"{path} holds features of sizes {shapes[0]}, not {shapes[1]}: use its own model, {path / MODEL}"
+        )
+    if held.settings != wanted.settings:
+        raise MapError(
+            f"{path} was made with settings {json_line(held.settings)}, not {json_line(wanted.settings)}: "
+            "use the same settings or build another map"
+        )
 
 
 def _may_become_map(path: Path) -> bool:

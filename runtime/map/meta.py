@@ -60,9 +60,14 @@ class Meta:
         """The format of stored tokens."""
         return TokenFormat.from_settings(self.settings)
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the map has its records in blocks, not in rows."""
+        return self.format == FORMAT
+
     def upgraded(self, pictures: int) -> Meta:
         """Return the properties of this map in FORMAT. It holds `pictures`, and is searched as it was before."""
-        if self.format == FORMAT:
+        if self.in_blocks:
             return self
         halved = {INDEX: "float16"} if pictures >= HALF_PRECISION_FROM else {}
         return dataclasses.replace(self, format=FORMAT, settings={**self.settings, **halved})

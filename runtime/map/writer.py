@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from io import FileIO
@@ -16,23 +15,20 @@ import numpy.typing as npt
 
 from pairvpr import __version__
 from pairvpr.errors import MapError
-from pairvpr.printing import json_line
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import catalog, compaction
-from pairvpr.runtime.map import records as records_table
-from pairvpr.runtime.map.creation import MODEL, create_map, prepare_folder
+from pairvpr.runtime.map.creation import check_same, create_map, prepare_folder
 from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.lock import lock_map
 from pairvpr.runtime.map.meta import INDEX, PRECISIONS, Meta
+from pairvpr.runtime.map.pending import Pending
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import (
-    DESCRIPTOR_TYPE,
     FOLDER,
     SegmentEntry,
     check_present,
-    is_unit,
     remove_leftovers,
     write_segment,
 )
@@ -100,7 +96,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
                 wanted = dataclasses.replace(
                     wanted, settings=held.settings, token_shape=held.token_format.stored_shape(given)
                 )
-            _check_same(path, writer._meta, wanted)
+            check_same(path, writer._meta, wanted)
         except BaseException:
             writer.close()
             raise
@@ -127,7 +123,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         self.path = path
         self._token_shape = token_shape
         self._lock = lock
-        self._pending: list[_Pending] = []
+        self._pending: list[Pending] = []
         self._usable = True
         file = path / catalog.FILE
         with ExitStack() as stack:
@@ -192,8 +188,10 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             raise MapError(f"{self.path} already holds {name!r}: remove it first, or give the picture another name")
         if thumbnail is not None and len(thumbnail) > LARGEST:
             raise ValueError(f"a thumbnail of {len(thumbnail)} bytes")
-        pending = self._checked(name, source, timestamp, pose, gps, features)
-        self._append(dataclasses.replace(pending, thumbnail=thumbnail))
+        if self._token_shape is None:
+            raise ValueError("a map opened with `edit` takes no new pictures")
+        record = Record(0, name, source, timestamp, pose, gps, 0, 0, 0, 0)
+        self._append(Pending.from_features(record, features, thumbnail, self._meta, self._token_shape, self.path))
 
     def adopt(
         self,
@@ -208,9 +206,9 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         Raises MapError if a commit fails.
         """
         self._check_usable()
-        self._append(_Pending(record, descriptor, tokens, thumbnail))
+        self._append(Pending(record, descriptor, tokens, thumbnail))
 
-    def _append(self, picture: _Pending) -> None:
+    def _append(self, picture: Pending) -> None:
         self._pending.append(picture)
         self._added[picture.record.name] = picture.record
         waiting = len(self._pending)
@@ -362,64 +360,3 @@ class MapWriter(AbstractContextManager["MapWriter"]):
     def _check_usable(self) -> None:
         if not self._usable:
             raise MapError(f"{self.path} is no longer open for writing: open it again to go on")
-
-    def _checked(
-        self,
-        name: str,
-        source: str,
-        timestamp: float | None,
-        pose: Pose | None,
-        gps: Gps | None,
-        features: Features,
-    ) -> _Pending:
-        """Copy the picture in its stored form. Raises MapError if it cannot be stored."""
-        if self._token_shape is None:
-            raise ValueError("a map opened with `edit` takes no new pictures")
-        expected = ((1, self._meta.descriptor_dim), (1, *self._token_shape))
-        if (features.descriptors.shape, features.tokens.shape) != expected:
-            raise MapError(
-                f"the features of {name!r} have shapes {features.descriptors.shape} and "
-                f"{features.tokens.shape}, {self.path} takes {expected[0]} and {expected[1]}: "
-                "use the map's own model"
-            )
-        descriptor = features.descriptors[0].astype(DESCRIPTOR_TYPE)
-        tokens = self._meta.token_format.store(features.tokens[0])
-        if not (np.isfinite(descriptor).all() and tokens.is_finite()):
-            raise MapError(f"the features of {name!r} are not finite: check the picture, and the model's precision")
-        if not is_unit(descriptor):
-            raise MapError(f"the descriptor of {name!r} does not have length 1: check the model and its precision")
-        crcs = (zlib.crc32(descriptor), tokens.crc())
-        record = Record(0, name, source, timestamp, pose, gps, 0, 0, *crcs)
-        try:
-            records_table.encode(record)
-        except ValueError as error:
-            raise MapError(f"{name!r} cannot be added to {self.path}: {error}, correct it") from error
-        return _Pending(record, descriptor, tokens)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pending:
-    """A picture that waits for the next commit, which sets its record's id, segment and row."""
-
-    record: Record
-    descriptor: npt.NDArray[np.float32]
-    tokens: StoredTokens
-    thumbnail: bytes | None = None
-
-
-def _check_same(path: Path, held: Meta, wanted: Meta) -> None:
-    if held.identity != wanted.identity:
-        raise MapError(
-            f"{path} was made with model {held.identity[:12]}, not {wanted.identity[:12]}: "
-            f"use its own model, {path / MODEL}, or build another map"
-        )
-    shapes = (held.descriptor_dim, *held.token_shape), (wanted.descriptor_dim, *wanted.token_shape)
-    if shapes[0] != shapes[1]:
-        raise MapError(
-            f"{path} holds features of sizes {shapes[0]}, not {shapes[1]}: use its own model, {path / MODEL}"
-        )
-    if held.settings != wanted.settings:
-        raise MapError(
-            f"{path} was made with settings {json_line(held.settings)}, not {json_line(wanted.settings)}: "
-            "use the same settings or build another map"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -11,20 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
-from pairvpr.runtime.geometry.poses import Place
-from pairvpr.runtime.image import make_thumbnail
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.map.meta import DIGEST
-from pairvpr.runtime.mapping.keyframes import Keyframe, KeyframeSelector
+from pairvpr.runtime.mapping.adder import Adder
+from pairvpr.runtime.mapping.keyframes import Keyframe
+from pairvpr.runtime.mapping.known_pictures import KnownPictures
 from pairvpr.runtime.mapping.token_storage import token_settings
-from pairvpr.runtime.model import Fitted, Model, load_model
+from pairvpr.runtime.model import Model, load_model
 from pairvpr.runtime.reference import check_foreign
 from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import Frame, Source, SourceOptions, open_source
@@ -172,13 +167,13 @@ def add_pictures(
         if map_ is not None:
             stack.enter_context(map_)
         first, end = _find_part(source, images, options.part)
-        known = _KnownPictures(db, source.origin, finder, map_, first, end)
+        known = KnownPictures(db, source.origin, finder, map_, first, end)
         total = _count_missing(known, source, first, end, options)
 
         def open_map() -> MapWriter:
             return stack.enter_context(open_writer(db, model, create, options))
 
-        adder, done = _Adder(source, model, options, finder, loop_closer, open_map), 0
+        adder, done = Adder(source, model, options, finder, loop_closer, open_map), 0
         try:
             for batch in _batches(known.missing_frames(source), ENCODE_BATCH if loop_closer is None else 1):
                 adder.add(batch)
@@ -198,8 +193,8 @@ def add_pictures(
     return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
 
 
-def _count_missing(known: _KnownPictures, source: Source, first: int, end: int, options: BuildOptions) -> int | None:
-    """Return the number of pictures of a part to encode, None if unknown. Raises as `_KnownPictures.check_all`."""
+def _count_missing(known: KnownPictures, source: Source, first: int, end: int, options: BuildOptions) -> int | None:
+    """Return the number of pictures of a part to encode, None if unknown. Raises as `KnownPictures.check_all`."""
     if source.names is None:
         return None if source.length is None else min(end, source.length) - first
     names = source.names[first : min(end, len(source.names))]
@@ -295,201 +290,6 @@ def _open_map(db: Path, bundle: Bundle, create: bool, options: BuildOptions) -> 
             raise MapError(f"{db}: stores {stored}; leave --tokens and --keep-tokens out, or build another map")
         stack.pop_all()
     return map_
-
-
-class _KnownPictures:
-    """Compare the frames of a part of a source with the pictures that the map holds.
-
-    already: frames so far that the map holds.
-    """
-
-    def __init__(
-        self, db: Path, origin: str, finder: PlaceFinder, map_: Map | None, first: int = 0, end: int = sys.maxsize
-    ) -> None:
-        """Take over the map.
-
-        map_: the map as it is before anything is added, None if there is none.
-        first, end: the part's first frame, and the frame after its last.
-        """
-        self.already = 0
-        self._first, self._end = first, end
-        self._db = db
-        self._origin = origin
-        self._finder = finder
-        self._map = map_
-        self._rows = {} if map_ is None else {name: row for row, name in enumerate(map_.records.names())}
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._rows
-
-    def check_all(self, names: Sequence[str], poses: str | Path | None) -> None:
-        """Check the names of a source before any picture is read.
-
-        Raises SourceError if no entry of the pose file belongs to a name, and MapError as `_check`.
-        """
-        if poses is not None and not any(self._finder.in_file(name) for name in names):
-            raise SourceError(
-                f"{poses}: none of its entries belongs to one of the pictures ({self._finder.compare()}); check names "
-                "or time stamps"
-            )
-        for name in names:
-            self._check(name, None)
-
-    def missing_frames(self, source: Source) -> Iterator[tuple[Frame, Keyframe | None]]:
-        """Yield each frame of the part that the map lacks, and the last map picture between the previous one and it.
-
-        The map picture is None if the frame directly follows the previous one.
-
-        Raises MapError as `_check`, and the errors of the source.
-        """
-        last: int | None = None
-        asked = 0
-
-        def lacks(number: int, name: str, timestamp: float | None) -> bool:
-            nonlocal last, asked
-            asked += 1
-            if not self._first < asked <= self._end:
-                return False
-            self._check(name, timestamp)
-            if name not in self._rows:
-                return True
-            self.already += 1
-            last = self._rows[name]
-            return False
-
-        for frame in source.frames(lacks):
-            before, last = last, None
-            yield frame, None if before is None else self._keyframe(before)
-
-    def _keyframe(self, row: int) -> Keyframe:
-        assert self._map is not None
-        record = self._map.records[row]
-        return Keyframe(record.pose or record.gps, self._map.read_descriptor(row))
-
-    def _check(self, name: str, timestamp: float | None) -> None:
-        """Raise MapError if the map holds this name from another source, or holds it without its present pose."""
-        if self._map is None or name not in self._rows:
-            return
-        record = self._map.records[self._rows[name]]
-        if record.source != self._origin:
-            raise MapError(
-                f"{self._db}: already holds a picture {name!r}, from {record.source}; "
-                f"{_rename_advice(self._origin, name)}"
-            )
-        if record.pose is None and record.gps is None and self._finder.in_file(name, timestamp):
-            raise MapError(
-                f"{self._db}: already holds {name!r} without its pose; build a new map with --poses from the start"
-            )
-
-
-def _rename_advice(origin: str, name: str) -> str:
-    """Return the advice that gives the pictures of a folder or file names that the map does not hold yet."""
-    own = Path(origin).name
-    if name.startswith(own) and re.search(r"#\d{6,}$", name):
-        return f"rename {origin}, which frames are named after"
-    return f"move {origin} into a new folder and give that one, so that names begin with '{own}/'"
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A readable picture in the model's sizes, and the last map picture since the previous candidate."""
-
-    name: str
-    fitted: Fitted
-    place: Place
-    before: Keyframe | None
-    thumbnail: bytes | None
-
-
-class _Adder:
-    """Read, select, encode and write frames. The first selected picture opens the map.
-
-    added: pictures written so far.
-    with_place: written pictures with a pose or a GPS position.
-    skipped: an error line for each picture that could not be read.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        model: Model,
-        options: BuildOptions,
-        finder: PlaceFinder,
-        loop_closer: LoopCloser | None,
-        open_map: Callable[[], MapWriter],
-    ) -> None:
-        self.added = self.with_place = 0
-        self.skipped: list[str] = []
-        self.selector = KeyframeSelector(options.min_distance, options.min_change)
-        self._source, self._model, self._options = source, model, options
-        self._finder, self._loop_closer = finder, loop_closer
-        self._open_map = open_map
-        self._writer: MapWriter | None = None
-        self._before: Keyframe | None = None
-
-    def add(self, batch: Sequence[tuple[Frame, Keyframe | None]]) -> None:
-        """Add the selected pictures of a batch, in order."""
-        candidates = list(self._read(batch))
-        if self._loop_closer is not None:
-            for candidate in candidates:
-                self._loop_closer.require_timestamp(candidate.name, candidate.place.timestamp)
-        by_change = self.selector.min_change is not None
-        if not by_change:  # a rejected picture need not be encoded
-            candidates = [each for each in candidates if self._select(each, None)]
-        if not candidates:
-            return
-        features = self._model.encode_fitted([each.fitted for each in candidates])
-        for i, candidate in enumerate(candidates):
-            if not by_change or self._select(candidate, features.descriptors[i]):
-                self._write(candidate, features[i])
-
-    def _read(self, batch: Sequence[tuple[Frame, Keyframe | None]]) -> Iterator[_Candidate]:
-        """Yield the readable pictures of a batch. Record the errors of the others, or raise them with `strict`."""
-        for frame, before in batch:
-            if before is not None:
-                self._before = before
-            try:
-                if frame.picture is None:
-                    raise SourceError(str(frame.error))
-                place = self._finder.find_place(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
-            except SourceError as error:
-                if self._options.strict:
-                    raise
-                self.skipped.append(str(error))
-            else:
-                # A camera counts from 0 each time it is opened.
-                name = f"{frame.name}@{frame.timestamp:.3f}" if self._source.live else frame.name
-                side = self._options.thumbnails
-                thumbnail = make_thumbnail(frame.picture, (side, side)) if side else None
-                fitted = self._model.fit(frame.picture)
-                yield _Candidate(name, fitted, place, self._before, thumbnail)
-                self._before = None
-
-    def _select(self, candidate: _Candidate, descriptor: npt.NDArray[np.float32] | None) -> bool:
-        if candidate.before is not None:  # an interrupted run continues from its last keyframe
-            self.selector.last = candidate.before
-        return self.selector.select(candidate.place, descriptor)
-
-    def _write(self, picture: _Candidate, features: Features) -> None:
-        if self._writer is None:
-            self._writer = self._open_map()
-        place, origin = picture.place, self._source.origin
-        if self._loop_closer is not None:
-            self._loop_closer.find_loop(self._writer, picture.name, origin, place.timestamp, features, place.pose)
-        self._writer.add(
-            name=picture.name,
-            source=origin,
-            features=features,
-            timestamp=place.timestamp,
-            pose=place.pose,
-            gps=place.gps,
-            thumbnail=picture.thumbnail,
-        )
-        self.added += 1
-        self.with_place += place.pose is not None or place.gps is not None
 
 
 Missing = tuple[Frame, "Keyframe | None"]

@@ -12,7 +12,7 @@ import pytest
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
-from pairvpr.runtime.map import Map, MapWriter, catalog, merge_maps, records, repair_map, verify_map
+from pairvpr.runtime.map import Map, MapWriter, merge_maps, records, repair_map, verify_map
 from pairvpr.runtime.map.meta import Meta
 from tests.runtime.map.forging import to_rows
 
@@ -260,7 +260,6 @@ def test_verify_finds_all_damages(path):
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "map"
     with monkeypatch.context() as patched:
-        patched.setattr(catalog, "FORMAT", 7)
         patched.setattr("pairvpr.runtime.map.meta.FORMAT", 7)
         patched.setattr(Meta, "__init__", functools.partialmethod(Meta.__init__, format=7))
         MapWriter.open(path, **SHAPE, install_model=install_model).close()

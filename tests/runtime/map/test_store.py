@@ -183,7 +183,7 @@ def test_an_interrupted_removal_removes_nothing(built, monkeypatch):
         raise sqlite3.OperationalError("disk I/O error")
 
     store = MapWriter.edit(built)
-    monkeypatch.setattr(catalog, "_insert", fail)
+    monkeypatch.setattr("pairvpr.runtime.map.tables.insert", fail)
     with pytest.raises(MapError, match=r"map\.sqlite"):
         store.remove(["4.jpg"])
     store.close()

@@ -108,7 +108,7 @@ def test_a_repair_brings_a_map_to_blocks(path: Path) -> None:
 def test_a_large_map_of_rows_is_still_searched_in_half_precision(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Map.open(path, descriptors=False) as small:
         assert small.index_precision == "float32"
-    monkeypatch.setattr(catalog, "HALF_PRECISION_FROM", COUNT - 1)
+    monkeypatch.setattr("pairvpr.runtime.map.meta.HALF_PRECISION_FROM", COUNT - 1)
     with Map.open(path) as opened:
         assert opened.index_precision == "float16"
         remove(path)

@@ -145,7 +145,7 @@ def test_older_versions_refuse_new_maps_and_maps_of_rows_have_a_format_for_each_
         path = tmp_path / kind
         build(path, TokenFormat(kind))
         with monkeypatch.context() as patched:
-            patched.setattr(catalog, "FORMAT", 2)
+            patched.setattr("pairvpr.runtime.map.meta.FORMAT", 2)
             with pytest.raises(MapError, match=r"newer pairvpr \(format 3, this one reads 2\): upgrade"):
                 Map.open(path)
         to_rows(path)
