@@ -13,7 +13,8 @@ from pathlib import Path
 from pairvpr import __version__
 from pairvpr.errors import MapError
 from pairvpr.files import find_partials, lock_file, remove, sync, sync_tree, write_atomically
-from pairvpr.runtime.bundle import Bundle, FileInfo, link_or_copy
+from pairvpr.runtime.bundle import Bundle, link_or_copy
+from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.fleet.place import frame_boxes, gps_box, place_of
 from pairvpr.runtime.fleet.storage import FolderStorage, describe_file
 from pairvpr.runtime.fleet.version import (
@@ -28,10 +29,11 @@ from pairvpr.runtime.fleet.version import (
     read_start,
 )
 from pairvpr.runtime.map import blocks, catalog
-from pairvpr.runtime.map.catalog import Catalog, Meta
+from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.merging import check_fits, is_same_picture
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.reader import Map
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record

@@ -18,7 +18,8 @@ import numpy as np
 
 from pairvpr.errors import MapError
 from pairvpr.files import find_partials, remove, sync
-from pairvpr.runtime.bundle import Bundle, FileInfo, link_or_copy
+from pairvpr.runtime.bundle import Bundle, link_or_copy
+from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.fleet.storage import Storage, describe_file, fetch, open_storage
 from pairvpr.runtime.fleet.tiles import join_catalogs, read_tile
 from pairvpr.runtime.fleet.version import TILES, Tile, Version, read_current

@@ -18,7 +18,7 @@ from typing import IO
 
 from pairvpr.errors import MapError, one_line
 from pairvpr.files import open_member, write_atomically
-from pairvpr.runtime.bundle import FileInfo
+from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.map.errors import writing
 
 TIMEOUT = 30.0

@@ -15,9 +15,10 @@ from pairvpr.errors import MapError
 from pairvpr.runtime.fleet.storage import describe_file
 from pairvpr.runtime.fleet.version import Tile, Version
 from pairvpr.runtime.map import catalog
-from pairvpr.runtime.map.catalog import Catalog, Meta
+from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.errors import damage_error, reading
 from pairvpr.runtime.map.merging import check_fits
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.reader import Map, allow_open_files
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.segments import FOLDER, Segment
@@ -83,7 +84,7 @@ def open_tiles(path: Path, version: Version) -> TilesMap:
             folder = path / tile.folder
             states.append(read_tile(folder, tile, meta))
             for entry in states[-1].segments:
-                segment = Segment(folder / FOLDER, entry, meta.descriptor_dim, meta.token_shape, meta.token_format.type)
+                segment = Segment(folder / FOLDER, entry, meta)
                 stack.callback(segment.close)
                 segments[entry.number] = segment
         joined = join_catalogs(states, meta, path)

@@ -18,11 +18,11 @@ from typing import Any
 from pairvpr.errors import MapError, one_line
 from pairvpr.files import check_member
 from pairvpr.printing import json_document
-from pairvpr.runtime.bundle import FileInfo
+from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.fleet.place import reaches
 from pairvpr.runtime.fleet.storage import Storage
 from pairvpr.runtime.geometry.poses import Gps
-from pairvpr.runtime.map.catalog import Meta
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import checksum
 from pairvpr.validation import check_int, check_keys, check_list, check_mapping, check_real, check_text, parse_json
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
-from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.creation import MODEL
+from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry
 

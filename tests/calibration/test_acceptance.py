@@ -21,7 +21,8 @@ from pairvpr.cli.main import main
 from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, load_model
-from pairvpr.runtime.bundle import FILE, Bundle
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, AnswerDefaults, Sample, ScoreSetup
 from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
 from pairvpr.runtime.geometry.utm_names import utm_pose

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pairvpr.runtime.bundle import Bundle, Dims
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import Dims
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, MapWriter
