@@ -33,7 +33,7 @@ from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.errors import reading, writing
 from pairvpr.runtime.map.merging import check_fits, is_same_picture
-from pairvpr.runtime.map.meta import Meta
+from pairvpr.runtime.map.meta import FORMAT, INDEX, Meta
 from pairvpr.runtime.map.reader import Map
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
@@ -137,11 +137,11 @@ def _begin(path: Path, source: Path, state: Catalog) -> Version:
     with Map.open(source, descriptors=False) as map_:
         bundle = Bundle.open(map_.model_path)
         misfit = map_.find_misfit(bundle.info.dims)
-        settings = {**map_.settings, catalog.INDEX: map_.index_precision}
+        settings = {**map_.settings, INDEX: map_.index_precision}
     if bundle.identity != state.meta.identity or misfit:
         raise MapError(f"{source / MODEL} is not the model that {source} was made with: copy the right bundle there")
     meta = dataclasses.replace(
-        state.meta, settings=settings, created_by=__version__, segments=0, records=0, format=catalog.FORMAT
+        state.meta, settings=settings, created_by=__version__, segments=0, records=0, format=FORMAT
     )
     return Version(0, meta, _install_model(path, bundle), 1, 1, ())
 
