@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pairvpr.errors import TrainingError
 from pairvpr.model.presets import HEAD_DIM, PRESETS, NetworkConfig
 from pairvpr.training.losses import PairChoice
-from pairvpr.training.settings import Table, above, at_least, between, build, read_table
+from pairvpr.training.settings import Table, above, all_at_least, at_least, between, build, read_table
 
 ALL_BLOCKS = -1
 
@@ -69,11 +69,7 @@ class RunConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        at_least("run.workers", self.workers, 0)
-        at_least("run.log_every", self.log_every, 1)
-        at_least("run.save_every", self.save_every, 1)
-        at_least("run.keep_every", self.keep_every, 0)
-        at_least("run.pictures_every", self.pictures_every, 0)
+        all_at_least("run", self, workers=0, log_every=1, save_every=1, keep_every=0, pictures_every=0)
 
 
 @dataclass(frozen=True)
@@ -105,12 +101,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         above("train.epochs", self.epochs, 0)
         above("train.lr", self.lr, 0)
-        at_least("train.weight_decay", self.weight_decay, 0)
-        at_least("train.steps", self.steps, 0)
-        at_least("train.trained_blocks", self.trained_blocks, ALL_BLOCKS)
-        at_least("train.clip", self.clip, 0)
-        at_least("train.validate_every", self.validate_every, 1)
-        at_least("train.validate_steps", self.validate_steps, 1)
+        all_at_least("train", self, weight_decay=0, steps=0, trained_blocks=ALL_BLOCKS, clip=0)
+        all_at_least("train", self, validate_every=1, validate_steps=1)
 
 
 @dataclass(frozen=True)
@@ -141,8 +133,7 @@ class StageOneTrain(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("train.batch", self.batch, 1)
-        at_least("train.warmup_epochs", self.warmup_epochs, 0)
+        all_at_least("train", self, batch=1, warmup_epochs=0)
         between("train.layer_decay", self.layer_decay)
         between("train.mask_ratio", self.mask_ratio)
 
@@ -183,12 +174,8 @@ class StageTwoTrain(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("train.places", self.places, 2)
-        at_least("train.pictures_per_place", self.pictures_per_place, 1)
-        at_least("train.decay_steps", self.decay_steps, 1)
+        all_at_least("train", self, places=2, pictures_per_place=1, decay_steps=1, warmup_steps=0, pair_weight=0)
         between("train.decay_to", self.decay_to)
-        at_least("train.warmup_steps", self.warmup_steps, 0)
-        at_least("train.pair_weight", self.pair_weight, 0)
         if not 0 <= self.strength <= 1:
             raise TrainingError(f"setting train.strength: must be from 0 to 1, is {self.strength}")
 
@@ -287,16 +274,8 @@ def _check_sizes(network: NetworkConfig) -> None:
 
     The encoder checks whether its patches fit the picture.
     """
-    for name in (
-        "image_size",
-        "position_grid",
-        "descriptor_dim",
-        "decoder_dim",
-        "decoder_depth",
-        "classifier_dim",
-        "top_k",
-    ):
-        at_least(f"network.{name}", getattr(network, name), 1)
+    sizes = ("image_size", "position_grid", "descriptor_dim", "decoder_dim", "decoder_depth", "classifier_dim", "top_k")
+    all_at_least("network", network, **dict.fromkeys(sizes, 1))
     for number, channels in enumerate(network.stem):
         at_least(f"network.stem.{number}", channels, 1)
     if network.decoder_dim % HEAD_DIM:

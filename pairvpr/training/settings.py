@@ -179,6 +179,12 @@ def at_least(name: str, value: float, least: float) -> None:
         raise TrainingError(f"setting {name}: must be at least {least}, is {value}")
 
 
+def all_at_least(section: str, settings: object, **least: float) -> None:
+    """Raise TrainingError if a setting of a section is too small, by its name, or not a number."""
+    for name, bound in least.items():
+        at_least(f"{section}.{name}", getattr(settings, name), bound)
+
+
 def above(name: str, value: float, bound: float) -> None:
     """Raise TrainingError if a setting is not above a bound."""
     if not value > bound:
