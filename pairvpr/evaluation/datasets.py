@@ -35,28 +35,27 @@ def load_dataset(name: str, root: str | Path) -> Benchmark:
     return DATASETS[name](root)
 
 
-def _pitts_or_tokyo(name: str, index: str, size: tuple[int, int], root: Path) -> Benchmark:
-    if (root / f"{index}{DATABASE}").exists():
-        return _sized(load_index_files(root / f"{index}{DATABASE}", name), size)
-    return _sized(utm_folders(*_sides(root), name), size)
+def _published(
+    name: str, size: tuple[int, int], index: str | None, folders: Callable[[str, Path], Benchmark], root: Path
+) -> Benchmark:
+    """Load index files that begin with `index` if they are there, else the folders.
+
+    Add a warning to the protocol if the benchmark has another size than the published one.
+    """
+    file = root / f"{index}{DATABASE}"
+    benchmark = load_index_files(file, name) if index is not None and file.exists() else folders(name, root)
+    found = len(benchmark.database), len(benchmark.queries)
+    if found == size:
+        return benchmark
+    warning = (
+        f" NOT the published set: {found[0]} database pictures and {found[1]} queries, not {size[0]} and "
+        f"{size[1]}; figures do not compare."
+    )
+    return dataclasses.replace(benchmark, protocol=benchmark.protocol + warning)
 
 
-def _msls_val(root: Path) -> Benchmark:
-    file = root / f"msls_val{DATABASE}"
-    return _sized(load_index_files(file, "msls-val") if file.exists() else load_msls_val(root), (18_871, 740))
-
-
-def _nordland_2760(root: Path) -> Benchmark:
-    """Load every tenth frame as a query, right within one frame: VPR-Bench (Zaffar et al., IJCV 2021), SALAD, BoQ."""
-    size = (27_592, 2_760)
-    if (root / f"Nordland{DATABASE}").exists():
-        return _sized(load_index_files(root / f"Nordland{DATABASE}", "nordland-2760"), size)
-    return _sized(_nordland("nordland-2760", root, every=10, tolerance=1), size)
-
-
-def _nordland_27592(root: Path) -> Benchmark:
-    """Load every frame as a query, right within ten: Patch-NetVLAD (Hausler et al., CVPR 2021), the downloader."""
-    return _sized(_nordland("nordland-27592", root, every=1, tolerance=10), (27_592, 27_592))
+def _by_utm(name: str, root: Path) -> Benchmark:
+    return utm_folders(*_sides(root), name)
 
 
 def _nordland(name: str, root: Path, every: int, tolerance: int) -> Benchmark:
@@ -96,26 +95,20 @@ def _sides(root: Path) -> tuple[Path, Path]:
     raise SourceError(f"{root}: holds none of {known}; give the folder above them")
 
 
-def _sized(benchmark: Benchmark, published: tuple[int, int]) -> Benchmark:
-    """Return the benchmark; add a warning to its protocol if it has another size than the published one."""
-    found = len(benchmark.database), len(benchmark.queries)
-    if found == published:
-        return benchmark
-    warning = (
-        f" NOT the published set: {found[0]} database pictures and {found[1]} queries, not {published[0]} and "
-        f"{published[1]}; figures do not compare."
-    )
-    return dataclasses.replace(benchmark, protocol=benchmark.protocol + warning)
-
-
 DATASETS: Mapping[str, Callable[[Path], Benchmark]] = MappingProxyType(
     {
-        "msls-val": _msls_val,
-        "pitts30k": partial(_pitts_or_tokyo, "pitts30k", "pitts30k_test", (10_000, 6_816)),
-        "pitts250k": partial(_pitts_or_tokyo, "pitts250k", "pitts250k_test", (83_952, 8_280)),
-        "tokyo247": partial(_pitts_or_tokyo, "tokyo247", "tokyo247", (75_984, 315)),
-        "nordland-2760": _nordland_2760,
-        "nordland-27592": _nordland_27592,
+        "msls-val": partial(_published, "msls-val", (18_871, 740), "msls_val", lambda _, root: load_msls_val(root)),
+        "pitts30k": partial(_published, "pitts30k", (10_000, 6_816), "pitts30k_test", _by_utm),
+        "pitts250k": partial(_published, "pitts250k", (83_952, 8_280), "pitts250k_test", _by_utm),
+        "tokyo247": partial(_published, "tokyo247", (75_984, 315), "tokyo247", _by_utm),
+        # Every tenth frame is a query, right within one frame: VPR-Bench (Zaffar et al., IJCV 2021), SALAD, BoQ.
+        "nordland-2760": partial(
+            _published, "nordland-2760", (27_592, 2_760), "Nordland", partial(_nordland, every=10, tolerance=1)
+        ),
+        # Every frame is a query, right within ten: Patch-NetVLAD (Hausler et al., CVPR 2021), the downloader.
+        "nordland-27592": partial(
+            _published, "nordland-27592", (27_592, 27_592), None, partial(_nordland, every=1, tolerance=10)
+        ),
         "npy": load_index_files,
     }
 )
