@@ -24,7 +24,8 @@ from pairvpr.export.int8_cache import Measured, cache_file, load, store
 from pairvpr.export.onnx_descriptor import main_opset
 from pairvpr.export.verification import Progress
 from pairvpr.machine import int8_class
-from pairvpr.runtime.bundle import DESCRIPTOR, ENCODER, Bundle, GraphFiles, PrecisionInfo
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, GraphFiles, PrecisionInfo
 from pairvpr.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from pairvpr.runtime.engines.open import PROCESSOR, Engines
 from pairvpr.runtime.model import Model
