@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pairvpr.runtime.geometry.poses import Gps, Pose
     from pairvpr.runtime.map import Map, Record
     from pairvpr.runtime.mapping.builder import BuildReport, build_map
-    from pairvpr.runtime.mapping.loop_closing import Closure, LoopCloser, Threshold
+    from pairvpr.runtime.mapping.closure import Closure, Threshold
+    from pairvpr.runtime.mapping.loop_closing import LoopCloser
     from pairvpr.runtime.model import Model, load_model
     from pairvpr.runtime.prior import Prior
     from pairvpr.runtime.recognizer import PlaceRecognizer
@@ -52,7 +53,7 @@ __all__ = [
 
 _MODULES = {
     "BuildReport": "mapping.builder",
-    "Closure": "mapping.loop_closing",
+    "Closure": "mapping.closure",
     "Features": "features",
     "Filtered": "answer",
     "FleetRecognizer": "fleet.recognizer",
@@ -71,7 +72,7 @@ _MODULES = {
     "SequenceFilter": "sequence.filter",
     "Source": "sources",
     "SourceOptions": "sources",
-    "Threshold": "mapping.loop_closing",
+    "Threshold": "mapping.closure",
     "build_map": "mapping.builder",
     "load_model": "model",
     "open_source": "sources",

@@ -16,7 +16,7 @@ from pairvpr.printing import print_line
 
 if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions
-    from pairvpr.runtime.mapping.loop_closing import Closure, Threshold
+    from pairvpr.runtime.mapping.closure import Closure, Threshold
     from pairvpr.runtime.measure import Measure
     from pairvpr.runtime.model import Model
 
@@ -70,7 +70,8 @@ def map_loops(
     if not math.isfinite(exclude):
         raise click.UsageError(f"--exclude {exclude}: give a number of seconds")
     from pairvpr.runtime.mapping.builder import add_pictures
-    from pairvpr.runtime.mapping.loop_closing import LoopCloser, Threshold
+    from pairvpr.runtime.mapping.closure import Threshold
+    from pairvpr.runtime.mapping.loop_closing import LoopCloser
     from pairvpr.runtime.outputs.writers import open_lines
 
     opened = _model(db, model, options.model_digest)

@@ -19,7 +19,8 @@ from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.errors import damage_error, reading
 from pairvpr.runtime.map.merging import check_fits
 from pairvpr.runtime.map.meta import Meta
-from pairvpr.runtime.map.reader import Map, allow_open_files
+from pairvpr.runtime.map.open_files import allow_open_files
+from pairvpr.runtime.map.reader import Map
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.segments import FOLDER, Segment
 

@@ -12,7 +12,7 @@ from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.meta import Meta
-from pairvpr.runtime.map.reader import allow_open_files
+from pairvpr.runtime.map.open_files import allow_open_files
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.salvage import Salvage
 from pairvpr.runtime.map.segments import FOLDER

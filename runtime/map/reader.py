@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import resource
 import time
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -23,6 +22,7 @@ from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.descriptor_rows import DescriptorRows
 from pairvpr.runtime.map.errors import reading
 from pairvpr.runtime.map.meta import DIGEST, INDEX, PRECISIONS
+from pairvpr.runtime.map.open_files import allow_open_files
 from pairvpr.runtime.map.record_list import Change, RecordList, find_change
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, find_damaged
@@ -32,7 +32,6 @@ from pairvpr.runtime.map.tokens import KEY, TokenFormat
 log = logging.getLogger(__name__)
 
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest timestamps of file systems
-_SPARE_FILES = 256  # open files left for the rest of the process
 
 
 @dataclass(frozen=True)
@@ -331,21 +330,6 @@ def _checked_row(row: int | np.integer, count: int) -> int:
     if not 0 <= row < count:
         raise IndexError(f"row {row} of a map of {count} pictures")
     return int(row)
-
-
-def allow_open_files(path: Path, segments: int) -> None:
-    """Raise the process's soft limit of open files if the map's segments need it. Raises MapError."""
-    needed = segments + _SPARE_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or needed <= soft:
-        return
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    except (ValueError, OSError) as error:
-        raise MapError(
-            f"{path} has {segments} segments, but this process may open only {soft} files: "
-            f"allow more with `ulimit -n {needed}`, or merge them with `pairvpr map compact --db {path}`"
-        ) from error
 
 
 def _read_stamp(path: Path) -> _Stamp | None:

@@ -19,7 +19,7 @@ from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.lock import lock_map
-from pairvpr.runtime.map.reader import allow_open_files
+from pairvpr.runtime.map.open_files import allow_open_files
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.salvage import Salvage, salvage_catalog

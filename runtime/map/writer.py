@@ -89,17 +89,14 @@ class MapWriter(AbstractContextManager["MapWriter"]):
                 if not (path / catalog.FILE).exists():
                     create_map(path, wanted, install_model)
             writer = cls(path, lock, given)
-            stack.pop_all()
-        try:
+            stack.callback(writer.close)
             if settings is None:
                 held = writer._meta
                 wanted = dataclasses.replace(
                     wanted, settings=held.settings, token_shape=held.token_format.stored_shape(given)
                 )
             check_same(path, writer._meta, wanted)
-        except BaseException:
-            writer.close()
-            raise
+            stack.pop_all()
         return writer
 
     @classmethod

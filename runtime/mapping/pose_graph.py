@@ -11,7 +11,7 @@ from pairvpr.errors import MapError, SourceError
 from pairvpr.files import write_atomically
 from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.map import Map, Record
-from pairvpr.runtime.mapping.loop_closing import INFORMATION
+from pairvpr.runtime.mapping.closure import INFORMATION
 from pairvpr.validation import check_list, check_mapping, check_real, check_text, parse_json
 
 _HALF_ANGLES = 4.0

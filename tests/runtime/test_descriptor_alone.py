@@ -23,7 +23,8 @@ from pairvpr.runtime.calibrated.acceptance import KEY
 from pairvpr.runtime.calibrated.judge import ACCEPTED, NOT_SIMILAR
 from pairvpr.runtime.map import Map, MapWriter, merge_maps, repair_map, verify_map
 from pairvpr.runtime.mapping.builder import add_pictures
-from pairvpr.runtime.mapping.loop_closing import LoopCloser, Threshold
+from pairvpr.runtime.mapping.closure import Threshold
+from pairvpr.runtime.mapping.loop_closing import LoopCloser
 from pairvpr.runtime.measure import DESCRIPTOR_ALONE, Measure
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.outputs.covariance import Floor, pose_covariance

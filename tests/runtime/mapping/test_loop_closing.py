@@ -25,7 +25,8 @@ from pairvpr.runtime.calibrated.acceptance import KEY, Acceptance, ScoreSetup, T
 from pairvpr.runtime.map import Map, verify_map
 from pairvpr.runtime.map.segments import Segment
 from pairvpr.runtime.mapping.builder import add_pictures, open_writer
-from pairvpr.runtime.mapping.loop_closing import Closure, LoopCloser, Threshold
+from pairvpr.runtime.mapping.closure import Closure, Threshold
+from pairvpr.runtime.mapping.loop_closing import LoopCloser
 from tests.scenes import draw_scene
 
 SIZE = (96, 128)

@@ -17,7 +17,8 @@ from pairvpr.runtime.calibrated.acceptance import FRAMES, Acceptance, ScoreSetup
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map, MapWriter
-from pairvpr.runtime.mapping.loop_closing import Closure, Threshold, seen_from
+from pairvpr.runtime.mapping.closure import Closure, Threshold
+from pairvpr.runtime.mapping.loop_closing import seen_from
 from pairvpr.runtime.mapping.pose_graph import write_tum
 
 FEATURES = Features(np.full((1, 4), 0.5, np.float32), np.zeros((1, 2, 3), np.float16))[0]
