@@ -22,7 +22,8 @@ from pairvpr.runtime.fleet.tiles import open_tiles
 from pairvpr.runtime.fleet.version import read_current, read_start
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.prior import Prior
-from pairvpr.runtime.recognizer import PlaceRecognizer, load_parts
+from pairvpr.runtime.recognizer import PlaceRecognizer
+from pairvpr.runtime.recognizer_parts import load_parts
 from pairvpr.runtime.rerank import Ranking, Reranker
 from pairvpr.runtime.search import DescriptorIndex
 from pairvpr.runtime.stopwatch import Stopwatch
