@@ -19,6 +19,7 @@ pytest.importorskip("h11")
 
 from pairvpr.errors import MapError, ServiceError
 from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.measure import Measure
 from pairvpr.runtime.service import listener as listener_module
 from pairvpr.runtime.service import server
 from pairvpr.runtime.service.http import Limits, names_this_computer
@@ -35,7 +36,7 @@ class Recognizer:
 
     def __init__(self, fault: Exception | None = None) -> None:
         weights = SimpleNamespace(trained=True, licence="none")
-        info = SimpleNamespace(weights=weights, preset="none", licence="none")
+        info = SimpleNamespace(weights=weights, preset="none", licence="none", measure=Measure.SCORE)
         engines = SimpleNamespace(device="cpu", precision="fp32")
         self.model = SimpleNamespace(bundle=SimpleNamespace(info=info), engines=engines)
         self.map = Pictures()
