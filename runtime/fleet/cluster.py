@@ -29,7 +29,7 @@ from pairvpr.runtime.fleet.storage import FolderStorage
 from pairvpr.runtime.fleet.tiles import deal_one, find_owners, open_tiles
 from pairvpr.runtime.fleet.version import Version, read_version
 from pairvpr.runtime.map import Map
-from pairvpr.runtime.recognizer import load_parts
+from pairvpr.runtime.recognizer_parts import load_parts
 from pairvpr.runtime.search import Found
 
 log = logging.getLogger(__name__)
