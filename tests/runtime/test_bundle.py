@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from pairvpr.errors import BundleError
-from pairvpr.runtime import bundle as bundle_module
-from pairvpr.runtime import load_model
+from pairvpr.runtime import bundle_info, load_model
 from pairvpr.runtime.bundle import REFERENCE, Bundle, sha256
 from pairvpr.runtime.bundle_info import FILE, FORMAT, BundleInfo
 from pairvpr.runtime.model import default_bundle
@@ -144,7 +143,7 @@ def test_a_description_of_something_else(path: Path, content: bytes) -> None:
 def test_a_newer_format_says_upgrade(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = Bundle.open(path).info
     with monkeypatch.context() as future:
-        future.setattr(bundle_module, "PAIR_FORMAT", FORMAT + 1)
+        future.setattr(bundle_info, "PAIR_FORMAT", FORMAT + 1)
         text = info.to_json()
     put(path / FILE, text.replace('"preset"', '"new name of preset"').encode())
     with pytest.raises(BundleError) as error:
