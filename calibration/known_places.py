@@ -27,6 +27,7 @@ from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.sources import Frame, Source
+from pairvpr.spread import cut_along
 
 STRETCHES = 12
 """One in three is for learning, two are for testing: the test needs many pictures."""
@@ -123,10 +124,7 @@ def cut_stretches(wheres: Sequence[Pose | Gps], count: int) -> list[npt.NDArray[
 
     All traverses are cut at the same places, so stretches overlap only at their ends.
     """
-    positions = np.array([_plane(where) for where in wheres])
-    centred = positions - positions.mean(axis=0)
-    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-    return np.array_split(np.argsort(along, kind="stable"), count)
+    return cut_along(np.array([_plane(where) for where in wheres]), count)
 
 
 def split_places(wheres: Sequence[Pose | Gps]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

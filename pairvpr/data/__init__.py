@@ -7,6 +7,7 @@ from pairvpr.data.google_landmarks import GoogleLandmarks
 from pairvpr.data.gsv_cities import GsvCities
 from pairvpr.data.places import JoinedPlaces, PlaceDataset, TrainingPicture, TrainingPlace, open_places
 from pairvpr.data.sf_xl import SfXl
+from pairvpr.data.traverses import Traverses
 
 __all__ = [
     "FolderPlaces",
@@ -18,6 +19,7 @@ __all__ = [
     "SfXl",
     "TrainingPicture",
     "TrainingPlace",
+    "Traverses",
     "open_places",
 ]
 

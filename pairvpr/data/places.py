@@ -20,6 +20,7 @@ SHORT_NAMES: Mapping[str, str] = {
     "folders": "pairvpr.data.folders:FolderPlaces",
     "clips": "pairvpr.data.folders:ClipPlaces",
     "pictures": "pairvpr.data.folders:LoosePictures",
+    "traverses": "pairvpr.data.traverses:Traverses",
     "town": "pairvpr.data.town:Town",
     "gsv-cities": "pairvpr.data.gsv_cities:GsvCities",
     "sf-xl": "pairvpr.data.sf_xl:SfXl",

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from pairvpr.errors import SourceError
 from pairvpr.evaluation.benchmark import Benchmark, Picture, Positions
-from pairvpr.runtime.geometry.geodesy import EARTH_RADIUS
+from pairvpr.runtime.geometry.geodesy import positions_in_metres
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Gps, Place, Pose
 from pairvpr.runtime.sources import Frame, open_source
@@ -32,7 +31,8 @@ def load_robot(mapping: Path, drive: Path, radius: float, work: Path, poses: Seq
     """
     known, wheres = _load_side(mapping, poses[0] if poses else None, work / FRAMES / "mapping")
     asked, others = _load_side(drive, poses[-1] if poses else None, work / FRAMES / "drive")
-    database, queries = _in_metres(wheres, others, mapping, drive)
+    metres = positions_in_metres([*wheres, *others], f"{mapping} and {drive}")
+    database, queries = metres[: len(wheres)], metres[len(wheres) :]
     positions = Positions(database, queries, "m")
     positives = tuple(
         np.flatnonzero(positions.distances(row) <= radius).astype(np.int64) for row in range(len(queries))
@@ -88,29 +88,3 @@ def _keep(frame: Frame, file: Path) -> Path:
     except OSError as error:
         raise SourceError(f"{file}: cannot be written ({error.strerror or error}); choose another --work") from error
     return file
-
-
-def _in_metres(
-    first: Sequence[Pose | Gps], second: Sequence[Pose | Gps], mapping: Path, drive: Path
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the places of both drives as x, y, z in metres, (n, 3) and (m, 3). Raises SourceError.
-
-    GPS positions lie on a plane that touches the earth at the first one; altitudes are left out.
-    """
-    frames = sorted({where.frame for where in (*first, *second)})
-    if len(frames) > 1:
-        raise SourceError(
-            f"{mapping} and {drive}: places in different frames, {' and '.join(frames)}; give both with --poses"
-        )
-    start = first[0]
-    found = []
-    for wheres in (first, second):
-        rows = []
-        for where in wheres:
-            if isinstance(where, Pose):
-                rows.append((where.x, where.y, where.z))
-            elif isinstance(start, Gps):
-                across = np.cos(np.radians(start.latitude)) * (where.longitude - start.longitude)
-                rows.append((*(EARTH_RADIUS * np.radians((across, where.latitude - start.latitude))), 0.0))
-        found.append(np.array(rows, np.float64))
-    return found[0], found[1]

@@ -84,7 +84,7 @@ def test_data_sets_by_name(folders):
         (
             "fodlers",
             {},
-            "unknown; name one of folders, clips, pictures, town, .* or module:callable",
+            "unknown; name one of folders, clips, pictures, traverses, town, .* or module:callable",
         ),
         ("absent.module:Places", {}, "cannot be imported .*; check the name and PYTHONPATH"),
         ("tests.training.support:Absent", {}, "cannot be imported"),

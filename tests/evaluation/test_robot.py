@@ -56,7 +56,7 @@ def test_gps_positions_are_metres_on_the_ground(drives: Path, tmp_path: Path) ->
     found = load_robot(drives / "one", drives / "two", 80, tmp_path, [tmp_path / "gps.csv"])
     assert found.positions is not None
     assert found.positions.distances(0)[1] == pytest.approx(71.5, abs=0.1)
-    with pytest.raises(SourceError, match="places in different frames, map and wgs84; give both with --poses"):
+    with pytest.raises(SourceError, match="places in different frames, map and wgs84; give poses in one frame"):
         load_robot(drives / "one", drives / "two", 5, tmp_path, [drives / "one.csv", tmp_path / "gps.csv"])
 
 
