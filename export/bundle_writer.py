@@ -174,6 +174,11 @@ def _export(
                 f"{checkpoint.weights.origin}: a stage-one checkpoint has no pair classifier; export a stage-two "
                 "checkpoint"
             )
+        if network.config.decoder_depth < 2:
+            raise CheckpointError(
+                f"{checkpoint.weights.origin}: its pair decoder has one block and cannot be cut in two; train with "
+                "network.decoder_depth = 2 or more"
+            )
         check_positions(network.decoder)
     progress("reading the weights")
     info = describe(checkpoint, descriptor)

@@ -22,6 +22,7 @@ from pairvpr.export.bundle_writer import export_bundle  # noqa: E402
 from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix, check_positions  # noqa: E402
 from pairvpr.export.verification import network_truth, same_ranking, verify_export  # noqa: E402
 from pairvpr.model import NetworkConfig, load_checkpoint, seeded_checkpoint  # noqa: E402
+from pairvpr.model.presets import PRESETS  # noqa: E402
 from pairvpr.runtime import Features, load_model, reference  # noqa: E402
 from pairvpr.runtime.bundle import Bundle  # noqa: E402
 from tests.conftest import PARITY, seeded  # noqa: E402
@@ -265,6 +266,14 @@ def test_stage_one_is_refused(checkpoint_of, tmp_path):
     stage_one = load_checkpoint(checkpoint_of("tiny-decoder-stage-one"))
     with pytest.raises(CheckpointError, match="stage-one"):
         export_bundle(stage_one, "fp32", tmp_path / "out", QUIET)
+
+
+def test_a_decoder_of_one_block_is_refused(tmp_path, monkeypatch):
+    config = dataclasses.replace(PRESETS["nano"], preset="shallow", decoder_depth=1)
+    monkeypatch.setattr("pairvpr.model.checkpoint.PRESETS", {"shallow": config})
+    with pytest.raises(CheckpointError, match=r"has one block .* network\.decoder_depth = 2 or more"):
+        export_bundle(seeded_checkpoint("shallow"), "fp32", tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
