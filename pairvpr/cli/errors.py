@@ -57,35 +57,6 @@ def _handle_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
-@contextmanager
-def hold_interrupts() -> Iterator[None]:
-    """Let the block end before Ctrl-C or SIGTERM takes effect, so that an answer in hand is written.
-
-    A second signal takes effect at once. Signals that are ignored stay ignored.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in before.items() if callable(handler)}
-    held: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if held:
-            handlers[signal.Signals(number)](number, frame)
-        held.append(number)
-
-    for number in handlers:
-        signal.signal(number, hold)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if held:
-        handlers[signal.Signals(held[0])](held[0], None)
-
-
 class Command(click.Command):
     """A command that exits with 2 and one line on stderr for every error a user can mend.
 

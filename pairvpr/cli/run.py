@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from pairvpr.cli.asking import Asking
-from pairvpr.cli.errors import Command, hold_interrupts
+from pairvpr.cli.errors import Command
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
 from pairvpr.cli.options import FILE, PATH
 from pairvpr.cli.progress import Meter
@@ -27,6 +27,7 @@ from pairvpr.cli.recognizer_options import (
 from pairvpr.cli.serve import run_service
 from pairvpr.cli.source_options import source_options
 from pairvpr.errors import SourceError
+from pairvpr.signals import hold_interrupts
 
 if TYPE_CHECKING:
     from pairvpr.runtime.recognizer import PlaceRecognizer

@@ -221,8 +221,9 @@ def _join(address: str, parts: int) -> None:
             ray.init(address=LOCAL, num_cpus=parts, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         else:
             # The nodes of a cluster on this computer alone must have the same address.
-            local = {"_node_ip_address": "127.0.0.1"} if address.startswith("127.0.0.1:") else {}
-            ray.init(address=address, **local, **quiet)
+            if address.startswith("127.0.0.1:"):
+                quiet["_node_ip_address"] = "127.0.0.1"
+            ray.init(address=address, **quiet)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise EngineError(
             f"no Ray cluster answers at {address!r} ({one_line(error, 200)}): start one with `ray start --head`, or "

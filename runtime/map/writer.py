@@ -34,6 +34,7 @@ from pairvpr.runtime.map.segments import (
 )
 from pairvpr.runtime.map.thumbnails import LARGEST, write_thumbnails
 from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
+from pairvpr.signals import hold_interrupts
 
 # A commit follows after this number of pictures or bytes of tokens: the most that a crash can cost.
 COMMIT_PICTURES = 256
@@ -213,10 +214,17 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             self.commit()
 
     def commit(self) -> None:
-        """Bring all pictures added so far to the disk for good. Raises MapError."""
+        """Bring all pictures added so far to the disk for good. Raises MapError.
+
+        Ctrl-C and SIGTERM take effect afterwards: the caller may have told of pictures, as of loops, that an
+        interrupted commit would drop.
+        """
         self._check_usable()
-        if not self._pending:
-            return
+        if self._pending:
+            with hold_interrupts():
+                self._commit()
+
+    def _commit(self) -> None:
         number = self._next_segment()
         added = [
             dataclasses.replace(pending.record, id=self._last_id + 1 + row, segment=number, row=row)

@@ -25,12 +25,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pairvpr.cli.errors import hold_interrupts
 from pairvpr.cli.run import main
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
 from pairvpr.runtime.model import Model, load_model
+from pairvpr.signals import hold_interrupts
 from tests.scenes import draw_scene
 
 COUNT, SIZE = 6, (96, 128)

@@ -65,6 +65,29 @@ def check(path):
     return count
 
 
+@pytest.mark.parametrize("step", ["write_segment", "catalog.append"])
+def test_a_signal_takes_effect_after_the_commit(tmp_path, monkeypatch, step):
+    """What was told of pictures before, as of their loops, then holds of the map."""
+    where = f"pairvpr.runtime.map.writer.{step}"
+    happened, original = (
+        [],
+        MapWriter.commit.__globals__["write_segment"] if step == "write_segment" else catalog.append,
+    )
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        happened.append(step)
+        return original(*arguments)
+
+    monkeypatch.setattr(where, interrupted)
+    with open_writer(tmp_path / "map") as store:
+        store.add(name="0.jpg", source="/pictures", features=features_of(0))
+        with pytest.raises(KeyboardInterrupt):
+            store.commit()
+    assert happened == [step]
+    assert check(tmp_path / "map") == 1
+
+
 def start(*arguments):
     """Start this file as a script and wait until its imports are done."""
     command = [sys.executable, __file__, *map(str, arguments)]
