@@ -1,4 +1,4 @@
-# Few verbs: demo, test, test-runtime, test-lowest, test-gpu, test-arm64, test-ros, lint, format, docs, dist, bench, clean.
+# Few verbs: demo, test, test-runtime, test-lowest, test-gpu, test-arm64, test-fleet, test-ros, lint, format, docs, dist, bench, clean.
 # PYTHON chooses the interpreter, VENV the environment, TESTS what pytest is given.
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ PYTEST = python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-runtime test-lowest test-gpu test-arm64 test-ros lint format docs dist bench clean
+.PHONY: demo test test-runtime test-lowest test-gpu test-arm64 test-fleet test-ros lint format docs dist bench clean
 
 demo: $(VENV)/.runtime  ## the torch-free runtime, on pictures of a made-up town
 	$(BIN)/pairvpr demo --out demo-out
@@ -39,6 +39,10 @@ test-gpu: $(GPU)/.gpu  ## what needs an NVIDIA GPU, then its benchmark: a table,
 
 test-arm64: $(VENV)/.all  ## answers on an emulated 64-bit Arm processor; needs Debian and qemu-user-static
 	.ci/arm64 $(BIN)/python
+
+test-fleet: $(VENV)/.runtime  ## fleets on local Ray clusters
+	$(PIP) -e ".[cpu,serve,fleet,test]"
+	$(BIN)/python -m pytest tests/runtime/fleet
 
 test-ros: $(ROS)/jazzy/.ros $(ROS)/kilted/.ros  ## the ROS 2 node under real ROS 2, Jazzy and Kilted; needs no ROS
 	$(ROS)/jazzy/bin/python -m pytest tests/ros2
@@ -87,5 +91,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/python
-	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,fleet,viz,export,train,dev]"
+	$(PIP) $(CONSTRAINTS) -e ".[cpu,openvino,video,bags,serve,viz,export,train,dev]"
 	touch $@ $(VENV)/.runtime

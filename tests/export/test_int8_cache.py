@@ -103,6 +103,7 @@ def test_an_export_measures_once(
         made = int8_bundle.Int8Export.__new__(int8_bundle.Int8Export)  # without the answers it begins with
         info = Bundle.open(default_bundle()).info
         made.floats = SimpleNamespace(info=info, graph=lambda precision, name, cpu: name)  # type: ignore[assignment]
+        made.names = info.graphs
         made.pictures, made.progress = int8_bundle.Pictures(pictures, []), told.append
         return made
 
