@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pairvpr.cli.options import DIGEST_OPTION, PATH, grouped, take
+from pairvpr.cli.options import DIGEST_OPTION, PATH, Number, Whole, grouped, take
 from pairvpr.cli.source_options import SOURCE_OPTIONS, make_source_options
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ _OPTIONS = [
     click.option("--strict", is_flag=True, help="Stop at anything that is unreadable, left out or converted."),
     click.option(
         "--min-distance",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         help="Keep a picture only if it is at least this many metres from the last one kept.",
     ),
     click.option(
         "--min-change",
-        type=click.FloatRange(0, 2),
+        type=Number(0, 2),
         help="Keep a picture only if 1 - cosine(descriptor, last kept) is at least this.",
     ),
     click.option(
         "--thumbnails",
         metavar="PIXELS",
-        type=click.IntRange(0, 320),
+        type=Whole(0, 320),
         default=160,
         show_default=True,
         help="Longest side of the thumbnails that pages of the map and of runs show. 0 stores none.",
@@ -58,7 +58,7 @@ _TOKEN_OPTIONS = [
     ),
     click.option(
         "--keep-tokens",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         help="Merge a picture's tokens to this share, as 0.5. A smaller share saves memory and time and costs "
         "accuracy. Default: all.",
     ),

@@ -10,7 +10,7 @@ import click
 
 from pairvpr.cli.errors import Command, Group, if_interrupted
 from pairvpr.cli.log import log, say_busy, say_model
-from pairvpr.cli.options import ABOVE_ZERO, COUNT, FORMAT_OPTION, PATH
+from pairvpr.cli.options import ABOVE_ZERO, COUNT, FORMAT_OPTION, PATH, Number, Whole
 from pairvpr.cli.progress import Meters
 from pairvpr.cli.source_options import source_options
 from pairvpr.printing import json_line, print_line, print_lines
@@ -32,7 +32,7 @@ images_option = click.option("--images", required=True, type=PATH, help="Your ow
 )
 @click.option(
     "--max-loss",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     default=0.003,
     show_default=True,
     help="Largest share of pictures with another first match than the exact answer's. It takes 2 / share pictures, and "
@@ -152,12 +152,12 @@ def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: 
 )
 @click.option(
     "--precision-target",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     help="Share of accepted answers that must be right. Default: 0.99.",
 )
 @click.option(
     "--delta",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     help="Chance that the share is lower after all. Default: 0.1.",
 )
 @click.option(
@@ -167,7 +167,7 @@ def calibrate_cascade(model: Path | None, db: Path | None, images: Path, style: 
 )
 @click.option(
     "--tolerance",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     metavar="FRAMES",
     help="Use the numbers in picture names as places, as `pairvpr eval` does: largest distance of a right match.",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pairvpr.cli.log import log
-from pairvpr.cli.options import grouped, take
+from pairvpr.cli.options import Whole, grouped, take
 from pairvpr.runtime.resize_rules import RULES
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ _OPTIONS = [
         "--descriptor-dim",
         "dim",
         metavar="N",
-        type=click.IntRange(min=1),
+        type=Whole(min=1),
         help="Reduce it to N numbers by the principal components of --calibration-images, more than N pictures.",
     ),
 ]

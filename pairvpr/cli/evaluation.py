@@ -13,7 +13,7 @@ import click
 
 from pairvpr.cli.errors import Command
 from pairvpr.cli.log import log, say_busy, say_model
-from pairvpr.cli.options import ABOVE_ZERO, COUNT, PATH
+from pairvpr.cli.options import ABOVE_ZERO, COUNT, PATH, Whole
 from pairvpr.cli.progress import Meters
 from pairvpr.printing import print_line, print_lines
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--root", type=PATH, help="The folder of --dataset.")
 @click.option(
     "--tolerance",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     metavar="N",
     help="Match by the numbers in names, at most N frames apart, not by @UTM@.",
 )

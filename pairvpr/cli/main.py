@@ -17,7 +17,7 @@ from pairvpr.cli.fleet import fleet_group
 from pairvpr.cli.log import log_to_stderr, say_busy, say_model
 from pairvpr.cli.loops import map_graph, map_loops
 from pairvpr.cli.maps import map_group
-from pairvpr.cli.options import COUNT, PATH
+from pairvpr.cli.options import COUNT, PATH, Whole
 from pairvpr.cli.progress import Meters
 from pairvpr.cli.serve import serve
 from pairvpr.cli.train import town, train_group
@@ -166,7 +166,7 @@ def engines_group() -> None:
 @click.option("--workspace", type=COUNT, help="Scratch memory for a layer, in MiB, at most.")
 @click.option(
     "--optimization-level",
-    type=click.IntRange(0, 5),
+    type=Whole(0, 5),
     help="Search longer for fast code with a higher level. Default: 3.",
 )
 @click.option("--version-compatible", is_flag=True, help="Run with later versions of the same major TensorRT too.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,10 +14,30 @@ import click
 Command = Callable[..., None]
 Options = TypeVar("Options")
 
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. `click.FloatRange` lets NaN pass, which is in no range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """A whole number in a range."""
+
+    name = "whole number"
+
+
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
-ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
-COUNT = click.IntRange(min=1)
+ABOVE_ZERO = Number(min=0, min_open=True)
+COUNT = Whole(min=1)
 
 DB_OPTION = click.option("--db", required=True, type=PATH, help="The map's folder.")
 FORMAT_OPTION = click.option(

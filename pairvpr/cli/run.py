@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from pairvpr.cli.asking import Asking
 from pairvpr.cli.errors import Command
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
-from pairvpr.cli.options import FILE, PATH
+from pairvpr.cli.options import FILE, PATH, Number
 from pairvpr.cli.progress import Meter
 from pairvpr.cli.recognizer_options import (
     LOG_OPTION,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 @click.option(
     "--near",
     metavar="METRES",
-    type=click.FloatRange(min=0, min_open=True, max=1e9),
+    type=Number(min=0, min_open=True, max=1e9),
     help="Compare only map pictures within METRES of the query's own pose or GPS position.",
 )
 @click.option(

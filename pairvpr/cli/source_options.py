@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pairvpr.cli.options import ABOVE_ZERO, COUNT, PATH, grouped, take
+from pairvpr.cli.options import ABOVE_ZERO, COUNT, PATH, Number, grouped, take
 from pairvpr.errors import SourceError
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ SOURCE_OPTIONS = [
     ),
     click.option("--pose-topic", help="Topic of a bag's poses or GPS positions. Default: its only one."),
     click.option("--every", type=COUNT, default=1, help="Take every N-th frame."),
-    click.option(
-        "--start", metavar="SECONDS", type=click.FloatRange(min=0), default=0.0, help="Skip the first SECONDS."
-    ),
+    click.option("--start", metavar="SECONDS", type=Number(min=0), default=0.0, help="Skip the first SECONDS."),
     click.option(
         "--duration",
         metavar="SECONDS",

@@ -12,7 +12,7 @@ import click
 
 from pairvpr.cli.errors import Command, Group
 from pairvpr.cli.log import release_log
-from pairvpr.cli.options import PATH
+from pairvpr.cli.options import PATH, Whole
 from pairvpr.cli.progress import Meter
 from pairvpr.errors import TrainingError
 from pairvpr.printing import print_line
@@ -85,20 +85,20 @@ def _say_run(result: RunResult) -> None:
 @click.command("town", cls=Command)
 @click.argument("out", type=PATH)
 @click.option(
-    "--streets", default=200, show_default=True, type=click.IntRange(1), help="Streets to draw, with three places each."
+    "--streets", default=200, show_default=True, type=Whole(1), help="Streets to draw, with three places each."
 )
 @click.option(
     "--seed",
     default=0,
     show_default=True,
-    type=click.IntRange(0),
+    type=Whole(0),
     help="Number of the town. Towns of different numbers share no street.",
 )
 @click.option(
     "--visits",
     default=6,
     show_default=True,
-    type=click.IntRange(2),
+    type=Whole(2),
     help="Pictures of each place. Not used by --evaluation.",
 )
 @click.option(

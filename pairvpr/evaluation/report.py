@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,17 @@ MARKER = ".pairvpr-report"  # in a folder that the next report may replace
 
 
 def check_report_folder(folder: str | Path) -> None:
-    """Check that the folder is new, empty, or holds an earlier report. Raises PairVPRError."""
+    """Check that the folder is new, empty, or holds an earlier report, and can be written. Raises PairVPRError."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise PairVPRError(f"{folder}: a file, not a folder; choose another folder for the report")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise PairVPRError(f"{folder}: not empty and holds no report; choose an empty or new folder for the report")
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise PairVPRError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def write_report(evaluation: Evaluation, folder: str | Path) -> Path:

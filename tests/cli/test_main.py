@@ -20,6 +20,7 @@ from PIL import Image
 
 from pairvpr.cli.errors import Terminated
 from pairvpr.cli.main import main
+from pairvpr.cli.run import main as run_main
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.map import Map, MapWriter, verify_map
@@ -91,6 +92,22 @@ def commands(group: click.Group, *above: str) -> Iterator[tuple[str, ...]]:
             yield from commands(command, *above, name)
         else:
             yield (*above, name)
+
+
+def test_no_option_takes_what_is_no_number() -> None:
+    checked = 0
+    for names in commands(main):
+        command: click.Command = main
+        for name in names:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        for option in (*command.params, *run_main.params):
+            if isinstance(option.type, click.FloatRange | click.types.FloatParamType) and option.name != "budget_ms":
+                checked += 1
+                for text in ("nan", "inf", "-inf", "many"):
+                    with pytest.raises(click.BadParameter, match=r"number|not in the range"):
+                        option.type.convert(text, option, None)
+    assert checked > 20
 
 
 @pytest.mark.parametrize("command", list(commands(main)), ids=" ".join)

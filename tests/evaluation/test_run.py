@@ -18,7 +18,7 @@ from pairvpr.evaluation import Evaluation, evaluate, load_folders, sequence_warn
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.hog import describe, hog_recall
 from pairvpr.evaluation.predictions import predictions_text
-from pairvpr.evaluation.report import MARKER
+from pairvpr.evaluation.report import MARKER, check_report_folder
 from pairvpr.evaluation.results import ModelInfo
 from pairvpr.export.load import open_model
 from pairvpr.html.document import percent
@@ -410,6 +410,15 @@ def test_a_report_that_cannot_be_written(crafted, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PairVPRError, match=r"file: a file, not a folder; choose another folder for the report"):
         write_report(crafted, tmp_path / "file")
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_evaluation(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "report", Path("/proc/report")):
+        with pytest.raises(PairVPRError, match=f"{folder}: cannot be written .*; choose another folder"):
+            check_report_folder(folder)
+    check_report_folder(tmp_path / "new" / "report")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_report_never_replaces_other_things(crafted, tmp_path):
