@@ -39,7 +39,9 @@ def fleet_group() -> None:
 @FLEET_OPTION
 @click.option("--shards", type=COUNT, default=1, show_default=True, help="Number of parts to build side by side.")
 @ADDRESS_OPTION
-@click.option("--work", type=PATH, help="Folder of the unpublished parts. Default: the fleet's with .work at its end.")
+@click.option(
+    "--work", type=PATH, help="Folder for unpublished parts, by source. Default: the fleet's with .work at its end."
+)
 @click.option("--model", type=PATH, help="Build with this bundle. Default: the fleet's, else the default model.")
 @new_map_options
 def fleet_build(

@@ -48,6 +48,14 @@ _PARTS = {LOCK, STAGING, VERSIONS, MODELS, TILES}
 Progress = Callable[[int, int], None]
 
 
+class NameClashError(MapError):
+    """Two different pictures have one name, which is `name`."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 @dataclass(frozen=True)
 class AdoptReport:
     """The outcome of a publication.
@@ -177,9 +185,10 @@ class _KnownPictures:
             return True
         path, same = found
         if not is_same_picture(same, record):
-            raise MapError(
+            raise NameClashError(
                 f"{source} and {path} each hold a picture {record.name!r}, and they differ: give each drive a "
-                "subfolder of its own, see docs/maps.md; nothing was published"
+                "subfolder of its own, see docs/maps.md; nothing was published",
+                record.name,
             )
         self.already += 1
         return False

@@ -94,7 +94,7 @@ class KnownPictures:
         if record.source != self._origin:
             raise MapError(
                 f"{self._db}: already holds a picture {name!r}, from {record.source}; "
-                f"{_rename_advice(self._origin, name)}"
+                f"{rename_advice(self._origin, name)}"
             )
         if record.pose is None and record.gps is None and self._finder.in_file(name, timestamp):
             raise MapError(
@@ -102,7 +102,7 @@ class KnownPictures:
             )
 
 
-def _rename_advice(origin: str, name: str) -> str:
+def rename_advice(origin: str, name: str) -> str:
     """Return the advice that gives the pictures of a folder or file names that the map does not hold yet."""
     own = Path(origin).name
     if name.startswith(own) and re.search(r"#\d{6,}$", name):
