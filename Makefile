@@ -42,7 +42,7 @@ test-arm64: $(VENV)/.all  ## answers on an emulated 64-bit Arm processor; needs 
 
 test-fleet: $(VENV)/.runtime  ## fleets on local Ray clusters
 	$(PIP) -e ".[cpu,serve,fleet,test]"
-	# A process each: Ray loses actors in a process that has left one cluster and joined another.
+# A process each: Ray loses actors in a process that has left one cluster and joined another.
 	set -e; for file in tests/runtime/fleet/test_*.py; do $(BIN)/python -m pytest $$file; done
 
 test-ros: $(ROS)/jazzy/.ros $(ROS)/kilted/.ros  ## the ROS 2 node under real ROS 2, Jazzy and Kilted; needs no ROS
