@@ -188,7 +188,7 @@ def test_killed_tasks_build_the_same(pictures: Path, tmp_path: Path, monkeypatch
     killed, stop = list[int](), threading.Event()
 
     def kill() -> None:
-        while not stop.wait(0.2) and not killed:
+        while not stop.wait(0.01) and not killed:
             for each in Path("/proc").iterdir():
                 if (
                     each.name.isdecimal()
