@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pairvpr.errors import MapError
-from pairvpr.runtime.fleet.publishing import LOCK, publishing_to
+from pairvpr.runtime.fleet.publication import LOCK, publishing_to
 from pairvpr.runtime.fleet.storage import FolderStorage
 from pairvpr.runtime.fleet.version import FILE, read_current
 from pairvpr.runtime.map.errors import writing

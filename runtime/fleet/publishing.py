@@ -5,33 +5,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pairvpr import __version__
 from pairvpr.errors import MapError
-from pairvpr.files import find_partials, lock_file, remove, sync, sync_tree, write_atomically
+from pairvpr.files import remove, sync, sync_tree, write_atomically
 from pairvpr.runtime.bundle import Bundle, link_or_copy
 from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.fleet.place import frame_boxes, gps_box, place_of
+from pairvpr.runtime.fleet.publication import publishing_to
 from pairvpr.runtime.fleet.storage import FolderStorage, describe_file
 from pairvpr.runtime.fleet.version import (
     FILE,
     MODELS,
+    STAGING,
     TILES,
-    VERSIONS,
     Tile,
     Version,
     encode_start,
-    read_current,
     read_start,
 )
 from pairvpr.runtime.map import blocks, catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
-from pairvpr.runtime.map.errors import reading, writing
+from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.merging import check_fits, is_same_picture
 from pairvpr.runtime.map.meta import FORMAT, INDEX, Meta
 from pairvpr.runtime.map.reader import Map
@@ -40,10 +39,6 @@ from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, SegmentEntry, segment_name
 from pairvpr.runtime.map.thumbnails import thumbnails_name
 from pairvpr.runtime.map.verify import check_segment
-
-LOCK, STAGING = "lock", "staging"
-_PURPOSE = "pairvpr fleet publisher"
-_PARTS = {LOCK, STAGING, VERSIONS, MODELS, TILES}
 
 Progress = Callable[[int, int], None]
 
@@ -83,7 +78,7 @@ def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | No
     the fleet, two different pictures share a name, another publisher is at work, or the fleet cannot be written.
     Raises BundleError for a model that cannot be used. Nothing is published then.
     """
-    path = Path(fleet)
+    path = FolderStorage(Path(fleet)).path
     sources = [(Path(each), catalog.load(Path(each), thorough=True)) for each in maps]
     with publishing_to(path) as current:
         base = _begin(path, *sources[0]) if current is None else current
@@ -100,44 +95,6 @@ def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | No
         tiles = [_finish(path, place, folder, found) for place, (folder, found) in staged.items()]
         _commit(path, current, _extend(base, parts, tiles))
     return AdoptReport(base.number + 1, tuple(tiles), sum(tile.pictures for tile in tiles), known.already)
-
-
-@contextmanager
-def publishing_to(path: Path) -> Iterator[Version | None]:
-    """Lock the fleet in the folder `path` for the block, and give its current version. None stands for a new fleet.
-
-    The folder is made if it is missing. Raises MapError if it holds other things or another publisher is at work.
-    """
-    with reading(path):
-        if path.exists() and not path.is_dir():
-            raise MapError(f"{path} is a file, not a folder: choose another path for the fleet")
-        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if FILE not in names and not names - {each.name for each in find_partials(path)} <= _PARTS:
-        raise MapError(f"{path} is not empty and holds no fleet: choose an empty or new folder")
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = lock_file(path / LOCK, _PURPOSE)
-        except BlockingIOError as error:
-            raise MapError(
-                f"{path} is being published to by {error.strerror}: run the command again when it is done"
-            ) from error
-    try:
-        storage = FolderStorage(path)
-        current = read_current(storage) if read_start(storage)[0] else None
-        with writing(path):
-            remove(path / STAGING)
-            for leftover in find_partials(path):
-                remove(leftover)
-        yield current
-    finally:
-        _clean(path / STAGING)
-        lock.close()
-
-
-def _clean(staging: Path) -> None:
-    with writing(staging):
-        remove(staging)
 
 
 def _begin(path: Path, source: Path, state: Catalog) -> Version:
@@ -251,6 +208,8 @@ def _stage(path: Path, base: Version, parts: Sequence[_Part]) -> dict[str, tuple
     content: dict[str, list[tuple[SegmentEntry, RecordList]]] = defaultdict(list)
     number, first = base.next_segment, base.next_id
     with writing(path / STAGING):
+        (path / STAGING).mkdir()
+        sync(path)
         for part in parts:
             new = part.new_records()
             place = place_of(new)

@@ -82,8 +82,15 @@ def pull(
     storage, path = open_storage(fleet), Path(db)
     version = read_current(storage)
     tiles = version.tiles if near is None else version.near(near, radius)
-    if not tiles:
-        raise MapError(f"{storage.where('')}: the fleet has no tile within {radius:g} m of {near}; choose a larger one")
+    if near is not None and not tiles:
+        if all(tile.gps is None for tile in version.tiles):
+            raise MapError(
+                f"{storage.where('')}: the fleet has no GPS positions; leave out --near and --radius to fetch all of it"
+            )
+        raise MapError(
+            f"{storage.where('')}: the fleet has no tile within {radius:g} m of {near}; give another --near or a "
+            "larger --radius"
+        )
     mover = _Mover(storage, progress)
     _create(path, version, mover)
     with MapWriter.edit(path) as writer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,6 +26,7 @@ TIMEOUT = 30.0
 """Seconds that a server may be silent."""
 _BLOCK = 1 << 20
 _GONE = (404, 410)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path keeps one slash of two
 
 
 class Stream:
@@ -44,7 +46,14 @@ class Stream:
 
 
 class Storage(ABC):
-    """Give access to a fleet's files by their names, with `/` between the parts."""
+    """Give access to a fleet's files by their names, with `/` between the parts.
+
+    if_absent: the remedy if there is no fleet.
+    if_cut: the remedy for a file that is shorter than the fleet lists.
+    """
+
+    if_absent: str
+    if_cut: str
 
     @abstractmethod
     def where(self, file: str) -> str:
@@ -71,16 +80,23 @@ class Storage(ABC):
 class FolderStorage(Storage):
     """A fleet in a folder."""
 
+    if_absent = "publish maps there with `pairvpr fleet adopt`"
+    if_cut = "publish its map again with `pairvpr fleet adopt`, or restore the fleet from a copy"
+
     def __init__(self, path: Path) -> None:
-        self._path = path
+        """Take a folder, which may be missing. Raises MapError for an address."""
+        if _ADDRESS.match(str(path)):
+            address = re.sub(":/+", "://", str(path), count=1)
+            raise MapError(f"{address} is an address, which only `pairvpr fleet pull` reads: give the fleet's folder")
+        self.path = path
 
     def where(self, file: str) -> str:
         """Return the path of a file."""
-        return str(self._path / file)
+        return str(self.path / file)
 
     def open(self, file: str) -> Stream | None:
         """Open a regular file, see `Storage.open`."""
-        path = self._path / file
+        path = self.path / file
         with _reading(str(path)):
             try:
                 return Stream(str(path), open_member(path.parent, path.name))
@@ -90,6 +106,9 @@ class FolderStorage(Storage):
 
 class HttpStorage(Storage):
     """A fleet on an HTTP server of plain files."""
+
+    if_absent = "check the address, which is that of the folder with fleet.json"
+    if_cut = "run the command again"
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/") + "/"
@@ -124,9 +143,16 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def open_storage(fleet: str | Path) -> Storage:
-    """Return the storage of a fleet: a folder, or an address that begins with http:// or https://."""
+    """Return the storage of a fleet: a folder, or an address that begins with http:// or https://.
+
+    Raises MapError for another address.
+    """
     text = str(fleet)
-    return HttpStorage(text) if text.startswith(("http://", "https://")) else FolderStorage(Path(fleet))
+    if text.startswith(("http://", "https://")):
+        return HttpStorage(text)
+    if _ADDRESS.match(text):
+        raise MapError(f"{text} cannot be read: give a folder, or an address that begins with http:// or https://")
+    return FolderStorage(Path(fleet))
 
 
 def fetch(storage: Storage, file: str, info: FileInfo, target: Path) -> None:
@@ -142,7 +168,7 @@ def fetch(storage: Storage, file: str, info: FileInfo, target: Path) -> None:
                 size += len(block)
                 copy.write(block)
         if size < info.bytes:
-            raise MapError(f"{where} was cut short ({size} of {info.bytes} bytes): run the command again")
+            raise MapError(f"{where} was cut short ({size} of {info.bytes} bytes): {storage.if_cut}")
         if size > info.bytes or digest.hexdigest() != info.sha256:
             raise MapError(
                 f"{where} is damaged (its sha256 is not the one that the fleet lists): restore it from a copy"

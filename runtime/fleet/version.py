@@ -20,14 +20,17 @@ from pairvpr.files import check_member
 from pairvpr.printing import json_document
 from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.fleet.place import reaches
-from pairvpr.runtime.fleet.storage import Storage
+from pairvpr.runtime.fleet.storage import FolderStorage, Storage
 from pairvpr.runtime.geometry.poses import Gps
+from pairvpr.runtime.map.errors import reading
 from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import checksum
 from pairvpr.validation import check_int, check_keys, check_list, check_mapping, check_real, check_text, parse_json
 
 FILE = "fleet.json"
 VERSIONS, MODELS, TILES = "versions", "models", "tiles"
+STAGING = "staging"
+"""The folder of a publication that is not finished."""
 FORMAT = 1
 _LONGEST_START = 4096  # bytes of fleet.json
 _LONGEST_VERSION = 1 << 30
@@ -181,8 +184,31 @@ def read_current(storage: Storage) -> Version:
     """
     number, sha256 = read_start(storage)
     if not number:
-        raise MapError(f"{storage.where('')} holds no fleet: publish maps there with `pairvpr fleet adopt`")
+        if isinstance(storage, FolderStorage):
+            check_not_lost(storage.path)
+        raise MapError(f"{storage.where('')} holds no fleet: {storage.if_absent}")
     return read_version(storage, number, sha256)
+
+
+def check_not_lost(path: Path) -> None:
+    """Raise MapError if a folder without `fleet.json` holds versions or tiles of a fleet.
+
+    A first publication that was interrupted leaves them too, but with its staging folder beside them.
+    """
+    with reading(path):
+        versions = sorted((path / VERSIONS).glob("[0-9]*-*.json"))
+        if (path / FILE).exists() or not (versions or any((path / TILES).glob("*"))):
+            return
+        if (path / STAGING).exists() and all(int(file.name.partition("-")[0]) == 1 for file in versions):
+            return
+        remedy = "restore the folder from a copy"
+        if versions:
+            sha256 = hashlib.sha256(versions[-1].read_bytes()).hexdigest()
+            number = int(versions[-1].name.partition("-")[0])
+            if path / version_file(number, sha256) == versions[-1]:
+                start = encode_start(number, sha256).decode().strip()
+                remedy = f"restore it from a copy, or write {start} to it, for the newest file of {VERSIONS}/"
+    raise MapError(f"{path / FILE} is missing, but the folder holds tiles or versions of a fleet: {remedy}")
 
 
 def read_version(storage: Storage, number: int, sha256: str) -> Version:

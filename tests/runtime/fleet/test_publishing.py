@@ -20,6 +20,7 @@ from pairvpr.runtime.fleet import publishing, version
 from pairvpr.runtime.fleet.collection import collect
 from pairvpr.runtime.fleet.place import quadkey, reaches
 from pairvpr.runtime.fleet.publishing import adopt
+from pairvpr.runtime.fleet.recognizer import FleetRecognizer
 from pairvpr.runtime.fleet.storage import FolderStorage
 from pairvpr.runtime.fleet.tiles import open_tiles
 from pairvpr.runtime.geometry.poses import Gps
@@ -179,13 +180,10 @@ def test_a_full_disk_leaves_the_current_version(
     assert content(fleet) == before | content_at(path)
 
 
-def test_a_killed_publisher_leaves_a_version(tmp_path: Path) -> None:
-    fleet, path = tmp_path / "fleet", build(tmp_path / "a", range(12))
-    adopt([build(tmp_path / "b", range(3), drive="b")], fleet)
-    before = content(fleet)
-    script = """
+KILLED = """
 import os, sys
 from pairvpr.runtime.fleet.publishing import adopt
+from pairvpr.runtime.fleet.recognizer import FleetRecognizer
 left, fsync = [int(sys.argv[3])], os.fsync
 def kill(descriptor):
     left[0] -= 1
@@ -195,9 +193,15 @@ def kill(descriptor):
 os.fsync = kill
 adopt([sys.argv[1]], sys.argv[2])
 """
+
+
+def test_a_killed_publisher_leaves_a_version(tmp_path: Path) -> None:
+    fleet, path = tmp_path / "fleet", build(tmp_path / "a", range(12))
+    adopt([build(tmp_path / "b", range(3), drive="b")], fleet)
+    before = content(fleet)
     killed = 0
     for at in (1, 4, 8, 12, 16, 20, 23, 24):
-        done = subprocess.run([sys.executable, "-c", script, path, fleet, str(at)], check=False)
+        done = subprocess.run([sys.executable, "-c", KILLED, path, fleet, str(at)], check=False)
         killed += done.returncode == -9
         assert content(fleet) in (before, before | content_at(path))
     assert killed >= 4
@@ -255,6 +259,85 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MapError, match="holds no fleet: publish maps there"):
         collect(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_fleet_without_its_first_file_is_refused(tmp_path: Path) -> None:
+    """The message says how to write it again."""
+    path, fleet = build(tmp_path / "a", range(6)), tmp_path / "fleet"
+    adopt([path], fleet)
+    adopt([build(tmp_path / "b", range(3), drive="b")], fleet)
+    expected, start = content(fleet), (fleet / "fleet.json").read_text()
+    (fleet / "fleet.json").unlink()
+    before = files_of(fleet)
+    for action in (lambda: adopt([path], fleet), lambda: collect(fleet), lambda: read(fleet)):
+        with pytest.raises(
+            MapError, match=r"fleet.json is missing, but .*restore it from a copy, or write \{"
+        ) as caught:
+            action()
+        assert start.strip() in str(caught.value)
+    assert files_of(fleet) == before
+    (fleet / "fleet.json").write_text(start)
+    assert content(fleet) == expected
+    for name in ("fleet.json", *(file.name for file in (fleet / "versions").iterdir())):
+        next(fleet.rglob(name)).unlink()
+    with pytest.raises(MapError, match=r"fleet.json is missing, but .*: restore the folder from a copy$"):
+        adopt([path], fleet)
+
+
+@pytest.mark.parametrize("existed", [False, True])
+@pytest.mark.parametrize("fault", ["damaged", "clash", "full"])
+def test_a_refused_first_publication_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, existed: bool
+) -> None:
+    fleet, maps = tmp_path / "fleet", [build(tmp_path / "a", range(6))]
+    if existed:
+        fleet.mkdir()
+    if fault == "damaged":
+        segment = maps[0] / "segments" / "000001.safetensors"
+        segment.write_bytes(segment.read_bytes()[:-100] + bytes(100))
+    elif fault == "clash":
+        maps.append(build(tmp_path / "b", range(3), same=1))
+
+    def fail(*_: object) -> None:
+        raise MapError("cannot be written")
+
+    if fault == "full":
+        monkeypatch.setattr(publishing, "_commit", fail)
+    with pytest.raises(MapError):
+        adopt(maps, fleet)
+    assert list(fleet.iterdir()) == [] if existed else not fleet.exists()
+
+
+def test_a_killed_first_publisher_can_run_again(tmp_path: Path) -> None:
+    fleet, path = tmp_path / "fleet", build(tmp_path / "a", range(12))
+    states = set()
+    for at in (3, 12, 20, *range(24, 50)):
+        subprocess.run([sys.executable, "-c", KILLED, path, fleet, str(at)], check=False)
+        states |= {name for name in ("tiles", "versions") if (fleet / name).exists()}
+        if (fleet / "fleet.json").exists():
+            break
+    assert states == {"tiles", "versions"}
+    adopt([path], fleet)
+    assert content(fleet) == content_at(path)
+
+
+@pytest.mark.parametrize("address", ["http://localhost:1/fleet", "https://a.b/fleet", "ftp://a/b", "s3://bucket/f"])
+def test_an_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path / "a", range(3))
+    for arguments in (
+        ["fleet", "adopt", "a"],
+        ["fleet", "build", "a"],
+        ["fleet", "info"],
+        ["fleet", "gc"],
+        ["fleet", "serve", "--listen", "127.0.0.1:0"],
+    ):
+        result = CliRunner().invoke(main, [*arguments, "--fleet", address])
+        assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
+        assert f"{address} is an address, which only `pairvpr fleet pull` reads" in result.output
+    with pytest.raises(MapError, match="is an address"):
+        FleetRecognizer.open(address)
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
 
 
 def test_places() -> None:

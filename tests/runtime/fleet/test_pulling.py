@@ -220,6 +220,22 @@ def test_a_changed_byte_is_refused_by_name(fleet: Path, tmp_path: Path, file: st
         pull(fleet, tmp_path / "map")
 
 
+def test_a_cut_file_of_a_folder_does_not_come_back(fleet: Path, tmp_path: Path) -> None:
+    found = sorted(fleet.rglob("*.safetensors"))[0]
+    raw = found.read_bytes()
+    found.unlink()  # it is linked
+    found.write_bytes(raw[:-1])
+    with pytest.raises(MapError, match=r"was cut short \(.*\): publish its map again with `pairvpr fleet adopt`, or"):
+        pull(fleet, tmp_path / "map")
+
+
+def test_a_fleet_without_positions_has_no_tile_near(tmp_path: Path) -> None:
+    adopt([build(tmp_path / "n", range(6), kind="pose")], tmp_path / "fleet")
+    with pytest.raises(MapError, match="the fleet has no GPS positions; leave out --near and --radius"):
+        pull(tmp_path / "fleet", tmp_path / "map", gps_of(0), 1e6)
+    assert not (tmp_path / "map").exists()
+
+
 def test_a_map_of_another_model_is_refused(fleet: Path, tmp_path: Path) -> None:
     with MapWriter.open(
         tmp_path / "other",
@@ -273,8 +289,10 @@ def test_the_command(fleet: Path, tmp_path: Path, server: tuple[str, type[Handle
     ]:
         code, output = run("--fleet", str(fleet), *arguments)
         assert (code, output.count("\n"), fault in output) == (2, 1, True), output
+    code, output = run("--fleet", "ftp://a/b")
+    assert (code, "give a folder, or an address that begins with http:// or https://" in output) == (2, True), output
     shutil.rmtree(fleet)
     code, output = run("--fleet", server[0])
-    assert (code, output.count("\n"), "holds no fleet" in output) == (2, 1, True), output
+    assert (code, output.count("\n"), "holds no fleet: check the address" in output) == (2, 1, True), output
     code, output = run("--fleet", "http://127.0.0.1:9")
     assert (code, output.count("\n"), "fleet.json cannot be read" in output) == (2, 1, True), output
