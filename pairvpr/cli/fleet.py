@@ -81,14 +81,16 @@ def fleet_adopt(maps: tuple[Path, ...], fleet: Path) -> None:
     """Publish maps in a fleet.
 
     The maps must have the same model and store tokens in the same way. Pictures that the fleet holds already are passed
-    over. Every picture is checked. The maps stay as they are.
+    over. Every picture is checked. The maps stay as they are. Damaged or missing tiles of the fleet are replaced if
+    the maps have their pictures.
     """
     from pairvpr.runtime.fleet.publishing import adopt
 
     report = adopt(maps, fleet, Meter("pictures checked").update)
+    replaced = f", {report.replaced} damaged tiles replaced" if report.replaced else ""
     print_line(
         f"{fleet}: version {report.version}, {report.added} pictures added in {len(report.tiles)} tiles, "
-        f"{report.already} already there"
+        f"{report.already} already there{replaced}"
     )
 
 

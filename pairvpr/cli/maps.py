@@ -50,8 +50,10 @@ def map_add(images: str, db: Path, options: BuildOptions) -> None:
     SOURCE is anything that --query of `pairvpr-run` takes. The map's own model encodes the pictures.
     """
     from pairvpr.runtime.map import Map
+    from pairvpr.runtime.map.errors import refuse_tile
     from pairvpr.runtime.model import load_model
 
+    refuse_tile(db)
     with Map.open(db, descriptors=False) as map_:
         model_path, digest = map_.model_path, map_.model_digest
     _add(images, db, load_model(model_path, digest=digest), options, create=False)
@@ -222,15 +224,35 @@ def map_verify(db: Path, repair: bool) -> None:
     Every byte that matters is read, and the model's reference check is run on the CPU. The damage is listed, and the
     command exits with 2.
     """
-    from pairvpr.errors import BundleError, EngineError
-    from pairvpr.runtime.bundle import Bundle
-    from pairvpr.runtime.map import Map, verify_map
-    from pairvpr.runtime.model import load_model
-    from pairvpr.runtime.reference import check_reference, describe
+    from pairvpr.runtime.map import verify_map
+    from pairvpr.runtime.map.errors import RESTORE_TILE, find_tile
 
     if repair:
         _repair(db)
     damages = verify_map(db, Meter("pictures checked").update)
+    in_fleet = find_tile(db) is not None
+    if not in_fleet:
+        damages += _check_model(db)
+    damages = list(dict.fromkeys(damages))
+    for damage in damages:
+        print_line(damage)
+    if damages:
+        remedy = (
+            f"restore the map from a copy, or keep its intact pictures with `pairvpr map verify --repair --db {db}`"
+        )
+        raise MapError(f"{db}: {len(damages)} damages found, listed above; {RESTORE_TILE if in_fleet else remedy}")
+    print_line(f"{db}: intact")
+
+
+def _check_model(db: Path) -> list[str]:
+    """Return a line for each damage of the map's model."""
+    from pairvpr.errors import BundleError, EngineError
+    from pairvpr.runtime.bundle import Bundle
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.model import load_model
+    from pairvpr.runtime.reference import check_reference, describe
+
+    damages = []
     try:
         bundle = Bundle.open(db / "model")
         bundle.verify()
@@ -247,15 +269,7 @@ def map_verify(db: Path, repair: bool) -> None:
             )
     except (BundleError, EngineError, MapError) as error:
         damages.append(str(error))
-    damages = list(dict.fromkeys(damages))
-    for damage in damages:
-        print_line(damage)
-    if damages:
-        raise MapError(
-            f"{db}: {len(damages)} damages found, listed above; restore the map from a copy, or keep its "
-            f"intact pictures with `pairvpr map verify --repair --db {db}`"
-        )
-    print_line(f"{db}: intact")
+    return damages
 
 
 def _repair(db: Path) -> None:

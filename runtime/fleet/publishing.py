@@ -14,6 +14,7 @@ from pairvpr.errors import MapError
 from pairvpr.files import remove, sync, sync_tree, write_atomically
 from pairvpr.runtime.bundle import Bundle, link_or_copy
 from pairvpr.runtime.bundle_info import FileInfo
+from pairvpr.runtime.fleet.damage import set_aside_damaged
 from pairvpr.runtime.fleet.place import frame_boxes, gps_box, place_of
 from pairvpr.runtime.fleet.publication import publishing_to
 from pairvpr.runtime.fleet.storage import FolderStorage, describe_file
@@ -59,23 +60,27 @@ class AdoptReport:
     tiles: the tiles added.
     added: number of pictures in them.
     already: number of pictures that the fleet held already.
+    replaced: number of damaged or missing tiles whose pictures were published again, and count as added.
     """
 
     version: int
     tiles: tuple[Tile, ...]
     added: int
     already: int
+    replaced: int = 0
 
 
 def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | None = None) -> AdoptReport:
     """Publish the pictures of maps that a fleet lacks, as tiles. The first maps make the fleet.
 
     Each segment of a map becomes part of the tile of its place, as a hard link if the file system has them. The maps
-    stay as they are. Every picture is checked as `verify_map` does.
+    stay as they are. Every picture is checked as `verify_map` does. A damaged or missing tile of the fleet is replaced
+    if the maps have its segments.
 
     progress: called with the number of pictures checked and the number of all.
     Raises MapError if a map cannot be read or is damaged, is of another model or stores tokens in another format than
-    the fleet, two different pictures share a name, another publisher is at work, or the fleet cannot be written.
+    the fleet, two different pictures share a name, the fleet has a damaged tile that the maps cannot replace, another
+    publisher is at work, or the fleet cannot be written.
     Raises BundleError for a model that cannot be used. Nothing is published then.
     """
     path = FolderStorage(Path(fleet)).path
@@ -84,17 +89,20 @@ def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | No
         base = _begin(path, *sources[0]) if current is None else current
         for map_path, state in sources:
             check_fits(map_path, state.meta, path, base.meta)
-        known = _KnownPictures(path, base)
+        base, held = set_aside_damaged(path, base, sources)
+        replaced = 0 if current is None else len(current.tiles) - len(base.tiles)
+        known = _KnownPictures(path, held)
         parts = [part for source in sources for part in _find_new(*source, known)]
         if not parts and current is None:
             raise MapError(f"{', '.join(map(str, maps))}: no pictures to publish; add some with `pairvpr map add`")
-        if not parts:
+        if not parts and not replaced:
             return AdoptReport(base.number, (), 0, known.already)
         _check(parts, progress)
         staged = _stage(path, base, parts)
         tiles = [_finish(path, place, folder, found) for place, (folder, found) in staged.items()]
         _commit(path, current, _extend(base, parts, tiles))
-    return AdoptReport(base.number + 1, tuple(tiles), sum(tile.pictures for tile in tiles), known.already)
+    added = sum(tile.pictures for tile in tiles)
+    return AdoptReport(base.number + 1, tuple(tiles), added, known.already, replaced)
 
 
 def _begin(path: Path, source: Path, state: Catalog) -> Version:
@@ -127,8 +135,8 @@ class _KnownPictures:
     already: number of pictures that were looked up and known.
     """
 
-    def __init__(self, path: Path, version: Version) -> None:
-        self._lists = [catalog.load(path / tile.folder).records.live() for tile in version.tiles]
+    def __init__(self, path: Path, states: Sequence[Catalog]) -> None:
+        self._lists = [state.records.live() for state in states]
         self._rows = {name: (i, row) for i, held in enumerate(self._lists) for row, name in enumerate(held.names())}
         self._added: dict[str, tuple[Path, Record]] = {}
         self._path = path

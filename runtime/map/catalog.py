@@ -19,7 +19,7 @@ from pairvpr.runtime.map import records as records_table
 from pairvpr.runtime.map import segments as segments_table
 from pairvpr.runtime.map import tables
 from pairvpr.runtime.map.blocks import Block
-from pairvpr.runtime.map.errors import RESTORE, missing_error, reading
+from pairvpr.runtime.map.errors import missing_error, reading, restore_advice
 from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
@@ -51,7 +51,7 @@ def check_is_map(path: Path) -> None:
     with reading(path):
         segments = path / segments_table.FOLDER
         if segments.is_dir() and any(segments.iterdir()):
-            raise MapError(f"{path / FILE} is missing: {RESTORE}")
+            raise MapError(f"{path / FILE} is missing: {restore_advice(path)}")
     raise missing_error(path)
 
 

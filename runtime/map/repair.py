@@ -17,7 +17,7 @@ from pairvpr.errors import MapError
 from pairvpr.files import check_folder, sync, write_atomically
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
-from pairvpr.runtime.map.errors import writing
+from pairvpr.runtime.map.errors import refuse_tile, writing
 from pairvpr.runtime.map.lock import lock_map
 from pairvpr.runtime.map.open_files import allow_open_files
 from pairvpr.runtime.map.record_list import RecordList
@@ -62,10 +62,11 @@ def repair_map(path: str | Path, progress: Callable[[int, int], None] | None = N
     checked.
 
     progress: called with the number of pictures checked and the number of all.
-    Raises MapError if there is no map, another process writes to it, it is of a newer format, the map's settings are
-    damaged, or the disk cannot be written.
+    Raises MapError if there is no map, it is a tile of a fleet, another process writes to it, it is of a newer format,
+    the map's settings are damaged, or the disk cannot be written.
     """
     path = Path(path)
+    refuse_tile(path)
     catalog.check_is_map(path)
     with lock_map(path):
         state, whole = _load(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.creation import MODEL
+from pairvpr.runtime.map.errors import find_tile
 from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry
@@ -18,7 +19,8 @@ from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry
 def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Check the catalog and every picture's descriptor and tokens, including deleted ones. Return a line per damage.
 
-    The bundle in `model/` must exist. It is not checked, because opening it checks its own checksums.
+    The bundle in `model/` must exist, except for a tile of a fleet. It is not checked, because opening it checks its
+    own checksums.
 
     progress: called after every segment with the number of pictures done and the number of all.
     Raises MapError if there is no map, it is of a newer format, or its catalog is damaged.
@@ -30,7 +32,7 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
         records[record.segment].append(record)
 
     damages: list[str] = []
-    if not (path / MODEL).is_dir():
+    if not (path / MODEL).is_dir() and find_tile(path) is None:
         damages.append(f"{path / MODEL} is missing: copy the model's bundle there, or restore the map from a copy")
     done = 0
     for entry in state.segments:

@@ -19,7 +19,7 @@ from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import catalog, compaction
 from pairvpr.runtime.map.creation import check_same, create_map, prepare_folder
-from pairvpr.runtime.map.errors import reading, writing
+from pairvpr.runtime.map.errors import reading, refuse_tile, writing
 from pairvpr.runtime.map.lock import lock_map
 from pairvpr.runtime.map.meta import INDEX, PRECISIONS, Meta
 from pairvpr.runtime.map.pending import Pending
@@ -78,6 +78,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
             token_shape=TokenFormat.from_settings(asked).stored_shape(given),
             created_by=__version__,
         )
+        refuse_tile(path)
         if install_model is None:
             catalog.check_is_map(path)
         else:
@@ -108,6 +109,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         cannot be written.
         """
         path = Path(path)
+        refuse_tile(path)
         catalog.check_is_map(path)
         with ExitStack() as stack:
             lock = lock_map(path)

@@ -14,6 +14,7 @@ from pairvpr.errors import MapError, SourceError
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.map import Map, MapWriter
+from pairvpr.runtime.map.errors import refuse_tile
 from pairvpr.runtime.map.meta import DIGEST
 from pairvpr.runtime.mapping.adder import Adder
 from pairvpr.runtime.mapping.keyframes import Keyframe
@@ -156,6 +157,7 @@ def add_pictures(
     in the map.
     """
     db = Path(db)
+    refuse_tile(db)
     if options.model_digest is not None:
         model.bundle.check_digest(options.model_digest)
     check_foreign(model)

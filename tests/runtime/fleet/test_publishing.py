@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -338,6 +339,71 @@ def test_an_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(MapError, match="is an address"):
         FleetRecognizer.open(address)
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def spoil(file: Path, how: str) -> None:
+    raw = bytearray(file.read_bytes())
+    file.unlink()  # it may be linked
+    if how == "byte":
+        raw[len(raw) // 2] ^= 1
+        file.write_bytes(raw)
+    elif how == "cut":
+        file.write_bytes(raw[:-1])
+
+
+@pytest.mark.parametrize("how", ["byte", "cut", "missing", "folder"])
+@pytest.mark.parametrize("kind", ["map.sqlite", "*.safetensors"])
+def test_a_damaged_tile_is_replaced_by_its_map(tmp_path: Path, kind: str, how: str) -> None:
+    fleet, path, other = tmp_path / "fleet", build(tmp_path / "a", range(20)), build(tmp_path / "b", [0], drive="b")
+    adopt([path, other], fleet)
+    expected = content(fleet)
+    tile = max(read(fleet).tiles, key=lambda tile: tile.pictures)
+    file = next((fleet / tile.folder).rglob(kind))
+    if how == "folder":
+        shutil.rmtree(fleet / tile.folder)
+    else:
+        spoil(file, how)
+    before = files_of(fleet)
+    if (kind, how) != ("*.safetensors", "byte"):  # found by a publication of these pictures alone
+        with pytest.raises(MapError, match=f"{tile.digest}/.*`pairvpr fleet adopt`.*the given maps do not have its"):
+            adopt([other], fleet)
+    assert files_of(fleet) == before
+    report = adopt([path], fleet)
+    assert (report.version, report.added, report.replaced) == (2, tile.pictures, 1)
+    assert content(fleet) == expected
+    collect(fleet)
+    assert content(fleet) == expected
+    assert read(fleet).meta.records == 21
+
+
+def test_a_tile_is_never_changed(tmp_path: Path) -> None:
+    """Not even a damaged one by its repair. The messages name the remedy that helps."""
+    fleet = tmp_path / "fleet"
+    adopt([build(tmp_path / "a", range(5))], fleet)
+    tile = fleet / read(fleet).tiles[0].folder
+
+    def run(*arguments: str) -> str:
+        before = files_of(fleet)
+        result = CliRunner().invoke(main, ["map", *arguments, "--db", str(tile)])
+        assert (result.exit_code, files_of(fleet), (tile / "lock").exists()) == (2, before, False)
+        return result.output
+
+    assert "is missing" not in CliRunner().invoke(main, ["map", "verify", "--db", str(tile)]).output
+    (tile / "map.sqlite").write_bytes((tile / "map.sqlite").read_bytes()[:5000])
+    for arguments in (
+        ["verify", "--repair"],
+        ["remove", "a/001.jpg"],
+        ["compact"],
+        ["index", "--precision", "float16"],
+        ["add", str(tmp_path)],
+        ["build", str(tmp_path)],
+    ):
+        assert "is a tile of a fleet, which never changes; change the map" in run(*arguments)
+    for output in (run("verify"), run("info")):
+        assert "publish the map that this tile of a fleet came from again" in output
+        assert "--repair" not in output
+    result = CliRunner().invoke(main, ["fleet", "adopt", str(tmp_path / "a"), "--fleet", str(fleet)])
+    assert "5 pictures added in 1 tiles, 0 already there, 1 damaged tiles replaced" in result.output
 
 
 def test_places() -> None:
