@@ -63,6 +63,8 @@ def _check_size(map_: Map, top_k: int | None) -> None:
     """Raise MapError for an empty map and for a top_k outside 1 to the map's size."""
     count = len(map_.records)
     if count == 0:
+        if (map_.path / "tiles").is_dir():
+            raise MapError(f"{map_.path}: the map holds no pictures yet; fetch them with `pairvpr fleet pull`")
         raise MapError(
             f"{map_.path}: the map holds no pictures yet; wait for its `pairvpr map build`, run it again if it was "
             "interrupted, or add pictures with `pairvpr map add`"

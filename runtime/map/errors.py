@@ -58,6 +58,11 @@ def damage_error(path: Path, fault: object) -> MapError:
 
 def missing_error(path: Path) -> MapError:
     """Return the error for a folder that holds no map."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set[str]()
+    if names and all(name == "lock" or name.startswith(".model.") for name in names):
+        return MapError(
+            f"{path} holds no map, but the remains of one; run its `pairvpr map build` or `pairvpr fleet pull` again"
+        )
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         return MapError(f"{path} holds no map: give a map's folder, or build one elsewhere with `pairvpr map build`")
     return MapError(f"{path} holds no map: build it with `pairvpr map build IMAGES --db {path}`")

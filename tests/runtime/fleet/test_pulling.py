@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from pairvpr.cli.main import main
 from pairvpr.errors import MapError
+from pairvpr.runtime import PlaceRecognizer
 from pairvpr.runtime.fleet import storage
 from pairvpr.runtime.fleet.publishing import adopt
 from pairvpr.runtime.fleet.pulling import pull
@@ -172,6 +173,9 @@ def test_a_cut_download_leaves_the_old_map(
     assert content_at(db) == before
     with pytest.raises(MapError):
         pull(server[0], tmp_path / "new")
+    if (tmp_path / "new").exists():
+        with pytest.raises(MapError, match="`pairvpr fleet pull`"):
+            PlaceRecognizer.open(tmp_path / "new")
     monkeypatch.setattr(server[1], "cut", None)
     for path in (db, tmp_path / "new"):
         pull(server[0], path)
