@@ -24,7 +24,7 @@ from pairvpr.runtime.answer import Filtered, Recognition
 from pairvpr.runtime.geometry.geodesy import distance_between
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import Record
-from pairvpr.runtime.sequence.observation import Observation, Spread
+from pairvpr.runtime.sequence.observation import Observation, Spread, read_values
 from pairvpr.runtime.sequence.topology import Topology
 
 CHANGE = 0.01
@@ -38,6 +38,13 @@ DRIFT = 0.1
 """Error of odometry, as a share of the distance."""
 BESIDE = 2.0
 """Distance from a picture, in spacings, within which the robot counts as being at it."""
+AROUND = 4.0
+"""Distance from the best match, in spacings, beyond which a picture shows another place. Its neighbours show a part of
+the same place and score like it."""
+FEWEST = 3
+"""Fewest scores of other places that have a spread."""
+ENOUGH = 30
+"""Scores of other places that suffice for a spread. If an answer has fewer, those of earlier answers are added."""
 
 
 class SequenceFilter:
@@ -69,7 +76,8 @@ class SequenceFilter:
         self._timestamp: float | None = None
         self._where: Pose | Gps | None = None
         self._begun = False
-        self._spread: Spread | None = None
+        self._others: list[npt.NDArray[np.float64]] = []  # scores of other places by answer, the last one first
+        self._whole = False  # an answer of the whole map has been taken in
 
     def for_records(self, records: Sequence[Record]) -> SequenceFilter:
         """Return this filter for another state of the map. All pictures share the belief in those removed."""
@@ -79,7 +87,7 @@ class SequenceFilter:
         other._belief = belief + (1 - belief.sum()) / len(records)
         other._on = self._on
         other._timestamp, other._where, other._begun = self._timestamp, self._where, self._begun
-        other._spread = self._spread
+        other._others, other._whole = self._others, self._whole
         return other
 
     def expect(self, timestamp: float | None = None, where: Pose | Gps | None = None) -> npt.NDArray[np.float64]:
@@ -163,17 +171,35 @@ class SequenceFilter:
 
         At a picture that was not searched, an answer is as likely as off the map: it can only be wrong.
         """
-        if searched is None:
-            self._spread = Spread.from_answer(answer)
+        rows = np.array([self._rows[match.name] for match in answer.matches], np.int64)
+        self._whole |= searched is None
+        if searched is None or not self._whole:  # around an expected place are too few other places
+            self._take_others(answer, rows)
+        others = np.concatenate([np.zeros(0), *self._others])
+        spread = Spread.from_values(others) if len(others) >= FEWEST else None
         count = len(self._belief) if searched is None else len(searched)
-        observation = Observation.from_answer(answer, count, self._spread)
+        observation = Observation.from_answer(answer, count, spread)
         ratios = np.ones(len(self._belief))
         ratios[slice(None) if searched is None else searched] = observation.elsewhere
-        ratios[[self._rows[match.name] for match in answer.matches]] = observation.ratios
+        ratios[rows] = observation.ratios
         belief = self._belief * ratios
         whole = float(belief.sum())
         self._belief = belief / whole
         self._on = self._on * whole / (self._on * whole + 1 - self._on)
+
+    def _take_others(self, answer: Recognition, rows: npt.NDArray[np.int64]) -> None:
+        """Keep the scores of the candidates, at `rows` (k,) of the map, that show another place than the best one."""
+        if not len(rows):
+            return
+        topology, values = self.topology, read_values(answer)
+        around = topology.neighbours[rows[0]][topology.distances[rows[0]] <= AROUND * topology.spacing]
+        others = values[~np.isin(rows, around) & ~np.isnan(values)]
+        kept, count = [others], len(others)
+        for earlier in self._others:
+            if count < ENOUGH and len(earlier):
+                kept.append(earlier)
+                count += len(earlier)
+        self._others = kept
 
     def _filtered(self) -> Filtered:
         row = int(np.argmax(self._belief))

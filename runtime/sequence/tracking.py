@@ -62,25 +62,31 @@ class Follower:
 
     def __init__(self, recognizer: PlaceRecognizer, *, track: bool = False) -> None:
         self._recognizer, self._track = recognizer, track
-        self._filter = SequenceFilter(recognizer.map.records)
+        self._map = recognizer.map.records
+        self._part: Prior | None = None  # the part of the map that the filter knows, None for all of it
+        self._rows = np.arange(len(self._map))  # rows of the map that this part has
+        self._filter = SequenceFilter(self._map)
         self._near = 0  # answers since the last search of the whole map
         log.info("sequence: %s", self._filter.topology)
 
     def recognize_frame(self, frame: Frame, prior: Prior | None = None) -> Recognition:
         """Return the answer to the next frame, with `sequence`. Call it in the thread that refreshes the map.
 
-        prior: see `PlaceRecognizer.recognize`. Tracking searches no other pictures; for it, this is the whole map.
+        prior: see `PlaceRecognizer.recognize`. What it names or lists is the whole map: the robot is there or off the
+        map. Where it is near restricts the search only. An answer has no `sequence` if the prior names no picture.
         Raises what `PlaceRecognizer.recognize_frame` does.
         """
-        records = self._recognizer.map.records
-        if records is not self._filter.records:
-            self._filter = self._filter.for_records(records)
-        allowed = None if prior is None else self._recognizer.find_allowed(prior)
-        around = self._find_rows(frame, allowed) if self._track else None
+        self._follow_map(_without_position(prior))
+        if not len(self._rows):
+            return self._recognizer.recognize_frame(frame, prior)
+        records = self._filter.records
+        searched = None
+        if prior is not None and prior.near is not None:
+            searched = np.searchsorted(self._rows, self._recognizer.find_allowed(prior))
+        around = self._find_rows(frame, searched) if self._track else None
         if around is not None:
-            prior = Prior(pictures=frozenset(records[row].name for row in around))
+            searched, prior = around, Prior(pictures=frozenset(records[row].name for row in around))
         answer = self._recognizer.recognize_frame(frame, prior)
-        searched = allowed if around is None else around
         answer = self._filter.update(answer, frame.pose or frame.gps, searched)
         if not self._track or answer.sequence is None:
             return answer
@@ -88,8 +94,20 @@ class Follower:
         count = len(records) if searched is None else len(searched)
         return replace(answer, sequence=replace(answer.sequence, searched=count))
 
+    def _follow_map(self, part: Prior | None) -> None:
+        """Let the filter know this part of the map as it is now."""
+        records = self._recognizer.map.records
+        if records is self._map and part == self._part:
+            return
+        self._map, self._part = records, part
+        self._rows = np.arange(len(records)) if part is None else self._recognizer.find_allowed(part)
+        if len(self._rows):
+            self._filter = self._filter.for_records(
+                records if part is None else [records[row] for row in self._rows.tolist()]
+            )
+
     def _find_rows(self, frame: Frame, allowed: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64] | None:
-        """Return the rows around the expected place, of those `allowed`; None if all of these are to be searched."""
+        """Return the filter's rows around the expected place, of those `allowed`; None if all are to be searched."""
         if self._near + 1 >= WHOLE:
             return None
         rows = choose_rows(self._filter.expect(frame.timestamp, frame.pose or frame.gps), self._filter.topology)
@@ -97,3 +115,10 @@ class Follower:
             return rows
         both = np.intersect1d(rows, allowed)
         return both if len(both) else None
+
+
+def _without_position(prior: Prior | None) -> Prior | None:
+    """Return the prior without the position that it is near; None if it allows the whole map then."""
+    if prior is None or (prior.names is None and prior.pictures is None):
+        return None
+    return Prior(names=prior.names, pictures=prior.pictures)

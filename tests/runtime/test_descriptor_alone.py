@@ -31,7 +31,7 @@ from pairvpr.runtime.outputs.covariance import Floor, pose_covariance
 from pairvpr.runtime.reference import check_reference
 from pairvpr.runtime.rig import fuse
 from pairvpr.runtime.sequence.filter import SequenceFilter
-from pairvpr.runtime.sequence.observation import FOUND, Observation
+from pairvpr.runtime.sequence.observation import FOUND, Observation, Spread, read_values
 from tests.scenes import draw_scene
 
 SIZE, APART, PLACES, ASKED = (64, 64), 50, 8, 48
@@ -230,14 +230,15 @@ def similar(similarities: list[float]) -> Recognition:
 
 def test_a_similarity_far_above_the_others_is_evidence() -> None:
     similarities = [0.9, *np.linspace(0.5, 0.3, 60)]
-    observed = Observation.from_answer(similar(similarities), 61)
+    spread = Spread.from_values(read_values(similar(similarities[5:])))
+    observed = Observation.from_answer(similar(similarities), 61, spread)
     assert observed.ratios.argmax() == 0
     assert observed.ratios[0] > 20 * observed.ratios[1]
     assert observed.ratios[-1] < 0.1
-    nowhere = Observation.from_answer(similar(np.linspace(0.5, 0.3, 61).tolist()), 61)
-    assert 1 < nowhere.ratios[0] < 2  # as likely off the map
+    nowhere = Observation.from_answer(similar(np.linspace(0.5, 0.3, 61).tolist()), 61, spread)
+    assert nowhere.ratios.max() < 1
     assert observed.elsewhere == 1.0
-    assert Observation.from_answer(similar(similarities), 1000).elsewhere == pytest.approx(1 - FOUND)
+    assert Observation.from_answer(similar(similarities), 1000, spread).elsewhere == pytest.approx(1 - FOUND)
 
 
 @pytest.mark.parametrize("similarities", [[], [0.4], [0.4, 0.4, 0.4], [1.0, 1.0000001]])

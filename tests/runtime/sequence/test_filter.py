@@ -89,6 +89,59 @@ def test_off_the_map_and_back() -> None:
     assert back.off_map < 0.1
 
 
+def small(
+    count: int, top_k: int, scale: float = 1.0, similar: bool = False, where: int | None = None
+) -> list[Filtered]:
+    """Follow a map of `count` pictures in order, with `top_k` candidates. With `where`, stay there for 60 pictures.
+
+    Neighbours of the right picture score like it, but less. The search ranks by about the same numbers.
+    """
+    random, sequence, found = np.random.default_rng(count), SequenceFilter(drive(count)), []
+    for step in range(count if where is None else 60):
+        apart = np.abs(np.arange(count) - (step if where is None else where))
+        scores = random.normal(-8, 2, count) + 12 * np.maximum(0, 1 - apart / 4)
+        order = np.argsort(-scores - random.normal(0, 1, count))[:top_k]
+        order = order[np.argsort(-scores[order])]
+        matches = [
+            Match(f"p{row}", None, 0.5 + 0.02 * scores[row], "descriptor")
+            if similar
+            else Match(f"p{row}", scale * scores[row], 0.5, "full")
+            for row in order
+        ]
+        found.append(place(sequence, Recognition("q", None, tuple(matches), complete=True)))
+    return found
+
+
+SMALL = [(10, 10), (12, 5), (12, 12), (40, 5), (40, 10), (40, 40)]
+
+
+@pytest.mark.parametrize("similar", [False, True])
+@pytest.mark.parametrize(("count", "top_k"), SMALL)
+def test_a_small_map_that_is_followed_is_stayed_on(count: int, top_k: int, similar: bool) -> None:
+    found = small(count, top_k, similar=similar)
+    assert max(there.off_map for there in found[3:]) < 0.5
+    assert sum(abs(int(there.name[1:]) - row) <= 1 for row, there in enumerate(found)) >= 0.9 * count
+
+
+@pytest.mark.parametrize("similar", [False, True])
+@pytest.mark.parametrize(("count", "top_k"), SMALL)
+def test_other_places_are_off_a_small_map(count: int, top_k: int, similar: bool) -> None:
+    found = small(count, top_k, similar=similar, where=-100)
+    assert np.mean([away.off_map for away in found[20:]]) > 0.7
+
+
+@pytest.mark.parametrize(("count", "top_k"), SMALL)
+def test_the_scale_of_scores_changes_nothing(count: int, top_k: int) -> None:
+    first, second = small(count, top_k), small(count, top_k, scale=50.0)
+    assert [there.off_map for there in first] == pytest.approx([there.off_map for there in second])
+    assert [there.name for there in first] == [there.name for there in second]
+
+
+def test_a_map_whose_pictures_are_all_one_place_is_followed() -> None:
+    found = rows(SequenceFilter(drive(4)), [{row: RIGHT} for row in range(4)], 4)
+    assert found == [0, 1, 2, 3]
+
+
 def test_odometry_sets_the_distance() -> None:
     for moved, expected in ((1.0, "p51"), (6.0, "p56")):
         sequence = SequenceFilter(drive(200, metres=1.0))
@@ -131,13 +184,16 @@ def test_updates_equal_the_formula_over_all_pairs() -> None:
     weights = _kernel(apart.astype(float), 0.0, 2.0, 1.0)
     matrix = weights / weights.sum(axis=1, keepdims=True)
     belief = np.full(count, 1 / count)
-    random = np.random.default_rng(1)
+    random, others = np.random.default_rng(1), np.zeros(0)
     for step in range(3):
         if step:
             belief = (1 - CHANGE) * (belief @ matrix) + CHANGE / count
         scores = random.normal(0, 2, count)
-        low, high = np.quantile(scores, (0.025, 0.975))
-        ratios = 0.05 + 0.95 * 1000 ** ((scores - high) / (high - low))
+        best = scores.argmax()
+        others, last = scores[np.abs(np.arange(count) - best) > 4], others
+        wrong = np.concatenate([others, last])  # one answer has fewer than 30
+        logs = np.log(6) * ((scores - wrong.mean()) / wrong.std(ddof=1) - 2.5)
+        ratios = 0.05 + 0.95 * np.exp(logs - max(0.0, logs.max() - np.log(100)))
         belief = belief * ratios / (belief @ ratios)
         found = place(sequence, answer(count, dict(enumerate(scores))))
         assert found.name == f"p{belief.argmax()}"

@@ -7,7 +7,7 @@ import pytest
 
 from pairvpr.runtime import Recognition
 from pairvpr.runtime.answer import Match
-from pairvpr.runtime.sequence.observation import BLIND, DELTA, FOUND, MOST, Observation, Spread
+from pairvpr.runtime.sequence.observation import BLIND, EDGE, FOUND, MOST, RATE, Observation, Spread
 
 
 def answer(scores: list[float | None]) -> Recognition:
@@ -19,32 +19,29 @@ def observe(scores: list[float | None], count: int, spread: Spread | None = None
     return Observation.from_answer(answer(scores), count, spread)
 
 
-def test_a_ratio_rises_by_delta_over_the_spread() -> None:
-    observation = observe([2.0, 0.0, -4.0, None], 4, Spread(-4.0, 2.0))
-    expected = [BLIND + (1 - BLIND) * ratio for ratio in (1.0, DELTA ** (-1 / 3), 1 / DELTA)]
+def test_a_ratio_rises_by_a_rate_over_a_deviation() -> None:
+    observation = observe([2.0 + 2 * EDGE, 0.0, 2.0, None], 4, Spread(2.0, 2.0))
+    expected = [BLIND + (1 - BLIND) * ratio for ratio in (1.0, RATE ** (-1 - EDGE), RATE**-EDGE)]
     assert observation.ratios == pytest.approx([*expected, 1.0])
     assert observation.elsewhere == 1.0  # there is no other picture
 
 
-def test_the_scale_of_scores_changes_nothing() -> None:
-    scores = np.random.default_rng(0).normal(0, 1, 40)
-    first, second = observe([*scores, 6.0], 41), observe([*(7 * scores - 30), 12.0], 41)
-    assert second.ratios == pytest.approx(first.ratios)
-
-
-def test_the_spread_is_that_of_the_compared_candidates() -> None:
-    scores = list(map(float, range(101)))
-    spread = Spread.from_answer(answer([*scores, None, None]))
-    assert spread is not None
-    assert (spread.low, spread.high) == pytest.approx((2.5, 97.5))
-    assert Spread.from_answer(answer([None, None])) is None
-    assert Spread.from_answer(answer([])) is None
-
-
 def test_the_best_ratio_is_bounded_and_stays_the_best() -> None:
-    ratios = observe([50.0, 48.0, -10.0], 3, Spread(0.0, 5.0)).ratios
-    expected = [MOST, MOST * DELTA ** (-2 / 5), 0.0]
+    ratios = observe([50.0, 48.0, -10.0], 3, Spread(0.0, 2.0)).ratios
+    expected = [MOST, MOST / RATE, 0.0]
     assert ratios == pytest.approx([BLIND + (1 - BLIND) * ratio for ratio in expected], abs=1e-6)
+
+
+def test_without_other_places_scores_rank_and_say_nothing_of_being_off_the_map() -> None:
+    ratios = observe([4.0, 2.0, -8.0, None], 4).ratios
+    assert ratios[:3].mean() == pytest.approx(1)
+    assert (ratios[0] > ratios[1] > ratios[2], ratios[3]) == (True, 1.0)
+
+
+def test_a_spread_needs_two_values_that_differ() -> None:
+    assert Spread.from_values(np.array([1.0, 3.0])) == Spread(2.0, pytest.approx(2**0.5))
+    assert Spread.from_values(np.array([3.0])) is None
+    assert Spread.from_values(np.full(9, 3.0)) is None
 
 
 @pytest.mark.parametrize("scores", [[0.0] * 10, [None] * 10])

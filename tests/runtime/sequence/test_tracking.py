@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ class _Robot:
         return PriorIndex(self.map.records).rows(prior)
 
     def recognize_frame(self, frame: Frame, prior: Prior | None = None) -> Recognition:
-        rows = range(COUNT) if prior is None else self.find_allowed(prior)
+        rows = range(len(self.map.records)) if prior is None else self.find_allowed(prior)
         true = self.path[int(frame.name)]
         spread = np.random.default_rng(int(frame.name)).uniform(0.1, 0.3, COUNT)
         matches = [
@@ -103,6 +103,40 @@ def test_tracking_keeps_to_the_prior() -> None:
     assert all(place.name in allowed for place in places[20:])
 
 
+def test_the_robot_is_in_the_named_part_of_the_map_or_off_the_map() -> None:
+    """The robot is at pictures that the pattern leaves out, so it is off this map; then it is at one of the others."""
+    robot = _Robot([*range(20, 40), *range(150, 160)])
+    follower = Follower(robot)  # type: ignore[arg-type]
+    prior = Prior(names="p1??")
+    found = [follower.recognize_frame(Frame(f"{i}", None, None, None, 0.0), prior).sequence for i in range(30)]
+    assert all(place is not None and place.name.startswith("p1") and len(place.name) == 4 for place in found)
+    assert found[0] is not None
+    assert 0.4 < found[0].off_map < 0.95  # from one half, for any share of the map that is named
+    assert all(place is not None and place.off_map > SURE for place in found[5:20])
+    assert found[-1] is not None
+    assert (found[-1].name, found[-1].off_map < 0.1) == ("p159", True)
+
+
+def test_a_prior_near_a_pose_restricts_the_search_alone() -> None:
+    robot = _Robot(list(range(20, 30)))
+    robot.map = _Map([replace(record, pose=Pose(float(record.row), 0, 0)) for record in drive()])
+    follower = Follower(robot)  # type: ignore[arg-type]
+    for i in range(10):
+        prior = Prior(Pose(20.0 + i, 0, 0), 15.0, names="p*")
+        answer = follower.recognize_frame(Frame(f"{i}", None, None, None, 0.0), prior)
+    assert answer.sequence is not None
+    assert (answer.sequence.name, answer.sequence.off_map < 0.1) == ("p29", True)
+    nothing = follower.recognize_frame(Frame("9", None, None, None, 0.0), Prior(names="q*"))
+    assert (nothing.matches, nothing.sequence) == ((), None)
+
+
+@pytest.mark.parametrize("count", [12, 40])
+def test_tracking_a_small_map_does_not_search_it_whole_always(count: int) -> None:
+    robot = _Robot(list(range(count)), map=_Map(drive(count)))
+    searched = [place.searched or 0 for place in robot.run()]
+    assert min(searched[3:]) < count
+
+
 def test_rows_hold_the_expected_place_and_its_neighbours() -> None:
     topology = Topology.from_order([range(COUNT)], COUNT)
     expected = np.full(COUNT, 0.001 / COUNT)
@@ -121,7 +155,7 @@ def test_rows_hold_the_expected_place_and_its_neighbours() -> None:
 
 def test_pictures_that_were_not_searched_keep_their_likelihood() -> None:
     before = SequenceFilter(drive())
-    scores = {50: RIGHT, 150: RIGHT - 1, 20: WRONG}
+    scores = dict.fromkeys(range(0, COUNT, 5), WRONG) | {20: WRONG - 2, 50: RIGHT, 150: RIGHT - 1}
     before.update(Recognition("q", None, tuple(Match(f"p{row}", score, 0.5, "full") for row, score in scores.items())))
     searched = np.arange(40, 61)
     wrong = Recognition("q", None, tuple(Match(f"p{row}", WRONG, 0.5, "full") for row in searched), complete=True)
