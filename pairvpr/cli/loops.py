@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,8 +66,6 @@ def map_loops(
     map. A JSON line is written for each picture that closes a loop. The map is made if it is missing. With a threshold
     that was calibrated in metres a loop has an information matrix; otherwise it is a loop candidate.
     """
-    if not math.isfinite(exclude):
-        raise click.UsageError(f"--exclude {exclude}: give a number of seconds")
     from pairvpr.runtime.mapping.builder import add_pictures
     from pairvpr.runtime.mapping.closure import Threshold
     from pairvpr.runtime.mapping.loop_closing import LoopCloser

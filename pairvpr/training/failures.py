@@ -29,9 +29,14 @@ def memory_named(settings: str) -> Iterator[None]:
 
 
 def source_errors(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
-    """Yield the batches. Turn a worker's SourceError into a TrainingError without the worker's traceback."""
+    """Yield the batches. Turn a worker's SourceError into a TrainingError without the worker's traceback.
+
+    A worker that dies while it hands a batch over leaves a broken connection, which is turned into a TrainingError, too.
+    """
     try:
         yield from batches
+    except (ConnectionError, EOFError) as error:
+        raise _death(error) from error
     except SourceError as error:
         told = str(error).strip().splitlines()[-1]
         raise TrainingError(told.removeprefix(f"{SourceError.__module__}.{SourceError.__qualname__}: ")) from error
@@ -48,10 +53,14 @@ def deaths_told() -> Iterator[None]:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise TrainingError(
-            f"a process that reads pictures died ({one_line(error)}): lower run.workers (0 uses none), or give the run "
-            "more memory and shared memory (/dev/shm)"
-        ) from error
+        raise _death(error) from error
+
+
+def _death(error: Exception) -> TrainingError:
+    return TrainingError(
+        f"a process that reads pictures died ({one_line(error)}): lower run.workers (0 uses none), or give the run more "
+        "memory and shared memory (/dev/shm)"
+    )
 
 
 @contextmanager

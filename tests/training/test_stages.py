@@ -15,6 +15,7 @@ from pairvpr.errors import CheckpointError, TrainingError  # noqa: E402
 from pairvpr.model import Checkpoint, WeightsInfo, load_checkpoint, save_checkpoint  # noqa: E402
 from pairvpr.training.config import InitConfig, stage_two_config  # noqa: E402
 from pairvpr.training.distributed import joined_world  # noqa: E402
+from pairvpr.training.failures import source_errors  # noqa: E402
 from pairvpr.training.initial import (  # noqa: E402
     initial_checkpoint,
     load_pretrained_encoder,
@@ -181,12 +182,24 @@ def test_data_without_a_readable_picture_stop_the_run(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("fault", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_is_told(fault):
+    def batches():
+        yield 1
+        raise fault
+
+    given = source_errors(batches())
+    assert next(given) == 1
+    with pytest.raises(TrainingError, match=r"reads pictures died \(.*lower run\.workers"):
+        next(given)
+
+
 @pytest.mark.parametrize("validation", [False, True])
 def test_a_worker_that_is_killed_is_told(tmp_path, validation):
     table = "validation" if validation else "data"
     extra = f'[[{table}]]\nplaces = "tests.training.support:Deadly"\narguments = {{count = 4}}\n'
     settings = ["run.workers=1", "train.batch=4", "train.validate_every=1"]
-    with pytest.raises(TrainingError, match=r"reads pictures died \(DataLoader worker .*lower run\.workers") as caught:
+    with pytest.raises(TrainingError, match=r"reads pictures died \(.*lower run\.workers") as caught:
         train("one", write_config(tmp_path, "one", extra=extra), *settings)
     assert "\n" not in str(caught.value)
 
