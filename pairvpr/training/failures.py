@@ -31,7 +31,7 @@ def memory_named(settings: str) -> Iterator[None]:
 def source_errors(batches: Generator[Batch, None, None]) -> Generator[Batch, None, None]:
     """Yield the batches. Turn a worker's SourceError into a TrainingError without the worker's traceback.
 
-    A worker that dies while it hands a batch over leaves a broken connection, which is turned into a TrainingError, too.
+    A worker that dies while it hands a batch over breaks the connection. That becomes a TrainingError, too.
     """
     try:
         yield from batches
@@ -58,8 +58,8 @@ def deaths_told() -> Iterator[None]:
 
 def _death(error: Exception) -> TrainingError:
     return TrainingError(
-        f"a process that reads pictures died ({one_line(error)}): lower run.workers (0 uses none), or give the run more "
-        "memory and shared memory (/dev/shm)"
+        f"a process that reads pictures died ({one_line(error)}): lower run.workers (0 uses none), or give the run "
+        "more memory and shared memory (/dev/shm)"
     )
 
 
