@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Answered(NamedTuple):
-    """Hold what a calibration needs of an answer.
+    """Hold the parts of an answer that a calibration uses.
 
     best: the best match. reading: the numbers of the answer. highest: the highest similarity of all matches.
     """

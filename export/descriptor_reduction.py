@@ -29,7 +29,7 @@ EVERY = 100
 
 @dataclass(frozen=True)
 class Loss:
-    """Hold what a reduction loses on pictures that it was not made from.
+    """Hold the losses of a reduction on pictures that were not used to fit it.
 
     pictures: their number. variance: share of their variance that is kept.
     same_nearest: share of them whose nearest other picture stays the same.
