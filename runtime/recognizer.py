@@ -145,7 +145,7 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
 
         Without a commit this costs next to nothing. It may run in any thread beside `recognize`: an answer in progress
         ends with the map that it began with. The index becomes a `FaissIndex`. A top_k above the new size is limited
-        to it. Model and cascade stay. A threshold calibrated for the old map is set aside.
+        to it. Model and cascade stay. The threshold is checked anew, see `Judge`.
         Raises MapError if the map cannot be read, holds no pictures any more, or belongs to another model now. Answers
         then go on from the old map.
         """
@@ -338,6 +338,8 @@ def _describe_decisions(judge: Judge) -> str:
         return judge.reason
     number = acceptance.measure.value
     text = f"accepted from {number} {acceptance.threshold:.3f} (precision {acceptance.precision:g})"
+    if judge.added:
+        text += f", without {judge.added} pictures added later"
     return f"{text} (OPTIMISTIC: calibrated on the map's own traverse)" if acceptance.own else text
 
 

@@ -93,7 +93,7 @@ class View:
 
         found, ranking: the candidates of the answer and their scores.
         """
-        return self.judge.judge(answer, monitored=monitored)
+        return self.judge.judge(answer, found.rows, monitored=monitored)
 
     def leave(self) -> None:
         """Count one user less. The last one closes the map's files."""

@@ -181,6 +181,7 @@ def map_info(db: Path, style: str) -> None:
         info.update(cascade=found.cascade and found.cascade.figures(), tuning=found.tuning and found.tuning.to_json())
         info.update(decisions=found.acceptance and found.acceptance.to_json())
         info.update(decisions_void=None if found.judge.acceptance is not None else found.judge.reason)
+        info.update(added_after_calibration=found.judge.added)
         print_line(json_line(info))
         return
     info.update(tokens=describe(info["tokens"]), bytes_per_picture=round(info["bytes_per_picture"]))

@@ -76,6 +76,7 @@ def evaluate(
                 answers.follow(follow, answer)
             progress("recognising", number, len(benchmark.queries))
         info = model.bundle.info
+        judge = Judge.from_map(model.bundle, map_, k, cascade)
         return Evaluation(
             benchmark=benchmark,
             model=ModelInfo(info.preset, info.identity, info.weights, model.engines.description),
@@ -91,7 +92,7 @@ def evaluate(
             cascade=cascade,
             filtered=np.array(answers.filtered) if sequence else None,
             off_map=np.array(answers.off_map) if sequence else None,
-            acceptance=Judge.from_map(model.bundle, map_, k, cascade).acceptance,
+            acceptance=None if judge.added else judge.acceptance,
             measure=info.measure,
         )
 

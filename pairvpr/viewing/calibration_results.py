@@ -111,9 +111,10 @@ def tuning_rows(tuning: Tuning) -> list[Row]:
 
 
 def judge_rows(judge: Judge, stored: Acceptance | None) -> list[Row]:
-    """Describe the threshold that a map stores, after the reason why it decides nothing if it does not."""
+    """Describe the threshold that a map stores, after the reason why it does not decide all or some answers."""
     void = [("void" if stored else "threshold", judge.reason)] if judge.acceptance is None else []
-    return [*void, *(acceptance_rows(stored) if stored else [])]
+    added = [("added", judge.describe_added())] if judge.added else []
+    return [*void, *added, *(acceptance_rows(stored) if stored else [])]
 
 
 def align(rows: Sequence[Row]) -> list[str]:

@@ -35,18 +35,21 @@ class ScoreSetup:
     places: checksum of the map's pictures.
     top_k: number of candidates compared.
     cascade: checksum of the cascade that drops candidates, or None if all candidates are compared in full.
+    pictures: number of the map's pictures. Calibrations of earlier versions have none.
     """
 
     places: str
     top_k: int
     cascade: str | None
+    pictures: int | None = None
 
     @staticmethod
-    def from_map(map_: Map, top_k: int, cascade: Cascade | None) -> ScoreSetup:
-        """Return the setup of answers from this map."""
+    def from_map(map_: Map, top_k: int, cascade: Cascade | None, first: int | None = None) -> ScoreSetup:
+        """Return the setup of answers from the `first` pictures of this map. None takes all."""
         crcs = map_.records.column("descriptor_crc").tolist()
-        pictures = sorted(zip(map_.records.names(), crcs, strict=True))
-        return ScoreSetup(_digest(pictures), top_k, None if cascade is None else _digest(cascade.to_json()))
+        pictures = sorted(list(zip(map_.records.names(), crcs, strict=True))[:first])
+        checked = None if cascade is None else _digest(cascade.to_json())
+        return ScoreSetup(_digest(pictures), top_k, checked, len(pictures))
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,8 @@ class Acceptance:
         if not isinstance(self.exact, bool):
             raise ValueError(f"exact is {self.exact!r:.20}")
         check_int(self.setup.top_k, "top_k", 1, 1_000_000_000)
+        if self.setup.pictures is not None:
+            check_int(self.setup.pictures, "pictures", 1, 2**40)
         if self.slope < 0:
             raise ValueError("confidence falls with the score")
         if not (0 < self.precision < 1 and 0 < self.delta < 1):

@@ -24,7 +24,7 @@ from pairvpr.runtime import Match, Model, PlaceRecognizer, Pose, Recognition, lo
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FILE
 from pairvpr.runtime.calibrated.acceptance import FRAMES, KEY, Acceptance, AnswerDefaults, Sample, ScoreSetup
-from pairvpr.runtime.calibrated.judge import ACCEPTED, INCOMPLETE, TOO_LOW, Judge
+from pairvpr.runtime.calibrated.judge import ACCEPTED, ADDED, INCOMPLETE, TOO_LOW, Judge
 from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
@@ -465,6 +465,7 @@ def test_a_threshold_holds_for_one_setup_alone(acceptance: Acceptance, home: Pat
         {"precision": 1.5},
         {"accepted": 999},
         {"setup": {}},
+        {"setup": {"places": "", "top_k": 3, "cascade": None, "pictures": 0}},
         {"traverses": 3},
         {"unit": "miles"},
         {"samples": {"value": {"quantiles": [2.0, 1.0], "independent": 2}}},
@@ -592,6 +593,56 @@ def test_a_threshold_is_void_when_the_map_has_changed(db: Path, tmp_path: Path) 
     assert "(precision 0.6 at 90% confidence, within 1000 m)" in shown
     told = info(db)
     assert (told["decisions"]["precision"], told["decisions_void"]) == (0.6, void)
+
+
+def test_a_map_that_has_grown_decides_answers_of_its_calibrated_pictures(
+    db: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the same candidates it is the answer of the map as it was."""
+    calibrate(db)
+    pictures = sorted((tmp_path / "drives").rglob("*.png"))
+    with PlaceRecognizer.open(db) as recognizer:
+        before = {picture: recognizer.recognize(picture) for picture in pictures}
+        Image.fromarray(draw_scene(0, 99, SIZE)).save(tmp_path / "new.png")
+        assert command("map", "add", tmp_path / "new.png", "--db", db).exit_code == 0
+        assert recognizer.refresh()
+        after = {picture: recognizer.recognize(picture) for picture in pictures}
+    decided = 0
+    for picture, answer in after.items():
+        if "new.png" in {match.name for match in answer.matches}:
+            assert (answer.accepted, answer.confidence, answer.reason) == (None, None, ADDED)
+        else:
+            decided += 1
+            earlier = before[picture]
+            assert (answer.accepted, answer.reason, answer.matches) == (
+                earlier.accepted,
+                earlier.reason,
+                earlier.matches,
+            )
+    assert 0 < decided < len(pictures)
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(";")[0] for text in told] == ["1 pictures were added after the calibration"]
+    shown = info(db)
+    assert (shown["decisions_void"], shown["added_after_calibration"]) == (None, 1)
+    assert "added        1 pictures were added" in command("map", "info", "--db", db).stdout
+    assert command("map", "compact", "--db", db).exit_code == 0
+    assert info(db)["added_after_calibration"] == 1
+    calibrate(db)
+    assert info(db)["added_after_calibration"] == 0
+    assert command("map", "remove", f"@{APART}@0@.png", "--db", db).exit_code == 0
+    assert info(db)["decisions_void"] == "not calibrated for this map as it is now"
+
+
+def test_a_threshold_of_an_earlier_version_is_void_when_the_map_has_grown(db: Path, tmp_path: Path) -> None:
+    calibrate(db)
+    bundle = Bundle.open(db / "model")
+    stored = dict(bundle.info.calibration[KEY])
+    stored["setup"] = {key: value for key, value in stored["setup"].items() if key != "pictures"}
+    bundle.store_calibration(KEY, stored)
+    assert (info(db)["decisions_void"], info(db)["added_after_calibration"]) == (None, 0)
+    Image.fromarray(draw_scene(0, 99, SIZE)).save(tmp_path / "new.png")
+    assert command("map", "add", tmp_path / "new.png", "--db", db).exit_code == 0
+    assert info(db)["decisions_void"] == "not calibrated for this map as it is now"
 
 
 @pytest.mark.parametrize("first", [8, 32])

@@ -90,6 +90,12 @@ def test_a_judge_without_a_threshold_gives_its_reason() -> None:
     assert judge_rows(Judge(None, reason), ACCEPTANCE) == [("void", reason), *acceptance_rows(ACCEPTANCE)]
 
 
+def test_pictures_added_after_the_calibration_are_counted() -> None:
+    (label, text), *rest = judge_rows(Judge(ACCEPTANCE, calibrated=5, added=2), ACCEPTANCE)
+    assert (label, text.startswith("2 pictures were added after the calibration;")) == ("added", True)
+    assert rest == acceptance_rows(ACCEPTANCE)
+
+
 def test_a_cascade_in_rows() -> None:
     head = np.zeros(4, np.float32)
     cascade = Cascade("", "ONNX Runtime", head, 0.0, 1.0, 0.998, 100, 500, 200, 199, (0.972, 0.999), 0.19)

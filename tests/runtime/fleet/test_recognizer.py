@@ -14,13 +14,19 @@ from pairvpr.cli.run import main
 from pairvpr.errors import MapError
 from pairvpr.runtime import Gps, PlaceRecognizer, Prior
 from pairvpr.runtime.answer import Recognition, ShardCount
+from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated.acceptance import KEY, ScoreSetup
+from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.judge import ADDED
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.fleet.index import FleetIndex
 from pairvpr.runtime.fleet.publishing import adopt
+from pairvpr.runtime.fleet.pulling import pull
 from pairvpr.runtime.fleet.recognizer import FleetRecognizer
 from pairvpr.runtime.fleet.shard import LocalShards, Ranked, Rows, Shard
 from pairvpr.runtime.map import merge_maps
 from tests.runtime.fleet.fleets import build, gps_of
+from tests.runtime.outputs.ros_contract import acceptance
 from tests.scenes import draw_scene
 
 QUERIES = [draw_scene(place, 1, (96, 128)) for place in range(6)]
@@ -195,6 +201,41 @@ def test_a_published_version_is_taken_over(home: Path, tmp_path: Path) -> None:
         assert fleet.refresh() is True
         assert len(fleet.map) == 15
         assert fleet.recognize(QUERIES[0]).shards == ShardCount(2, 2, 2)
+
+
+def calibrate(map_path: Path, top_k: int) -> None:
+    """Store a threshold that accepts every answer of a map."""
+    with PlaceRecognizer.open(map_path, top_k=top_k) as one:
+        setup = ScoreSetup.from_map(one.map, top_k, Cascade.find_in(one.model.bundle))
+        stored = {**acceptance(-1e6).to_json(), "identity": one.map.identity, "setup": vars(setup)}
+        Bundle.open(one.map.model_path).store_calibration(KEY, stored)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_threshold_covers_the_tiles_that_were_calibrated(tmp_path: Path, whole: bool) -> None:
+    """They are those of the first map, or of the whole fleet as it was pulled."""
+    first, fleet, model = build(tmp_path / "a", range(30)), tmp_path / "fleet", None
+    if whole:
+        adopt([first], fleet)
+        pull(fleet, tmp_path / "all")
+        calibrate(tmp_path / "all", 3)
+        model = tmp_path / "all" / "model"
+    else:
+        calibrate(first, 3)
+        adopt([first], fleet)
+    with FleetRecognizer.open(fleet, shards=3, model=model) as recognizer:
+        before = [recognizer.recognize(query) for query in QUERIES]
+        assert {answer.accepted for answer in before} == {True}
+        adopt([build(tmp_path / "b", range(30, 45), drive="b")], fleet)
+        assert recognizer.refresh()
+        after = [recognizer.recognize(query) for query in QUERIES]
+    added = [any(match.name.startswith("b/") for match in answer.matches) for answer in after]
+    assert 0 < sum(added) < len(added)
+    for newer, answer, earlier in zip(added, after, before, strict=True):
+        if newer:
+            assert (answer.accepted, answer.reason) == (None, ADDED)
+        else:
+            assert (answer.accepted, answer.matches) == (True, earlier.matches)
 
 
 def test_a_damaged_tile_is_refused_by_name(tmp_path: Path) -> None:
