@@ -72,7 +72,7 @@ def pull(
     Pictures that were added to the map beside the fleet's stay in it. Pictures of tiles that are not wanted any more
     leave it. The map's lock keeps other writers away. An interrupted pull goes on when it is repeated.
 
-    fleet: a folder, or the address of an HTTP server of its files.
+    fleet: a folder, or the address of an HTTP server of its files or of an object store.
     near, radius: take the tiles that may hold pictures within `radius` metres. None takes all tiles.
     progress: called with the number of files moved and the number of all.
     Raises MapError if a file cannot be read or is damaged, no tile is near, the map is of another model or stores

@@ -1,4 +1,4 @@
-"""Read a fleet's files from a folder or from an HTTP server of plain files."""
+"""Read a fleet's files from a folder, an HTTP server of plain files or an object store."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from contextlib import closing, contextmanager
 from http.client import HTTPResponse
 from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from pairvpr.errors import MapError, one_line
 from pairvpr.files import open_member, write_atomically
 from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.map.errors import writing
+
+if TYPE_CHECKING:
+    from pairvpr.runtime.fleet.object_store import OpenObject
 
 TIMEOUT = 30.0
 """Seconds that a server may be silent."""
@@ -32,7 +35,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path keeps one slash of
 class Stream:
     """An open file of a fleet, read from the beginning on."""
 
-    def __init__(self, where: str, raw: IO[bytes] | FileIO | HTTPResponse) -> None:
+    def __init__(self, where: str, raw: IO[bytes] | FileIO | HTTPResponse | OpenObject) -> None:
         self._where, self._raw = where, raw
 
     def read(self, size: int) -> bytes:
@@ -130,6 +133,46 @@ class HttpStorage(Storage):
                 raise
 
 
+class ObjectStorage(Storage):
+    """A fleet in an object store, or anywhere else that fsspec has a plug-in for."""
+
+    if_absent = HttpStorage.if_absent
+    if_cut = HttpStorage.if_cut
+
+    def __init__(self, url: str) -> None:
+        """Take an address such as s3://bucket/fleet. Raises MapError without fsspec or its plug-in."""
+        self._url = url.rstrip("/") + "/"
+        try:
+            from pairvpr.runtime.fleet.object_store import ObjectStore
+        except ImportError as error:
+            raise MapError(
+                f'{url} needs fsspec ({one_line(error)}): run pip install "pairvpr[objects]" and its plug-in for the '
+                "address, such as s3fs"
+            ) from error
+        try:
+            self._store = ObjectStore(url)
+        except ImportError as error:
+            raise MapError(f"{url} needs a plug-in of fsspec ({one_line(error)}): install it with pip") from error
+        except OSError as error:
+            raise MapError(
+                f"{url} cannot be read ({one_line(error)}): give a folder, or an address that begins with http://, "
+                "https://, s3:// or another name that fsspec knows"
+            ) from error
+
+    def where(self, file: str) -> str:
+        """Return the address of a file."""
+        return self._url + file
+
+    def open(self, file: str) -> Stream | None:
+        """Open an object, see `Storage.open`."""
+        where = self.where(file)
+        with _reading(where):
+            try:
+                return Stream(where, self._store.open(file))
+            except FileNotFoundError:
+                return None
+
+
 @contextmanager
 def _reading(where: str) -> Iterator[None]:
     """Turn exceptions of reading from a disk or a server into MapError."""
@@ -143,15 +186,15 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def open_storage(fleet: str | Path) -> Storage:
-    """Return the storage of a fleet: a folder, or an address that begins with http:// or https://.
+    """Return the storage of a fleet: a folder, or an address such as http://host/fleet or s3://bucket/fleet.
 
-    Raises MapError for another address.
+    Raises MapError for an address that nothing here can read.
     """
     text = str(fleet)
     if text.startswith(("http://", "https://")):
         return HttpStorage(text)
     if _ADDRESS.match(text):
-        raise MapError(f"{text} cannot be read: give a folder, or an address that begins with http:// or https://")
+        return ObjectStorage(text)
     return FolderStorage(Path(fleet))
 
 

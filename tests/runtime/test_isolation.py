@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.scenes import draw_scene
 
-BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av", "rosbags", "h11")
+BLOCKED = ("torch", "timm", "onnx", "torchvision", "onnxscript", "av", "rosbags", "h11", "fsspec")
 
 BLOCK = f"""
 import sys

@@ -293,8 +293,6 @@ def test_the_command(fleet: Path, tmp_path: Path, server: tuple[str, type[Handle
     ]:
         code, output = run("--fleet", str(fleet), *arguments)
         assert (code, output.count("\n"), fault in output) == (2, 1, True), output
-    code, output = run("--fleet", "ftp://a/b")
-    assert (code, "give a folder, or an address that begins with http:// or https://" in output) == (2, True), output
     shutil.rmtree(fleet)
     code, output = run("--fleet", server[0])
     assert (code, output.count("\n"), "holds no fleet: check the address" in output) == (2, 1, True), output
