@@ -163,7 +163,12 @@ def _read_position(_: click.Context, __: click.Parameter, value: str | None) -> 
 
 
 @fleet_group.command("pull")
-@click.option("--fleet", required=True, metavar="PATH|URL", help="The fleet's folder, or an HTTP server of its files.")
+@click.option(
+    "--fleet",
+    required=True,
+    metavar="PATH|URL",
+    help="The fleet's folder, or an address of its files: of an HTTP server or an object store.",
+)
 @click.option("--db", required=True, type=PATH, help="The map's folder.")
 @click.option("--near", metavar="LAT,LON", callback=_read_position, help="Fetch only the tiles around this position.")
 @click.option("--radius", metavar="METRES", type=ABOVE_ZERO, help="The distance for --near.")
@@ -193,6 +198,13 @@ def fleet_pull(fleet: str, db: Path, near: tuple[float, float] | None, radius: f
 @click.option("--allow-remote", is_flag=True, help="Allow an address that other computers can reach.")
 @click.option("--shards", type=COUNT, default=1, show_default=True, help="Number of parts to search and compare in.")
 @ADDRESS_OPTION
+@click.option(
+    "--replicas",
+    type=COUNT,
+    default=1,
+    show_default=True,
+    help="Number of equal processes of each part. If one is killed, queries go on with another. Needs --address.",
+)
 @recognizer_options
 @MATCHES_OPTION
 @LOG_OPTION

@@ -42,6 +42,7 @@ class RecognizerOptions:
     db: Path | None = None
     fleet: Path | None = None
     shards: int = 1
+    replicas: int = 1
     address: str | None = None
 
     def open(self) -> PlaceRecognizer:
@@ -51,7 +52,10 @@ class RecognizerOptions:
         if (self.db is None) == (self.fleet is None):
             raise click.UsageError("give either --db, a map, or --fleet")
         given = dict(vars(self))
-        rerank, in_fleet = not given.pop("no_rerank"), {name: given.pop(name) for name in ("shards", "address")}
+        rerank, in_fleet = (
+            not given.pop("no_rerank"),
+            {name: given.pop(name) for name in ("shards", "replicas", "address")},
+        )
         db, fleet = given.pop("db"), given.pop("fleet")
         if fleet is None:
             return PlaceRecognizer.open(db, rerank=rerank, **given)

@@ -190,7 +190,7 @@ def _run_here(build: Callable[..., BuildReport], arguments: Sequence[tuple[Any, 
 def _find_runner(address: str, parts: int) -> PartRunner:
     """Return a runner of tasks in a cluster. Raises EngineError without Ray."""
     try:
-        from pairvpr.runtime.fleet.cluster import run_tasks
+        from pairvpr.runtime.fleet.ray_api import run_tasks
     except ImportError as error:
         raise EngineError(
             f'--address needs Ray ({one_line(error)}): run pip install "pairvpr[fleet]", or leave it out'

@@ -106,6 +106,7 @@ class FleetRecognizer(PlaceRecognizer):
         path: str | Path,
         *,
         shards: int = 1,
+        replicas: int = 1,
         address: str | None = None,
         model: str | Path | None = None,
         top_k: int | None = None,
@@ -122,6 +123,8 @@ class FleetRecognizer(PlaceRecognizer):
         """Open the current version of the fleet in a folder.
 
         shards: number of parts, at most one for each segment. In one process they work one after the other.
+        replicas: number of equal processes of each part in a cluster. Queries go to them in turn, and go on with
+        another one if one is killed.
         address: run each part in a process of its own, with Ray: "local" on this computer, "auto" or HOST:PORT in a
         cluster whose nodes find the fleet under the same path. A part has one CPU, and a GPU if `device` is one. None
         runs all in this process.
@@ -129,6 +132,8 @@ class FleetRecognizer(PlaceRecognizer):
         """
         if shards < 1:
             raise MapError(f"{path}: {shards} shards; give 1 or more")
+        if replicas < 1 or (replicas > 1 and address is None):
+            raise EngineError(f"{replicas} replicas: give 1 or more with --replicas, and --address for more than one")
         folder = Path(path)
         version = read_current(FolderStorage(folder))
         setting = RuntimeSetting(device, precision, threads, batch_size, exact)
@@ -141,7 +146,7 @@ class FleetRecognizer(PlaceRecognizer):
             else:
                 count = min(shards, version.meta.segments)
                 how = ShardSetting(setting, None if model is None else str(model), rerank, strict, model_digest)
-                opener = _start(address, folder, count, how)
+                opener = _start(address, folder, count, replicas, how)
             stack.callback(opener.close)
             index = opener.open(map_, version)
             stack.callback(index.shards.close)
@@ -193,7 +198,7 @@ def _left(clock: Stopwatch, budget_ms: float | None) -> Left | None:
     return None if budget_ms is None else lambda: budget_ms - clock.elapsed()
 
 
-def _start(address: str, fleet: Path, count: int, how: ShardSetting) -> Opener:
+def _start(address: str, fleet: Path, count: int, replicas: int, how: ShardSetting) -> Opener:
     """Start shards in a cluster. Raises EngineError without Ray or a cluster with room."""
     try:
         from pairvpr.runtime.fleet.cluster import Cluster
@@ -201,4 +206,4 @@ def _start(address: str, fleet: Path, count: int, how: ShardSetting) -> Opener:
         raise EngineError(
             f'--address needs Ray ({one_line(error)}): run pip install "pairvpr[fleet]", or leave it out'
         ) from error
-    return Cluster(address, fleet, count, how)
+    return Cluster(address, fleet, count, replicas, how)

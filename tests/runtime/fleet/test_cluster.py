@@ -6,13 +6,10 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,15 +19,13 @@ from pairvpr.runtime import PlaceRecognizer
 from pairvpr.runtime.answer import ShardCount
 from pairvpr.runtime.fleet.publishing import adopt
 from pairvpr.runtime.fleet.recognizer import FleetRecognizer
+from tests.runtime.fleet.clusters import Nodes
 from tests.runtime.fleet.fleets import build
 from tests.runtime.fleet.test_recognizer import QUERIES, fill, plain
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason='needs Ray: pip install "pairvpr[fleet]"'
 )
-
-
-ENVIRONMENT = {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}  # on the loopback interface
 
 
 @pytest.fixture(scope="module")
@@ -40,52 +35,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Nodes:
-    """A cluster of nodes with a CPU each, all on this computer."""
-
-    def __init__(self) -> None:
-        os.environ.update(ENVIRONMENT)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *arguments: str) -> None:
-        """Start a node, in a session of its own."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, "--num-cpus=1", "--block"]
-        command += ["--node-ip-address=127.0.0.1", "--disable-usage-stats"]
-        self.started.append(subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL))
-
-    def add(self) -> None:
-        self.start(f"--address={self.address}")
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill a node with all of its processes."""
-        for pid in descendants(process.pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-
-    def close(self) -> None:
-        for each in self.started:
-            each.terminate()
-        for each in self.started:
-            with suppress(subprocess.TimeoutExpired):
-                each.wait(20)
-            self.kill(each)
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     cluster = Nodes()
     try:
-        cluster.start("--head", f"--port={cluster.port}", "--include-dashboard=false")
-        wait_for(cluster.address, 1)
-        for count in (2, 3):
-            cluster.add()
-            wait_for(cluster.address, count)
+        cluster.start_all(3)
         yield cluster
     finally:
         cluster.close()
@@ -96,40 +50,6 @@ def address(nodes: Nodes) -> str:
     return nodes.address
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the ids of the processes below a process."""
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError):
-            if folder.name.isdecimal():
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for parent in found:
-        found += [child for child, above in parents.items() if above == parent]
-    return found[1:]
-
-
-def wait_for(address: str, nodes: int) -> None:
-    """Wait until a cluster has this number of nodes."""
-    script = """
-import sys, time, ray
-ray.init(address=sys.argv[1], _node_ip_address="127.0.0.1", logging_level="error", log_to_driver=False)
-while ray.cluster_resources().get("CPU", 0) < int(sys.argv[2]):
-    time.sleep(0.2)
-"""
-    ends = time.monotonic() + 90
-    while time.monotonic() < ends:
-        try:
-            subprocess.run(
-                [sys.executable, "-c", script, address, str(nodes)], check=True, timeout=60, capture_output=True
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            time.sleep(0.5)
-        else:
-            return
-    pytest.fail(f"no cluster of {nodes} nodes at {address}")
-
-
 @pytest.fixture(autouse=True)
 def leave() -> Iterator[None]:
     yield
@@ -137,18 +57,30 @@ def leave() -> Iterator[None]:
         ray.shutdown()
 
 
-def pids(recognizer: FleetRecognizer) -> list[int]:
+def ask_actors(recognizer: FleetRecognizer, question: Callable[[object], object]) -> list:
+    """Return the answers of all actors, those of a shard's replicas one after the other."""
     import ray
 
-    actors = recognizer._opener.actors  # type: ignore[attr-defined]
-    return ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in actors])
+    actors = [actor for part in recognizer._opener.parts for actor in part.actors]  # type: ignore[attr-defined]
+    return ray.get([actor.__ray_call__.remote(question) for actor in actors])
+
+
+def pids(recognizer: FleetRecognizer) -> list[int]:
+    return ask_actors(recognizer, lambda self: os.getpid())
 
 
 def test_ray_is_named_if_it_is_missing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "pairvpr.runtime.fleet.cluster", raising=False)
+    for name in ("cluster", "replicas", "ray_api"):
+        monkeypatch.delitem(sys.modules, f"pairvpr.runtime.fleet.{name}", raising=False)
     with pytest.raises(EngineError, match=r'--address needs Ray .*pip install "pairvpr\[fleet\]"'):
         FleetRecognizer.open(home / "fleet", address="local")
+
+
+def test_replicas_need_a_cluster(home: Path) -> None:
+    for replicas, address in ((0, "local"), (2, None)):
+        with pytest.raises(EngineError, match=r"replicas: give 1 or more with --replicas, and --address"):
+            FleetRecognizer.open(home / "fleet", replicas=replicas, address=address)
 
 
 @needs_ray
@@ -171,25 +103,13 @@ def test_killed_shards_cost_no_answer_and_give_no_wrong_one(home: Path, address:
     with PlaceRecognizer.open(home / "a", top_k=20, batch_size=1) as one:
         expected = [plain(one.recognize(query)) for query in QUERIES]
     with FleetRecognizer.open(home / "fleet", address=address, shards=3, top_k=20, batch_size=1) as fleet:
-        stop = threading.Event()
-
-        def kill() -> None:
-            while not stop.wait(4.0):
-                os.kill(pids(fleet)[1], signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            ends = time.monotonic() + 15
-            asked = 0
-            while time.monotonic() < ends:
-                answer = fleet.recognize(QUERIES[asked % len(QUERIES)])
-                assert plain(answer) == expected[asked % len(QUERIES)]
-                asked += 1
-        finally:
-            stop.set()
-            killer.join()
-    assert asked > 10
+        killed = []
+        for asked in range(18):
+            if asked % 6 == 0:
+                killed.append(pids(fleet)[1])
+                threading.Timer(0.1, os.kill, (killed[-1], signal.SIGKILL)).start()
+            assert plain(fleet.recognize(QUERIES[asked % len(QUERIES)])) == expected[asked % len(QUERIES)]
+        assert set(killed).isdisjoint(pids(fleet))
 
 
 @needs_ray
@@ -214,11 +134,61 @@ def test_with_a_budget_an_answer_without_a_shard_says_so(home: Path, address: st
 
 @needs_ray
 @pytest.mark.slow
-def test_no_room_is_said(home: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pairvpr.runtime.fleet import cluster
+def test_replicas_are_on_different_nodes(home: Path, address: str) -> None:
+    import ray
 
-    assert cluster.ROOM <= 30
-    monkeypatch.setattr(cluster, "ROOM", 3.0)
+    with FleetRecognizer.open(home / "fleet", address=address, shards=1, replicas=3, top_k=20) as fleet:
+        found = ask_actors(fleet, lambda self: ray.get_runtime_context().get_node_id())
+        assert len(set(found)) == 3
+        assert fleet.recognize(QUERIES[0]).shards == ShardCount(1, 1, 2)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_replica_answers_for_a_killed_one(home: Path, address: str) -> None:
+    """In time, although the killed one is not there again before."""
+    with PlaceRecognizer.open(home / "a", top_k=20, batch_size=1) as one:
+        expected = [plain(one.recognize(query)) for query in QUERIES]
+    with FleetRecognizer.open(
+        home / "fleet", address=address, shards=1, replicas=3, top_k=20, batch_size=1, budget_ms=20_000
+    ) as fleet:
+        killed: list[int] = []
+        for asked in range(30):
+            if asked % 6 == 3:
+                killed.append(pids(fleet)[len(killed) % 3])
+                threading.Timer(0.02, os.kill, (killed[-1], signal.SIGKILL)).start()
+            answer = fleet.recognize(QUERIES[asked % len(QUERIES)])
+            assert plain(answer) == expected[asked % len(QUERIES)]
+        assert set(killed).isdisjoint(pids(fleet))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_replica_answers_for_one_that_stands_still(home: Path, address: str) -> None:
+    with FleetRecognizer.open(
+        home / "fleet", address=address, shards=1, replicas=2, top_k=20, budget_ms=10_000
+    ) as fleet:
+        whole = fleet.recognize(QUERIES[0])
+        stopped = pids(fleet)[0]
+        os.kill(stopped, signal.SIGSTOP)
+        times = []
+        for _ in range(4):
+            began = time.monotonic()
+            answer = fleet.recognize(QUERIES[0])
+            times.append(time.monotonic() - began)
+            assert (answer.complete, answer.shards) == (True, ShardCount(1, 1, 2))
+            assert {match.name for match in answer.matches} == {match.name for match in whole.matches}
+        assert sum(spent > 2.5 for spent in times) == 1  # the one that found out
+        os.kill(stopped, signal.SIGCONT)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_no_room_is_said(home: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pairvpr.runtime.fleet import ray_api
+
+    assert ray_api.ROOM <= 30
+    monkeypatch.setattr(ray_api, "ROOM", 3.0)
     with pytest.raises(EngineError, match=r"the cluster has no room: 5 shards need 5 CPUs, free are .* fewer --shards"):
         FleetRecognizer.open(home / "fleet", address=address, shards=5)
 
