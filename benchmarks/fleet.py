@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -129,16 +130,22 @@ def cpu_seconds() -> float:
 
 def fill(home: Path, pictures: int) -> None:
     """Make one map, and a fleet of it."""
+    build_map(home / "map", range(pictures))
+    adopt([home / "map"], home / "fleet")
+
+
+def build_map(path: Path, numbers: Iterable[int]) -> None:
+    """Make a map of made-up pictures with these numbers. Every tenth picture has the same features."""
     bundle = Bundle.open(default_bundle())
     dims = bundle.info.dims
     with MapWriter.open(
-        home / "map",
+        path,
         identity=bundle.identity,
         descriptor_dim=dims.descriptor,
         token_shape=(dims.tokens, dims.token_dim),
         install_model=bundle.install,
     ) as writer:
-        for number in range(pictures):
+        for number in numbers:
             random = np.random.default_rng(number if number % 10 else 0)
             descriptor = random.standard_normal((1, dims.descriptor), np.float32)
             tokens = random.standard_normal((1, dims.tokens, dims.token_dim), np.float32)
@@ -150,7 +157,6 @@ def fill(home: Path, pictures: int) -> None:
             )
             if number % PER_SEGMENT == PER_SEGMENT - 1:
                 writer.commit()
-    adopt([home / "map"], home / "fleet")
 
 
 if __name__ == "__main__":
