@@ -72,6 +72,24 @@ def whole(low: int, high: int) -> Check:
     return lambda value, name: check_int(value, name, low, high)
 
 
+def real(low: float = -math.inf, high: float = math.inf) -> Check:
+    """Return the check for a finite number from low to high."""
+    return lambda value, name: check_real(value, name, low, high)
+
+
+def optional(check: Check) -> Check:
+    """Return the check for a value that may be null."""
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def check_interval(value: object, name: str) -> tuple[float, float]:
+    """Return an interval of shares: two numbers from 0 to 1, of which the second is not less."""
+    low, high = (check_real(each, name, 0, 1) for each in check_list(value, name, 2, 2))
+    if low > high:
+        raise ValueError(f"{name} does not rise")
+    return low, high
+
+
 def check_mapping(value: object, name: str, most: int) -> Mapping[str, Any]:
     """Return a mapping of texts to values, with at most `most` entries."""
     if not isinstance(value, dict) or len(value) > most or not all(isinstance(key, str) for key in value):

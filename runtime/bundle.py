@@ -242,7 +242,7 @@ def read_result(bundle: Bundle, key: str, what: str, remedy: str, parse: Callabl
         return parse(content)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{bundle.path / FILE}: its {what} cannot be used ({type(error).__name__}: {error}); {remedy}"
+            f"{bundle.path / FILE}: its {what} cannot be used ({type(error).__name__}: {one_line(error)}); {remedy}"
         ) from error
 
 

@@ -10,13 +10,18 @@ import pytest
 
 from pairvpr.validation import (
     check_bool,
+    check_fields,
     check_int,
+    check_interval,
     check_keys,
     check_list,
     check_mapping,
     check_real,
     check_text,
+    optional,
     parse_json,
+    real,
+    whole,
 )
 
 
@@ -35,6 +40,20 @@ from pairvpr.validation import (
             [{"a": 1}, {"a": 1, "b": 2}],
             [{"b": 1}, {"a": 1, "c": 1}],
         ),
+        (
+            lambda value: check_fields(value, "it", {"a": whole(1, 2), "b": real(0, 1)}, {"b"}),
+            [{"a": 1}, {"a": 2, "b": 1.0}],
+            [{}, {"b": 1.0}, {"a": 1, "c": 1}, [], None],
+        ),
+        (lambda value: whole(1, 3)(value, "it"), [1, 3], [0, 4]),
+        (lambda value: real(-1, 1)(value, "it"), [-1, 1], [-1.5, 1.5]),
+        (lambda value: real()(value, "it"), [-1e308, 1e308], [math.nan]),
+        (lambda value: optional(whole(1, 3))(value, "it"), [None, 1], [0]),
+        (
+            lambda value: list(check_interval(value, "it")),
+            [[0, 1], [0.5, 0.5]],
+            [[0.6, 0.5], [0.5], [-0.1, 1], [0, 1.1]],
+        ),
     ],
 )
 def test_limits(check: Callable[[Any], Any], inside: list[Any], outside: list[Any]) -> None:
@@ -43,6 +62,11 @@ def test_limits(check: Callable[[Any], Any], inside: list[Any], outside: list[An
     for value in outside:
         with pytest.raises(ValueError, match=r"^it "):
             check(value)
+
+
+def test_fields_are_refused_by_their_own_name() -> None:
+    with pytest.raises(ValueError, match=r"^a is not a whole number from 1 to 2$"):
+        check_fields({"a": 3}, "it", {"a": whole(1, 2)})
 
 
 def test_json_is_strict() -> None:

@@ -17,7 +17,19 @@ from pairvpr.runtime.bundle import Bundle, check_model, read_result
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.measure import Measure
-from pairvpr.validation import check_int, check_list, check_mapping, check_real
+from pairvpr.validation import (
+    Check,
+    check_bool,
+    check_fields,
+    check_keys,
+    check_list,
+    check_mapping,
+    check_real,
+    check_text,
+    optional,
+    real,
+    whole,
+)
 
 KEY = "acceptance"
 """Key of the threshold among a bundle's calibration results."""
@@ -84,13 +96,10 @@ class Sample:
         """Read the stored sample of a number. Raises ValueError for one that no calibration yields."""
         if name not in SAMPLED:
             raise ValueError(f"a sample of {name!r:.20}")
-        if not isinstance(content, dict) or set(content) != {"quantiles", "independent"}:
-            raise ValueError("a sample is not one of quantiles")
-        quantiles = [
-            check_real(value, "a quantile") for value in check_list(content["quantiles"], "quantiles", 0, 10_000)
-        ]
-        independent = check_real(content["independent"], "independent")
-        if independent < 0 or quantiles != sorted(quantiles):
+        sample = check_keys(content, name, {"quantiles", "independent"})
+        quantiles = [check_real(value, "a quantile") for value in check_list(sample["quantiles"], name, 1, 10_000)]
+        independent = check_real(sample["independent"], "independent", 0)
+        if quantiles != sorted(quantiles):
             raise ValueError("the quantiles of a sample do not rise")
         return Sample(tuple(quantiles), independent)
 
@@ -153,12 +162,7 @@ class Acceptance:
         """
 
         def parse(content: Any) -> Acceptance:
-            traverses = tuple(Traverse(**each) for each in content["traverses"])
-            samples = check_mapping(content.get("samples", {}), "samples", 10)
-            setup = ScoreSetup(**content["setup"])
-            parts = {"setup": setup, "traverses": traverses, "measure": bundle.info.measure}
-            parts["samples"] = {name: Sample.from_json(name, each) for name, each in samples.items()}
-            found = Acceptance(**{**content, **parts})
+            found = Acceptance(**check_fields(content, "it", _CHECKS, _OPTIONAL), measure=bundle.info.measure)
             check_model(bundle, found.identity)
             found._check()
             return found
@@ -168,21 +172,10 @@ class Acceptance:
         )
 
     def _check(self) -> None:
-        """Raise ValueError for numbers that no calibration yields."""
-        if not all(map(math.isfinite, (self.threshold, self.slope, self.bias, self.radius, self.expected))):
-            raise ValueError("a number is not finite")
-        if self.unit not in (METRES, FRAMES):
-            raise ValueError(f"a radius in {self.unit}")
-        if not isinstance(self.exact, bool):
-            raise ValueError(f"exact is {self.exact!r:.20}")
-        check_int(self.setup.top_k, "top_k", 1, 1_000_000_000)
-        if self.setup.pictures is not None:
-            check_int(self.setup.pictures, "pictures", 1, 2**40)
-        if self.slope < 0:
-            raise ValueError("confidence falls with the score")
+        """Raise ValueError for numbers that contradict each other."""
         if not (0 < self.precision < 1 and 0 < self.delta < 1):
             raise ValueError(f"precision {self.precision}, delta {self.delta}")
-        if not 0 <= self.accepted_right <= self.accepted <= self.checked:
+        if not self.accepted_right <= self.accepted <= self.checked:
             raise ValueError(f"{self.accepted} of {self.checked} accepted")
 
     def find_objection(self, setup: ScoreSetup) -> str | None:
@@ -212,7 +205,45 @@ class Acceptance:
             for name, each in self.samples.items()
         }
         stored = {name: value for name, value in asdict(self).items() if name != "measure"}
-        return {**stored, "samples": samples}
+        return {**stored, "traverses": list(stored["traverses"]), "samples": samples}
+
+
+def _check_unit(value: object, name: str) -> str:
+    unit = check_text(value, name)
+    if unit not in (METRES, FRAMES):
+        raise ValueError(f"{name} {unit!r:.20} is neither {METRES} nor {FRAMES}")
+    return unit
+
+
+_COUNT, _SHARE = whole(0, 10**9), real(0, 1)
+_SETUP: dict[str, Check] = {
+    "places": check_text,
+    "top_k": whole(1, 10**9),
+    "cascade": optional(check_text),
+    "pictures": optional(whole(1, 2**40)),
+}
+_TRAVERSE: dict[str, Check] = {"name": check_text, **dict.fromkeys(("checked", "accepted", "right"), _COUNT)}
+_CHECKS: dict[str, Check] = {
+    "identity": check_text,
+    "engine": check_text,
+    "setup": lambda value, name: ScoreSetup(**check_fields(value, name, _SETUP, {"pictures"})),
+    "threshold": check_real,
+    "slope": real(0),  # confidence does not fall with the score
+    "bias": check_real,
+    "radius": real(0),
+    **dict.fromkeys(("precision", "delta"), _SHARE),
+    **dict.fromkeys(("fitted", "checked", "right", "outside", "accepted", "accepted_right", "own"), _COUNT),
+    "expected": real(0),
+    "traverses": lambda value, name: tuple(
+        Traverse(**check_fields(each, name, _TRAVERSE)) for each in check_list(value, name, 0, 100_000)
+    ),
+    "unit": _check_unit,
+    "exact": check_bool,
+    "samples": lambda value, name: {
+        key: Sample.from_json(key, each) for key, each in check_mapping(value, name, 10).items()
+    },
+}
+_OPTIONAL = {"unit", "exact", "samples"}
 
 
 @dataclass(frozen=True)

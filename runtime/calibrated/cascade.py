@@ -14,9 +14,24 @@ import numpy.typing as npt
 
 from pairvpr.runtime.bundle import Bundle, check_model, read_result
 from pairvpr.runtime.model import SUMMARIES
+from pairvpr.validation import Check, check_fields, check_interval, check_real, check_text, real, whole
 
 KEY = "cascade"
 """Key of the cascade among a bundle's calibration results."""
+_LONGEST_HEAD = 4 << 20  # characters; the largest tokens need a third of it
+_COUNT, _SHARE = whole(0, 10**9), real(0, 1)
+_CHECKS: dict[str, Check] = {
+    "identity": check_text,
+    "engine": check_text,
+    "head": lambda value, name: check_text(value, name, _LONGEST_HEAD),
+    "bias": check_real,
+    "margin": real(0),
+    "probability": _SHARE,
+    **dict.fromkeys(("candidates", "fitted", "survived"), _COUNT),
+    "checked": whole(1, 10**9),
+    "interval": check_interval,
+    "kept": _SHARE,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +72,10 @@ class Cascade:
         """
 
         def parse(content: Any) -> Cascade:
+            interval = check_fields(content, "it", _CHECKS)["interval"]
             head = np.frombuffer(base64.b64decode(content["head"], validate=True), "<f4").astype(np.float32)
-            low, high = content["interval"]
-            found = Cascade(**{**content, "head": head, "interval": (low, high)})
+            # The numbers stay as they are stored: a threshold's setup has a checksum of them.
+            found = Cascade(**{**content, "head": head, "interval": interval})
             check_model(bundle, found.identity)
             found._check(2 * len(SUMMARIES) * bundle.info.dims.token_dim)
             return found
@@ -70,10 +86,9 @@ class Cascade:
 
     def _check(self, inputs: int) -> None:
         """Raise ValueError for numbers that no calibration of a head with this number of inputs yields."""
-        numbers = np.array([self.bias, self.margin, self.kept, *self.interval, *self.head], np.float64)
-        if len(self.head) != inputs or not np.isfinite(numbers).all() or self.margin < 0:
-            raise ValueError(f"a head of {len(self.head)} numbers, margin {self.margin}")
-        if not 0 <= self.survived <= self.checked or self.checked < 1:
+        if len(self.head) != inputs or not np.isfinite(self.head).all():
+            raise ValueError(f"head is not one of {inputs} finite numbers")
+        if self.survived > self.checked:
             raise ValueError(f"{self.survived} of {self.checked} queries")
 
     def to_json(self) -> dict[str, Any]:

@@ -16,8 +16,37 @@ from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import TUNING, Bundle, read_result
 from pairvpr.runtime.engines.open import DEVICES
 from pairvpr.runtime.model import Model, load_model
+from pairvpr.validation import (
+    Check,
+    check_bool,
+    check_fields,
+    check_interval,
+    check_text,
+    optional,
+    real,
+    whole,
+)
 
 log = logging.getLogger(__name__)
+
+_COUNT, _MILLISECONDS = whole(0, 10**9), real(0)
+_SETTING: dict[str, Check] = {
+    "device": check_text,
+    "precision": optional(lambda value, name: check_text(value, name, 200)),
+    "threads": optional(whole(1, 10_000)),
+    "batch_size": optional(whole(1, 10**6)),
+    "exact": optional(check_bool),
+}
+_CHECKS: dict[str, Check] = {
+    "setting": lambda value, name: check_fields(value, name, _SETTING, set(_SETTING)),
+    "computer": check_text,
+    "engine": check_text,
+    **dict.fromkeys(("map_pictures", "candidates", "pictures", "changed"), _COUNT),
+    "interval": check_interval,
+    "max_loss": real(0, 1),
+    "budget_ms": optional(_MILLISECONDS),
+    **dict.fromkeys(("median_ms", "p99_ms", "exact_ms"), _MILLISECONDS),
+}
 
 
 @dataclass(frozen=True)
@@ -92,10 +121,12 @@ class Tuning:
         """
 
         def parse(content: Any) -> Tuning:
-            low, high = content["interval"]
-            found = Tuning(**{**content, "setting": RuntimeSetting(**content["setting"]), "interval": (low, high)})
-            if found.setting.device not in DEVICES or not 0 <= found.changed <= found.pictures:
-                raise ValueError(f"device {found.setting.device}, {found.changed} of {found.pictures} pictures")
+            fields = check_fields(content, "it", _CHECKS)
+            found = Tuning(**{**fields, "setting": RuntimeSetting(**fields["setting"])})
+            if found.setting.device not in DEVICES:
+                raise ValueError(f"device {found.setting.device!r:.50} is none of {', '.join(DEVICES)}")
+            if found.changed > found.pictures:
+                raise ValueError(f"{found.changed} of {found.pictures} pictures")
             return found
 
         remedy = "tune again with `pairvpr tune`, or upgrade pairvpr if a newer one made it"
