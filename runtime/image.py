@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import io
-import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pairvpr.errors import SourceError, one_line
+from pairvpr.runtime.bit_depth import scale_16_bit, scale_floats
 from pairvpr.runtime.picture_formats import (
     EXTENSIONS_OF_FORMATS,
     PICTURE_EXTENSIONS,
     SLOW_FORMATS,
     UNREAD_EXTENSIONS,
 )
-from pairvpr.runtime.remarks import remark
 from pairvpr.runtime.resize_rules import RULES, SQUASH
 
 MIN_SIDE = 16  # pixels; a smaller picture shows no place
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-NARROW = 1 / 8  # a band of grey values that is narrower than this share of its brightest value
 SIGNIFICANT_BITS = "significant bits"  # key in the information of a PNG picture
-BAND = 256  # rows that are converted at once
-PERCENTILE_VALUES = 4_000_000  # the most values of a picture that percentiles are taken of
 MAX_SCANS = 100  # of a progressive JPEG file, each of which takes as long as a picture; cameras write about 10
 MAX_PIXELS = 100_000_000  # 300 MB when decoded; a larger picture may be a decompression bomb
 
@@ -48,8 +44,8 @@ _TURN_OF_ORIENTATION = {
 def load_picture(picture: str | Path | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
     """Load an upright RGB picture from a file, a PIL picture or a uint8 array (H, W, 3) in RGB order.
 
-    EXIF orientation is applied, alpha is dropped and 16-bit grey is scaled to 8 bit by the range that it uses. A PIL
-    picture that needs no change is returned itself.
+    EXIF orientation is applied, alpha is dropped, and 16-bit grey and floating-point values are scaled to 8 bit by the
+    range that they use. A PIL picture that needs no change is returned itself.
 
     Raises SourceError if the picture is missing, damaged, not representable in 8 bit, smaller than MIN_SIDE on a side
     or larger than MAX_PIXELS.
@@ -116,35 +112,6 @@ def resize(picture: Image.Image, size: tuple[int, int], rule: str = SQUASH) -> n
     return np.array(picture.resize((width, height), kind, box))
 
 
-def scale_16_bit(values: npt.NDArray[np.integer[Any]], significant: int = 16) -> npt.NDArray[np.uint8]:
-    """Scale values from 0 to 65535 to 8 bit by the range that the picture uses.
-
-    The range is 0 to the most that the used bits (8, 10, 12, 14 or 16) can hold, as in machine-vision cameras. Values
-    in a narrow band, as of thermal cameras, are stretched to it. The rule needs one picture alone, so that a map and
-    its queries are treated in one way.
-
-    values: an array (height, width) or (height, width, channels).
-    significant: number of bits that the file names.
-    """
-    most = int(values.max())
-    bits = next(b for b in (8, 10, 12, 14, 16) if most < 2**b)
-    if bits <= significant < 16:  # else the values are scaled to 16 bits, as the specification has it
-        bits = significant
-    low, high = 0.0, float(2**bits - 1)
-    step = math.isqrt(values.size // PERCENTILE_VALUES) + 1
-    darkest, brightest = np.percentile(values[::step, ::step], (0.5, 99.5)).tolist()
-    if 0 < brightest - darkest < NARROW * brightest:
-        low, high = darkest, brightest
-    if bits < 16 or low > 0:
-        remark("16-bit pictures that use fewer bits or a narrow band are scaled to 8 bits by the range they use")
-    eight = np.empty(values.shape, np.uint8)
-    for first in range(0, len(values), BAND):  # or else the numbers in float32 take four times the picture
-        band = slice(first, first + BAND)
-        scaled = (values[band].astype(np.float32) - low) * (255 / (high - low))
-        eight[band] = np.clip(scaled + 0.5, 0, 255)
-    return eight
-
-
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture file and read its header alone. Raise SourceError like `load_picture`."""
@@ -160,10 +127,10 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     except OSError as error:
         raise SourceError(f"{path} cannot be opened ({error.strerror}): check the file and its rights") from error
     with stream:
-        if not stream.read(1):
-            raise SourceError(f"{path} is an empty file: replace or remove it")
-        stream.seek(0)
         with pillow_reads(str(path)):
+            if not stream.read(1):
+                raise SourceError(f"{path} is an empty file: replace or remove it")
+            stream.seek(0)
             opened = _open(stream, tuple(EXTENSIONS_OF_FORMATS))
         with opened:
             _check_size(opened, str(path), MAX_PIXELS)
@@ -284,8 +251,8 @@ def _upright_rgb(picture: Image.Image, title: str) -> Image.Image:
         picture = _load(picture)  # before the orientation is read, because a TIFF file is rotated while loading
         turn = _TURN_OF_ORIENTATION.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
         if picture.mode == "F":
-            raise SourceError(f"{title} holds floating-point values: convert it to 8 or 16 bit")
-        if picture.mode == "I" or picture.mode.startswith("I;16"):
+            picture = Image.fromarray(_scale_floats(picture, title))
+        elif picture.mode == "I" or picture.mode.startswith("I;16"):
             picture = _grey_from_16_bit(picture, title)
         if picture.mode != "RGB":
             picture = picture.convert("RGB")
@@ -302,6 +269,13 @@ def _grey_from_16_bit(picture: Image.Image, title: str) -> Image.Image:
     if int(values.min()) < 0 or int(values.max()) > 65535:
         raise SourceError(f"{title} holds grey values outside 0 to 65535: convert it to 8 or 16 bit")
     return Image.fromarray(scale_16_bit(values, int(picture.info.get(SIGNIFICANT_BITS, 16))))
+
+
+def _scale_floats(picture: Image.Image, title: str) -> npt.NDArray[np.uint8]:
+    try:
+        return scale_floats(np.asarray(picture))
+    except SourceError as error:
+        raise SourceError(f"{title}: {error}") from None
 
 
 def _check_size(picture: Image.Image, title: str, max_pixels: int) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from pairvpr.errors import SourceError
-from pairvpr.runtime.geometry.poses import Pose
+from pairvpr.runtime.geometry.poses import FARTHEST, Pose, is_position
 from pairvpr.runtime.geometry.rotations import normalize
 
 POSE_COLUMNS = ["name", "x", "y", "z", "qx", "qy", "qz", "qw"]
@@ -30,9 +30,11 @@ def read_pose(values: Sequence[str], where: str) -> Pose:
 
     where: the file and line, for errors.
 
-    Raises SourceError for text that is not a finite number, and for a zero quaternion.
+    Raises SourceError for text that is not a finite number, a position farther than FARTHEST, and a zero quaternion.
     """
     x, y, z, qx, qy, qz, qw = (read_number(value, where) for value in values)
+    if not is_position(x, y, z):
+        raise SourceError(f"{where}: a coordinate is larger than {FARTHEST:g} m: correct it")
     q = normalize((qx, qy, qz, qw))
     if q is None:
         raise SourceError(f"{where}: the quaternion is zero: write x,y,z,w = 0,0,0,1 for no rotation")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
+
+FARTHEST = 1e12
+"""Largest coordinate of a position in metres. Larger numbers are no position, and their squares would overflow."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,22 @@ class Gps:
         }
 
 
+def is_position(x: float, y: float, z: float) -> bool:
+    """Return whether the numbers can be a position in metres: they are finite, and at most FARTHEST."""
+    return abs(x) <= FARTHEST and abs(y) <= FARTHEST and abs(z) <= FARTHEST  # false for NaN
+
+
 def find_fix(latitude: float, longitude: float, altitude: float | None = None) -> Gps | None:
     """Return the GPS position, None if a receiver without a fix wrote the numbers.
 
     A position that is not finite, outside +-90 and +-180 degrees or within a metre of (0, 0) is no fix. An altitude
-    that is not finite is left out.
+    that is not finite, or farther than FARTHEST, is left out.
     """
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):  # also if one is not a number
         return None
     if abs(latitude) < 1e-5 and abs(longitude) < 1e-5:
         return None
-    return Gps(latitude, longitude, altitude if altitude is not None and math.isfinite(altitude) else None)
+    return Gps(latitude, longitude, altitude if altitude is not None and abs(altitude) <= FARTHEST else None)
 
 
 class Place(NamedTuple):

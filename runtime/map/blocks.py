@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pairvpr.runtime.geometry.poses import Gps, Pose
 from pairvpr.runtime.map import records as records_table
-from pairvpr.runtime.map.records import Record, Value
+from pairvpr.runtime.map.records import LENGTHS, LIMITS, Record, Value
 from pairvpr.validation import check_int, check_text
 
 COLUMNS: dict[str, str] = {
@@ -56,6 +56,12 @@ _OPTIONAL: dict[str, tuple[np.dtype[Any], int]] = {
     "frame": (np.dtype("<u2"), 1),
     "orientation": (np.dtype("<f8"), 4),
     "gps": (np.dtype("<f8"), 3),
+}
+_LIMITS: dict[str, float | tuple[float, ...]] = {
+    "timestamp": LIMITS["timestamp"],
+    "position": LIMITS["position"],
+    "orientation": LENGTHS[1],
+    "gps": (LIMITS["latitude"], LIMITS["longitude"], LIMITS["altitude"]),
 }
 _AT = {name: place for place, name in enumerate(records_table.COLUMNS)}
 
@@ -207,10 +213,9 @@ class Block:
 
     def _check_places(self, of: str) -> None:
         columns = self._columns
-        if any(
-            np.isinf(columns[name]).any() for name in ("timestamp", "position", "orientation", "gps") if name in columns
-        ):
-            raise ValueError(f"a number {of} is not finite")
+        for name, limit in _LIMITS.items():
+            if name in columns and (np.abs(columns[name]) > limit).any():  # false for NaN, which is no number here
+                raise ValueError(f"a number {of} is not finite or too large")
         if ("position" in columns) != ("frame" in columns) or ("orientation" in columns and "position" not in columns):
             raise ValueError(f"a pose {of} is not whole")
         if "position" in columns:
@@ -222,6 +227,9 @@ class Block:
                 turned = np.isfinite(columns["orientation"])
                 if (turned != turned[:, :1]).any() or (turned[:, 0] & ~placed).any():
                     raise ValueError(f"an orientation {of} is not whole")
+                lengths = np.linalg.norm(columns["orientation"][turned[:, 0]], axis=1)
+                if ((lengths < LENGTHS[0]) | (lengths > LENGTHS[1])).any():
+                    raise ValueError(f"an orientation {of} is not a unit quaternion")
         if "gps" in columns:
             known = np.isfinite(columns["gps"])
             if (known[:, 0] != known[:, 1]).any() or (known[:, 2] & ~known[:, 0]).any():

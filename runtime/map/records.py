@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.geometry.poses import FARTHEST, Gps, Pose
 from pairvpr.validation import check_int, check_real, check_text
 
 Value = str | int | float | None
@@ -39,6 +39,11 @@ COLUMNS: dict[str, str] = {
     "crc": "INTEGER NOT NULL",
 }
 """The columns of the `records` table, in order, with their types. `crc` covers all before it."""
+
+LIMITS = {"timestamp": 1e19, "position": FARTHEST, "latitude": 90.0, "longitude": 180.0, "altitude": FARTHEST}
+"""The largest magnitude of each number of a place. Version 0.1 stored time stamps in nanoseconds, too."""
+LENGTHS = (0.5, 2.0)
+"""The range of a quaternion's length. Version 0.1 stored quaternions that it had not made unit ones."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def encode(record: Record) -> tuple[Value, ...]:
     """Encode a record as a row in the order of COLUMNS.
 
     Raises ValueError if a text is too long or not Unicode, which SQLite would refuse, or a number is not finite, which
-    SQLite would store as NULL.
+    SQLite would store as NULL, or outside its range, which readers would refuse.
     """
     check_text(record.name, "the name")
     check_text(record.source, "the source")
@@ -81,7 +86,7 @@ def encode(record: Record) -> tuple[Value, ...]:
         record.id,
         record.name,
         record.source,
-        _real(record.timestamp),
+        _real(record.timestamp, "timestamp"),
         *_encode_pose(record.pose),
         *_encode_gps(record.gps),
         record.segment,
@@ -107,7 +112,7 @@ def decode(row: Sequence[Any]) -> Record:
         number,
         check_text(name, f"the name {of}"),
         check_text(source, f"the source {of}"),
-        None if timestamp is None else check_real(timestamp, f"the timestamp {of}"),
+        None if timestamp is None else _check_number(timestamp, "timestamp", of),
         _decode_pose([x, y, z], q, frame, of),
         _decode_gps(latitude, longitude, altitude, of),
         check_int(segment, f"the segment {of}", 1, 2**53),
@@ -121,18 +126,29 @@ def decode(row: Sequence[Any]) -> Record:
 def _decode_pose(position: Sequence[Any], q: Sequence[Any], frame: Any, of: str) -> Pose | None:
     if position == [None] * 3 and q == [None] * 4 and frame is None:
         return None
-    x, y, z = (check_real(value, f"the position {of}") for value in position)
+    x, y, z = (_check_number(value, "position", of) for value in position)
     if q == [None] * 4:
         return Pose(x, y, z, None, check_text(frame, f"the frame {of}"))
     qx, qy, qz, qw = (check_real(value, f"the orientation {of}") for value in q)
+    _check_orientation((qx, qy, qz, qw), of)
     return Pose(x, y, z, (qx, qy, qz, qw), check_text(frame, f"the frame {of}"))
 
 
 def _decode_gps(latitude: Any, longitude: Any, altitude: Any, of: str) -> Gps | None:
     if latitude is None and longitude is None and altitude is None:
         return None
-    height = None if altitude is None else check_real(altitude, f"the altitude {of}")
-    return Gps(check_real(latitude, f"the latitude {of}"), check_real(longitude, f"the longitude {of}"), height)
+    height = None if altitude is None else _check_number(altitude, "altitude", of)
+    return Gps(_check_number(latitude, "latitude", of), _check_number(longitude, "longitude", of), height)
+
+
+def _check_number(value: object, kind: str, of: str) -> float:
+    """Return a number of LIMITS in its range."""
+    return check_real(value, f"the {kind} {of}", -LIMITS[kind], LIMITS[kind])
+
+
+def _check_orientation(q: Sequence[float], of: str) -> None:
+    if not LENGTHS[0] <= math.hypot(*q) <= LENGTHS[1]:
+        raise ValueError(f"the orientation {of} is not a unit quaternion")
 
 
 def checksum(fields: Sequence[object]) -> int:
@@ -144,19 +160,22 @@ def checksum(fields: Sequence[object]) -> int:
 def _encode_pose(pose: Pose | None) -> tuple[Value, ...]:
     if pose is None:
         return (None,) * 8
-    q = (None,) * 4 if pose.q is None else tuple(_real(value) for value in pose.q)
-    return (_real(pose.x), _real(pose.y), _real(pose.z), *q, pose.frame)
+    q: tuple[Value, ...] = (None,) * 4
+    if pose.q is not None:
+        _check_orientation(pose.q, "of the picture")
+        q = tuple(_real(value) for value in pose.q)
+    return (*(_real(value, "position") for value in (pose.x, pose.y, pose.z)), *q, pose.frame)
 
 
 def _encode_gps(gps: Gps | None) -> tuple[Value, ...]:
     if gps is None:
         return (None,) * 3
-    return (_real(gps.latitude), _real(gps.longitude), _real(gps.altitude))
+    return (_real(gps.latitude, "latitude"), _real(gps.longitude, "longitude"), _real(gps.altitude, "altitude"))
 
 
-def _real(value: float | None) -> float | None:
+def _real(value: float | None, kind: str | None = None) -> float | None:
+    """Return a number as it is stored. Raises ValueError if it is outside the range of its kind, or not finite."""
     if value is None:
         return None
-    if not math.isfinite(value):
-        raise ValueError(f"the number {value} of its timestamp or position is not finite")
-    return float(value) + 0.0  # SQLite stores -0.0 as 0.0, and the checksum must not see a difference
+    # SQLite stores -0.0 as 0.0, and the checksum must not see a difference
+    return float(value if kind is None else _check_number(value, kind, "of the picture")) + 0.0

@@ -287,7 +287,8 @@ def _offset(tensors: Mapping[str, Any], name: str, dtype: np.dtype[Any], shape: 
 
 def is_unit(descriptor: npt.NDArray[np.float32]) -> bool:
     """Return whether a descriptor (G,) is finite and has length 1, within NORM_TOLERANCE."""
-    length = math.sqrt(float(np.dot(descriptor, descriptor)))  # too large ones become infinite
+    with np.errstate(all="ignore"):  # of numbers that are not finite or too large, whose length is neither
+        length = math.sqrt(float(np.dot(descriptor, descriptor)))
     return abs(length - 1) <= NORM_TOLERANCE  # false for NaN
 
 

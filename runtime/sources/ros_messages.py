@@ -11,9 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import SourceError, one_line
-from pairvpr.runtime.geometry.poses import UNKNOWN, Place, find_fix
+from pairvpr.runtime.bit_depth import BAND, scale_16_bit, scale_floats
+from pairvpr.runtime.geometry.poses import UNKNOWN, Place, find_fix, is_position
 from pairvpr.runtime.geometry.rotations import normalize
-from pairvpr.runtime.image import BAND, MIN_SIDE, decode_picture, load_picture, scale_16_bit
+from pairvpr.runtime.image import MIN_SIDE, decode_picture, load_picture
 from pairvpr.runtime.sources.base import Frame, Header
 
 # Pillow's name for the order of an encoding's bytes, and bytes per pixel. 8UC1 and 8UC3 do not define colours: OpenCV
@@ -48,7 +49,8 @@ _YUV = {
 _PLANES = {"nv12": (2, 2, True), "nv21": (2, 2, False), "nv24": (1, 1, True)}
 _BAYER = ("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8")
 _WIDE_BAYER = tuple(f"{each[:-1]}16" for each in _BAYER)
-ENCODINGS = (*_CHANNELS, *_WIDE, *_YUV, *_PLANES, *_BAYER, *_WIDE_BAYER)
+_FLOATS = {"32fc1": "f4", "64fc1": "f8"}
+ENCODINGS = (*_CHANNELS, *_WIDE, *_YUV, *_PLANES, *_BAYER, *_WIDE_BAYER, *_FLOATS)
 MAX_PIXELS = 50_000_000  # of a message, about a GB while it is converted
 COMPRESSED = ("JPEG", "PNG", "TIFF", "WEBP")
 VIDEO_FORMATS = ("h264", "h265", "hevc", "av1", "vp8", "vp9")
@@ -68,11 +70,6 @@ def decode_image(message: Any) -> Image.Image:
         # Some drivers put zeros in front, with which none of these formats begins.
         return decode_picture(content.lstrip(b"\0"), "its JPEG, PNG, TIFF or WebP data", MAX_PIXELS, COMPRESSED)
     encoding = message.encoding.lower()
-    if encoding.startswith(("32fc", "64fc")):
-        raise SourceError(
-            f"encoding {message.encoding!r} holds measured values, as distances or temperatures, and no picture: "
-            "choose another --topic, or convert the images to mono16"
-        )
     if encoding not in ENCODINGS:
         raise SourceError(f"encoding {message.encoding!r} is not one of {' '.join(ENCODINGS)}: convert the images")
     if min(message.height, message.width) < MIN_SIDE or message.height * message.width > MAX_PIXELS:
@@ -86,6 +83,8 @@ def decode_image(message: Any) -> Image.Image:
         order, count = _WIDE[encoding]
         values = scale_16_bit(_wide_pixels(message, count)[:, :, order])
         return load_picture(values.repeat(3, axis=2) if len(order) == 1 else values)
+    if encoding in _FLOATS:
+        return load_picture(scale_floats(_float_pixels(message, _FLOATS[encoding]))[:, :, None].repeat(3, axis=2))
     if encoding in _WIDE_BAYER:
         return load_picture(_from_bayer(scale_16_bit(_wide_pixels(message, 1))[:, :, 0], encoding[6:10]))
     if encoding in _YUV:
@@ -126,7 +125,7 @@ def parse_header(message: Any, logged: int) -> Header:
 
 
 def parse_pose(message: Any) -> list[float]:
-    """Read x, y, z in metres and a unit quaternion (x, y, z, w). All are NaN if one is not finite.
+    """Read x, y, z in metres and a unit quaternion (x, y, z, w). All are NaN if one is not finite or too large.
 
     message: an Odometry, PoseStamped or PoseWithCovarianceStamped message.
     """
@@ -140,8 +139,10 @@ def parse_gps(message: Any) -> list[float]:
     message: a NavSatFix message.
     """
     fixed = message.status.status >= 0  # STATUS_NO_FIX is -1
-    gps = find_fix(message.latitude, message.longitude) if fixed else None
-    return [math.nan] * 3 if gps is None else [gps.latitude, gps.longitude, message.altitude]
+    gps = find_fix(message.latitude, message.longitude, message.altitude) if fixed else None
+    if gps is None:
+        return [math.nan] * 3
+    return [gps.latitude, gps.longitude, math.nan if gps.altitude is None else gps.altitude]
 
 
 def parse_transform(message: Any) -> list[float]:
@@ -152,13 +153,14 @@ def parse_transform(message: Any) -> list[float]:
 def parse_point(message: Any) -> list[float]:
     """Read the position of a PointStamped message, as `parse_pose`. The orientation is NaN."""
     at = message.point
-    return [at.x, at.y, at.z, *[math.nan] * 4]
+    return [*([at.x, at.y, at.z] if is_position(at.x, at.y, at.z) else [math.nan] * 3), *[math.nan] * 4]
 
 
 def _pose_row(at: Any, turned: Any) -> list[float]:
     q = normalize((turned.x, turned.y, turned.z, turned.w))
-    row = [math.nan] * 7 if q is None else [at.x, at.y, at.z, *q]
-    return row if all(map(math.isfinite, row)) else [math.nan] * 7
+    if q is None or not all(map(math.isfinite, q)) or not is_position(at.x, at.y, at.z):
+        return [math.nan] * 7
+    return [at.x, at.y, at.z, *q]
 
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -174,6 +176,12 @@ def _pixels(message: Any, size: int) -> npt.NDArray[np.uint8]:
 def _wide_pixels(message: Any, count: int) -> npt.NDArray[np.uint16]:
     """Return an Image message of `count` channels of 16 bits as (height, width, count)."""
     return _pixels(message, 2 * count).view(">u2" if message.is_bigendian else "<u2").astype(np.uint16)
+
+
+def _float_pixels(message: Any, kind: str) -> npt.NDArray[np.floating[Any]]:
+    """Return an Image message of one channel of floats as (height, width)."""
+    values = _pixels(message, int(kind[1])).view((">" if message.is_bigendian else "<") + kind)
+    return values[:, :, 0]
 
 
 def _rows(message: Any, count: int, used: int) -> npt.NDArray[np.uint8]:

@@ -52,8 +52,8 @@ NAMES = (
 )
 BAD_NAMES = ("line\n{}", "bell\a{}", "\x1b[31m{}", "tab\t{}", "u\u2028{}")
 ENCODINGS = ("rgb8", "bgr8", "mono8", "8UC3", "mono16", "bayer_rggb8", "32FC1", "made-up")
-READ = {"rgb8": 3, "bgr8": 3, "mono8": 1, "8UC3": 3}
-"""Encodings that are read, and their channels, of those that are drawn."""
+READ = {"rgb8": 3, "bgr8": 3, "mono8": 1, "8UC3": 3, "mono16": 2, "bayer_rggb8": 1, "32FC1": 4}
+"""Encodings that are read, and the bytes of a pixel, of those that are drawn."""
 
 
 class Told(NamedTuple):
@@ -131,11 +131,9 @@ def draw_bag(chance: random.Random, home: Path) -> tuple[Path, Told]:
         for number in range(chance.randint(1, 6)):
             now += chance.choice([100_000_000, 100_000_000, 0, -5_000_000_000, 3_600_000_000_000])
             encoding, stamp = chance.choice(ENCODINGS), chance.choice([now, now, now, 0, None])
-            channels = READ.get(encoding, 2 if encoding == "mono16" else 4 if encoding == "32FC1" else 1)
-            pixels = draw_scene(number, 0, SIZE)[:, :, [0] * channels]
+            pixels = draw_scene(number, 0, SIZE)[:, :, [0] * READ.get(encoding, 1)]
             bag.image("/cam", stamp, pixels, encoding, logged=max(now, START))
-            is_read = encoding in {*READ, "mono16", "bayer_rggb8"}
-            (told.taken if is_read else told.skipped).add(f"#{number:06d}")
+            (told.taken if encoding in READ else told.skipped).add(f"#{number:06d}")
             if chance.random() < 0.5:
                 kind = chance.choice(["PoseStamped", "PoseWithCovarianceStamped", "Odometry"])
                 q = chance.choice([(0, 0, 0, 1), (0, 0, 0, 0), (0, 0, 0, float("nan"))])

@@ -164,10 +164,18 @@ def test_grey_beyond_sixteen_bit_is_refused(value):
         load_picture(Image.fromarray(np.full((20, 20), value, np.int32)))
 
 
-def test_float_pictures_are_refused(tmp_path):
-    Image.fromarray(np.ones((20, 20), np.float32)).save(tmp_path / "a.tiff")
-    with pytest.raises(SourceError, match=r"a\.tiff holds floating-point values: convert"):
-        load_picture(tmp_path / "a.tiff")
+def test_a_float_picture_is_scaled_by_the_range_it_uses(tmp_path, caplog):
+    """As a thermal camera or a range image, whatever its unit."""
+    grey = np.asarray(Image.fromarray(scene()).convert("L")).astype(np.float32)
+    Image.fromarray(grey * 0.01 + 290).save(tmp_path / "kelvin.tiff")
+    with remark_scope():
+        loaded = np.asarray(load_picture(tmp_path / "kelvin.tiff"))[:, :, 0].astype(float)
+    assert np.corrcoef(loaded.ravel(), grey.ravel())[0, 1] > 0.99
+    assert (loaded.min(), loaded.max()) == (0, 255)
+    assert [text[:36] for text in caplog.messages] == ["floating-point pictures are scaled t"]
+    Image.fromarray(np.full((20, 20), np.nan, np.float32)).save(tmp_path / "nan.tiff")
+    with pytest.raises(SourceError, match=r"nan\.tiff: none of its floating-point values is finite: check the program"):
+        load_picture(tmp_path / "nan.tiff")
 
 
 UPRIGHT = {

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.exif import exif_gps
 from pairvpr.runtime.geometry.pose_files import PlaceFinder, read_poses
-from pairvpr.runtime.geometry.poses import Gps, Place, Pose
+from pairvpr.runtime.geometry.poses import Gps, Place, Pose, find_fix
 from pairvpr.runtime.geometry.timed_poses import MAX_TIME_GAP
 from pairvpr.runtime.geometry.utm_names import utm_pose
 from pairvpr.runtime.remarks import remark_scope
@@ -68,6 +68,7 @@ MALFORMED = [
     (POSE + "a,1,2,nan,0,0,0,1\n", "line 2: nan is not a finite number"),
     (POSE + "a,1,2,3,0,0,inf,1\n", "line 2: inf is not a finite number"),
     (POSE + "a,1,2,3,0,0,0,0\n", "line 2: the quaternion is zero"),
+    (POSE + "a,1,-1.1e12,3,0,0,0,1\n", "line 2: a coordinate is larger than 1e+12 m"),
     (POSE + "a,1,2,3,0,0,0,1\n./a,1,2,3,0,0,0,1\n", "line 3: a is in the file twice"),
     (GPS + "a,91,0,0\nb,0,-181,0\nc,0,0,\nd,nan,1,\n", "none of its 4 GPS positions is a fix"),
     (GPS + "a,1,2,high\n", "line 2: 'high' is not a number"),
@@ -339,6 +340,12 @@ def test_damaged_gps_tags_are_no_place(tmp_path, monkeypatch):
     assert exif_gps(path) is None
     with pytest.raises(SourceError, match="there is no picture"):
         exif_gps(tmp_path / "nope.jpg")
+
+
+def test_an_altitude_beyond_all_bounds_is_left_out():
+    assert find_fix(1, 2, 1e12) == Gps(1, 2, 1e12)
+    for altitude in (1.1e12, float("nan"), float("-inf"), None):
+        assert find_fix(1, 2, altitude) == Gps(1, 2)
 
 
 def test_positions_without_a_fix_are_counted_and_said_once(tmp_path, caplog):

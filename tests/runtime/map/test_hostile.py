@@ -178,6 +178,7 @@ def test_a_catalog_has_three_plain_tables(path: Path, change: str) -> None:
         ("id", 0), ("name", 7), ("name", "x" * 5000), ("name", "0.jpg"), ("timestamp", float("inf")),
         ("x", 1.0), ("frame", "map"), ("qw", 1.0), ("latitude", 1.0), ("altitude", 1.0), ("segment", 9),
         ("row", -1), ("row", 10**9), ("deleted", 2), ("descriptor_crc", -1), ("tokens_crc", 2**40),
+        ("timestamp", 1.1e19), ("timestamp", "0"),
     ],
 )  # fmt: skip
 def test_fields_of_records_have_types_and_ranges(path: Path, column: str, value: object) -> None:
@@ -308,6 +309,56 @@ def test_values_of_blocks_have_types_and_ranges(tmp_path: Path, column: str, at:
     edit_blocks(path, forge)
     with pytest.raises(MapError, match="is damaged"):
         Map.open(path)
+
+
+LIMITS = [
+    ("timestamp", "timestamp", [0.0, -1e19, 1e19], [1.1e19, -1.1e19]),
+    *((axis, ("position", number), [-1e12, 1e12], [1.1e12, -1.1e12]) for number, axis in enumerate("xyz")),
+    ("qw", ("orientation", 3), [0.5, -1.0, 2.0], [0.49, 0.0, -2.01, 1e200]),
+    ("latitude", ("gps", 0), [-90.0, 90.0], [-90.1, 90.1, 500.0]),
+    ("longitude", ("gps", 1), [-180.0, 180.0], [-180.1, 180.1, 1e308]),
+    ("altitude", ("gps", 2), [-1e12, 1e12], [1.1e12, -1.1e12]),
+]
+"""Column, place in a block, and numbers inside and outside its range."""
+
+
+@pytest.mark.parametrize(("column", "at", "inside", "outside"), LIMITS)
+@pytest.mark.parametrize("rows", [True, False])
+def test_places_have_ranges(
+    tmp_path: Path, column: str, at: Any, inside: list[float], outside: list[float], rows: bool
+) -> None:
+    """They reach a robot, and the squares of larger ones would overflow."""
+    path = place_map(tmp_path / "map")
+    original = (path / "map.sqlite").read_bytes()
+    name, number = (at, 0) if isinstance(at, str) else at
+
+    def forge(content: bytes, value: float) -> bytes:
+        forged = bytearray(content)
+        block = Block(1, forged, 0)  # type: ignore[arg-type]
+        values = block._columns[name].reshape(block.count, -1)
+        values.flags.writeable = True
+        values[2, number] = value
+        return bytes(forged)
+
+    for value in (*inside, *outside):
+        (path / "map.sqlite").write_bytes(original)
+        if rows:
+            edit_records(path, lambda old, new=value: {**old, column: new} if old["id"] == 3 else old)
+        else:
+            edit_blocks(path, lambda content, new=value: forge(content, new))
+        if value in inside:
+            with Map.open(path) as opened:
+                record = opened.records[2]
+                assert record.pose is not None
+                assert record.gps is not None
+                pose = (record.pose.x, record.pose.y, record.pose.z)
+                gps = (record.gps.latitude, record.gps.longitude, record.gps.altitude)
+                found = {"timestamp": (record.timestamp,), "position": pose, "orientation": record.pose.q, "gps": gps}
+                assert found[name][number] == value
+            continue
+        with pytest.raises(MapError, match="is damaged"):
+            Map.open(path)
+    assert repair_map(path).kept == 7
 
 
 @pytest.mark.parametrize("flips", [200, pytest.param(20_000, marks=pytest.mark.soak)])

@@ -106,9 +106,21 @@ def test_every_kind_of_pose(tmp_path: Path, kind: str, pose: str, caplog: pytest
         bag.pose(pose, "/pose", stamp(0), 7.0, frame="")
         bag.pose(pose, "/pose", stamp(0), 9.0, q=(0, 0, 0, 0))
         bag.pose(pose, "/pose", stamp(1), float("nan"))
+        bag.pose(pose, "/pose", stamp(1), -1.1e12)
     (frame,) = frames_of(bag.path)
     assert (frame.pose.x, frame.pose.frame) == (7, "map")
-    assert "2 of 3 poses on /pose have no fix or orientation" in caplog.text
+    assert "3 of 4 poses on /pose have no fix or orientation" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1.1e12])
+def test_points_without_a_position_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: float) -> None:
+    with BagWriter(tmp_path, "sqlite") as bag:
+        for i, y in enumerate((2.0, bad, 4.0)):
+            bag.image("/image", stamp(i), scene(i))
+            inner = bag.new("geometry_msgs/msg/Point", 1.0, y, 3.0)
+            bag.write("/point", bag.new("geometry_msgs/msg/PointStamped", bag.header(stamp(i), "a"), inner), stamp(i))
+    assert [frame.pose and frame.pose.y for frame in frames_of(bag.path)] == [2, pytest.approx(3), 4]
+    assert "1 of 3 poses on /point have no fix or orientation: left out" in caplog.text
 
 
 def test_gps_fixes(tmp_path: Path) -> None:
@@ -339,7 +351,7 @@ def encoded(pixels: np.ndarray, encoding: str) -> np.ndarray:
 SMOOTH = np.stack(np.broadcast_arrays(np.arange(64) * 3, 20 + np.arange(48)[:, None] * 4, 90), axis=2).astype(np.uint8)
 
 
-@pytest.mark.parametrize("encoding", [each for each in ENCODINGS if not each.startswith("nv")])
+@pytest.mark.parametrize("encoding", [each for each in ENCODINGS if not each.startswith(("nv", "32", "64"))])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
     smooth = SMOOTH
     with BagWriter(tmp_path, "drive.bag") as bag:
@@ -382,7 +394,7 @@ def test_bands_of_rows_do_not_show(encoding: str, monkeypatch: pytest.MonkeyPatc
     step = width * {"uyvy": 2, "nv12": 1, "nv24": 1, "mono16": 2, "rgb16": 6}[encoding]
     message = SimpleNamespace(encoding=encoding, height=height, width=width, step=step, is_bigendian=0, data=data)
     whole = np.asarray(decode_image(message))
-    monkeypatch.setattr("pairvpr.runtime.image.BAND", 10)
+    monkeypatch.setattr("pairvpr.runtime.bit_depth.BAND", 10)
     monkeypatch.setattr("pairvpr.runtime.sources.ros_messages.BAND", 10)
     assert np.array_equal(np.asarray(decode_image(message)), whole)
 
@@ -450,9 +462,38 @@ def test_compressed_images(tmp_path: Path, form: str) -> None:
     assert "sqlite/image/compressed#000002: its JPEG, PNG, TIFF or WebP data is not a picture" in none.error
 
 
+@pytest.mark.parametrize(("encoding", "kind"), [("32FC1", "f4"), ("64FC1", "f8")])
+@pytest.mark.parametrize("big", [0, 1])
+def test_images_of_floats_are_scaled_by_the_range_they_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str, kind: str, big: int
+) -> None:
+    """As distances in metres, with holes, or temperatures."""
+    grey = scene(0)[:, :, 1]
+    metres = 0.4 + grey * 0.03
+    metres[:4] = np.nan
+    values = metres.astype((">" if big else "<") + kind)
+    with BagWriter(tmp_path, "sqlite") as bag:
+        for i, pixels in enumerate((values, np.full_like(values, np.nan))):
+            rows = pixels.view(np.uint8)
+            height, width = grey.shape
+            message = bag.new(
+                "sensor_msgs/msg/Image", bag.header(stamp(i)), height, width, encoding, big, rows.shape[1], rows.ravel()
+            )
+            bag.write("/depth", message, stamp(i))
+    with remark_scope():
+        shown, none = frames_of(bag.path)
+    pixels = np.asarray(shown.picture)
+    assert (pixels[:, :, :1] == pixels).all()
+    assert not pixels[:4].any()
+    assert np.corrcoef(pixels[4:, :, 0].ravel(), grey[4:].ravel())[0, 1] > 0.99
+    assert "#000001: none of its floating-point values is finite" in none.error
+    (told,) = caplog.messages
+    assert told.startswith("floating-point pictures are scaled to 8 bits by the range they use")
+
+
 def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> None:
     with BagWriter(tmp_path, "drive.bag") as bag:
-        bag.image("/image", stamp(0), scene(0)[:, :, :1], "32FC1")
+        bag.image("/image", stamp(0), scene(0)[:, :, :2], "32FC2")
         bag.image("/image", stamp(1), scene(0)[:, :, :1], "rgb8")
         bag.image("/image", stamp(2), scene(0)[:8])
         nothing = np.zeros(0, np.uint8)
@@ -461,7 +502,7 @@ def test_an_image_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> 
         bag.image("/image", stamp(4), scene(0))
     frames = frames_of(bag.path)
     told = [
-        "encoding '32FC1' holds measured values, as distances or temperatures, and no picture",
+        "encoding '32FC2' is not one of",
         "bytes in rows of 64 do not make a picture of 64 x 48 in rgb8",
         "64 x 8 pixels",
         "0 x 0 pixels",
