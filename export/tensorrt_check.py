@@ -83,7 +83,7 @@ def judge_engines(
     Pair graphs get the stored tokens, so that the encoder is judged by itself. The suffix gets candidates in another
     order than the prefix.
     """
-    truth = Reference.load(bundle.reference())
+    truth = Reference.from_bundle(bundle)
     opened = Engines.from_graphs(engines, "tensorrt", precision, "check")
     # The two pictures of a small batch must have different scores, because their order is checked too.
     order = np.argsort(truth.scores) if bundle.info.pair_classifier else np.arange(len(truth.images))

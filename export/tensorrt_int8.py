@@ -157,7 +157,7 @@ def _inputs(bundle: Bundle, graph: str, batch: int) -> dict[str, np.ndarray]:
 
     All candidates are kept.
     """
-    truth = Reference.load(bundle.reference())
+    truth = Reference.from_bundle(bundle)
     rows = np.resize(np.arange(len(truth.images)), batch)
     if graph == "encoder":
         return {"images": truth.images[rows]}

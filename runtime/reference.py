@@ -15,11 +15,14 @@ from safetensors.numpy import load_file, save
 from pairvpr.errors import BundleError, one_line
 from pairvpr.machine import cache_folder
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import RESTORE
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, RESTORE, BundleInfo
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import Model, default_bundle
 
 log = logging.getLogger(__name__)
+
+_MOST = 1000  # images of a reference check, which an export makes of a few
+_LARGEST = 1e6  # of all its numbers; differences and products of larger ones would not be finite
 
 
 @dataclass(frozen=True)
@@ -87,35 +90,39 @@ class Reference:
         file.write_bytes(save(arrays))
 
     @staticmethod
-    def load(file: Path) -> Reference:
-        """Read a reference. Raises BundleError if the file is not one."""
+    def from_bundle(bundle: Bundle) -> Reference:
+        """Read the reference of a bundle. Raises BundleError if it is damaged or does not fit the bundle's graphs."""
+        file = bundle.reference()
         try:
             arrays = load_file(file)
             features = Features(arrays["descriptors"], arrays["tokens"])
             found = Reference(arrays["images"], features, arrays["scores"], arrays.get("descriptor_images"))
-            found._check()
+            found._check(bundle.info)
             return found
         except (SafetensorError, KeyError, OSError, ValueError) as error:
             raise BundleError(f"{file}: not a reference check ({one_line(error)}); {RESTORE}") from error
 
-    def _check(self) -> None:
-        """Raise ValueError unless the arrays have the right types, fit each other and are finite."""
-        count, features = len(self.images), self.features
-        for images in (self.images, *([] if self.descriptor_images is None else [self.descriptor_images])):
-            if (
-                images.dtype != np.uint8
-                or images.ndim != 4
-                or images.shape[3] != 3
-                or len(images) != count
-                or not count
-            ):
-                raise ValueError("its images are not uint8 of shape (n, H, W, 3)")
-        arrays = {"descriptors": (features.descriptors, 2), "tokens": (features.tokens, 3), "scores": (self.scores, 1)}
-        alone = features.tokens.size == 0
-        for name, (array, axes) in arrays.items():
-            wanted = 0 if alone and name == "scores" else count
-            if array.dtype.kind != "f" or array.ndim != axes or len(array) != wanted or not np.isfinite(array).all():
-                raise ValueError(f"its {name} are not {count} finite ones")
+    def _check(self, info: BundleInfo) -> None:
+        """Raise ValueError unless the arrays have the types and shapes of the bundle's graphs, and are finite."""
+        count = self.images.shape[0] if self.images.ndim else 0
+        if not 1 <= count <= _MOST:
+            raise ValueError(f"it has no 1 to {_MOST} images")
+        pictures = {ENCODER: self.images, DESCRIPTOR: self.descriptor_images}
+        for graph, images in pictures.items():
+            if graph not in info.graphs:
+                continue
+            of = info.picture_of(graph)
+            if images is None or images.dtype != np.uint8 or images.shape != (count, of.height, of.width, 3):
+                raise ValueError(f"its images for {graph} are not {count} of {of.width} x {of.height} pixels")
+        dims = info.dims
+        wanted = {
+            "descriptors": (self.features.descriptors, (count, dims.descriptor)),
+            "tokens": (self.features.tokens, (count, dims.tokens, dims.token_dim)),
+            "scores": (self.scores, (count if info.pair_classifier else 0,)),
+        }
+        for name, (array, shape) in wanted.items():
+            if array.dtype.kind != "f" or array.shape != shape or not (np.abs(array) <= _LARGEST).all():
+                raise ValueError(f"its {name} are not finite numbers of shape {shape}")
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def describe(errors: Errors, pair_classifier: bool) -> str:
 
 def check_reference(model: Model) -> Errors:
     """Run the bundle's reference check on the model's engine. Raises BundleError or EngineError."""
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     features = truth.encode_all(model)
     scores = np.zeros(0, np.float32)
     if model.bundle.info.pair_classifier:

@@ -127,7 +127,7 @@ def descriptor_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     nano, folder = Bundle.open(default_bundle()), tmp_path_factory.mktemp("bundles") / "descriptor"
     nano.install(folder)
-    truth = Reference.load(folder / REFERENCE)
+    truth = Reference.from_bundle(nano)
     descriptors = truth.features.descriptors
     (folder / REFERENCE).unlink()  # a link to the package's own
     alone = Features(descriptors, np.zeros((len(descriptors), 0, 0), np.float32))

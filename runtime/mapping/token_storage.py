@@ -42,7 +42,7 @@ class Effect:
 
 def measure_effect(model: Model, token_format: TokenFormat) -> Effect:
     """Compare the pair scores of stored tokens and of float32 tokens. Raise BundleError or EngineError."""
-    exact = Reference.load(model.bundle.reference()).features
+    exact = Reference.from_bundle(model.bundle).features
     stored = Features(exact.descriptors, np.stack([token_format.store(tokens).load() for tokens in exact.tokens]))
     scores, changed = (
         np.concatenate([model.score(exact[i], database[i:]) for i in range(len(exact))]) for database in (exact, stored)

@@ -75,7 +75,7 @@ def made(tiny_bundle, images, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         take_few(patch)
         export = Int8Export(floats, folder, Pictures(files[:3], files[3:]), QUIET)
-        precisions, calibration = export.write(Reference.load(floats.reference()))
+        precisions, calibration = export.write(Reference.from_bundle(floats))
     return folder, precisions, calibration, export
 
 
@@ -409,7 +409,7 @@ def test_a_failed_int8_check_names_the_worst_layers(made, monkeypatch) -> None:
     export = made[3]
     monkeypatch.setattr(int8_bundle, "measure_agreement", lambda *_: Agreement(0.98, 0.97, 0.25))
     with pytest.raises(ExportError) as error:
-        export._judge("int8", made[1]["int8"].graphs, export.seen, Reference.load(export.floats.reference()))
+        export._judge("int8", made[1]["int8"].graphs, export.seen, Reference.from_bundle(export.floats))
     assert "lowest descriptor cosine 0.9800, rank correlation of scores 0.9700" in str(error.value)
     assert "best candidate changed in 25.0%" in str(error.value)
     assert export.ranking[0] in str(error.value)

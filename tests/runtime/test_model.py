@@ -172,7 +172,7 @@ def altered(truth: Reference, what: str) -> Reference:
 
 def with_reference(model: Model, folder: Path, what: str) -> Model:
     """Return the model with an altered reference check whose checksum holds."""
-    truth = altered(Reference.load(model.bundle.reference()), what)
+    truth = altered(Reference.from_bundle(model.bundle), what)
     model.bundle.install(folder)
     file = folder / REFERENCE
     file.unlink()
@@ -196,20 +196,11 @@ def test_a_reference_that_is_not_finite_is_refused(model: Model, tmp_path: Path,
 
 
 def test_the_network_itself_has_no_error(model: Model) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     for precision in TOLERANCES:
         errors = measure(truth.features, truth.scores, truth, precision)
         assert errors.ok
         assert errors.descriptors == errors.scores == 0
-
-
-@pytest.mark.parametrize("content", [b"", b"no safetensors", None])
-def test_a_reference_that_is_none(tmp_path: Path, content: bytes | None) -> None:
-    file = tmp_path / REFERENCE
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(BundleError, match="not a reference check"):
-        Reference.load(file)
 
 
 def test_the_default_bundle_is_the_one_of_no_name(model: Model) -> None:

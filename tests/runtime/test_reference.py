@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.numpy import load_file, save
 
 from pairvpr.cli.main import main as pairvpr
 from pairvpr.cli.run import main as pairvpr_run
 from pairvpr.errors import BundleError
 from pairvpr.runtime import load_model, reference
-from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle import REFERENCE, Bundle
 from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.reference import Reference
 from tests.runtime.test_hostile_bundle import replace
 from tests.scenes import draw_scene
 
@@ -89,6 +92,48 @@ def test_shuffled_weights_are_refused_by_every_opening(home: Path) -> None:
     verified = call(pairvpr, "map", "verify", "--db", home / "map")
     assert verified.exit_code == 2
     assert "its weights are not those of its reference check" in verified.stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors"])
+def test_a_reference_that_is_none(home: Path, content: bytes) -> None:
+    replace(home / "bundle", REFERENCE, content)
+    with pytest.raises(BundleError, match="not a reference check"):
+        Reference.from_bundle(Bundle.open(home / "bundle"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda truth: {"images": truth["images"][:, :-1]}, "images for encoder are not 4 of 224 x 224 pixels"),
+        (lambda truth: {"images": truth["images"][..., :1]}, "images for encoder are not 4 of 224 x 224 pixels"),
+        (lambda truth: {"images": truth["images"].astype(np.float32)}, "images for encoder are not 4"),
+        (lambda truth: {"images": np.zeros(7, np.uint8)}, "images for encoder are not 7 of 224 x 224 pixels"),
+        (lambda truth: {name: values[:0] for name, values in truth.items()}, "it has no 1 to 1000 images"),
+        (lambda truth: {"descriptors": truth["descriptors"][:, :7]}, r"descriptors are not .* of shape \(4, 1024\)"),
+        (lambda truth: {"descriptors": truth["descriptors"].astype(np.int32)}, "descriptors are not finite numbers"),
+        (lambda truth: {"tokens": truth["tokens"][:, :-1]}, r"tokens are not .* of shape \(4, 49, 192\)"),
+        (lambda truth: {"tokens": truth["tokens"] * np.float32(3e38)}, "tokens are not finite numbers"),
+        (lambda truth: {"scores": truth["scores"][:3]}, r"scores are not .* of shape \(4,\)"),
+        (lambda truth: {"scores": truth["scores"][:0], "tokens": truth["tokens"][:, :0]}, "tokens are not"),
+        (lambda truth: {"scores": np.full(4, np.nan, np.float32)}, "scores are not finite numbers"),
+        (lambda truth: {"scores": np.full(4, 1.1e6, np.float32)}, "scores are not finite numbers"),
+    ],
+)
+def test_a_reference_that_does_not_fit_the_graphs_is_refused(
+    home: Path, edit: Callable[[dict[str, Any]], dict[str, Any]], told: str
+) -> None:
+    truth = load_file(home / "bundle" / REFERENCE)
+    whole = {name: np.ascontiguousarray(values) for name, values in {**truth, **edit(truth)}.items()}
+    replace(home / "bundle", REFERENCE, save(whole))
+    with pytest.raises(BundleError, match=rf"{REFERENCE}: not a reference check .*{told}"):
+        reference.check_foreign(load_model(home / "bundle", "cpu"))
+
+
+def test_large_numbers_that_are_no_overflow_are_only_another_result(home: Path) -> None:
+    truth = load_file(home / "bundle" / REFERENCE)
+    replace(home / "bundle", REFERENCE, save({**truth, "scores": np.full(4, 1e6, np.float32)}))
+    with pytest.raises(BundleError, match="do not give the results of its reference check"):
+        reference.check_foreign(load_model(home / "bundle", "cpu"))
 
 
 def test_a_result_that_cannot_be_remembered_is_logged(home: Path, caplog: pytest.LogCaptureFixture) -> None:

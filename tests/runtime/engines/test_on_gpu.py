@@ -53,7 +53,7 @@ def test_the_reference_check_passes(model: Model) -> None:
 
 def test_repeated_runs_follow_keep(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     """Also once TensorRT starts what it recorded."""
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     tokens = truth.features.tokens
     pairs = model.prefix(tokens[:1], tokens)
     with caplog.at_level(logging.WARNING, "pairvpr"):
@@ -63,7 +63,7 @@ def test_repeated_runs_follow_keep(model: Model, caplog: pytest.LogCaptureFixtur
 
 
 def test_states_stay_and_outlive_the_next_batch(model: Model) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     tokens = truth.features.tokens
     batches = [model.prefix(tokens[:1], tokens[i : i + 2]) for i in (0, 2, 1)]
     assert not isinstance(batches[0].states["query_state"], np.ndarray)

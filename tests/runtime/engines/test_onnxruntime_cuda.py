@@ -34,14 +34,14 @@ def model() -> Model:
 
 
 def test_bound_graphs_give_the_reference(model: Model) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     features = model.encode_prepared(truth.images[:2])
     assert np.max(np.abs(features.descriptors - truth.features.descriptors[:2])) < 0.02
     np.testing.assert_allclose(model.score(truth.features[0], truth.features[:3]), truth.scores[:3], atol=0.03)
 
 
 def test_states_and_staged_tokens_stay(model: Model) -> None:
-    tokens = Reference.load(model.bundle.reference()).features.tokens
+    tokens = Reference.from_bundle(model.bundle).features.tokens
     staged = model.stage(tokens[:2])
     assert isinstance(staged, OrtArray)
     assert (staged.shape, staged.dtype, len(staged)) == (tokens[:2].shape, np.float16, 2)

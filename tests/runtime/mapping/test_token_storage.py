@@ -193,7 +193,7 @@ def score_tokens(model, query, database):
 
 
 def test_the_effect_is_the_change_of_scores(model):
-    truth = Reference.load(model.bundle.reference()).features
+    truth = Reference.from_bundle(model.bundle).features
     how = TokenFormat("int8", 0.5)
     effect = token_storage.measure_effect(model, how)
     changes = [

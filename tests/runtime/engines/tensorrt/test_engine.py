@@ -76,7 +76,7 @@ def test_the_reference_check_passes(model: Model) -> None:
 
 def test_any_batch_gives_what_each_picture_gives(model: Model, driver: gpu_on_cpu.Driver) -> None:
     assert model.batch_size == 8  # as much as the plans take
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     rows = np.resize(np.arange(len(truth.images)), 11)
     features = model.encode(list(truth.images[rows]))
     single = model.encode(list(truth.images))
@@ -88,7 +88,7 @@ def test_any_batch_gives_what_each_picture_gives(model: Model, driver: gpu_on_cp
 
 
 def test_states_stay_on_the_gpu_and_are_those_of_their_batch(model: Model, driver: gpu_on_cpu.Driver) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     tokens = truth.features.tokens
     first = model.prefix(tokens[:1], tokens[:2])
     second = model.prefix(tokens[:1], tokens[2:4])
@@ -109,7 +109,7 @@ def test_copies_run_beside_other_work(bundle: Bundle, driver: gpu_on_cpu.Driver,
     """Batch after batch, each staged while the one before is worked out, in either order the GPU may take."""
     driver.eager_copies = eager
     model = load_model(bundle.path, "tensorrt", batch_size=2)
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     rows = np.resize(np.arange(len(truth.images)), 11)
     for _ in range(3):
         scores = model.score(truth.features[0], Features(*(part[rows] for part in features_of(truth))))
@@ -121,7 +121,7 @@ def test_copies_run_beside_other_work(bundle: Bundle, driver: gpu_on_cpu.Driver,
 
 def test_tokens_come_while_the_batch_before_is_worked_out(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
     model = load_model(bundle.path, "tensorrt", batch_size=2)
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     rows = np.resize(np.arange(len(truth.images)), 10)
     at_work = []
     copy = driver.cudaMemcpyAsync
@@ -139,7 +139,7 @@ def test_tokens_come_while_the_batch_before_is_worked_out(bundle: Bundle, driver
 
 
 def test_tokens_are_copied_once(model: Model, driver: gpu_on_cpu.Driver) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     tokens = truth.features.tokens
     before = driver.copied["to device"]
     model.score(truth.features[0], truth.features)
@@ -149,7 +149,7 @@ def test_tokens_are_copied_once(model: Model, driver: gpu_on_cpu.Driver) -> None
 
 
 def test_graphs_are_recorded_and_follow_their_inputs(model: Model, driver: gpu_on_cpu.Driver) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     tokens = truth.features.tokens
     pairs = model.prefix(tokens[:1], tokens[:4])
     expected = []
@@ -162,7 +162,7 @@ def test_graphs_are_recorded_and_follow_their_inputs(model: Model, driver: gpu_o
 
 
 def test_states_outlive_what_is_recorded(model: Model) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     tokens = truth.features.tokens
     batches = [model.prefix(tokens[:1], tokens[i : i + 2]) for i in (0, 2, 1)]
     pending = [model.start_suffix(pairs, np.array([1, 0])) for pairs in batches]
@@ -174,7 +174,7 @@ def test_what_cannot_be_recorded_runs_and_says_so_once(
     model: Model, driver: gpu_on_cpu.Driver, caplog: pytest.LogCaptureFixture
 ) -> None:
     driver.can_capture = False
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     for _ in range(4):
         np.testing.assert_allclose(model.score(truth.features[0], truth.features), truth.scores, atol=0.03)
     assert driver.launches == 0
@@ -189,7 +189,7 @@ def features_of(truth: Reference) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_memory_is_used_again(model: Model, driver: gpu_on_cpu.Driver) -> None:
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     for _ in range(4):
         model.score(truth.features[0], truth.features)
     gc.collect()
@@ -223,7 +223,7 @@ def test_a_gpu_that_shares_the_hosts_memory(bundle: Bundle, driver: gpu_on_cpu.D
     driver.integrated = True
     cuda.stream.cache_clear()
     model = load_model(bundle.path, "tensorrt", batch_size=2)
-    truth = Reference.load(model.bundle.reference())
+    truth = Reference.from_bundle(model.bundle)
     rows = np.resize(np.arange(len(truth.images)), 11)
     for _ in range(3):
         scores = model.score(truth.features[0], Features(*(part[rows] for part in features_of(truth))))
