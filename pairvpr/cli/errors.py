@@ -82,6 +82,10 @@ class Command(click.Command):
             _fail(error.format_message().rstrip(".") + hint)
         except (click.ClickException, PairVPRError) as error:
             _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        except (MemoryError, ImportError, OSError) as error:
+            if not _lacks_memory(error):
+                raise
+            _fail("too little memory is free; end other programs and run it again; committed pictures are kept")
         except (click.Abort, KeyboardInterrupt) as error:
             cause = error.__cause__ or error
             print_line(f"interrupted; {str(cause) or 'nothing that was committed is lost'}", err=True)
@@ -119,6 +123,13 @@ def _fail(message: str) -> NoReturn:
                 sys.exit(2)
     print_line("Error: " + " ".join(message.split()), err=True)
     sys.exit(2)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Return whether an error is for want of memory. Libraries that cannot be loaded say so in their message."""
+    if isinstance(error, ImportError):
+        return "failed to map segment" in str(error) or "cannot allocate memory" in str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def _discard_output() -> None:

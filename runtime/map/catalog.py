@@ -105,9 +105,7 @@ def read(
     try:
         names = tables.check_schema(connection)
         if thorough:
-            findings = [row[0] for row in connection.execute("PRAGMA integrity_check(1)")]
-            if findings != ["ok"]:
-                raise ValueError(findings[0])
+            tables.check_structures(connection)
         meta = _read_meta(connection, file, names)
         segments = [SegmentEntry.decode(row) for row in tables.read_rising(connection, "segments")]
         _check_counts(meta, segments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ TABLES, ROW_TABLES = ("meta", "segments", "blocks"), ("meta", "segments", "recor
 
 IN_VAIN = 100_000  # consecutive keys tried before the rest of a damaged table counts as lost
 _PATIENCE = 30.0  # seconds to wait for another process's transaction
+_IO_ERROR = 10  # SQLITE_IOERR, in the lowest byte of an extended error code
 _SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # last bytes of a journal that names another one
 
 _Row = TypeVar("_Row")
@@ -84,6 +86,19 @@ def check_schema(connection: sqlite3.Connection) -> tuple[str, ...]:
         if found == {("table", name, name, definition(name)) for name in names}:
             return names
     raise ValueError("its tables are not those of a map")
+
+
+def check_structures(connection: sqlite3.Connection) -> None:
+    """Let SQLite check its own structures.
+
+    Raises ValueError for damage, and sqlite3.OperationalError if the disk cannot be read.
+    """
+    (finding,) = next(connection.execute("PRAGMA integrity_check(1)"))
+    code = re.search(r"error code=(\d+)", finding)
+    if code is not None and int(code[1]) & 0xFF == _IO_ERROR:
+        raise sqlite3.OperationalError(f"disk I/O error: {finding}")
+    if finding != "ok":
+        raise ValueError(finding)
 
 
 def make_durable(connection: sqlite3.Connection) -> None:

@@ -24,6 +24,7 @@ from pairvpr.errors import MapError, PairVPRError
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.map import Map, repair_map, tables, verify_map
 from pairvpr.runtime.map.records import encode
+from pairvpr.runtime.remarks import remark_scope
 from pairvpr.runtime.sources import SourceOptions, open_source
 
 CPU_SECONDS, SECONDS = 20.0, 600.0  # for one of them; the largest picture there may be takes a few
@@ -65,7 +66,7 @@ class Reader:
 
 
 def read_source(path: Path) -> dict[str, Any]:
-    """Read a picture, folder or bag. Return numbers of frames announced and read, errors, and warnings."""
+    """Read a picture, folder or bag. Return numbers of frames announced and read, and errors."""
     errors, timestamps, places = [], [], []
     with open_source(str(path), SourceOptions()) as source:
         promised = source.length
@@ -77,7 +78,7 @@ def read_source(path: Path) -> dict[str, Any]:
             places += [] if frame.pose is None else [frame.pose.x, frame.pose.y, frame.pose.z, *(frame.pose.q or ())]
     assert all(map(math.isfinite, places))
     assert all(map(math.isfinite, (each for each in timestamps if each is not None)))
-    return {"promised": promised, "frames": len(timestamps), "errors": errors, "warnings": WARNINGS[:]}
+    return {"promised": promised, "frames": len(timestamps), "errors": errors}
 
 
 def read_map(path: Path) -> dict[str, Any]:
@@ -129,7 +130,9 @@ READS = {"source": read_source, "map": read_map, "bundle": read_bundle}
 def _outcome(kind: str, path: Path) -> dict[str, Any]:
     WARNINGS.clear()
     try:
-        return READS[kind](path)
+        with remark_scope():  # as commands have one; counts are said at its end
+            outcome = READS[kind](path)
+        return {**outcome, "warnings": WARNINGS[:]} if kind == "source" else outcome
     except PairVPRError as error:
         return {"refused": str(error)}
     except BaseException:
