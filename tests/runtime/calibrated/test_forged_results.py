@@ -39,6 +39,7 @@ def encoded(numbers: list[float]) -> str:
 
 LENGTH = 2 * len(SUMMARIES) * BUNDLE.info.dims.token_dim
 HEAD = encoded([0.25] * LENGTH)
+SETUP = {"places": "0" * 64, "top_k": 20, "cascade": None}
 CONTENT: dict[str, dict[str, Any]] = {
     cascade.KEY: {
         "identity": BUNDLE.identity,
@@ -57,7 +58,7 @@ CONTENT: dict[str, dict[str, Any]] = {
     acceptance.KEY: {
         "identity": BUNDLE.identity,
         "engine": "ONNX Runtime",
-        "setup": {"places": "0" * 64, "top_k": 20, "cascade": None},
+        "setup": SETUP,
         "threshold": 5.5,
         "slope": 1.0,
         "bias": 0.0,
@@ -121,6 +122,10 @@ LIMITS: list[tuple[str, str, tuple[list[Any], list[Any]]]] = [
     (acceptance.KEY, "exact", ([True, False], [0, None, "yes"])),
     (acceptance.KEY, "setup", ([], [{}, [], {"places": "", "top_k": 0, "cascade": None}, {"top_k": 1, "cascade": ""}])),
     (acceptance.KEY, "setup", ([{"places": "", "top_k": 10**9, "cascade": "x"}], [None])),
+    *(
+        (acceptance.KEY, "setup", ([{**SETUP, "pictures": value}], [{**SETUP, "pictures": other}]))
+        for value, other in [(None, 0), (1, -1), (2**40, 2**40 + 1), (7, "7"), (7, True)]
+    ),
     (acceptance.KEY, "traverses", ([[]], [{}, [[]], [{"name": "a"}], ["a"]])),
     (acceptance.KEY, "samples", ([{}], [[], {"other": {"quantiles": [1.0], "independent": 1}}])),
     *(
