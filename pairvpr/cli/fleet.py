@@ -137,6 +137,24 @@ def fleet_info(fleet: Path, as_json: bool) -> None:
         print_line(f"{name.replace('_', ' '):18} {value}")
 
 
+@fleet_group.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@FLEET_OPTION
+def fleet_remove(names: tuple[str, ...], fleet: Path) -> None:
+    """Take pictures or whole drives out of a fleet.
+
+    NAME is the name of a picture, or its beginning before a / or #, which is its drive. Maps that were pulled lose the
+    pictures with the next `pairvpr fleet pull`.
+    """
+    from pairvpr.runtime.fleet.removal import remove_pictures
+
+    report = remove_pictures(fleet, names, Meter("pictures checked").update)
+    print_line(
+        f"{fleet}: version {report.version}, {report.pictures} pictures removed, {report.dropped} tiles dropped, "
+        f"{report.replaced} made anew"
+    )
+
+
 @fleet_group.command("gc")
 @FLEET_OPTION
 def fleet_gc(fleet: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from pairvpr.errors import EngineError, MapError, SourceError, one_line
 from pairvpr.files import remove
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.fleet.publishing import AdoptReport, NameClashError, Progress, adopt
+from pairvpr.runtime.fleet.publishing import AdoptReport, NameClashError, adopt
+from pairvpr.runtime.fleet.staging import Progress
 from pairvpr.runtime.fleet.storage import FolderStorage
 from pairvpr.runtime.fleet.version import read_current, read_start
 from pairvpr.runtime.map import catalog

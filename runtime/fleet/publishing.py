@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pairvpr import __version__
 from pairvpr.errors import MapError
-from pairvpr.files import remove, sync, sync_tree, write_atomically
-from pairvpr.runtime.bundle import Bundle, link_or_copy
+from pairvpr.files import remove, write_atomically
+from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FileInfo
 from pairvpr.runtime.fleet.damage import set_aside_damaged
-from pairvpr.runtime.fleet.place import frame_boxes, gps_box, place_of
 from pairvpr.runtime.fleet.publication import publishing_to
+from pairvpr.runtime.fleet.staging import Part, Progress, check_parts, commit, stage_tiles
 from pairvpr.runtime.fleet.storage import FolderStorage, describe_file
-from pairvpr.runtime.fleet.version import (
-    FILE,
-    MODELS,
-    STAGING,
-    TILES,
-    Tile,
-    Version,
-    encode_start,
-    read_start,
-)
-from pairvpr.runtime.map import blocks, catalog
+from pairvpr.runtime.fleet.version import MODELS, Tile, Version
+from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.merging import check_fits, is_same_picture
-from pairvpr.runtime.map.meta import FORMAT, INDEX, Meta
+from pairvpr.runtime.map.meta import FORMAT, INDEX
 from pairvpr.runtime.map.reader import Map
-from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import FOLDER, SegmentEntry, segment_name
-from pairvpr.runtime.map.thumbnails import thumbnails_name
-from pairvpr.runtime.map.verify import check_segment
-
-Progress = Callable[[int, int], None]
 
 
 class NameClashError(MapError):
@@ -97,12 +81,11 @@ def adopt(maps: Sequence[str | Path], fleet: str | Path, progress: Progress | No
             raise MapError(f"{', '.join(map(str, maps))}: no pictures to publish; add some with `pairvpr map add`")
         if not parts and not replaced:
             return AdoptReport(base.number, (), 0, known.already)
-        _check(parts, progress)
-        staged = _stage(path, base, parts)
-        tiles = [_finish(path, place, folder, found) for place, (folder, found) in staged.items()]
-        _commit(path, current, _extend(base, parts, tiles))
+        check_parts(parts, progress)
+        version, tiles = stage_tiles(path, base, parts)
+        commit(path, current, version)
     added = sum(tile.pictures for tile in tiles)
-    return AdoptReport(base.number + 1, tuple(tiles), added, known.already, replaced)
+    return AdoptReport(version.number, tuple(tiles), added, known.already, replaced)
 
 
 def _begin(path: Path, source: Path, state: Catalog) -> Version:
@@ -167,25 +150,7 @@ class _KnownPictures:
         return self._path, self._lists[number][row]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A segment of a map with pictures that the fleet lacks.
-
-    records: all its records, in the order of their ids.
-    new: ids of the new pictures.
-    """
-
-    map: Path
-    meta: Meta
-    entry: SegmentEntry
-    records: Sequence[Record]
-    new: frozenset[int]
-
-    def new_records(self) -> list[Record]:
-        return [record for record in self.records if record.id in self.new]
-
-
-def _find_new(path: Path, state: Catalog, known: _KnownPictures) -> list[_Part]:
+def _find_new(path: Path, state: Catalog, known: _KnownPictures) -> list[Part]:
     """Return the segments with new pictures, in the order of the map."""
     records: dict[int, list[Record]] = defaultdict(list)
     for record in state.records:
@@ -195,111 +160,5 @@ def _find_new(path: Path, state: Catalog, known: _KnownPictures) -> list[_Part]:
         held = records[entry.number]
         new = frozenset(record.id for record in held if not record.deleted and known.add(path, record))
         if new:
-            parts.append(_Part(path, state.meta, entry, held, new))
+            parts.append(Part(path, state.meta, entry, held, new))
     return parts
-
-
-def _check(parts: Sequence[_Part], progress: Progress | None) -> None:
-    total, done = sum(len(part.records) for part in parts), 0
-    for part in parts:
-        damages = check_segment(part.map, part.meta, part.entry, part.records)
-        if damages:
-            raise MapError(f"{damages[0]} ({len(damages)} damages in the segment; nothing was published)")
-        done += len(part.records)
-        if progress is not None:
-            progress(done, total)
-
-
-def _stage(path: Path, base: Version, parts: Sequence[_Part]) -> dict[str, tuple[Path, list[Record]]]:
-    """Make a tile of each place in the staging folder. Return the folder and the new records by place."""
-    staged: dict[str, tuple[Path, list[Record]]] = {}
-    content: dict[str, list[tuple[SegmentEntry, RecordList]]] = defaultdict(list)
-    number, first = base.next_segment, base.next_id
-    with writing(path / STAGING):
-        (path / STAGING).mkdir()
-        sync(path)
-        for part in parts:
-            new = part.new_records()
-            place = place_of(new)
-            folder, found = staged.setdefault(place, (path / STAGING / place, []))
-            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-            _link(part, folder / FOLDER, number)
-            renumbered = [
-                dataclasses.replace(record, id=first + i, segment=number, deleted=record.id not in part.new)
-                for i, record in enumerate(part.records)
-            ]
-            entry = dataclasses.replace(part.entry, number=number, file=segment_name(number))
-            # Blocks of one segment each, so that tiles can be put together and dealt out without decoding them.
-            content[place].append((entry, RecordList(blocks.pack(renumbered))))
-            found += new
-            number, first = number + 1, first + len(renumbered)
-        for place, (folder, _) in staged.items():
-            entries = [entry for entry, _ in content[place]]
-            records = RecordList(block for _, held in content[place] for block in held.blocks)
-            meta = dataclasses.replace(base.meta, segments=len(entries), records=len(records))
-            catalog.create(folder, meta, entries, records)
-    return staged
-
-
-def _link(part: _Part, folder: Path, number: int) -> None:
-    source = part.map / FOLDER
-    try:
-        link_or_copy(source / part.entry.file, folder / segment_name(number))
-    except FileNotFoundError as error:
-        raise MapError(f"{part.map} was changed by another program meanwhile: run the command again") from error
-    thumbnails = source / thumbnails_name(part.entry.number)
-    if thumbnails.is_file():
-        link_or_copy(thumbnails, folder / thumbnails_name(number))
-
-
-def _finish(path: Path, place: str, folder: Path, records: Sequence[Record]) -> Tile:
-    """Move a staged tile to its place in the fleet."""
-    with writing(folder):
-        names = [catalog.FILE, *(f"{FOLDER}/{file.name}" for file in (folder / FOLDER).iterdir())]
-        files = {name: describe_file(folder / name) for name in sorted(names)}
-        times = [record.timestamp for record in records if record.timestamp is not None]
-        tile = Tile(
-            place,
-            Tile.digest_of(files),
-            len(records),
-            gps_box(records),
-            frame_boxes(records),
-            (min(times), max(times)) if times else None,
-            files,
-        )
-        target = path / tile.folder
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sync_tree(folder)
-        remove(target)  # left by an interrupted publication
-        folder.rename(target)
-        sync(target.parent)
-    return tile
-
-
-def _extend(base: Version, parts: Sequence[_Part], tiles: Sequence[Tile]) -> Version:
-    records = sum(len(part.records) for part in parts)
-    segments = base.meta.segments + len(parts)
-    return dataclasses.replace(
-        base,
-        number=base.number + 1,
-        meta=dataclasses.replace(base.meta, segments=segments, records=base.meta.records + records),
-        next_id=base.next_id + records,
-        next_segment=base.next_segment + len(parts),
-        tiles=(*base.tiles, *tiles),
-    )
-
-
-def _commit(path: Path, current: Version | None, version: Version) -> None:
-    """Write the version, and make it the current one if `current` still is. Raises MapError."""
-    content, file = version.encode(), path / version.file
-    with writing(path):
-        file.parent.mkdir(exist_ok=True)
-        sync(path)
-        sync(path / TILES)
-        with write_atomically(file) as partial:
-            partial.write_bytes(content)
-    # Some network shares do not lock.
-    if read_start(FolderStorage(path))[0] != (0 if current is None else current.number):
-        raise MapError(f"{path} was published to by another program meanwhile: run the command again")
-    with writing(path), write_atomically(path / FILE) as partial:
-        partial.write_bytes(encode_start(version.number, hashlib.sha256(content).hexdigest()))

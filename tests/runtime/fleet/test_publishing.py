@@ -138,15 +138,15 @@ def test_a_publisher_without_locks_loses_no_version(tmp_path: Path, monkeypatch:
     fleet = tmp_path / "fleet"
     first, second = (build(tmp_path / name, range(3), drive=name) for name in "ab")
     adopt([build(tmp_path / "c", range(2), drive="c")], fleet)
-    check = publishing._check
+    check = publishing.check_parts
 
     def publish_between(parts, progress) -> None:
-        monkeypatch.setattr(publishing, "_check", check)
+        monkeypatch.setattr(publishing, "check_parts", check)
         (fleet / "lock").rename(fleet / "lock-of-another")
         adopt([second], fleet)
         check(parts, progress)
 
-    monkeypatch.setattr(publishing, "_check", publish_between)
+    monkeypatch.setattr(publishing, "check_parts", publish_between)
     with pytest.raises(MapError, match="was published to by another program meanwhile: run the command again"):
         adopt([first], fleet)
     assert set(content(fleet)) == {"b/000.jpg", "b/001.jpg", "b/002.jpg", "c/000.jpg", "c/001.jpg"}
@@ -303,7 +303,7 @@ def test_a_refused_first_publication_leaves_nothing(
         raise MapError("cannot be written")
 
     if fault == "full":
-        monkeypatch.setattr(publishing, "_commit", fail)
+        monkeypatch.setattr(publishing, "commit", fail)
     with pytest.raises(MapError):
         adopt(maps, fleet)
     assert list(fleet.iterdir()) == [] if existed else not fleet.exists()
