@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an s unless there is one of it: "1 tile", "2 tiles"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def json_line(value: Any) -> str:
     """Return a value as one line of JSON in which unprintable characters are escaped.
 

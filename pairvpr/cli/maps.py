@@ -10,10 +10,10 @@ import click
 from pairvpr.cli.build_options import SOURCE_ARGUMENT, build_options, new_map_options
 from pairvpr.cli.errors import Group
 from pairvpr.cli.log import say_model
-from pairvpr.cli.options import DB_OPTION, FORMAT_OPTION, PATH
+from pairvpr.cli.options import DB_OPTION, FILE, FORMAT_OPTION, PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.errors import MapError
-from pairvpr.printing import json_line, print_line
+from pairvpr.printing import counted, json_line, print_line
 
 if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions
@@ -142,7 +142,14 @@ def map_index(db: Path, precision: str) -> None:
 
 @map_group.command("list")
 @DB_OPTION
-@FORMAT_OPTION
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "jsonl", "names"]),
+    default="text",
+    show_default=True,
+    help="Print text, JSON lines for programs, or names alone, as the image lists of COLMAP and hloc.",
+)
 def map_list(db: Path, style: str) -> None:
     """List the pictures of a map."""
     from pairvpr.runtime.map import Map
@@ -152,10 +159,29 @@ def map_list(db: Path, style: str) -> None:
             place = record.pose or record.gps
             pose = None if place is None else place.as_json()
             if style == "jsonl":
-                line = json_line({"name": record.name, "timestamp": record.timestamp, "pose": pose})
+                told = {"name": record.name, "timestamp": record.timestamp, "pose": pose, "source": record.source}
+                line = json_line(told)
+            elif style == "names":
+                line = record.name
             else:
                 line = "  ".join([record.name, *([] if place is None else [str(place)])])
             print_line(line)
+
+
+@map_group.command("export")
+@DB_OPTION
+@click.option("--out", required=True, type=FILE, help="Write this file, as descriptors.h5. An earlier one is replaced.")
+def map_export(db: Path, out: Path) -> None:
+    """Write the descriptors of a map as hloc reads them.
+
+    The HDF5 file has a group for each picture, with the data set global_descriptor.
+    """
+    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.outputs.hdf5 import write_descriptors
+
+    with Map.open(db) as map_:
+        write_descriptors(map_, out)
+        print_line(f"{out}: {counted(len(map_), 'descriptor')} of {map_.descriptors.shape[1]} numbers")
 
 
 @map_group.command("info")

@@ -35,6 +35,7 @@ def examine(db: Path | None = None) -> list[Check]:
         library("PyAV", "av", "video", "for videos, cameras and streams"),
         library("rosbags", "rosbags", "bags", "for ROS bags"),
         library("h11", "h11", "serve", "for answering other programs over HTTP"),
+        library("h5py", "h5py", "hloc", "for files of descriptors that hloc reads"),
         library("rerun-sdk", "rerun", "viz", "for recording runs for Rerun's viewer"),
         *export_parts(),
         cameras(),
