@@ -155,7 +155,7 @@ def _ask_all(
         locators = _locate(map_, sources, target, poses)
         lengths = [source.length for source in sources]
         if None not in lengths:
-            check_enough(", ".join(map(str, images)), sum(length or 0 for length in lengths), target)
+            check_enough(", ".join(map(str, images)), sum(length or 0 for length in lengths), target, at_most=True)
         for source, locator, name_traverse in zip(sources, locators, _traverse_names(images), strict=True):
             answered += ask(map_, source, locator, target.radius, progress, kept, name_traverse)
     if kept.reused:
@@ -201,13 +201,16 @@ def _traverse_names(images: Sequence[str | Path]) -> list[Callable[[str], str]]:
     return [partial(name, source) for source in names]
 
 
-def check_enough(images: str, count: int, target: PrecisionTarget, found: str = "") -> None:
-    """Raise SourceError if `count` pictures cannot show the precision. The message gives `found`, the results."""
+def check_enough(images: str, count: int, target: PrecisionTarget, found: str = "", *, at_most: bool = False) -> None:
+    """Raise SourceError if `count` pictures cannot show the precision. The message gives `found`, the results.
+
+    at_most: the number still has pictures without a place, or too close to others.
+    """
     if count < target.min_pictures():
         raise SourceError(
-            f"{images}: {count} usable pictures; a precision of {target.precision:g} needs at least "
-            f"{target.min_pictures()} of known places, {target.radius:g} {target.unit} apart within a traverse, even "
-            f"if all answers are right{found}; give more, or ask for less with --precision-target"
+            f"{images}: {'at most ' if at_most else ''}{count} usable pictures; a precision of {target.precision:g} "
+            f"needs at least {target.min_pictures()} of known places, {target.radius:g} {target.unit} apart within a "
+            f"traverse, even if all answers are right{found}; give more, or ask for less with --precision-target"
         )
 
 

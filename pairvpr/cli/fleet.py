@@ -15,7 +15,7 @@ from pairvpr.cli.options import ABOVE_ZERO, COUNT, PATH
 from pairvpr.cli.progress import Meter
 from pairvpr.cli.recognizer_options import LOG_OPTION, MATCHES_OPTION, RecognizerOptions, recognizer_options
 from pairvpr.cli.serve import run_service
-from pairvpr.printing import json_document, print_line, print_lines
+from pairvpr.printing import counted, json_document, print_line, print_lines
 
 if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions
@@ -69,7 +69,8 @@ def fleet_build(
     for line in [line for report in reports for line in report.skipped]:
         print_line(f"skipped: {line}", err=True)
     print_line(
-        f"{fleet}: version {published.version}, {published.added} pictures added in {len(published.tiles)} tiles, "
+        f"{fleet}: version {published.version}, {counted(published.added, 'picture')} added in "
+        f"{counted(len(published.tiles), 'tile')}, "
         f"{published.already} already there, {sum(len(report.skipped) for report in reports)} could not be read"
     )
 
@@ -87,9 +88,10 @@ def fleet_adopt(maps: tuple[Path, ...], fleet: Path) -> None:
     from pairvpr.runtime.fleet.publishing import adopt
 
     report = adopt(maps, fleet, Meter("pictures checked").update)
-    replaced = f", {report.replaced} damaged tiles replaced" if report.replaced else ""
+    replaced = f", {counted(report.replaced, 'damaged tile')} replaced" if report.replaced else ""
     print_line(
-        f"{fleet}: version {report.version}, {report.added} pictures added in {len(report.tiles)} tiles, "
+        f"{fleet}: version {report.version}, {counted(report.added, 'picture')} added in "
+        f"{counted(len(report.tiles), 'tile')}, "
         f"{report.already} already there{replaced}"
     )
 
@@ -165,7 +167,7 @@ def fleet_gc(fleet: Path) -> None:
     from pairvpr.runtime.fleet.collection import collect
 
     report = collect(fleet)
-    print_line(f"{fleet}: {report.files} files deleted, {report.bytes / 1e6:.1f} MB freed")
+    print_line(f"{fleet}: {counted(report.files, 'file')} deleted, {report.bytes / 1e6:.1f} MB freed")
 
 
 def _read_position(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -205,8 +207,8 @@ def fleet_pull(fleet: str, db: Path, near: tuple[float, float] | None, radius: f
     report = pull(fleet, db, position, radius or math.inf, Meter("segments fetched").update)
     own = f", {report.own} of its own" if report.own else ""
     print_line(
-        f"{db}: version {report.version}, {report.tiles} tiles, {report.pictures} pictures{own}; {report.files} files "
-        f"moved, {report.bytes / 1e6:.1f} MB"
+        f"{db}: version {report.version}, {counted(report.tiles, 'tile')}, {counted(report.pictures, 'picture')}{own}; "
+        f"{counted(report.files, 'file')} moved, {report.bytes / 1e6:.1f} MB"
     )
 
 

@@ -403,7 +403,7 @@ def test_a_tile_is_never_changed(tmp_path: Path) -> None:
         assert "publish the map that this tile of a fleet came from again" in output
         assert "--repair" not in output
     result = CliRunner().invoke(main, ["fleet", "adopt", str(tmp_path / "a"), "--fleet", str(fleet)])
-    assert "5 pictures added in 1 tiles, 0 already there, 1 damaged tiles replaced" in result.output
+    assert "5 pictures added in 1 tile, 0 already there, 1 damaged tile replaced" in result.output
 
 
 def test_places() -> None:
