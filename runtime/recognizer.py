@@ -181,8 +181,8 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
 
         prior: compare only the map pictures that it allows. A map of these pictures alone would give the same answer.
         The answer has an `error` if there is none.
-        Raises SourceError if the picture cannot be read, and MapError if the map proves to be damaged or has no
-        positions of the kind that the prior gives.
+        Raises SourceError if the picture cannot be read, and MapError if the map proves to be damaged or no picture of
+        it has the kind of place or time that the prior gives.
         """
         clock = Stopwatch()
         name = Path(picture).name if isinstance(picture, str | Path) else ""
@@ -197,7 +197,7 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
         """
         if not frame.beside:
             return self._answer_frame(frame, prior, self.budget_ms)
-        return answer_cameras(frame, self.budget_ms, lambda each, share: self._answer_frame(each, prior, share))
+        return answer_cameras(frame, prior, self.budget_ms, self._answer_frame)
 
     def recognize_rig(
         self, pictures: Sequence[Picture | None], prior: Prior | None = None, mounts: Sequence[Transform] = ()
@@ -205,6 +205,7 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
         """Answer the pictures of a robot's cameras at one moment, as one query. May run in any thread.
 
         pictures: as `recognize` takes them, in the order of the cameras; None for a camera that has none.
+        prior: of the robot's base; see `recognize`.
         mounts: the cameras' poses in the robot's base. With them, poses of answers are those of the base, if the first
         camera took the map's pictures. Without them, every camera counts as the first.
         Return the answer of the camera that speaks for the robot (see `pairvpr.runtime.rig.fuse`), with all answers in
@@ -212,12 +213,12 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
         Raises ValueError for no pictures and for another number of mounts, and SourceError and MapError as `recognize`.
         """
         frame = make_frame(pictures, mounts)
-        return answer_cameras(frame, self.budget_ms, lambda each, share: self._answer_frame(each, prior, share))
+        return answer_cameras(frame, prior, self.budget_ms, self._answer_frame)
 
     def find_allowed(self, prior: Prior) -> npt.NDArray[np.int64]:
         """Return the rows of the map (m,) that a prior allows, ascending.
 
-        Raises MapError if the map has no position of the kind that the prior gives.
+        Raises MapError if no picture of the map has the kind of place or time that the prior gives.
         """
         return self._view.find_allowed(prior)
 
@@ -356,7 +357,7 @@ def _matches(
             Match(
                 name=record.name,
                 score=None if math.isnan(score) else score,
-                similarity=float(similarities[i]),
+                similarity=min(float(similarities[i]), 1.0),  # rounding; the order is found already
                 stage=STAGES[ranking.stages[i]],
                 pose=record.pose or record.gps,
             )

@@ -14,6 +14,7 @@ from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.geometry.transforms import Transform, move_base
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.model import Picture
+from pairvpr.runtime.prior import Prior
 from pairvpr.runtime.sources.base import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
 
@@ -53,13 +54,24 @@ def make_frame(pictures: Sequence[Picture | None], mounts: Sequence[Transform] =
     """
     if not pictures or len(mounts) not in (0, len(pictures)):
         raise ValueError(f"{len(pictures)} pictures with {len(mounts)} mounts: give one of each for each camera")
-    first, *others = itertools.starmap(_read, itertools.zip_longest(range(len(pictures)), pictures, mounts))
+    names = _name_cameras(pictures)
+    first, *others = itertools.starmap(_read, itertools.zip_longest(names, pictures, mounts))
     return replace(first, beside=tuple(others))
 
 
-def _read(number: int, picture: Picture | None, mount: Transform | None) -> Frame:
+def _name_cameras(pictures: Sequence[Picture | None]) -> list[str]:
+    """Return the names of files, or their paths if two files have the same name, and of cameras without a file."""
+    files = [Path(each) if isinstance(each, str | Path) else None for each in pictures]
+    named = [file.name for file in files if file is not None]
+    alike = len(set(named)) < len(named)
+    return [
+        f"camera {number}" if file is None else file.as_posix() if alike else file.name
+        for number, file in enumerate(files)
+    ]
+
+
+def _read(name: str, picture: Picture | None, mount: Transform | None) -> Frame:
     clock = Stopwatch()
-    name = Path(picture).name if isinstance(picture, str | Path) else f"camera {number}"
     if picture is None:
         return Frame(name, None, None, f"{name} has no picture at this moment", 0.0, mount=mount)
     decoded = load_picture(picture)
@@ -67,20 +79,25 @@ def _read(number: int, picture: Picture | None, mount: Transform | None) -> Fram
 
 
 def answer_cameras(
-    frame: Frame, budget_ms: float | None, answer: Callable[[Frame, float | None], Recognition]
+    frame: Frame,
+    prior: Prior | None,
+    budget_ms: float | None,
+    answer: Callable[[Frame, Prior | None, float | None], Recognition],
 ) -> Recognition:
     """Answer the cameras of a frame one after the other, and fuse their answers.
 
+    prior: of the robot's base. A camera whose mount is known gets the pose of a base whose first camera sees its view.
     budget_ms: milliseconds for all of them. A camera gets an equal share of the rest. None for no limit.
-    answer: answers one camera's frame within milliseconds.
+    answer: answers one camera's frame with a prior, within milliseconds.
     """
     left, answers = budget_ms, []
     for number, each in enumerate(frame.cameras):
         share = None if left is None else max(left, 0.0) / (len(frame.cameras) - number)
-        found = answer(each, share)
+        mounts = None if each.mount is None or frame.mount is None else (each.mount, frame.mount)
+        found = answer(each, prior if mounts is None else _from_base(prior, *mounts), share)
         left = None if left is None else left - found.timings.get("total", 0.0)
-        if each.mount is not None and frame.mount is not None:
-            found = to_base(found, each.mount, frame.mount)
+        if mounts is not None:
+            found = to_base(found, *mounts)
         answers.append(found)
     return fuse(answers)
 
@@ -95,6 +112,13 @@ def to_base(answer: Recognition, camera: Transform, map_camera: Transform) -> Re
         for match in answer.matches
     )
     return replace(answer, matches=matches)
+
+
+def _from_base(prior: Prior | None, camera: Transform, map_camera: Transform) -> Prior | None:
+    """Return the prior of a camera's view from the one of the robot's base: the reverse of `to_base`."""
+    if prior is None or not isinstance(prior.near, Pose):
+        return prior
+    return replace(prior, near=move_base(prior.near, map_camera, camera))
 
 
 def _contradict(first: Recognition, second: Recognition) -> bool:

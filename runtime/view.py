@@ -12,7 +12,6 @@ from pairvpr.errors import MapError
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.prior import Prior, PriorIndex
 from pairvpr.runtime.rerank import Ranking, Reranker
@@ -50,7 +49,7 @@ class View:
 
     @functools.cached_property
     def priors(self) -> PriorIndex:
-        """Return the index of names and positions, made when a prior is first used."""
+        """Return the index of names, places and times, made when a prior is first used."""
         return PriorIndex(self.map.records)
 
     def search(
@@ -59,7 +58,7 @@ class View:
         """Return the candidates for a descriptor (1, G).
 
         budget_ms: milliseconds on the `clock` after which the shards of a fleet are not waited for.
-        Raises MapError if the map has no position of the kind that the prior gives.
+        Raises MapError if no picture of the map has the kind of place or time that the prior gives.
         """
         if prior is None:
             return Candidates(*self.index.search(descriptor, self.top_k))
@@ -69,12 +68,9 @@ class View:
 
     def find_allowed(self, prior: Prior) -> npt.NDArray[np.int64]:
         """Return the rows (m,) that a prior allows; see `PlaceRecognizer.find_allowed`."""
-        if prior.near is not None and not self.priors.knows(prior.near):
-            kind = f"poses in {prior.near.frame}" if isinstance(prior.near, Pose) else "GPS positions"
-            raise MapError(
-                f"{self.map.path}: no picture of the map has {kind}, so none is near {prior.near}; build the map with "
-                "--poses, or search all of it"
-            )
+        lack = self.priors.find_lack(prior)
+        if lack is not None:
+            raise MapError(f"{self.map.path}: no picture of the map has {lack}, or search all of it")
         return self.priors.rows(prior)
 
     def rank(

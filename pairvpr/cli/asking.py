@@ -1,17 +1,15 @@
-"""How `pairvpr-run` asks for each frame: near where, and as one of a sequence or alone."""
+"""How `pairvpr-run` asks for each frame: in which part of the map, and as one of a sequence or alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pairvpr.cli.log import log
+from pairvpr.cli.prior_options import PriorMaker, PriorOptions
 
 if TYPE_CHECKING:
     from pairvpr.runtime.answer import Recognition
-    from pairvpr.runtime.prior import Prior
     from pairvpr.runtime.recognizer import PlaceRecognizer
     from pairvpr.runtime.sequence.tracking import Follower
     from pairvpr.runtime.sources import Frame
@@ -20,37 +18,25 @@ if TYPE_CHECKING:
 class Asking:
     """Ask a recognizer for each frame of a run."""
 
-    def __init__(
-        self,
-        radius: float | None = None,
-        poses: Path | None = None,
-        names: str | None = None,
-        *,
-        sequence: bool = False,
-        track: bool = False,
-    ) -> None:
+    def __init__(self, prior: PriorOptions, *, sequence: bool = False, track: bool = False) -> None:
         """Set up a run.
 
-        radius: metres around the frame's own position in which the map is searched, None to leave positions aside.
-        poses: a pose file of the frames, see `PlaceFinder`. Raises SourceError if it cannot be used.
-        names: pattern of names in the map, or None.
+        prior: the part of the map to compare. Raises what `PriorMaker` does.
         sequence: also estimate the place from all frames so far.
         track: the same, and search around the expected place.
         Raises UsageError for options that exclude each other.
         """
-        from pairvpr.runtime.geometry.pose_files import PlaceFinder
-
-        if poses is not None and radius is None:
-            raise click.UsageError("--poses needs --near")
-        if track and radius is not None:
+        if track and prior.near is not None:
             raise click.UsageError("--track and --near exclude each other")
-        self._radius, self._names = radius, names
+        self._priors = PriorMaker(prior)
         self._sequence, self._track = sequence or track, track
-        self._finder = PlaceFinder(poses)
-        self._without = 0  # frames whose position is not known
 
-    def begin(self, recognizer: PlaceRecognizer) -> PlaceRecognizer | Follower:
-        """Return what frames are to be asked of."""
+    def begin(self, recognizer: PlaceRecognizer, *, live: bool) -> PlaceRecognizer | Follower:
+        """Return what frames are to be asked of. Raises MapError for a part of the map without pictures.
+
+        live: whether the frames' source is.
+        """
+        self._priors.check(recognizer, live=live)
         if not self._sequence:
             return recognizer
         from pairvpr.runtime.sequence.tracking import Follower
@@ -59,27 +45,8 @@ class Asking:
 
     def ask(self, asked: PlaceRecognizer | Follower, frame: Frame) -> Recognition:
         """Return the answer to a frame."""
-        return asked.recognize_frame(frame, self._find_prior(frame))
-
-    def _find_prior(self, frame: Frame) -> Prior | None:
-        """Return the prior of a frame, None if all of the map may be compared."""
-        from pairvpr.runtime.geometry.poses import Place
-        from pairvpr.runtime.prior import Prior
-
-        if self._radius is not None:
-            place = self._finder.find_place(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
-            near = place.pose or place.gps
-            if near is not None:
-                return Prior(near, self._radius, self._names)
-            self._without += 1
-        return None if self._names is None else Prior(names=self._names)
+        return asked.recognize_frame(frame, self._priors.make(frame))
 
     def warn(self, query: str, total: int) -> None:
-        """Warn of frames without a position, among `total` frames of the source `query`."""
-        if self._without:
-            log.warning(
-                "%s: %d of %d pictures have no pose or GPS position, so --near was left out for them",
-                query,
-                self._without,
-                total,
-            )
+        """Warn of frames without a place or time, see `PriorMaker.warn`."""
+        self._priors.warn(query, total)

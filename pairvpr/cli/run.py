@@ -15,7 +15,8 @@ from click.core import ParameterSource
 from pairvpr.cli.asking import Asking
 from pairvpr.cli.errors import Command
 from pairvpr.cli.log import log, log_to_stderr, release_log, say_renamed, say_untrained
-from pairvpr.cli.options import FILE, PATH, Number
+from pairvpr.cli.options import FILE, PATH
+from pairvpr.cli.prior_options import PriorOptions, prior_options
 from pairvpr.cli.progress import Meter
 from pairvpr.cli.recognizer_options import (
     LOG_OPTION,
@@ -54,18 +55,7 @@ if TYPE_CHECKING:
 @click.option("--allow-remote", is_flag=True, hidden=True)
 @source_options
 @recognizer_options
-@click.option(
-    "--near",
-    metavar="METRES",
-    type=Number(min=0, min_open=True, max=1e9),
-    help="Compare only map pictures within METRES of the query's own pose or GPS position.",
-)
-@click.option(
-    "--poses",
-    type=FILE,
-    help="Take the queries' positions for --near from this CSV or TUM file.",
-)
-@click.option("--only", metavar="PATTERN", help="Compare only map pictures with such names: 'floor3/*', say.")
+@prior_options
 @click.option(
     "--sequence",
     is_flag=True,
@@ -94,9 +84,7 @@ def main(
     allow_remote: bool,
     options: SourceOptions,
     recognizer: RecognizerOptions,
-    near: float | None,
-    poses: Path | None,
-    only: str | None,
+    prior: PriorOptions,
     sequence: bool,
     track: bool,
     matches: int,
@@ -121,7 +109,7 @@ def main(
     if out is not None and out.suffix.lower() == ".mcap" and _is_given("style"):
         raise click.UsageError("--format is for text: an .mcap file holds ROS messages")
     log_to_stderr(log_style)
-    asking = Asking(near, poses, only, sequence=sequence, track=track)
+    asking = Asking(prior, sequence=sequence, track=track)
     if queries:
         from pairvpr.viewing.viewers import watching
 
@@ -172,9 +160,11 @@ def _answer(
         watch(source, recognizer) as viewers,
     ):
         say_untrained(recognizer.model.bundle)
+        if _is_given("camera_poses"):
+            _check_camera_poses(source, recognizer)
         unread = pictures = total = 0
         refresher = Refresher(recognizer)
-        asked = asking.begin(recognizer)
+        asked = asking.begin(recognizer, live=source.live)
         warning: str | None = None
         meter = Meter("pictures") if show_progress and not source.live and not source.single else None
         try:
@@ -203,6 +193,17 @@ def _answer(
         if warning is None and (found := recognizer.finish_run()) is not None:
             log.warning("%s: %s", query, found)
         asking.warn(query, total)
+
+
+def _check_camera_poses(source: Source, recognizer: PlaceRecognizer) -> None:
+    """Warn if --camera-poses changes no pose of an answer."""
+    from pairvpr.runtime.sources.rig import RigSource
+
+    poses = (record.pose for record in recognizer.map.records)
+    if not isinstance(source, RigSource):
+        log.warning("--camera-poses has no effect: there is one camera, which counts as the map's")
+    elif not any(pose is not None and pose.q is not None for pose in poses):
+        log.warning("--camera-poses has no effect: %s has no poses with orientations", recognizer.map.path)
 
 
 def _check_read(query: str, total: int, unread: int) -> None:

@@ -17,6 +17,7 @@ from pairvpr.errors import SourceError
 from pairvpr.runtime.geometry.geodesy import positions_in_metres
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.geometry.rotations import angles_between
 from pairvpr.runtime.image import load_picture
 from pairvpr.runtime.sources import list_pictures
 from pairvpr.spread import cut_along
@@ -129,7 +130,7 @@ def group(positions: Numbers, orientations: Numbers, drives: Indices, radius: fl
         if (np.linalg.norm(centres - position, axis=1) < APART * radius).any():
             continue
         near = np.linalg.norm(positions - position, axis=1) < radius
-        turns = 2 * np.arccos(np.abs(orientations @ orientation).clip(max=1.0))
+        turns = angles_between(orientations, orientation)
         members = np.flatnonzero(near & ~(turns > MAX_TURN))  # an unknown turn is not above the limit
         if len(np.unique(drives[members])) > 1:
             centres = np.vstack([centres, position])

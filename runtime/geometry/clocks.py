@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 SECONDS_BELOW = 1e11  # a larger number of seconds since 1970 is later than the year 5000
 UNIX_SECONDS = (5e8, 5e9)  # 1985 to 2128
@@ -50,6 +54,17 @@ def find_step_unit(stamps: Sequence[float], whole: bool) -> tuple[str, float] | 
             return unit
     fitting = [each for each in UNITS if USUAL_STEPS[0] <= step / each[1] <= USUAL_STEPS[1]]
     return fitting[0] if len(fitting) == 1 else None
+
+
+def hours_of_day(stamps: Sequence[float | None]) -> npt.NDArray[np.float64]:
+    """Return the time of day (n,) of time stamps in seconds: hours from 0 to 24, UTC.
+
+    It is NaN for a time stamp that is None, or no Unix time of UNIX_SECONDS: such a clock does not count from 1970.
+    """
+    seconds = np.array([math.nan if stamp is None else stamp for stamp in stamps], np.float64)
+    earliest, latest = UNIX_SECONDS
+    dated = np.where((seconds >= earliest) & (seconds <= latest), seconds, math.nan)
+    return dated % 86400 / 3600
 
 
 class SteadyClock:

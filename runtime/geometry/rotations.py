@@ -51,3 +51,15 @@ def rotation_vector(q: Quaternion) -> npt.NDArray[np.float64]:
     sine = math.hypot(x, y, z)
     scale = 2.0 if sine < 1e-12 else 2 * math.atan2(sine, w) / sine
     return scale * np.array([x, y, z])
+
+
+def angles_between(orientations: npt.NDArray[np.float64], q: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return the angle (n,), 0 to pi radians, of the rotation from each of some orientations (n, 4) to `q` (4,).
+
+    The angles do not depend on which axes the body has. An orientation that is not a number has no angle, NaN.
+    """
+    other = np.asarray(q, np.float64)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        cosines = np.abs(orientations @ other) / (np.linalg.norm(orientations, axis=1) * np.linalg.norm(other))
+    angles: npt.NDArray[np.float64] = 2 * np.arccos(cosines.clip(max=1.0))
+    return angles

@@ -72,16 +72,18 @@ class Follower:
     def recognize_frame(self, frame: Frame, prior: Prior | None = None) -> Recognition:
         """Return the answer to the next frame, with `sequence`. Call it in the thread that refreshes the map.
 
-        prior: see `PlaceRecognizer.recognize`. What it names or lists is the whole map: the robot is there or off the
-        map. Where it is near restricts the search only. An answer has no `sequence` if the prior names no picture.
+        prior: see `PlaceRecognizer.recognize`. Its names, sources and pictures are the whole map: the robot is there or
+        off the map. Its position, heading and time of day restrict the search only. An answer has no `sequence` if the
+        prior allows no picture.
         Raises what `PlaceRecognizer.recognize_frame` does.
         """
-        self._follow_map(_without_position(prior))
+        part = None if prior is None else prior.part
+        self._follow_map(part)
         if not len(self._rows):
             return self._recognizer.recognize_frame(frame, prior)
         records = self._filter.records
         searched = None
-        if prior is not None and prior.near is not None:
+        if prior is not None and prior != part:
             searched = np.searchsorted(self._rows, self._recognizer.find_allowed(prior))
         around = self._find_rows(frame, searched) if self._track else None
         if around is not None:
@@ -115,10 +117,3 @@ class Follower:
             return rows
         both = np.intersect1d(rows, allowed)
         return both if len(both) else None
-
-
-def _without_position(prior: Prior | None) -> Prior | None:
-    """Return the prior without the position that it is near; None if it allows the whole map then."""
-    if prior is None or (prior.names is None and prior.pictures is None):
-        return None
-    return Prior(names=prior.names, pictures=prior.pictures)

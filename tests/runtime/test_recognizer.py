@@ -197,6 +197,16 @@ def test_a_picture_of_the_map_is_the_most_similar_to_itself(vpr: PlaceRecognizer
         assert nearest.similarity == pytest.approx(1, abs=1e-4)
 
 
+def test_rounding_makes_no_similarity_above_one(db: Path, model: Model, query: np.ndarray) -> None:
+    class Rounding:
+        def search(self, descriptor: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.array([1 + 2e-6, 1 + 1e-6, 0.5], np.float32), np.array([2, 0, 1])
+
+    with PlaceRecognizer(Map.open(db), model, Rounding(), top_k=3, rerank=False) as recognizer:
+        matches = recognizer.recognize(query).matches
+    assert [(match.name, match.similarity) for match in matches] == [("p2.png", 1), ("p0.png", 1), ("p1.png", 0.5)]
+
+
 def test_poses_come_with_the_matches(vpr: PlaceRecognizer, query: np.ndarray) -> None:
     poses = {match.name: match.pose for match in vpr.recognize(query).matches}
     assert poses.pop(f"p{COUNT - 1}.png") is None

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pairvpr.cli.run import main
 from pairvpr.errors import SourceError
-from pairvpr.runtime import Frame, PlaceRecognizer, Pose, build_map
+from pairvpr.runtime import Frame, PlaceRecognizer, Pose, Prior, build_map
 from pairvpr.runtime.geometry.transforms import Transform, parse_transforms
 from pairvpr.runtime.sources import SourceOptions
 from pairvpr.runtime.sources.live import LiveSource
@@ -86,6 +86,39 @@ def test_poses_of_cameras_give_the_pose_of_the_base(home: Path) -> None:
         assert answer.camera == 1
         alone = recognizer.recognize(scene(2))
         assert answer.cameras[1].best.score == pytest.approx(alone.best.score, abs=1e-5)
+
+
+def test_a_prior_of_the_base_is_moved_to_each_camera(home: Path) -> None:
+    """The robot drives backwards at x = 1.5. Its back camera sees the way ahead of the map's drive, at x = 2."""
+    prior = Prior(Pose(1.5, 0, 0, (0, 0, 1, 0)), radius=0.6, turn=20)
+    with PlaceRecognizer.open(home / "map") as recognizer:
+        answer = recognizer.recognize_rig([scene(UNKNOWN), scene(2)], prior, [AHEAD, BACK])
+        assert answer.cameras[0].error is not None
+        assert [match.name for match in answer.cameras[1].matches] == ["p2.png"]
+        assert answer.camera == 1
+        unmounted = recognizer.recognize_rig([scene(UNKNOWN), scene(2)], prior)
+        assert [each.error is None for each in unmounted.cameras] == [False, False]
+        without_heading = recognizer.recognize_rig([scene(UNKNOWN), scene(2)], Prior(Pose(1.5, 0, 0), 0.6))
+        assert [len(each.matches) for each in without_heading.cameras] == [2, 2]
+
+
+def test_camera_poses_without_effect_are_told(home: Path, tmp_path: Path) -> None:
+    alone = run(home, "--query", home / "back", "--camera-poses", "0,0,0,0,0,0,1")
+    assert alone.exit_code == 0, alone.output
+    assert "--camera-poses has no effect: there is one camera" in alone.stderr
+    assert "--camera-poses" not in run(home, *rig(home), "--camera-poses", "0,0,0,0,0,0,1; 0,0,0,0,0,1,0").stderr
+    build_map(home / "map_pictures", tmp_path / "map")
+    without = run(tmp_path, *rig(home), "--camera-poses", "0,0,0,0,0,0,1; 0,0,0,0,0,1,0")
+    assert without.exit_code == 0, without.output
+    assert f"--camera-poses has no effect: {tmp_path / 'map'} has no poses with orientations" in without.stderr
+
+
+def test_files_of_one_name_are_told_apart(home: Path) -> None:
+    with PlaceRecognizer.open(home / "map") as recognizer:
+        alike = recognizer.recognize_rig([home / "front" / "1.png", home / "back" / "1.png", None])
+        other = recognizer.recognize_rig([home / "front" / "1.png", home / "back" / "2.png"])
+    assert [each.query for each in alike.cameras] == [f"{home}/front/1.png", f"{home}/back/1.png", "camera 2"]
+    assert [each.query for each in other.cameras] == ["1.png", "2.png"]
 
 
 def test_a_camera_without_a_picture_leaves_the_answer_to_the_others(home: Path, tmp_path: Path) -> None:
