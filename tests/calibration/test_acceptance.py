@@ -221,7 +221,7 @@ def test_too_few_pictures_are_refused_with_the_number_needed(
     home: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = answers(monkeypatch)
-    with pytest.raises(SourceError, match=r"60 usable pictures; a precision of 0.99 needs at least 345"):
+    with pytest.raises(SourceError, match=r"at most 60 usable pictures; a precision of 0.99 needs at least 345"):
         calibrated(home, model, precision=0.99)
     assert not names  # said before anything is worked out
     assert PrecisionTarget().min_pictures() == 345
