@@ -437,7 +437,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert sum(tile["pictures"] for tile in info["tiles"]) == 8
     build(tmp_path / "a", [8])
     run("adopt", tmp_path / "a")
-    assert "1 files deleted" in run("gc")
+    assert "1 file deleted" in run("gc")
     result = CliRunner().invoke(main, ["fleet", "info", "--fleet", str(tmp_path / "a")])
     assert (result.exit_code, result.output.count("\n")) == (2, 1)
     assert "holds no fleet" in result.output
