@@ -6,6 +6,7 @@ import array
 import io
 import json
 import logging
+import math
 import re
 import shutil
 import sqlite3
@@ -86,6 +87,28 @@ def test_a_bag_becomes_a_map_and_a_query(tmp_path: Path) -> None:
     answered = CliRunner().invoke(pairvpr_run, ["--db", str(db), "--query", str(path), "--format", "jsonl"])
     assert answered.exit_code == 0, answered.stderr
     assert [json.loads(line)["query"] for line in answered.stdout.splitlines()] == [each["name"] for each in records]
+
+
+def test_headings_and_times_of_queries_come_from_the_pose_topic(tmp_path: Path) -> None:
+    """The robot turns left by 30 degrees from one picture to the next."""
+    with BagWriter(tmp_path, "drive.bag") as bag:
+        for i in range(5):
+            half = math.radians(30 * i) / 2
+            bag.image("/image", stamp(i), scene(i))
+            bag.pose("Odometry", "/odom", stamp(i), float(i), q=(0, 0, math.sin(half), math.cos(half)))
+    db = tmp_path / "map"
+    built = CliRunner().invoke(pairvpr, ["map", "build", str(bag.path), "--db", str(db)])
+    assert built.exit_code == 0, built.stderr
+    command = ["--db", str(db), "--query", str(bag.path), "--format", "jsonl"]
+    for options, compared in (
+        (["--heading", "31"], [2, 3, 3, 3, 2]),
+        (["--heading", "61", "--near", "1.5"], [2, 3, 3, 3, 2]),
+        (["--heading", "61"], [3, 4, 5, 4, 3]),
+        (["--hours", "0.00003"], [2, 3, 3, 3, 2]),  # 0.108 s
+    ):
+        answered = CliRunner().invoke(pairvpr_run, [*command, *options])
+        assert (answered.exit_code, answered.stderr.count("left out for them")) == (0, 0)
+        assert [json.loads(line)["compared"] for line in answered.stdout.splitlines()] == compared
 
 
 def test_a_trajectory_file_belongs_to_a_bags_images(tmp_path: Path) -> None:
