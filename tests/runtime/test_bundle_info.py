@@ -103,7 +103,7 @@ LIMITS: list[tuple[str, list[Any], list[Any]]] = [
     ("precisions/fp16/graphs", [], [{"encoder": GRAPH}, {}, []]),
     ("precisions/fp16/graphs/fourth", [], [GRAPH]),
     ("precisions/fp16", [], [{}, {"graphs": {}}, None]),
-    ("precisions", [{}], [[], many(101, {"graphs": {}, "errors": {}})]),
+    ("precisions", [{}, many(100, PAIR["precisions"]["fp16"])], [[], many(101, {"graphs": {}, "errors": {}})]),
     *((f"{FIRST}/{name}", ["a.onnx", "b.onnx"], ["c.weights", "d.onnx", "", None]) for name in ("file", "cpu_file")),
     (f"{FIRST}/weights", ["c.weights", "a.onnx"], ["d", None, 1]),
     (f"{FIRST}/cuda_file", [None, "b.onnx"], ["c.weights", "d.onnx", 0]),
@@ -129,6 +129,23 @@ def test_values_have_limits(path: str, inside: list[Any], outside: list[Any]) ->
         with pytest.raises(BundleError, match=r"^bundle.json: (not a bundle description|bundle format)") as error:
             read(changed(PAIR, path, value))
         assert str(error.value).isprintable()
+
+
+def test_a_format_that_no_version_can_have_is_damage() -> None:
+    for number, told in (
+        (FORMAT + 1, "upgrade pairvpr"),
+        (2**31, "upgrade pairvpr"),
+        (2**31 + 1, "format is not a whole"),
+    ):
+        with pytest.raises(BundleError, match=told):
+            read({**PAIR, "format": number})
+
+
+@pytest.mark.parametrize("content", [PAIR, ALONE, WITH_DESCRIPTOR], ids=["pair", "alone", "descriptor"])
+def test_a_description_survives_being_written_and_read(content: Content) -> None:
+    info = read(content)
+    assert BundleInfo.from_json(info.to_json(), Path(FILE)) == info
+    assert {**json.loads(info.to_json()), "checksum": None} == {**content, "checksum": None}
 
 
 def test_there_may_be_a_thousand_files() -> None:

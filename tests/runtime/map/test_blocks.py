@@ -221,6 +221,12 @@ def test_a_text_begins_with_a_character() -> None:
         decode(forged(edit))
 
 
+def test_texts_may_be_empty() -> None:
+    records = [dataclasses.replace(each, source="") for each in RECORDS if each.pose is None]
+    records[0] = dataclasses.replace(records[0], name="")
+    assert list(decode(encode(pack(records)[0])).records(deleted=True)) == records
+
+
 def test_texts_are_unicode() -> None:
     content = bytearray(pack(RECORDS)[0].content)
     content[-1] = 0xFF

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,57 @@ def test_a_segment_gives_what_was_written(tmp_path: Path, kind: str, salvage: bo
     segment.close()
     with pytest.raises(ValueError, match="closed"):
         segment.read_descriptors()
+
+
+def test_reads_may_come_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those above 2 GiB, and on some network file systems."""
+    entry, descriptors, tokens, records = made(tmp_path)
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: read(file, min(size, 7), offset))
+    segment = Segment(tmp_path, entry, meta_of("int8"))
+    np.testing.assert_array_equal(segment.read_descriptors(), descriptors)
+    np.testing.assert_array_equal(segment.read_tokens(records[2]).values, tokens[2].values)
+    for left in (0, 7):  # the file has become shorter since
+        limit = segment._descriptors_at + left
+        monkeypatch.setattr(os, "pread", lambda file, size, at, end=limit: read(file, max(0, min(7, end - at)), at))
+        with pytest.raises(MapError, match="it is cut short"):
+            segment.read_descriptors()
+    segment.close()
+
+
+def test_tensors_may_lie_in_any_order(tmp_path: Path) -> None:
+    """safetensors sorts them in its own way, and may do so in another one day."""
+    entry, descriptors, tokens, records = made(tmp_path)
+    shapes = {
+        "tokens": ("I8", [COUNT, *TOKENS]),
+        "descriptors": ("F32", [COUNT, DIM]),
+        "token_scales": ("F32", [COUNT, 5]),
+    }
+    scales = np.stack([each.scales for each in tokens])
+    data = {"tokens": np.stack([each.values for each in tokens]), "descriptors": descriptors, "token_scales": scales}
+    header, parts, at = {}, [], 0
+    for name, (kind, shape) in shapes.items():
+        part = data[name].tobytes()
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + len(part)]}
+        parts.append(part)
+        at += len(part)
+    text = json.dumps(header).encode()
+    (tmp_path / entry.file).write_bytes(len(text).to_bytes(8, "little") + text + b"".join(parts))
+    segment = Segment(tmp_path, find_segment(tmp_path, 1), meta_of("int8"))
+    for row, record in enumerate(records):
+        descriptor, stored = segment.read_picture(record)
+        np.testing.assert_array_equal(descriptor, descriptors[row])
+        np.testing.assert_array_equal(stored.load(), tokens[row].load())
+    segment.close()
+
+
+def test_a_header_may_end_with_the_file(tmp_path: Path) -> None:
+    text = b'{"descriptors": {"shape": [3, 8]}}'
+    (tmp_path / segment_name(1)).write_bytes(len(text).to_bytes(8, "little") + text)
+    assert find_segment(tmp_path, 1).count == 3
+    (tmp_path / segment_name(1)).write_bytes((len(text) + 1).to_bytes(8, "little") + text)
+    with pytest.raises(MapError, match="its header is longer than the file"):
+        find_segment(tmp_path, 1)
 
 
 def edit_header(path: Path, entry: SegmentEntry, edit: Callable[[Header], object]) -> SegmentEntry:

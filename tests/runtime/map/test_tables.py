@@ -137,3 +137,22 @@ def test_files_of_other_journals_are_refused(tmp_path: Path, suffix: str) -> Non
     (tmp_path / f"{tables.FILE}{suffix}").touch()
     with pytest.raises(ValueError, match=f"{suffix} is not of a map: delete it"):
         tables.check_files(tmp_path)
+
+
+DEFINITIONS = {
+    "meta": 'CREATE TABLE meta ("key" TEXT PRIMARY KEY, "value" TEXT NOT NULL)',
+    "segments": 'CREATE TABLE segments ("number" INTEGER PRIMARY KEY, "file" TEXT NOT NULL, "count" INTEGER NOT NULL, '
+    '"bytes" INTEGER NOT NULL, "header_crc" INTEGER NOT NULL, "crc" INTEGER NOT NULL)',
+    "blocks": 'CREATE TABLE blocks ("number" INTEGER PRIMARY KEY, "crc" INTEGER NOT NULL, "content" BLOB NOT NULL)',
+    "records": 'CREATE TABLE records ("id" INTEGER PRIMARY KEY, "name" TEXT NOT NULL, "source" TEXT NOT NULL, '
+    '"timestamp" REAL, "x" REAL, "y" REAL, "z" REAL, "qx" REAL, "qy" REAL, "qz" REAL, "qw" REAL, "frame" TEXT, '
+    '"latitude" REAL, "longitude" REAL, "altitude" REAL, "segment" INTEGER NOT NULL, "row" INTEGER NOT NULL, '
+    '"deleted" INTEGER NOT NULL, "descriptor_crc" INTEGER NOT NULL, "tokens_crc" INTEGER NOT NULL, '
+    '"crc" INTEGER NOT NULL)',
+}
+"""As maps on disks have them. Another text would turn every map away that was made before."""
+
+
+@pytest.mark.parametrize("table", tables.COLUMNS)
+def test_definitions_of_tables_never_change(table: str) -> None:
+    assert tables.definition(table) == DEFINITIONS[table]
