@@ -166,7 +166,7 @@ class FleetRecognizer(PlaceRecognizer):
     def refresh(self) -> bool:
         """Open the fleet's current version if it is another one. Return whether it was.
 
-        For threads, errors and thresholds see `PlaceRecognizer.refresh`.
+        For threads, errors and thresholds see `PlaceRecognizer.refresh`. MapError is also raised if a shard is lost.
         """
         with self._refreshing:
             old, storage = self._view, FolderStorage(self._path)
@@ -179,6 +179,9 @@ class FleetRecognizer(PlaceRecognizer):
             try:
                 index = self._opener.open(map_, version)
                 view = self._show(map_, index, old.reranker)
+            except EngineError as error:  # a lost shard: answers go on from the version before
+                map_.close()
+                raise MapError(f"{self._path}: version {version.number} is not taken over yet: {error}") from error
             except BaseException:
                 map_.close()
                 raise

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pairvpr.cli.run import main
-from pairvpr.errors import MapError
+from pairvpr.errors import EngineError, MapError
 from pairvpr.runtime import Gps, PlaceRecognizer, Prior
 from pairvpr.runtime.answer import Recognition, ShardCount
 from pairvpr.runtime.bundle import Bundle
@@ -19,7 +19,7 @@ from pairvpr.runtime.calibrated.acceptance import KEY, ScoreSetup
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import ADDED
 from pairvpr.runtime.features import Features
-from pairvpr.runtime.fleet.index import FleetIndex
+from pairvpr.runtime.fleet.index import FleetIndex, LocalOpener
 from pairvpr.runtime.fleet.publishing import adopt
 from pairvpr.runtime.fleet.pulling import pull
 from pairvpr.runtime.fleet.recognizer import FleetRecognizer
@@ -200,6 +200,25 @@ def test_a_published_version_is_taken_over(home: Path, tmp_path: Path) -> None:
         assert before.shards == ShardCount(2, 2, 1)
         assert fleet.refresh() is True
         assert len(fleet.map) == 15
+        assert fleet.recognize(QUERIES[0]).shards == ShardCount(2, 2, 2)
+
+
+def test_a_version_that_no_shard_can_open_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt([build(tmp_path / "a", range(12))], tmp_path / "fleet")
+
+    def fail(*_: object) -> None:
+        raise EngineError("shard 1 could not open it")
+
+    with FleetRecognizer.open(tmp_path / "fleet", shards=2, top_k=12) as fleet:
+        adopt([build(tmp_path / "b", range(3), drive="b")], tmp_path / "fleet")
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalOpener, "open", fail)
+            with pytest.raises(MapError, match="version 2 is not taken over yet: shard 1 could not open it"):
+                fleet.refresh()
+        assert fleet.recognize(QUERIES[0]).shards == ShardCount(2, 2, 1)
+        assert fleet.refresh() is True
         assert fleet.recognize(QUERIES[0]).shards == ShardCount(2, 2, 2)
 
 
