@@ -49,7 +49,12 @@ def join(address: str, cpus: int) -> None:
             if address.startswith("127.0.0.1:"):
                 quiet["_node_ip_address"] = "127.0.0.1"
             ray.init(address=address, **quiet)
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises Exception itself if its processes do not start in time
+        if address == LOCAL:
+            raise EngineError(
+                f"Ray does not start on this computer ({one_line(error, 200)}): run the command again, or leave out "
+                "--address"
+            ) from error
         raise EngineError(
             f"no Ray cluster answers at {address!r} ({one_line(error, 200)}): start one with `ray start --head`, or "
             "give --address local"

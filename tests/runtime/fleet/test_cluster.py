@@ -203,6 +203,18 @@ def test_no_cluster_is_said(home: Path) -> None:
 
 
 @needs_ray
+def test_a_cluster_that_does_not_start_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def fail(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nSee the logs")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(EngineError, match=r"Ray does not start on this computer \(The current .* logs\): run the"):
+        FleetRecognizer.open(home / "fleet", address="local", shards=2)
+
+
+@needs_ray
 @pytest.mark.slow
 def test_a_damaged_tile_is_named_by_its_shard(home: Path, tmp_path: Path, address: str) -> None:
     shutil.copytree(home / "fleet", tmp_path / "fleet")
