@@ -12,26 +12,25 @@ from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from pairvpr.errors import EngineError, MapError
-from pairvpr.runtime.answer import Match, Recognition
+from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.geometry.transforms import Transform
 from pairvpr.runtime.image import load_picture
-from pairvpr.runtime.map import Map, Record
+from pairvpr.runtime.map import Map
 from pairvpr.runtime.measure import DESCRIPTOR_ALONE
-from pairvpr.runtime.model import Model, Picture
+from pairvpr.runtime.model import Fitted, Model, Picture
 from pairvpr.runtime.prior import Prior
 from pairvpr.runtime.recognizer_parts import load_parts
-from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
+from pairvpr.runtime.rerank import Ranking, Reranker
 from pairvpr.runtime.rig import answer_cameras, make_frame
-from pairvpr.runtime.search import DescriptorIndex, FaissIndex
+from pairvpr.runtime.search import DescriptorIndex
 from pairvpr.runtime.sources import Frame
 from pairvpr.runtime.stopwatch import Stopwatch
-from pairvpr.runtime.view import View
+from pairvpr.runtime.view import View, follow_index, open_index
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
         try:
             setting = RuntimeSetting(device, precision, threads, batch_size, exact)
             parts = load_parts(map_, setting, model, top_k, rerank, model_digest)
-            index = FaissIndex(map_.descriptors, map_.index_precision)
+            index = open_index(map_)
             recognizer = cls(
                 map_, parts.model, index, parts.top_k, rerank, budget_ms, parts.cascade, judged=True, strict=strict
             )
@@ -160,7 +159,7 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
                 if map_.identity != self.model.bundle.identity:
                     raise MapError(f"{map_.path}: is now a map of another model; open it again")
                 reranker = None if old.reranker is None else old.reranker.on(map_)
-                view = self._show(map_, _follow(old.index, map_), reranker)
+                view = self._show(map_, follow_index(old.index, map_), reranker)
             except BaseException:
                 map_.close()
                 raise
@@ -188,7 +187,9 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
         name = Path(picture).name if isinstance(picture, str | Path) else ""
         with clock.step("decode"):
             decoded = load_picture(picture)
-        return self._answer(Recognition(name), decoded, clock, prior, self.budget_ms)
+        with clock.step("preprocess"):
+            fitted = self.model.fit(decoded)
+        return self._answer(Recognition(name), fitted, clock, prior, self.budget_ms)
 
     def recognize_frame(self, frame: Frame, prior: Prior | None = None) -> Recognition:
         """Answer a frame of a source. A frame that could not be read gives an answer with `error`.
@@ -261,19 +262,23 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
         answer = Recognition(frame.name, frame.timestamp)
         if frame.picture is None:
             return replace(answer, reason="no picture", error=frame.error)
-        return self._answer(answer, frame.picture, Stopwatch(frame.decode_ms), prior, budget_ms)
+        clock = Stopwatch(frame.decode_ms)
+        if (fitted := frame.fitted) is None:
+            with clock.step("preprocess"):
+                fitted = self.model.fit(frame.picture)
+        else:
+            clock.add("preprocess", frame.fit_ms)
+        return self._answer(answer, fitted, clock, prior, budget_ms)
 
     def _answer(
         self,
         answer: Recognition,
-        picture: Image.Image,
+        fitted: Fitted,
         clock: Stopwatch,
         prior: Prior | None,
         budget_ms: float | None,
     ) -> Recognition:
-        """Fill in `answer` for its picture (upright RGB)."""
-        with clock.step("preprocess"):
-            fitted = self.model.fit(picture)
+        """Fill in `answer` for its picture."""
         with self.model.turn, clock.step("encode"):
             query = self.model.encode_fitted([fitted])
         with self._viewing() as view:
@@ -288,7 +293,7 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
             else:
                 with self.model.turn:
                     ranking = view.rank(view.reranker, query, rows, clock, budget_ms)
-        matches = _matches(view.map.records, rows, found.similarities, ranking)
+        matches = view.make_matches(found, ranking)
         if not matches:
             fault = f"{view.map.path}: all candidates are damaged; see `pairvpr map verify`"
             return replace(answer, reason="no candidates", error=fault, timings=clock.timings())
@@ -326,13 +331,6 @@ class PlaceRecognizer(AbstractContextManager["PlaceRecognizer"]):
                 view.leave()
 
 
-def _follow(index: DescriptorIndex, map_: Map) -> FaissIndex:
-    """Return the index of a map that was opened with `open_newer`, from the index of the map before."""
-    if map_.change is None or not isinstance(index, FaissIndex):
-        return FaissIndex(map_.descriptors, map_.index_precision)
-    return index.updated(map_.change.removed, map_.last_descriptors(map_.change.added))
-
-
 def _describe_decisions(judge: Judge) -> str:
     acceptance = judge.acceptance
     if acceptance is None:
@@ -342,24 +340,3 @@ def _describe_decisions(judge: Judge) -> str:
     if judge.added:
         text += f", without {judge.added} pictures added later"
     return f"{text} (OPTIMISTIC: calibrated on the map's own traverse)" if acceptance.own else text
-
-
-def _matches(
-    records: Sequence[Record],
-    rows: npt.NDArray[np.int64],
-    similarities: npt.NDArray[np.float32],
-    ranking: Ranking,
-) -> tuple[Match, ...]:
-    matches = []
-    for i in ranking.order():
-        record, score = records[rows[i]], float(ranking.scores[i])
-        matches.append(
-            Match(
-                name=record.name,
-                score=None if math.isnan(score) else score,
-                similarity=min(float(similarities[i]), 1.0),  # rounding; the order is found already
-                stage=STAGES[ranking.stages[i]],
-                pose=record.pose or record.gps,
-            )
-        )
-    return tuple(matches)

@@ -9,6 +9,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from pairvpr.runtime.inverted_lists import InvertedLists
+
 _SPARE = 8  # pictures searched beyond k, so that equal ones at the edge mostly show in one search
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -23,15 +25,27 @@ class DescriptorIndex(Protocol):
 
 
 class FaissIndex:
-    """Search L2-normalised descriptors (n, G) float32 exhaustively by inner product.
+    """Search L2-normalised descriptors (n, G) float32 by inner product, exhaustively unless there are lists.
 
     Equal similarities are in the order of their rows, also at the edge of the k nearest.
     """
 
-    def __init__(self, descriptors: npt.NDArray[np.float32], precision: str = "float32") -> None:
-        """precision: "float32", or "float16" for half the memory and the same order except for near-ties."""
-        self._precision = precision
-        self._parts: tuple[_Part, ...] = (_Part.of(descriptors, precision),)
+    def __init__(
+        self, descriptors: npt.NDArray[np.float32], precision: str = "float32", lists: InvertedLists | None = None
+    ) -> None:
+        """Build the index.
+
+        precision: "float32", or "float16" for half the memory and the same order except for near-ties.
+        lists: lists of the first descriptors, of which a search then compares only some, in float16. It compares all
+        descriptors after them.
+        """
+        self._precision, parts = precision, []
+        if lists is not None and (listed := len(lists.assigned)):
+            parts = [_Part(lists.build(descriptors[:listed]), listed, lists.probes)]
+            descriptors = descriptors[listed:]
+        if len(descriptors) or not parts:
+            parts.append(_Part.of(descriptors, precision))
+        self._parts: tuple[_Part, ...] = tuple(parts)
 
     def __len__(self) -> int:
         return sum(part.count for part in self._parts)
@@ -51,7 +65,7 @@ class FaissIndex:
         """Return the index without the rows `removed` (ascending) and with the descriptors `added` (m, G) at its end.
 
         Both indices can be searched, and share what did not change. The cost follows from the change: parts are
-        joined only when the later one has half the size of the earlier one.
+        joined only when the later one has half the size of the earlier one. Lists stay as they are.
         """
         parts, first = [], 0
         for part in self._parts:
@@ -60,7 +74,7 @@ class FaissIndex:
             parts.append(part.without(here) if len(here) else part)
         if len(added):
             parts.append(_Part.of(added, self._precision))
-        while len(parts) > 1 and 2 * parts[-1].count >= parts[-2].count:
+        while len(parts) > 1 and not parts[-2].probes and 2 * parts[-1].count >= parts[-2].count:
             last = [part.descriptors() for part in parts[-2:]]
             parts[-2:] = [_Part.of(np.concatenate(last), self._precision)]
         index = FaissIndex.__new__(FaissIndex)
@@ -73,12 +87,14 @@ class _Part:
     """A faiss index that never changes, and those of its places that are still in the map.
 
     count: number of these places.
+    probes: number of lists that a search compares, 0 for an index without lists.
     places: (count,) int64, ascending, or None for all.
     bits: the same as a bit for each place of the index.
     """
 
     index: faiss.Index
     count: int
+    probes: int = 0
     places: npt.NDArray[np.int64] | None = None
     bits: npt.NDArray[np.uint8] | None = None
 
@@ -100,10 +116,10 @@ class _Part:
         places = np.delete(np.arange(self.count) if self.places is None else self.places, rows)
         held = np.zeros(self.index.ntotal, np.bool_)
         held[places] = True
-        return _Part(self.index, len(places), places, np.packbits(held, bitorder="little"))
+        return _Part(self.index, len(places), self.probes, places, np.packbits(held, bitorder="little"))
 
     def descriptors(self) -> npt.NDArray[np.float32]:
-        """Return the descriptors (count, G) as the index stores them."""
+        """Return the descriptors (count, G) as an index without lists stores them."""
         stored: npt.NDArray[np.float32] = self.index.reconstruct_n(0, self.index.ntotal)
         return stored if self.places is None else stored[self.places]
 
@@ -111,21 +127,35 @@ class _Part:
         """Return similarities (k,) and rows (k,) of the k nearest, best first, equal ones by row."""
         if not k:
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
-        how: dict[str, Any] = {}
-        if self.bits is not None:
-            selector = faiss.IDSelectorBitmap(len(self.bits), faiss.swig_ptr(self.bits))
-            how["params"] = faiss.SearchParameters(**{"sel": selector})
-        depth = min(k + _SPARE, self.count)
+        depth, probes = min(k + _SPARE, self.count), self.probes
         while True:
-            similarities, places = (each[0] for each in self.index.search(descriptor, depth, **how))
-            found = places >= 0  # faiss gives -1 in place of those that it did not find
-            similarities, places = similarities[found], places[found]
-            if depth == self.count or not len(places) or similarities[min(k, len(places)) - 1] > similarities[-1]:
+            similarities, places = self._search(descriptor, depth, probes)
+            if len(places) < min(k, self.count) and probes < self._lists:
+                probes = min(2 * probes, self._lists)  # those lists hold too few
+                continue
+            if depth == self.count or len(places) < depth or similarities[k - 1] > similarities[-1]:
                 break
             depth = min(2 * depth, self.count)  # more may be equal to the last
         order = np.lexsort((places, -similarities))[:k]
         rows = places if self.places is None else np.searchsorted(self.places, places)
         return similarities[order], rows[order]
+
+    @property
+    def _lists(self) -> int:
+        """Return the number of lists, 0 without lists."""
+        return self.index.nlist if isinstance(self.index, faiss.IndexIVF) else 0
+
+    def _search(self, descriptor: npt.NDArray[np.float32], depth: int, probes: int) -> Found:
+        """Return similarities and places of the nearest ones, at most `depth`, as faiss orders them."""
+        how: dict[str, Any] = {"nprobe": probes} if probes else {}
+        if self.bits is not None:
+            how["sel"] = faiss.IDSelectorBitmap(len(self.bits), faiss.swig_ptr(self.bits))
+        if how:
+            kind = faiss.SearchParametersIVF if probes else faiss.SearchParameters
+            how = {"params": kind(**how)}
+        similarities, places = (each[0] for each in self.index.search(descriptor, depth, **how))
+        found = places >= 0  # faiss gives -1 in place of those that it did not find
+        return similarities[found], places[found]
 
 
 def search_among(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
+import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pairvpr.errors import MapError
-from pairvpr.runtime.answer import Recognition
+from pairvpr.runtime.answer import Match, Recognition
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.prior import Prior, PriorIndex
-from pairvpr.runtime.rerank import Ranking, Reranker
-from pairvpr.runtime.search import DescriptorIndex, search_among
+from pairvpr.runtime.rerank import STAGES, Ranking, Reranker
+from pairvpr.runtime.search import DescriptorIndex, FaissIndex, search_among
 from pairvpr.runtime.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,22 @@ class View:
         """
         return self.judge.judge(answer, found.rows, monitored=monitored)
 
+    def make_matches(self, found: Candidates, ranking: Ranking) -> tuple[Match, ...]:
+        """Return the candidates as matches, best first."""
+        matches = []
+        for i in ranking.order():
+            record, score = self.map.records[found.rows[i]], float(ranking.scores[i])
+            matches.append(
+                Match(
+                    name=record.name,
+                    score=None if math.isnan(score) else score,
+                    similarity=min(float(found.similarities[i]), 1.0),  # rounding; the order is found already
+                    stage=STAGES[ranking.stages[i]],
+                    pose=record.pose or record.gps,
+                )
+            )
+        return tuple(matches)
+
     def leave(self) -> None:
         """Count one user less. The last one closes the map's files."""
         self.users -= 1
@@ -100,3 +120,17 @@ class View:
     def close(self) -> None:
         """Close the map's files."""
         self.map.close()
+
+
+def open_index(map_: Map) -> FaissIndex:
+    """Return the index that the map asks for."""
+    if (advice := map_.list_advice) is not None:
+        log.warning("%s", advice)
+    return FaissIndex(map_.descriptors, map_.index_precision, map_.read_lists())
+
+
+def follow_index(index: DescriptorIndex, map_: Map) -> FaissIndex:
+    """Return the index of a map that was opened with `open_newer`, from the index of the map before."""
+    if map_.change is None or not isinstance(index, FaissIndex):
+        return open_index(map_)
+    return index.updated(map_.change.removed, map_.last_descriptors(map_.change.added))

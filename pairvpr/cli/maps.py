@@ -49,14 +49,15 @@ def map_add(images: str, db: Path, options: BuildOptions) -> None:
 
     SOURCE is anything that --query of `pairvpr-run` takes. The map's own model encodes the pictures.
     """
-    from pairvpr.runtime.map import Map
+    from pairvpr.runtime.map.catalog import load_meta
+    from pairvpr.runtime.map.creation import MODEL
     from pairvpr.runtime.map.errors import refuse_tile
+    from pairvpr.runtime.map.meta import DIGEST
     from pairvpr.runtime.model import load_model
 
     refuse_tile(db)
-    with Map.open(db, descriptors=False) as map_:
-        model_path, digest = map_.model_path, map_.model_digest
-    _add(images, db, load_model(model_path, digest=digest), options, create=False)
+    digest = load_meta(db).settings.get(DIGEST)
+    _add(images, db, load_model(db / MODEL, digest=digest), options, create=False)
 
 
 def _add(images: str, db: Path, model: Model, options: BuildOptions, *, create: bool) -> None:
@@ -125,19 +126,32 @@ def map_compact(db: Path) -> None:
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float16"]),
-    required=True,
-    help="Search the descriptors in this precision. float16 takes half the memory; near-ties may change places.",
+    help="Compare all descriptors in this precision. float16 takes half the memory; near-ties may change places.",
 )
-def map_index(db: Path, precision: str) -> None:
+@click.option(
+    "--ivf",
+    is_flag=True,
+    help="Sort the descriptors into lists, and compare those of the nearest lists alone, in float16 (faiss IVF).",
+)
+def map_index(db: Path, precision: str | None, ivf: bool) -> None:
     """Set how a map is searched.
 
-    The map stores the setting. Nothing is computed again.
+    The map stores the setting. With --ivf, it also stores the lists and how much of the exact search they find.
     """
     from pairvpr.runtime.map import MapWriter
+    from pairvpr.runtime.mapping.map_index import describe_lists, make_lists
 
-    with MapWriter.edit(db) as writer:
-        writer.set_index_precision(precision)
-    print_line(f"{db}: searched in {precision}")
+    if (precision is None) == (not ivf):
+        raise click.UsageError("give --precision or --ivf, one of them")
+    if precision is not None:
+        with MapWriter.edit(db) as writer:
+            writer.set_index_precision(precision)
+        print_line(f"{db}: searched in {precision}")
+        return
+    lines = describe_lists(make_lists(db), unlisted=0)
+    print_line(f"{db}: searched by inverted lists")
+    for line in lines:
+        print_line(f"  {line}")
 
 
 @map_group.command("list")
@@ -193,11 +207,13 @@ def map_info(db: Path, style: str) -> None:
 
     from pairvpr.runtime.bundle import Bundle
     from pairvpr.runtime.map import Map
+    from pairvpr.runtime.mapping.map_index import describe_lists
     from pairvpr.runtime.mapping.token_storage import describe
     from pairvpr.viewing.calibration_results import CalibrationResults, align, cascade_rows, judge_rows, tuning_rows
 
     with Map.open(db, descriptors=False) as map_:
         info = {**dataclasses.asdict(map_.info()), "path": str(db)}
+        lists, unlisted = map_.lists, map_.unlisted
         bundle = Bundle.open(map_.model_path)
         found = CalibrationResults.from_map(map_, bundle)
         pinned = map_.model_digest is not None
@@ -211,7 +227,9 @@ def map_info(db: Path, style: str) -> None:
         print_line(json_line(info))
         return
     info.update(tokens=describe(info["tokens"]), bytes_per_picture=round(info["bytes_per_picture"]))
-    rows = [(name.replace("_", " "), str(value)) for name, value in info.items()]
+    rows = [(name.replace("_", " "), str(value)) for name, value in info.items() if name != "lists"]
+    lines = ["none: all descriptors are compared"] if lists is None else describe_lists(lists, unlisted)
+    rows += [("lists" if number == 0 else "", line) for number, line in enumerate(lines)]
     results = {
         "cascade": cascade_rows(found.cascade) if found.cascade else [],
         "tuned": tuning_rows(found.tuning) if found.tuning else [],

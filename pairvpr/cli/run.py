@@ -149,6 +149,7 @@ def _answer(
 
     show_progress: count the answers of a recording on stderr, because they are not seen on a terminal.
     """
+    from pairvpr.runtime.ahead import fitted_frames
     from pairvpr.runtime.map_refresh import Refresher
     from pairvpr.runtime.outputs.writers import open_output
 
@@ -158,6 +159,7 @@ def _answer(
         recognizer_options.open() as recognizer,
         open_output(out, style, matches, queries) as put,
         watch(source, recognizer) as viewers,
+        fitted_frames(source, recognizer.model, ahead=recognizer.budget_ms is None) as frames,
     ):
         say_untrained(recognizer.model.bundle)
         if _is_given("camera_poses"):
@@ -168,7 +170,7 @@ def _answer(
         warning: str | None = None
         meter = Meter("pictures") if show_progress and not source.live and not source.single else None
         try:
-            for frame in source:
+            for frame in frames:
                 if source.live:
                     refresher.poll()
                 total += 1

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pairvpr.errors import MapError
 from pairvpr.evaluation.benchmark import Benchmark
 from pairvpr.evaluation.recall import RECALL_AT
 from pairvpr.evaluation.results import Evaluation, ModelInfo
+from pairvpr.runtime.ahead import fit_frame, read_ahead
 from pairvpr.runtime.answer import Recognition
 from pairvpr.runtime.calibrated.cascade import Cascade
 from pairvpr.runtime.calibrated.judge import Judge
@@ -25,6 +27,8 @@ from pairvpr.runtime.recognizer import PlaceRecognizer
 from pairvpr.runtime.search import DescriptorIndex, FaissIndex
 from pairvpr.runtime.sequence.filter import SequenceFilter
 from pairvpr.runtime.sequence.topology import Topology
+from pairvpr.runtime.sources.base import Frame
+from pairvpr.runtime.sources.folder import PictureSource
 
 Progress = Callable[[str, int, int], None]
 """Called with the step, the number of things done in it, and their total."""
@@ -69,8 +73,9 @@ def evaluate(
         cascade = None if exact else Cascade.find_in(model.bundle)
         recognizer = PlaceRecognizer(map_, model, index, k, cascade=cascade)
         follow = SequenceFilter(map_.records, Topology.from_order([answers.in_order()], count)) if sequence else None
-        for number, (_, file) in enumerate(benchmark.queries, 1):
-            answer = recognizer.recognize(file)
+        queries = stack.enter_context(read_ahead(_read(file, model) for _, file in benchmark.queries))
+        for number, frame in enumerate(queries, 1):
+            answer = recognizer.recognize_frame(frame)
             answers.add(answer, *index.last)
             if follow is not None:
                 answers.follow(follow, answer)
@@ -125,13 +130,19 @@ def _build_map(benchmark: Benchmark, path: Path, model: Model, progress: Progres
                 f"{path}: holds {strange!r}, which is no database picture of {benchmark.name}; choose another folder"
             )
         todo = [(name, file) for name, file in benchmark.database if name not in present]
-        for start in range(0, len(todo), ENCODE_BATCH):
-            batch = todo[start : start + ENCODE_BATCH]
-            features = model.encode_fitted([model.fit(file) for _, file in batch])
-            for i, (name, _) in enumerate(batch):
-                writer.add(name=name, source=files[name], features=features[i])
-            progress("building the map", start + len(batch), len(todo))
+        with read_ahead((model.fit(file) for _, file in todo), ENCODE_BATCH) as fitted:
+            for start in range(0, len(todo), ENCODE_BATCH):
+                batch = todo[start : start + ENCODE_BATCH]
+                features = model.encode_fitted(list(islice(fitted, len(batch))))
+                for i, (name, _) in enumerate(batch):
+                    writer.add(name=name, source=files[name], features=features[i])
+                progress("building the map", start + len(batch), len(todo))
     return len(todo)
+
+
+def _read(file: Path, model: Model) -> Frame:
+    """Read a query and resize it for the model. Raises SourceError."""
+    return fit_frame(next(PictureSource(file).frames()), model)
 
 
 class DeepIndex:

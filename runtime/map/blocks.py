@@ -156,9 +156,10 @@ class Block:
             bool(at["deleted"]),
         )
 
-    def name(self, position: int) -> str:
-        """Return the name of the record at a position."""
-        return self._text(position)
+    def names(self, positions: Iterable[int]) -> list[str]:
+        """Return the names of the records at some positions, several times as fast as one by one."""
+        offsets, content = (self._texts.astype(np.int64) + self._heap).tolist(), self.content
+        return [content[offsets[i] : offsets[i + 1]].decode("utf-8") for i in positions]
 
     @functools.cached_property
     def name_hashes(self) -> npt.NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,25 @@ def load(path: Path, *, thorough: bool = False, known: Catalog | None = None) ->
     known: an earlier state, whose blocks are not read again. It is returned itself if nothing has changed.
     Raises MapError if there is no map, or it is damaged or of a newer format.
     """
+    with _reading(path) as connection:
+        return read(connection, path / FILE, thorough=thorough, known=known)
+
+
+def load_meta(path: Path) -> Meta:
+    """Read the properties of the map `path` alone. Raises as `load` does."""
+    with _reading(path) as connection:
+        return _read_meta(connection, path / FILE, tables.check_schema(connection))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open the catalog of the map `path` for reading."""
     check_is_map(path)
     file = path / FILE
     writable = os.access(path, os.W_OK) and os.access(file, os.W_OK)
     with reading(file), closing(tables.connect(file, "rw" if writable else "ro")) as connection:
         try:
-            return read(connection, file, thorough=thorough, known=known)
+            yield connection
         except sqlite3.OperationalError as error:
             journal = file.with_name(f"{FILE}-journal")
             if writable or "locked" in str(error) or not journal.exists():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from pairvpr import __version__
 from pairvpr.errors import MapError
 from pairvpr.files import find_partials, remove, sync, write_atomically
 from pairvpr.printing import json_line
 from pairvpr.runtime.map import catalog, lock, segments
 from pairvpr.runtime.map.errors import reading, writing
+from pairvpr.runtime.map.list_file import remove_other_lists
 from pairvpr.runtime.map.meta import Meta
+from pairvpr.runtime.map.tokens import TokenFormat
 
 MODEL = "model"
 
@@ -26,6 +31,18 @@ def prepare_folder(path: Path) -> None:
             raise MapError(f"{path} is not empty and holds no map: choose an empty or new folder")
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def describe_map(identity: str, descriptor_dim: int, token_shape: tuple[int, int], settings: Mapping[str, Any]) -> Meta:
+    """Return the properties of a new map; see `MapWriter.open`."""
+    asked = json.loads(json.dumps(dict(settings), allow_nan=False))
+    return Meta(
+        identity=identity,
+        settings=asked,
+        descriptor_dim=descriptor_dim,
+        token_shape=TokenFormat.from_settings(asked).stored_shape(token_shape),
+        created_by=__version__,
+    )
 
 
 def create_map(path: Path, meta: Meta, install_model: Callable[[Path], None]) -> None:
@@ -44,6 +61,17 @@ def create_map(path: Path, meta: Meta, install_model: Callable[[Path], None]) ->
         sync(path)
         catalog.create(path, meta)
         sync(path.absolute().parent)
+
+
+def clean_map(path: Path, state: catalog.Catalog) -> None:
+    """Check that the segments of a state of the map `path` are there, and delete the files of interrupted commits.
+
+    Raises MapError if a segment is missing or has another size.
+    """
+    for entry in state.segments:
+        segments.check_present(path / segments.FOLDER, entry)
+    segments.remove_leftovers(path / segments.FOLDER, {entry.file for entry in state.segments})
+    remove_other_lists(path, state.meta.lists)
 
 
 def check_same(path: Path, held: Meta, wanted: Meta) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pairvpr.runtime.map.record_list import RecordList
+from pairvpr.runtime.map.segments import Segment, find_damaged
+
 
 class DescriptorRows:
     """Descriptors (n, G) float32 by row. Removed ones stay in their piece until all are asked for."""
@@ -48,3 +51,25 @@ class DescriptorRows:
         while len(pieces) > 1 and 2 * len(pieces[-1]) >= len(pieces[-2]):
             pieces[-2:] = [np.concatenate(pieces[-2:])]
         return DescriptorRows(pieces, kept)
+
+
+def gather_descriptors(
+    records: RecordList, first: int, segments: dict[int, Segment], dim: int
+) -> npt.NDArray[np.float32]:
+    """Read and check the descriptors of the records from `first` on, (n, G), one segment at a time."""
+    numbers, rows, crcs = (records.column(name)[first:] for name in ("segment", "row", "descriptor_crc"))
+    descriptors = np.empty((len(numbers), dim), np.float32)
+    order = np.argsort(numbers, kind="stable")
+    held, starts = np.unique(numbers[order], return_index=True)
+    for number, here in zip(held.tolist(), np.split(order, starts[1:]), strict=False):
+        segment = segments[number]
+        stored = segment.read_descriptors()
+        damaged = find_damaged(stored, rows[here], crcs[here])
+        if damaged is not None:
+            segment.check_descriptor(stored, records[first + int(here[damaged])])
+        first_row, last_row = here[0], here[-1]
+        if last_row - first_row + 1 == len(here) == len(stored) and (np.diff(rows[here]) == 1).all():
+            descriptors[first_row : last_row + 1] = stored  # several times as fast as row by row
+        else:
+            descriptors[here] = stored[rows[here]]
+    return descriptors

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pairvpr.errors import MapError
+from pairvpr.runtime.map.list_file import ListEntry
 from pairvpr.runtime.map.records import checksum
 from pairvpr.runtime.map.tokens import NO_TOKENS, TokenFormat
 from pairvpr.validation import check_int, check_keys, check_list, check_mapping, check_text, parse_json
@@ -24,6 +25,8 @@ DIGEST = "model_digest"
 INDEX = "index_precision"
 """Key in a map's settings: the precision of the search, one of PRECISIONS. Without it, float32."""
 PRECISIONS = ("float32", "float16")
+LISTS = "lists"
+"""Key in a map's settings: the entry of its inverted lists. Without it, all descriptors are compared."""
 HALF_PRECISION_FROM = 50_000
 """Pictures from which maps of the formats before FORMAT are searched in float16. They have no setting for it."""
 
@@ -61,6 +64,17 @@ class Meta:
         return TokenFormat.from_settings(self.settings)
 
     @property
+    def lists(self) -> ListEntry | None:
+        """The entry of the inverted lists, None if all descriptors are compared."""
+        return ListEntry.from_json(self.settings[LISTS]) if LISTS in self.settings else None
+
+    def searched(self, precision: str, lists: ListEntry | None = None) -> Meta:
+        """Return the properties of this map, which is searched in a precision and by lists, if there are some."""
+        settings = {key: value for key, value in self.settings.items() if key != LISTS}
+        by_lists = {} if lists is None else {LISTS: lists.to_json()}
+        return dataclasses.replace(self, settings={**settings, INDEX: precision, **by_lists})
+
+    @property
     def in_blocks(self) -> bool:
         """Whether the map has its records in blocks, not in rows."""
         return self.format == FORMAT
@@ -96,6 +110,8 @@ class Meta:
             check_text(settings[DIGEST], "its digest of the model", 64)
         if settings.get(INDEX, PRECISIONS[0]) not in PRECISIONS:
             raise ValueError(f"its {INDEX} is none of {', '.join(PRECISIONS)}")
+        if LISTS in settings:
+            ListEntry.from_json(settings[LISTS])
         tokens, width = check_list(fields["token_shape"], "the shape of tokens", 2, 2)
         least, most = (0, 0) if TokenFormat.from_settings(settings).type == NO_TOKENS else (1, _LARGEST)
         meta = Meta(

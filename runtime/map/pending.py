@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import numpy.typing as npt
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import records
+from pairvpr.runtime.map.errors import writing
 from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, is_unit
+from pairvpr.runtime.map.segments import DESCRIPTOR_TYPE, SegmentEntry, is_unit, write_segment
+from pairvpr.runtime.map.thumbnails import LARGEST, write_thumbnails
 from pairvpr.runtime.map.tokens import StoredTokens
 
 
@@ -43,6 +46,8 @@ class Pending:
         meta, token_shape: properties of the map `path`, and (T, D) of its model.
         Raises MapError if the picture cannot be stored.
         """
+        if thumbnail is not None and len(thumbnail) > LARGEST:
+            raise ValueError(f"a thumbnail of {len(thumbnail)} bytes")
         name, expected = record.name, ((1, meta.descriptor_dim), (1, *token_shape))
         if (features.descriptors.shape, features.tokens.shape) != expected:
             raise MapError(
@@ -62,3 +67,16 @@ class Pending:
         except ValueError as error:
             raise MapError(f"{name!r} cannot be added to {path}: {error}, correct it") from error
         return Pending(record, descriptor, tokens, thumbnail)
+
+
+def write_pending(folder: Path, number: int, pictures: Sequence[Pending], added: Sequence[Record]) -> SegmentEntry:
+    """Write pictures, whose final records are `added`, to the new segment `number`. Return its entry.
+
+    Raises MapError if the segment cannot be written.
+    """
+    with writing(folder):
+        descriptors = np.stack([picture.descriptor for picture in pictures])
+        segment = write_segment(folder, number, descriptors, [picture.tokens for picture in pictures])
+        thumbnails = [picture.thumbnail for picture in pictures]
+        write_thumbnails(folder, number, list(zip(added, thumbnails, strict=True)))
+    return segment

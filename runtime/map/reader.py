@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +16,25 @@ import numpy.typing as npt
 
 from pairvpr.errors import MapError
 from pairvpr.runtime.bundle_info import Dims
+from pairvpr.runtime.inverted_lists import InvertedLists
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.creation import MODEL
-from pairvpr.runtime.map.descriptor_rows import DescriptorRows
+from pairvpr.runtime.map.descriptor_rows import DescriptorRows, gather_descriptors
 from pairvpr.runtime.map.errors import reading
-from pairvpr.runtime.map.meta import DIGEST, INDEX, PRECISIONS
+from pairvpr.runtime.map.info import MapInfo
+from pairvpr.runtime.map.list_file import GROWTH, ListEntry, StoredLists, read_lists
+from pairvpr.runtime.map.meta import DIGEST, INDEX, LISTS, PRECISIONS
 from pairvpr.runtime.map.open_files import allow_open_files
 from pairvpr.runtime.map.record_list import Change, RecordList, find_change
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import FOLDER, Segment, find_damaged
+from pairvpr.runtime.map.segments import FOLDER, Segment
 from pairvpr.runtime.map.thumbnails import read_thumbnail, thumbnail_bytes
 from pairvpr.runtime.map.tokens import KEY, TokenFormat
 
 log = logging.getLogger(__name__)
 
 _SETTLED = 2 * 10**9  # nanoseconds: the coarsest timestamps of file systems
-
-
-@dataclass(frozen=True)
-class MapInfo:
-    """Counts and sizes of a map.
-
-    pictures: pictures that are not deleted; `with_pose` and `with_gps` of them have a place.
-    tokens: the token format, and its measured effect on scores.
-    bytes: size of catalog and segments. model_bytes: size of the bundle. thumbnail_bytes: size of the thumbnails.
-    bytes_per_picture: bytes / (pictures + deleted), 0 for an empty map.
-    index_precision: precision of the search.
-    """
-
-    path: Path
-    identity: str
-    created_by: str
-    pictures: int
-    with_pose: int
-    with_gps: int
-    deleted: int
-    segments: int
-    descriptor_dim: int
-    token_shape: tuple[int, int]
-    tokens: dict[str, Any]
-    bytes: int
-    model_bytes: int
-    thumbnail_bytes: int
-    bytes_per_picture: float
-    index_precision: str
 
 
 _Stamp = tuple[int, int, int]
@@ -72,13 +46,14 @@ class Map(AbstractContextManager["Map"]):
     path: the map's folder.
     model_path: the folder of the map's bundle.
     identity: identity of the bundle that made the map.
-    settings: the map's JSON values.
+    settings: the map's JSON values, without those of its inverted lists.
     records: the n pictures that are not deleted, in the order of their ids.
     descriptors: (n, G) float32, in the order of `records`.
     model_digest: the digest that the bundle must have, None if any of the identity may be used.
     token_shape: (M, D), as stored.
     token_format: the format of stored tokens.
     index_precision: precision of the search, "float32" or "float16".
+    lists: the entry of the inverted lists, None if all descriptors are compared.
     change: the difference from the snapshot that `open_newer` was called on, if both share their descriptors.
     """
 
@@ -89,19 +64,26 @@ class Map(AbstractContextManager["Map"]):
         descriptors: False reads and checks descriptors only when they are asked for.
         Raises MapError if there is no map, it is damaged or of a newer format, or a file cannot be read.
         """
-        return cls._open(Path(path), None, descriptors)
+        opened = cls._open(Path(path), None, descriptors)
+        assert opened is not None  # there is no earlier state
+        return opened
 
     @classmethod
-    def _open(cls, path: Path, earlier: Map | None, descriptors: bool) -> Map:
+    def _open(cls, path: Path, earlier: Map | None, descriptors: bool) -> Map | None:
+        """Open the present state. Return None if it is the earlier one."""
+        known = None if earlier is None else earlier._state
         while True:
             stamp = _read_stamp(path)
-            state = catalog.load(path, known=None if earlier is None else earlier._state)
+            state = catalog.load(path, known=known)
+            if earlier is not None and state is earlier._state:
+                earlier._stamp = stamp
+                return None
             try:
                 return cls._open_state(path, state, stamp, earlier, descriptors)
             except MapError:
-                if catalog.load(path, known=state).segments == state.segments:
+                if catalog.load(path, known=state) is state:
                     raise
-                # a writer has compacted the map in the meantime: read the new files
+                # a writer has replaced files in the meantime: read the new ones
 
     @classmethod
     def _open_state(
@@ -121,6 +103,7 @@ class Map(AbstractContextManager["Map"]):
                 opened._follow(earlier)
             if descriptors:
                 opened._load_descriptors()
+                opened.read_lists()
             stack.pop_all()
         return opened
 
@@ -129,7 +112,8 @@ class Map(AbstractContextManager["Map"]):
         self.path = path
         self.model_path = path / MODEL
         self.identity: str = state.meta.identity
-        self.settings: dict[str, Any] = state.meta.settings
+        self.settings: dict[str, Any] = {key: held for key, held in state.meta.settings.items() if key != LISTS}
+        self.lists: ListEntry | None = state.meta.lists
         self.model_digest: str | None = state.meta.settings.get(DIGEST)
         self.token_shape: tuple[int, int] = state.meta.token_shape
         self.token_format: TokenFormat = state.meta.token_format
@@ -141,10 +125,16 @@ class Map(AbstractContextManager["Map"]):
         self.change: Change | None = None
         self._closed = False
         self._rows: DescriptorRows | None = None
+        self._stored_lists: StoredLists | None = None
 
     def _follow(self, earlier: Map) -> None:
         """Take over the descriptors of an earlier snapshot, if this one is made of them and others at its end."""
-        same = [(each.identity, each._state.meta.descriptor_dim, each.index_precision) for each in (earlier, self)]
+        if earlier.lists == self.lists:
+            self._stored_lists = earlier._stored_lists
+        same = [
+            (each.identity, each._state.meta.descriptor_dim, each.index_precision, each.lists)
+            for each in (earlier, self)
+        ]
         if earlier._rows is None or same[0] != same[1]:
             return
         change = find_change(earlier.records, self.records)
@@ -155,7 +145,7 @@ class Map(AbstractContextManager["Map"]):
     def _read_descriptors(self, last: int) -> npt.NDArray[np.float32]:
         """Read and check the descriptors of the last pictures, (last, G)."""
         records = self.records.tail(last)
-        return _gather_descriptors(records, len(records) - last, self._segments, self._state.meta.descriptor_dim)
+        return gather_descriptors(records, len(records) - last, self._segments, self._state.meta.descriptor_dim)
 
     def _load_descriptors(self) -> DescriptorRows:
         if self._rows is None:
@@ -166,6 +156,32 @@ class Map(AbstractContextManager["Map"]):
     def descriptors(self) -> npt.NDArray[np.float32]:
         """Return all descriptors (n, G). Raises MapError if they were not read before and are damaged."""
         return self._load_descriptors().array()
+
+    def read_lists(self) -> InvertedLists | None:
+        """Return the inverted lists of the map's first rows, None if all descriptors are compared.
+
+        Raises MapError if they are damaged.
+        """
+        if self.lists is None:
+            return None
+        if self._stored_lists is None:
+            self._stored_lists = read_lists(self.path, self.lists, self._state.meta.descriptor_dim)
+        return self._stored_lists.of_rows(self.records.column("id").astype(np.int64), self.path)
+
+    @property
+    def list_advice(self) -> str | None:
+        """Return the advice to make the inverted lists again, None if they hold most of the map's pictures."""
+        if self.lists is None or self.unlisted <= (GROWTH - 1) * self.lists.pictures:
+            return None
+        return (
+            f"{self.path}: {self.unlisted} of its pictures are in no list, which makes searches slower; run "
+            f"`pairvpr map index --ivf --db {self.path}` again"
+        )
+
+    @property
+    def unlisted(self) -> int:
+        """Return the number of pictures that were added after the inverted lists were made. All are compared."""
+        return 0 if self.lists is None else int((self.records.column("id") > self.lists.last_id).sum())
 
     def take_descriptors(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return the descriptors of some rows, (len(rows), G), without bringing all together as `descriptors` does."""
@@ -179,6 +195,11 @@ class Map(AbstractContextManager["Map"]):
         """Read the descriptor (G,) of one picture from its file. Raises MapError if it is damaged."""
         record = self.records[_checked_row(row, len(self.records))]
         return self._segments[record.segment].read_descriptor(record)
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return the state of the catalog."""
+        return self._state
 
     def __len__(self) -> int:
         return len(self.records)
@@ -280,6 +301,7 @@ class Map(AbstractContextManager["Map"]):
             thumbnail_bytes=thumbnails,
             bytes_per_picture=size / stored if stored else 0.0,
             index_precision=self.index_precision,
+            lists=None if self.lists is None else {**self.lists.to_json(), "unlisted": self.unlisted},
         )
 
     def open_newer(self) -> Map | None:
@@ -292,9 +314,6 @@ class Map(AbstractContextManager["Map"]):
         stamp = _read_stamp(self.path)
         if stamp is not None and stamp == self._stamp:
             return None
-        if catalog.load(self.path, known=self._state) is self._state:
-            self._stamp = stamp
-            return None
         return Map._open(self.path, self, self._rows is not None)
 
     def close(self) -> None:
@@ -306,24 +325,6 @@ class Map(AbstractContextManager["Map"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _gather_descriptors(
-    records: RecordList, first: int, segments: dict[int, Segment], dim: int
-) -> npt.NDArray[np.float32]:
-    """Read and check the descriptors of the records from `first` on, (n, G), one segment at a time."""
-    numbers, rows, crcs = (records.column(name)[first:] for name in ("segment", "row", "descriptor_crc"))
-    descriptors = np.empty((len(numbers), dim), np.float32)
-    order = np.argsort(numbers, kind="stable")
-    held, starts = np.unique(numbers[order], return_index=True)
-    for number, here in zip(held.tolist(), np.split(order, starts[1:]), strict=False):
-        segment = segments[number]
-        stored = segment.read_descriptors()
-        damaged = find_damaged(stored, rows[here], crcs[here])
-        if damaged is not None:
-            segment.check_descriptor(stored, records[first + int(here[damaged])])
-        descriptors[here] = stored[rows[here]]
-    return descriptors
 
 
 def _checked_row(row: int | np.integer, count: int) -> int:

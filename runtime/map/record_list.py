@@ -79,9 +79,9 @@ class RecordList(Sequence[Record]):
     def names(self) -> list[str]:
         """Return the names."""
         return [
-            block.name(position)
+            name
             for block in self.blocks
-            for position in (range(block.count) if self._deleted else block.live.tolist())
+            for name in block.names(range(block.count) if self._deleted else block.live.tolist())
         ]
 
     def column(self, name: str, missing: npt.ArrayLike = np.nan) -> npt.NDArray[Any]:
@@ -112,8 +112,8 @@ class RecordList(Sequence[Record]):
 
     def has_repeated_names(self) -> bool:
         """Return whether two records that are not deleted have the same name."""
-        hashes = np.concatenate([np.zeros(0, np.int64), *(block.name_hashes for block in self.blocks)])
-        if len(np.unique(hashes)) == len(hashes):
+        hashes = np.sort(np.concatenate([np.zeros(0, np.int64), *(block.name_hashes for block in self.blocks)]))
+        if (hashes[1:] != hashes[:-1]).all():
             return False
         names = self.live().names()
         return len(set(names)) != len(names)

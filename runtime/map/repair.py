@@ -18,7 +18,9 @@ from pairvpr.files import check_folder, sync, write_atomically
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.catalog import Catalog
 from pairvpr.runtime.map.errors import refuse_tile, writing
+from pairvpr.runtime.map.list_file import read_lists
 from pairvpr.runtime.map.lock import lock_map
+from pairvpr.runtime.map.meta import PRECISIONS, Meta
 from pairvpr.runtime.map.open_files import allow_open_files
 from pairvpr.runtime.map.record_list import RecordList
 from pairvpr.runtime.map.records import Record
@@ -140,8 +142,18 @@ def _rewrite(
         ]
     segments.sort(key=lambda entry: entry.number)
     kept.sort(key=lambda record: record.id)
-    meta = dataclasses.replace(state.meta, segments=len(segments), records=len(kept))
+    meta = dataclasses.replace(_without_damaged_lists(path, state.meta), segments=len(segments), records=len(kept))
     return Catalog(meta, segments, RecordList.of(kept)), dropped
+
+
+def _without_damaged_lists(path: Path, meta: Meta) -> Meta:
+    """Return the properties of the map `path`, without its inverted lists if they cannot be read."""
+    if meta.lists is not None:
+        try:
+            read_lists(path, meta.lists, meta.descriptor_dim)
+        except MapError:
+            return meta.searched(PRECISIONS[1])
+    return meta
 
 
 def _set_aside(folder: Path, files: Iterable[Path]) -> tuple[Path, ...]:

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 from pairvpr.errors import MapError
 from pairvpr.runtime.map import catalog
 from pairvpr.runtime.map.creation import MODEL
 from pairvpr.runtime.map.errors import find_tile
+from pairvpr.runtime.map.list_file import read_lists
 from pairvpr.runtime.map.meta import Meta
 from pairvpr.runtime.map.records import Record
 from pairvpr.runtime.map.segments import FOLDER, Segment, SegmentEntry
@@ -34,6 +37,12 @@ def verify_map(path: str | Path, progress: Callable[[int, int], None] | None = N
     damages: list[str] = []
     if not (path / MODEL).is_dir() and find_tile(path) is None:
         damages.append(f"{path / MODEL} is missing: copy the model's bundle there, or restore the map from a copy")
+    if state.meta.lists is not None:
+        try:
+            stored = read_lists(path, state.meta.lists, state.meta.descriptor_dim)
+            stored.of_rows(state.records.live().column("id").astype(np.int64), path)
+        except MapError as error:
+            damages.append(str(error))
     done = 0
     for entry in state.segments:
         damages += check_segment(path, state.meta, entry, records[entry.number])

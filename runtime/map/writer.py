@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from io import FileIO
@@ -13,32 +13,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairvpr import __version__
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Gps, Pose
+from pairvpr.runtime.inverted_lists import ListRecall
 from pairvpr.runtime.map import catalog, compaction
-from pairvpr.runtime.map.creation import check_same, create_map, prepare_folder
+from pairvpr.runtime.map.creation import check_same, clean_map, create_map, describe_map, prepare_folder
 from pairvpr.runtime.map.errors import reading, refuse_tile, writing
+from pairvpr.runtime.map.held_pictures import HeldPictures
+from pairvpr.runtime.map.list_file import ListEntry, StoredLists, next_number, write_lists
 from pairvpr.runtime.map.lock import lock_map
-from pairvpr.runtime.map.meta import INDEX, PRECISIONS, Meta
-from pairvpr.runtime.map.pending import Pending
-from pairvpr.runtime.map.record_list import RecordList
+from pairvpr.runtime.map.meta import PRECISIONS, Meta
+from pairvpr.runtime.map.pending import Pending, write_pending
+from pairvpr.runtime.map.record_list import RecordList, find_change
 from pairvpr.runtime.map.records import Record
-from pairvpr.runtime.map.segments import (
-    FOLDER,
-    SegmentEntry,
-    check_present,
-    remove_leftovers,
-    write_segment,
-)
-from pairvpr.runtime.map.thumbnails import LARGEST, write_thumbnails
-from pairvpr.runtime.map.tokens import StoredTokens, TokenFormat
+from pairvpr.runtime.map.segments import FOLDER, SegmentEntry, remove_leftovers
+from pairvpr.runtime.map.tokens import StoredTokens
 from pairvpr.signals import hold_interrupts
 
 # A commit follows after this number of pictures or bytes of tokens: the most that a crash can cost.
 COMMIT_PICTURES = 256
 COMMIT_BYTES = 64 * 2**20
+
+log = logging.getLogger(__name__)
 
 
 class MapWriter(AbstractContextManager["MapWriter"]):
@@ -58,6 +55,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         token_shape: tuple[int, int],
         settings: Mapping[str, Any] | None = None,
         install_model: Callable[[Path], None] | None = None,
+        known: catalog.Catalog | None = None,
     ) -> MapWriter:
         """Open the map in the folder `path` for adding, or create it there.
 
@@ -66,18 +64,12 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         settings: JSON values; see `TokenFormat` for the format of tokens. None takes those of an existing map, or none
         for a new one. Others must equal those of an existing map.
         install_model: writes the bundle into an empty folder; called only to create a map. None refuses to create one.
+        known: an earlier state of the catalog, whose blocks are not read again.
         Raises MapError if there is no map and no `install_model`, the folder holds other things or cannot be written,
         another process writes to the map, or the map is of another identity, damaged or of a newer format.
         """
         path, given = Path(path), (token_shape[0], token_shape[1])
-        asked = json.loads(json.dumps(dict(settings or {}), allow_nan=False))
-        wanted = Meta(
-            identity=identity,
-            settings=asked,
-            descriptor_dim=descriptor_dim,
-            token_shape=TokenFormat.from_settings(asked).stored_shape(given),
-            created_by=__version__,
-        )
+        wanted = describe_map(identity, descriptor_dim, given, settings or {})
         refuse_tile(path)
         if install_model is None:
             catalog.check_is_map(path)
@@ -90,13 +82,10 @@ class MapWriter(AbstractContextManager["MapWriter"]):
                 prepare_folder(path)  # again, because another writer may have worked until the lock was free
                 if not (path / catalog.FILE).exists():
                     create_map(path, wanted, install_model)
-            writer = cls(path, lock, given)
+            writer = cls(path, lock, given, known)
             stack.callback(writer.close)
             if settings is None:
-                held = writer._meta
-                wanted = dataclasses.replace(
-                    wanted, settings=held.settings, token_shape=held.token_format.stored_shape(given)
-                )
+                wanted = describe_map(identity, descriptor_dim, given, writer._meta.settings)
             check_same(path, writer._meta, wanted)
             stack.pop_all()
         return writer
@@ -114,11 +103,13 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         with ExitStack() as stack:
             lock = lock_map(path)
             stack.callback(lock.close)
-            writer = cls(path, lock, None)
+            writer = cls(path, lock)
             stack.pop_all()
         return writer
 
-    def __init__(self, path: Path, lock: FileIO, token_shape: tuple[int, int] | None):
+    def __init__(
+        self, path: Path, lock: FileIO, token_shape: tuple[int, int] | None = None, known: catalog.Catalog | None = None
+    ):
         """Take over the folder of a map and its lock, and delete files left by a crash. Call `open` instead."""
         self.path = path
         self._token_shape = token_shape
@@ -131,25 +122,12 @@ class MapWriter(AbstractContextManager["MapWriter"]):
                 self._connection = catalog.connect(path)
             stack.callback(self._connection.close)
             with reading(file):
-                state = catalog.read(self._connection, file, thorough=True)
-            for entry in state.segments:
-                check_present(path / FOLDER, entry)
-            remove_leftovers(path / FOLDER, {entry.file for entry in state.segments})
+                state = catalog.read(self._connection, file, thorough=True, known=known)
+            clean_map(path, state)
             stack.pop_all()
-        self._meta, self._segments = state.meta, state.segments
+        self._meta, self._segments = state.meta, list(state.segments)
         self._last_id = state.records.blocks[-1].last_id if state.records.blocks else 0
-        self._hold(state.records.live())
-
-    def _hold(self, records: RecordList) -> None:
-        """Take over the committed pictures. Their records are made when they are asked for."""
-        self._stored = records
-        self._rows = {name: row for row, name in enumerate(records.names())}
-        self._added: dict[str, Record] = {}  # since then; those not yet committed have no id
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The map's settings."""
-        return self._meta.settings
+        self._held = HeldPictures(state.records.live())
 
     @property
     def meta(self) -> Meta:
@@ -158,12 +136,11 @@ class MapWriter(AbstractContextManager["MapWriter"]):
 
     def records(self) -> dict[str, Record]:
         """Return the committed pictures that are not deleted, by name."""
-        held = {record.name: record for record in self._stored if record.name in self._rows}
-        return held | {name: record for name, record in self._added.items() if record.id}
+        return self._held.records()
 
     def names(self) -> dict[str, str]:
         """Return name and source of every picture that is not deleted, including those not committed yet."""
-        return {name: record.source for name, record in (self.records() | self._added).items()}
+        return self._held.sources()
 
     def add(
         self,
@@ -184,10 +161,8 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         descriptor does not have length 1, a text or number cannot be stored, or a commit fails.
         """
         self._check_usable()
-        if name in self._rows or name in self._added:
+        if name in self._held:
             raise MapError(f"{self.path} already holds {name!r}: remove it first, or give the picture another name")
-        if thumbnail is not None and len(thumbnail) > LARGEST:
-            raise ValueError(f"a thumbnail of {len(thumbnail)} bytes")
         if self._token_shape is None:
             raise ValueError("a map opened with `edit` takes no new pictures")
         record = Record(0, name, source, timestamp, pose, gps, 0, 0, 0, 0)
@@ -210,7 +185,7 @@ class MapWriter(AbstractContextManager["MapWriter"]):
 
     def _append(self, picture: Pending) -> None:
         self._pending.append(picture)
-        self._added[picture.record.name] = picture.record
+        self._held.add([picture.record])
         waiting = len(self._pending)
         if waiting >= COMMIT_PICTURES or waiting * picture.tokens.nbytes >= COMMIT_BYTES:
             self.commit()
@@ -235,20 +210,12 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         held = self._upgraded()
         meta = dataclasses.replace(held, segments=held.segments + 1, records=held.records + len(added))
         with self._committing():
-            with writing(self.path / FOLDER):
-                segment = write_segment(
-                    self.path / FOLDER,
-                    number,
-                    np.stack([pending.descriptor for pending in self._pending]),
-                    [pending.tokens for pending in self._pending],
-                )
-                thumbnails = [pending.thumbnail for pending in self._pending]
-                write_thumbnails(self.path / FOLDER, number, list(zip(added, thumbnails, strict=True)))
+            segment = write_pending(self.path / FOLDER, number, self._pending, added)
             with writing(self.path / catalog.FILE):
                 catalog.append(self._connection, meta, segment, added)
         self._meta, self._last_id = meta, added[-1].id
         self._segments.append(segment)
-        self._added.update((record.name, record) for record in added)
+        self._held.add(added)
         self._pending.clear()
 
     def remove(self, names: Iterable[str]) -> int:
@@ -259,20 +226,17 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         """
         self._check_usable()
         wanted = dict.fromkeys(names)
-        strange = next((name for name in wanted if name not in self._rows and name not in self._added), None)
+        strange = next((name for name in wanted if name not in self._held), None)
         if strange is not None:
             raise MapError(f"{self.path} holds no picture {strange!r}: see `pairvpr map list`; nothing was removed")
         self.commit()
-        held = [self._added.get(name) or self._stored[self._rows[name]] for name in wanted]
+        held = [self._held[name] for name in wanted]
         if not held:
             return 0
-        upgraded = self._upgraded()
         with self._committing(), writing(self.path / catalog.FILE):
             catalog.delete(self._connection, [dataclasses.replace(record, deleted=True) for record in held])
-        self._meta = upgraded
-        for name in wanted:
-            self._added.pop(name, None)
-            self._rows.pop(name, None)
+        self._meta = self._upgraded()
+        self._held.remove(wanted)
         return len(held)
 
     def compact(self) -> int:
@@ -304,37 +268,53 @@ class MapWriter(AbstractContextManager["MapWriter"]):
         """Commit these segments and records in place of all others, after committing the pictures added so far.
 
         The files of the segments must be in the map's folder. The files of other segments are deleted.
-        meta: the map's properties, which count them.
+        meta: the map's properties, which count them. Inverted lists are dropped if ids now mean other pictures.
         Raises MapError if the commit fails.
         """
         self._check_usable()
         self.commit()
+        if meta.lists is not None and find_change(self._held.stored, records.live()) is None:
+            log.warning("%s: its lists are void, all pictures are compared; run `pairvpr map index --ivf`", self.path)
+            meta = meta.searched(PRECISIONS[1])
         with self._committing():
             with writing(self.path / catalog.FILE):
                 catalog.replace(self._connection, meta, segments, records)
             self._meta, self._segments = meta, list(segments)
             self._last_id = max(self._last_id, records.blocks[-1].last_id if records.blocks else 0)
-            self._hold(records.live())
+            self._held = HeldPictures(records.live())
             remove_leftovers(self.path / FOLDER, {entry.file for entry in segments})
 
     def set_index_precision(self, precision: str) -> None:
-        """Commit the precision of the search, "float32" or "float16", after the pictures added so far.
+        """Commit that all descriptors are compared, in "float32" or "float16", after the pictures added so far.
 
         Raises ValueError for another precision, and MapError if the commit fails.
         """
-        self._check_usable()
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r}")
+        self._set_search(precision, None)
+
+    def set_lists(self, lists: StoredLists, recall: ListRecall) -> ListEntry:
+        """Commit that searches compare these inverted lists in float16, after the pictures added so far.
+
+        recall: their measured recall, which the map keeps. Return the lists' entry in the map.
+        Raises MapError if the file cannot be written or the commit fails.
+        """
+        self._check_usable()
+        entry = write_lists(self.path, next_number(self.path), lists, recall)
+        self._set_search(PRECISIONS[1], entry)
+        return entry
+
+    def _set_search(self, precision: str, lists: ListEntry | None) -> None:
+        self._check_usable()
         self.commit()
-        held = self._upgraded()
-        meta = dataclasses.replace(held, settings={**held.settings, INDEX: precision})
+        meta = self._upgraded().searched(precision, lists)
         with self._committing(), writing(self.path / catalog.FILE):
             catalog.update(self._connection, meta)
         self._meta = meta
 
     def _upgraded(self) -> Meta:
         """Return the properties of the map after a commit, which brings an older format to the present one."""
-        return self._meta.upgraded(len(self._rows) + sum(record.id > 0 for record in self._added.values()))
+        return self._meta.upgraded(self._held.committed)
 
     def _next_segment(self) -> int:
         """Return an unused segment number. Segments are never replaced, because a reader may have them open."""

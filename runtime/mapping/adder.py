@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,27 @@ from pairvpr.runtime.sources import Frame, Source
 if TYPE_CHECKING:
     from pairvpr.runtime.mapping.builder import BuildOptions
     from pairvpr.runtime.mapping.loop_closing import LoopCloser
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame without its picture, which is in the model's sizes instead, or None if it could not be read.
+
+    before: see `KnownPictures.missing_frames`.
+    """
+
+    frame: Frame
+    before: Keyframe | None
+    fitted: Fitted | None
+    thumbnail: bytes | None
+
+
+def prepare(frame: Frame, before: Keyframe | None, model: Model, side: int) -> Prepared:
+    """Resize the picture of a frame for a model and for a thumbnail, whose longest side is `side`, 0 for none."""
+    if frame.picture is None:
+        return Prepared(frame, before, None, None)
+    thumbnail = make_thumbnail(frame.picture, (side, side)) if side else None
+    return Prepared(replace(frame, picture=None), before, model.fit(frame.picture), thumbnail)
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class Adder:
         self._writer: MapWriter | None = None
         self._before: Keyframe | None = None
 
-    def add(self, batch: Sequence[tuple[Frame, Keyframe | None]]) -> None:
+    def add(self, batch: Sequence[Prepared]) -> None:
         """Add the selected pictures of a batch, in order."""
         candidates = list(self._read(batch))
         if self._loop_closer is not None:
@@ -77,13 +98,14 @@ class Adder:
             if not by_change or self._select(candidate, features.descriptors[i]):
                 self._write(candidate, features[i])
 
-    def _read(self, batch: Sequence[tuple[Frame, Keyframe | None]]) -> Iterator[_Candidate]:
+    def _read(self, batch: Sequence[Prepared]) -> Iterator[_Candidate]:
         """Yield the readable pictures of a batch. Record the errors of the others, or raise them with `strict`."""
-        for frame, before in batch:
-            if before is not None:
-                self._before = before
+        for each in batch:
+            frame = each.frame
+            if each.before is not None:
+                self._before = each.before
             try:
-                if frame.picture is None:
+                if each.fitted is None:
                     raise SourceError(str(frame.error))
                 place = self._finder.find_place(frame.name, frame.path, Place(frame.pose, frame.gps, frame.timestamp))
             except SourceError as error:
@@ -93,10 +115,7 @@ class Adder:
             else:
                 # A camera counts from 0 each time it is opened.
                 name = f"{frame.name}@{frame.timestamp:.3f}" if self._source.live else frame.name
-                side = self._options.thumbnails
-                thumbnail = make_thumbnail(frame.picture, (side, side)) if side else None
-                fitted = self._model.fit(frame.picture)
-                yield _Candidate(name, fitted, place, self._before, thumbnail)
+                yield _Candidate(name, each.fitted, place, self._before, each.thumbnail)
                 self._before = None
 
     def _select(self, candidate: _Candidate, descriptor: npt.NDArray[np.float32] | None) -> bool:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pairvpr.errors import MapError, SourceError
+from pairvpr.runtime.ahead import read_ahead
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.geometry.pose_files import PlaceFinder
 from pairvpr.runtime.map import Map, MapWriter
 from pairvpr.runtime.map.errors import refuse_tile
 from pairvpr.runtime.map.meta import DIGEST
-from pairvpr.runtime.mapping.adder import Adder
+from pairvpr.runtime.mapping.adder import Adder, Prepared, prepare
 from pairvpr.runtime.mapping.keyframes import Keyframe
 from pairvpr.runtime.mapping.known_pictures import KnownPictures
 from pairvpr.runtime.mapping.token_storage import token_settings
@@ -173,11 +174,12 @@ def add_pictures(
         total = _count_missing(known, source, first, end, options)
 
         def open_map() -> MapWriter:
-            return stack.enter_context(open_writer(db, model, create, options))
+            return stack.enter_context(open_writer(db, model, create, options, map_))
 
         adder, done = Adder(source, model, options, finder, loop_closer, open_map), 0
+        pictures = stack.enter_context(_prepared(known.missing_frames(source), source, model, options))
         try:
-            for batch in _batches(known.missing_frames(source), ENCODE_BATCH if loop_closer is None else 1):
+            for batch in _batches(pictures, ENCODE_BATCH if loop_closer is None else 1):
                 adder.add(batch)
                 done += len(batch)
                 if progress is not None:
@@ -234,11 +236,14 @@ def _find_part(source: Source, images: str | Path, part: tuple[int, int] | None)
     return first, sys.maxsize if number == count else end
 
 
-def open_writer(db: str | Path, model: Model, create: bool, options: BuildOptions = DEFAULT_BUILD) -> MapWriter:
+def open_writer(
+    db: str | Path, model: Model, create: bool, options: BuildOptions = DEFAULT_BUILD, known: Map | None = None
+) -> MapWriter:
     """Open the map `db` for adding features of the model.
 
     create: create the map if there is none.
     options: the storage of tokens in a new map, and the digest of its model.
+    known: the map as it was read before, None if it was not. What has not changed is not read again.
 
     Raises MapError.
     """
@@ -255,6 +260,7 @@ def open_writer(db: str | Path, model: Model, create: bool, options: BuildOption
         token_shape=(dims.tokens, dims.token_dim),
         settings=settings,
         install_model=model.bundle.install if create else None,
+        known=None if known is None else known.catalog,
     )
 
 
@@ -294,10 +300,26 @@ def _open_map(db: Path, bundle: Bundle, create: bool, options: BuildOptions) -> 
     return map_
 
 
-Missing = tuple[Frame, "Keyframe | None"]
+@contextmanager
+def _prepared(
+    missing: Iterator[tuple[Frame, Keyframe | None]], source: Source, model: Model, options: BuildOptions
+) -> Iterator[Iterator[Prepared]]:
+    """Iterate over prepared frames. They are decoded in one thread and resized in another, while others are encoded.
+
+    A live source is read when a frame is asked for, because only its newest frame counts.
+    """
+
+    def resize(frames: Iterator[tuple[Frame, Keyframe | None]]) -> Iterator[Prepared]:
+        return (prepare(frame, before, model, options.thumbnails) for frame, before in frames)
+
+    if source.live:
+        yield resize(missing)
+    else:
+        with read_ahead(missing) as frames, read_ahead(resize(frames), ENCODE_BATCH) as pictures:
+            yield pictures
 
 
-def _batches(frames: Iterator[Missing], size: int) -> Iterator[list[Missing]]:
-    """Yield lists of `size` frames, the last possibly shorter."""
-    while batch := list(islice(frames, size)):
+def _batches(pictures: Iterator[Prepared], size: int) -> Iterator[list[Prepared]]:
+    """Yield lists of `size` pictures, the last possibly shorter."""
+    while batch := list(islice(pictures, size)):
         yield batch

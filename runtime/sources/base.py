@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pairvpr.errors import SourceError
@@ -47,6 +49,8 @@ class Frame:
     header: the header of the ROS message that held the picture, if there was one.
     beside: frames of the robot's other cameras at the same moment.
     mount: pose of the camera in the robot's base, if it is known.
+    fitted: the picture in the sizes of the graphs of a model, if it was resized ahead.
+    fit_ms: milliseconds spent on resizing ahead.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Frame:
     header: Header | None = None
     beside: tuple[Frame, ...] = ()
     mount: Transform | None = None
+    fitted: tuple[npt.NDArray[np.uint8], ...] | None = None
+    fit_ms: float = 0.0
 
     @property
     def cameras(self) -> tuple[Frame, ...]:

@@ -13,8 +13,8 @@ from pairvpr.runtime.features import Features
 from pairvpr.runtime.geometry.poses import Pose
 from pairvpr.runtime.map import Map, MapWriter, repair_map
 from pairvpr.runtime.map.segments import Segment
-from pairvpr.runtime.recognizer import _follow
 from pairvpr.runtime.search import FaissIndex
+from pairvpr.runtime.view import follow_index
 from tests.runtime.map.forging import make_map, to_rows
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (5, 4)}
@@ -80,7 +80,7 @@ def test_snapshots_of_a_changing_map(path: Path, rows: bool) -> None:
             assert kind == "compact"
             continue
         assert newer.change is not None
-        index = _follow(index, newer)
+        index = follow_index(index, newer)
         if step % 7 == 6:
             assert newer.descriptors.shape == (len(newer), 8)
         snapshot.close()
@@ -148,7 +148,7 @@ def test_a_repaired_map_is_followed(path: Path) -> None:
         with opened.open_newer() or opened as newer:
             assert newer.change is not None
             assert newer.change.removed.tolist() == [30]
-            assert_as_opened_anew(newer, _follow(index, newer))
+            assert_as_opened_anew(newer, follow_index(index, newer))
 
 
 def test_a_damaged_addition_is_refused_and_the_old_snapshot_goes_on(path: Path) -> None:

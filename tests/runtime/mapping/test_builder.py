@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -433,3 +435,35 @@ def test_poses_that_come_too_late_are_refused(tmp_path: Path, model: Model) -> N
     other = tmp_path / "other"
     for _ in range(2):  # going on with the same poses is no mistake
         add_pictures(images, other, model, BuildOptions(poses=poses), create=True)
+
+
+@pytest.mark.parametrize("options", [BuildOptions(), BuildOptions(min_change=0.05)], ids=["all", "keyframes"])
+def test_reading_ahead_changes_no_bit(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch, options: BuildOptions
+) -> None:
+    pictures = draw(tmp_path / "in", *range(19))
+    for number in (3, 11):
+        (pictures / f"p{number}.png").write_bytes(b"torn")
+    found = add_pictures(pictures, tmp_path / "ahead", model, options, create=True)
+    monkeypatch.setattr(builder_module, "read_ahead", lambda items, depth=1: contextlib.nullcontext(items))
+    wanted = add_pictures(pictures, tmp_path / "plain", model, options, create=True)
+    assert found == wanted
+    assert len(found.skipped) == 2
+    with Map.open(tmp_path / "ahead") as ahead, Map.open(tmp_path / "plain") as plain:
+        assert [each.name for each in ahead.records] == [each.name for each in plain.records]
+        np.testing.assert_array_equal(ahead.descriptors, plain.descriptors)
+        np.testing.assert_array_equal(ahead.read_tokens(range(len(ahead))), plain.read_tokens(range(len(plain))))
+
+
+def test_an_interrupt_between_batches_keeps_the_batches_before(tmp_path: Path, model: Model) -> None:
+    def interrupt(done: int, total: int | None) -> None:
+        if done == 16:
+            raise KeyboardInterrupt
+
+    pictures, db = draw(tmp_path / "in", *range(20)), tmp_path / "map"
+    with pytest.raises(KeyboardInterrupt):
+        add_pictures(pictures, db, model, create=True, progress=interrupt)
+    assert names(db) == [f"p{place}.png" for place in range(16)]
+    assert not [thread for thread in threading.enumerate() if thread.name == "pairvpr pictures"]
+    report = add_pictures(pictures, db, model)
+    assert (report.added, report.already) == (4, 16)
