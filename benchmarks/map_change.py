@@ -90,7 +90,7 @@ def measure(args: argparse.Namespace) -> None:
             shutil.copytree(db, copy, copy_function=_link)  # files of a map are replaced and never written in place
             results[name] = run([*command, "--db", copy])
             shutil.rmtree(copy)
-            print(f"{name}: {json.dumps(results[name])}", file=sys.stderr, flush=True)
+            print(f"{name}: {json.dumps(results[name], allow_nan=False)}", file=sys.stderr, flush=True)
     print(json.dumps(results, indent=1, allow_nan=False))
     if args.out:
         args.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")

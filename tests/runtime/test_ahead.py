@@ -141,3 +141,19 @@ def test_a_live_source_is_read_when_a_frame_is_asked_for(tmp_path: Path, model: 
         with fitted_frames(source, model, ahead=True) as frames:
             assert next(frames).fitted is None
         assert not [thread for thread in threading.enumerate() if thread.name == "pairvpr pictures"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mcap", "drive.bag"])
+def test_a_bag_opened_here_is_read_in_the_thread(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("rosbags", reason="needs the extra bags")
+    from tests.runtime.sources.bag_writer import write_drive
+
+    path = write_drive(tmp_path, kind)
+    with open_source(str(path)) as source:
+        wanted = list(source)
+    with open_source(str(path)) as source, read_ahead(iter(source)) as frames:
+        found = list(frames)
+    assert [(each.name, each.timestamp, each.pose) for each in found] == [
+        (each.name, each.timestamp, each.pose) for each in wanted
+    ]
+    assert all(np.array_equal(np.asarray(a.picture), np.asarray(b.picture)) for a, b in zip(found, wanted, strict=True))
