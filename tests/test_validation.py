@@ -64,6 +64,16 @@ def test_limits(check: Callable[[Any], Any], inside: list[Any], outside: list[An
             check(value)
 
 
+def test_a_mapping_with_named_keys_has_at_most_a_thousand() -> None:
+    for count in (1000, 1001):
+        values = {f"k{number}": number for number in range(count)}
+        if count == 1000:
+            assert check_keys(values, "it", set(values)) == values
+            continue
+        with pytest.raises(ValueError, match="it is not a mapping of at most 1000 entries"):
+            check_keys(values, "it", set(values))
+
+
 def test_fields_are_refused_by_their_own_name() -> None:
     with pytest.raises(ValueError, match=r"^a is not a whole number from 1 to 2$"):
         check_fields({"a": 3}, "it", {"a": whole(1, 2)})

@@ -108,6 +108,18 @@ def test_every_property_is_needed_and_no_other_is_known() -> None:
 def test_a_newer_format_says_upgrade() -> None:
     with pytest.raises(MapError, match=rf"map.sqlite was made by a newer pairvpr \(format {FORMAT + 1}, .* upgrade"):
         Meta.decode(sealed({"format": FORMAT + 1, "all else": "may differ"}), FILE)
+    with pytest.raises(MapError, match="upgrade"):
+        Meta.decode(sealed({"format": 2**31}), FILE)
+    with pytest.raises(ValueError, match="its format is not a whole number"):
+        Meta.decode(sealed({"format": 2**31 + 1}), FILE)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("float16", 1), ("int8", 2)])
+def test_formats_of_earlier_versions_follow_from_the_tokens(kind: str, number: int) -> None:
+    old = dataclasses.replace(META, settings={"tokens": {"type": kind}}, format=number)
+    assert Meta.decode(old.encode(), FILE) == old
+    with pytest.raises(ValueError, match=f"{kind} tokens in format {3 - number}"):
+        Meta.decode(dataclasses.replace(old, format=3 - number).encode(), FILE)
 
 
 @pytest.mark.parametrize("number", range(9))
