@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from pairvpr.files import write_atomically
 from pairvpr.runtime import Features, Model
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
+from pairvpr.runtime.features import similarities_of
 from pairvpr.runtime.map.tokens import TokenFormat
 
 CHUNK = 16
@@ -39,10 +41,31 @@ class Way:
 
 @dataclass(frozen=True)
 class Scores:
-    """Results of n queries with k candidates: summaries (n, k, 4 D) float16 after the prefix, full scores (n, k)."""
+    """Results of n queries with k candidates.
 
+    similarities: (n, k) of the descriptors.
+    looks: (n, k, K), the first look. summaries: (n, k, 4 D), after the prefix.
+    scores: (n, k), full scores.
+    """
+
+    similarities: npt.NDArray[np.float32]
+    looks: npt.NDArray[np.float32]
     summaries: npt.NDArray[np.float16]
     scores: npt.NDArray[np.float32]
+
+    def take(self, which: Sequence[int]) -> Scores:
+        """Return the results of some of the queries."""
+        rows = np.asarray(which)
+        return Scores(*(array[rows] for array in self.arrays()))
+
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """Return the arrays in the order of the fields."""
+        return self.similarities, self.looks, self.summaries, self.scores
+
+    @staticmethod
+    def join(parts: Sequence[Scores], how: Callable[..., npt.NDArray[Any]] = np.concatenate) -> Scores:
+        """Join results of several queries."""
+        return Scores(*(how(arrays) for arrays in zip(*(part.arrays() for part in parts), strict=True)))
 
 
 class Workload:
@@ -74,14 +97,11 @@ class Workload:
         for number, chunk in enumerate(_chunks(asked)):
             file = self._file("scores", way, chunk)
             if not file.exists():
-                summaries, scores = opened.compare(chunk, [self._candidates[i] for i in chunk])
-                _keep(file, summaries=summaries, scores=scores)
+                _keep(file, **vars(opened.compare(chunk, [self._candidates[i] for i in chunk])))
                 print(f"{way}: query {number * CHUNK + len(chunk)} of {len(asked)}", file=sys.stderr)
             with np.load(file) as kept:
-                found.append(Scores(kept["summaries"], kept["scores"]))
-        return Scores(
-            np.concatenate([each.summaries for each in found]), np.concatenate([each.scores for each in found])
-        )
+                found.append(Scores(**kept))
+        return Scores.join(found)
 
     def _file(self, what: str, way: Way, chunk: Sequence[int]) -> Path:
         """Return a file name that depends on graphs, pictures, candidates, and the way."""
@@ -120,20 +140,27 @@ class _Opened:
     def queries(self, chunk: Sequence[int]) -> Features:
         return self.model.encode([self.work.benchmark.queries[i][1] for i in chunk])
 
-    def compare(
-        self, chunk: Sequence[int], candidates: Sequence[npt.NDArray[np.int64]]
-    ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float32]]:
-        """Return summaries (n, k, 4 D) and scores (n, k), computed in batches as on a robot."""
-        summaries, scores = [], []
+    def compare(self, chunk: Sequence[int], candidates: Sequence[npt.NDArray[np.int64]]) -> Scores:
+        """Return the results of the queries, computed in batches as on a robot."""
         queries = self.queries(chunk)
-        for i, rows in enumerate(candidates):
-            for start in range(0, len(rows), self.model.batch_size):
-                tokens = self.database.tokens[rows[start : start + self.model.batch_size]]
-                pairs = self.model.prefix(queries[i].tokens, tokens)
-                summaries.append(pairs.summaries.astype(np.float16))
-                scores.append(self.model.suffix(pairs, np.arange(len(tokens))))
-        shape = len(chunk), len(candidates[0])
-        return np.concatenate(summaries).reshape(*shape, -1), np.concatenate(scores).reshape(shape)
+        return Scores.join([self._compare(queries[i], rows) for i, rows in enumerate(candidates)], np.stack)
+
+    def _compare(self, query: Features, rows: npt.NDArray[np.int64]) -> Scores:
+        """Return the results of one query, without the axis of queries."""
+        parts = []
+        for start in range(0, len(rows), self.model.batch_size):
+            batch = rows[start : start + self.model.batch_size]
+            tokens = self.database.tokens[batch]
+            pairs = self.model.prefix(query.tokens, tokens)
+            parts.append(
+                Scores(
+                    similarities_of(query.descriptors[0], self.database.descriptors[batch]),
+                    self.model.look(query.tokens, tokens),
+                    pairs.summaries.astype(np.float16),
+                    self.model.suffix(pairs, np.arange(len(tokens))),
+                )
+            )
+        return Scores.join(parts)
 
 
 def _sizes(pictures: Sequence[tuple[str, Path]]) -> list[tuple[str, int]]:

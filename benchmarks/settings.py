@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ import numpy.typing as npt
 from benchmarks.paired import Flags, flips, share
 from benchmarks.scoring import Scores, Way, Workload
 from pairvpr.calibration.candidates import exact_setting, list_families
-from pairvpr.calibration.cascade import PROBABILITY, ComparedQuery, find_margin, fit_head
+from pairvpr.calibration.cascade import PROBABILITY, Course, LookedAtQuery, learn_rule
 from pairvpr.errors import EngineError
 from pairvpr.evaluation import Benchmark, load_folders
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import LOOK
+from pairvpr.runtime.calibrated.cascade import PREFIX, look_inputs
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting
 from pairvpr.runtime.map.tokens import TokenFormat
-from pairvpr.runtime.model import default_bundle
+from pairvpr.runtime.model import MAX_BATCH, default_bundle
 from pairvpr.spread import spread
 
 INT8, HALF = TokenFormat("int8"), TokenFormat("int8", 0.5)
@@ -37,8 +39,6 @@ WITH_CASCADE = (("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int
 """Devices and precisions that a cascade is tried with too."""
 FOLDS = 5
 """Parts of the places: the cascade is checked on one after the other, learnt from the rest."""
-KEPT = (5, 10, 20, 40)
-"""Fixed numbers of candidates that go on, beside the calibrated margin."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -100,7 +100,7 @@ def measure(work: Workload, asked: Sequence[int], rest: Sequence[int], threads: 
     truth = SettingTruth(work.score(exact, asked), right)
     blocks = folds(work.benchmark, asked)
     found: dict[str, Any] = {"exact": {"queries": len(asked), **truth.judge(truth.scores)}}
-    found |= cascades("exact", truth, truth.answers, blocks)
+    found["exact, cascade"] = judge_cascade(truth, truth.answers, blocks)
     left_out = []
     for way, which in [*((way, range(len(asked))) for way in fast), *((way, rest) for way in others)]:
         try:
@@ -111,7 +111,7 @@ def measure(work: Workload, asked: Sequence[int], rest: Sequence[int], threads: 
         part = truth.take(which)
         found[str(way)] = {"queries": len(which), **part.judge(answers.scores), **part.changes(answers.scores)}
         if way in fast:
-            found |= cascades(str(way), part, answers, blocks)
+            found[f"{way}, cascade"] = judge_cascade(part, answers, blocks)
     return {
         "benchmark": work.benchmark.name,
         "preset": work.bundle.info.preset,
@@ -140,8 +140,7 @@ class SettingTruth:
 
     def take(self, which: Sequence[int]) -> SettingTruth:
         """Return the answers to some of the queries."""
-        rows = np.asarray(which)
-        return SettingTruth(Scores(self.answers.summaries[rows], self.scores[rows]), self.right[rows])
+        return SettingTruth(self.answers.take(which), self.right[np.asarray(which)])
 
     def judge(self, scores: Floats) -> dict[str, Any]:
         """Return Recall@1, its difference from exact, changes each way, and how often the winner is the same.
@@ -177,47 +176,42 @@ def folds(benchmark: Benchmark, asked: Sequence[int]) -> npt.NDArray[np.int64]:
     return (np.array(places) * FOLDS).astype(np.int64)
 
 
-def cascades(
-    name: str, truth: SettingTruth, answers: Scores, blocks: npt.NDArray[np.int64]
-) -> Iterator[tuple[str, Any]]:
-    """Return a way's answers by the cascade, each fold's with a head and a margin from the other folds."""
-    predicted, margins = predict(answers, blocks)
-    below = predicted.max(axis=1, keepdims=True) - predicted
-    places = np.argsort(np.argsort(below, axis=1, kind="stable"), axis=1)
-    rules = {f"the best {count}": places < count for count in KEPT if count < predicted.shape[1]}
-    for rule, stays in {f"margin for {PROBABILITY:.1%}": below <= margins[:, None], **rules}.items():
-        winners = truth.scores.argmax(axis=1)
-        yield (
-            f"{name}, cascade, {rule}",
-            {
-                "queries": len(blocks),
-                "kept": round(float(np.mean(stays)), 4),
-                "winner_goes_on": share(stays[np.arange(len(blocks)), winners]),
-                **truth.judge(np.where(stays, answers.scores, -np.inf)),
-            },
+def judge_cascade(truth: SettingTruth, answers: Scores, blocks: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Judge a way's answers by the cascade, each fold's with heads and margins from the other folds.
+
+    `kept` has the shares of candidates after the similarity and after each look.
+    """
+    courses = follow(answers, blocks)
+    stays = np.stack([course.going for course in courses])
+    return {
+        "queries": len(blocks),
+        "kept": [round(float(share), 4) for share in np.mean([course.kept for course in courses], axis=0)],
+        "winner_goes_on": share(stays[np.arange(len(blocks)), truth.scores.argmax(axis=1)]),
+        **truth.judge(np.where(stays, answers.scores, -np.inf)),
+    }
+
+
+def follow(answers: Scores, blocks: npt.NDArray[np.int64]) -> list[Course]:
+    """Return the course of each query in a cascade that saw no query of the same fold."""
+    queries = [
+        LookedAtQuery(
+            similarities,
+            {LOOK: look_inputs(looks, similarities), PREFIX: look_inputs(summaries.astype(np.float32), similarities)},
+            scores,
         )
-
-
-def predict(answers: Scores, blocks: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Return predicted scores (n, k) and margins (n,), by heads that saw no query of the same fold."""
-    compared = [
-        ComparedQuery(inputs.astype(np.float32), scores)
-        for inputs, scores in zip(answers.summaries, answers.scores, strict=True)
+        for similarities, looks, summaries, scores in zip(*answers.arrays(), strict=True)
     ]
-    predicted, margins = np.zeros_like(answers.scores), np.zeros(len(blocks), np.float32)
     present = np.unique(blocks)
     if len(present) < 3:
         raise SystemExit(
             f"the queries are of {len(present)} parts of {FOLDS} of the places: too few to learn from; ask more"
         )
+    courses: dict[int, Course] = {}
     for fold in present:
-        head, bias, gaps = fit_head(
-            [[compared[i] for i in np.flatnonzero(blocks == other)] for other in present if other != fold]
-        )
-        margin = find_margin(gaps, PROBABILITY)
-        for i in np.flatnonzero(blocks == fold):
-            predicted[i], margins[i] = compared[i].inputs @ head + np.float32(bias), margin
-    return predicted, margins
+        others = [[queries[i] for i in np.flatnonzero(blocks == other)] for other in present if other != fold]
+        rule = learn_rule(others, PROBABILITY)
+        courses |= {int(i): rule.follow(queries[i], MAX_BATCH) for i in np.flatnonzero(blocks == fold)}
+    return [courses[i] for i in range(len(queries))]
 
 
 HEADINGS = (
@@ -257,7 +251,7 @@ def _cells(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
         str(figures["wrong_to_right"]),
         _told(figures["same_winner"]),
         _told(figures["winner_goes_on"]) if "winner_goes_on" in figures else "",
-        f"{figures['kept']:.1%}" if "kept" in figures else "",
+        " > ".join(f"{share:.1%}" for share in figures.get("kept", ())),
     )
 
 

@@ -1,6 +1,6 @@
-"""Calibrate the cascade: learn which candidates to drop after the pair prefix, and measure how often the best is lost.
+"""Calibrate the cascade: learn which candidates to drop after each look, and measure how often the best is lost.
 
-The head is fitted to the full scores. The pictures are sorted by name and cut into blocks. Every other block is for
+The heads are fitted to the full scores. The pictures are sorted by name and cut into blocks. Every other block is for
 learning and the rest for checking: neighbouring pictures of a drive are alike, so single pictures would check nothing.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 from pairvpr.errors import MapError, SourceError
 from pairvpr.evaluation.recall import interval_of
-from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.bundle_info import LOOK
+from pairvpr.runtime.calibrated.cascade import PREFIX, Cascade, Look, look_inputs, select_similar
+from pairvpr.runtime.features import Features, similarities_of
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import Model
@@ -27,7 +29,7 @@ from pairvpr.runtime.search import FaissIndex
 from pairvpr.runtime.sources import list_pictures
 
 PROBABILITY = 0.998
-"""Share of queries whose best candidate the margin keeps. It ensures 99.5 % in use (`benchmarks.settings`)."""
+"""Share of queries whose best candidate the margins keep. It ensures 99.5 % in use (`benchmarks.settings`)."""
 MIN_PICTURES = 40
 """Half of them check the result. With fewer than 20 queries to check, the interval is useless."""
 MIN_PLACES = 3
@@ -47,10 +49,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparedQuery:
-    """Hold a query's candidates: summaries (k, 4 D) of the pairs after the prefix, and full scores (k,)."""
+    """Hold a query's candidates: what a head reads (k, d), and full scores (k,)."""
 
     inputs: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LookedAtQuery:
+    """Hold a query's candidates in descriptor order.
+
+    similarities: (k,) of the descriptors.
+    inputs: what the head of each look reads, (k, d + 1), by graph in the order of looks.
+    scores: (k,) full scores.
+    """
+
+    similarities: npt.NDArray[np.float32]
+    inputs: Mapping[str, npt.NDArray[np.float32]]
+    scores: npt.NDArray[np.float32]
+
+    @property
+    def similarity_gap(self) -> float:
+        """Return the distance of the winner's similarity below the best one."""
+        return winner_gap(self.similarities, self.scores)
 
 
 @contextmanager
@@ -66,8 +87,8 @@ def temporary_map(images: str | Path, model: Model, progress: Progress) -> Itera
 def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Progress) -> Cascade:
     """Learn a cascade for `model` from the pictures in the folder `images`, as queries to a map.
 
-    Every picture is compared in full with as many candidates as in use. The summaries of all pairs stay in memory,
-    16 D bytes a pair.
+    Every picture is compared in full with as many candidates as in use. What the heads read of all pairs stays in
+    memory, 24 D bytes a pair.
     Raises SourceError for too few readable pictures and MapError for too small a map. Errors of map and engine pass
     through.
     """
@@ -79,33 +100,98 @@ def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Pro
     queries = compare_pictures(map_, model, images, progress)
     check_enough(images, len(queries))
     learning, checking = split_blocks(len(queries))
-    head, bias, gaps = fit_head([[queries[i] for i in block] for block in learning])
-    margin = find_margin(gaps, PROBABILITY)
-    checked = [queries[i] for i in checking]
-    predicted = [query.inputs @ head + bias for query in checked]
-    survived = sum(winner_gap(p, query.scores) <= margin for p, query in zip(predicted, checked, strict=True))
-    if len(gaps) < gaps_needed(PROBABILITY):
+    rule = learn_rule([[queries[i] for i in block] for block in learning], PROBABILITY)
+    fitted = sum(len(block) for block in learning)
+    if fitted < gaps_needed(PROBABILITY):
         log.warning(
-            "%d pictures are too few to learn a margin that keeps the best candidate in %.1f %% of queries; give %d or "
-            "more with --images",
-            len(gaps),
+            "%d pictures are too few to learn margins that keep the best candidate in %.1f %% of queries; give %d or "
+            "more with --images (the similarity alone drops none)",
+            fitted,
             100 * PROBABILITY,
             2 * gaps_needed(PROBABILITY),
         )
+    checked = [rule.follow(queries[i], model.batch_size) for i in checking]
+    survived = sum(each.survived for each in checked)
+    kept = np.mean([each.kept for each in checked], axis=0)
     return Cascade(
         identity=model.bundle.identity,
         engine=model.engines.description,
-        head=head,
-        bias=bias,
-        margin=margin,
+        similarity_margin=rule.similarity_margin,
+        looks=[
+            Look(graph, *rule.heads[graph], rule.margins[graph], float(share))
+            for graph, share in zip(rule.heads, kept[1:], strict=True)
+        ],
         probability=PROBABILITY,
         candidates=max(len(query.scores) for query in queries),
-        fitted=len(gaps),
+        fitted=fitted,
         checked=len(checked),
         survived=survived,
         interval=interval_of(survived / len(checked), len(checked)),
-        kept=float(sum(count_kept(p, margin, model.batch_size) for p in predicted) / sum(len(p) for p in predicted)),
+        compared=float(kept[0]),
     )
+
+
+Head = tuple[npt.NDArray[np.float32], float]
+"""A head (d + 1,) and its bias."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """Hold how a query's candidates fared in a cascade.
+
+    going: (k,) whether a candidate was compared in full.
+    survived: the candidate with the best full score was.
+    kept: share of the candidates after the similarity and after each look.
+    """
+
+    going: npt.NDArray[np.bool_]
+    survived: bool
+    kept: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Hold heads and margins by graph, in the order of looks, and the margin of the similarity, None without one."""
+
+    similarity_margin: float | None
+    heads: Mapping[str, Head]
+    margins: Mapping[str, float]
+
+    def follow(self, query: LookedAtQuery, batch: int) -> Course:
+        """Apply the rule to a query's candidates, in batches in descriptor order as in use."""
+        going = select_similar(query.similarities, self.similarity_margin)
+        kept = [float(np.mean(going))]
+        numbers = np.cumsum(going) - 1
+        for graph, (head, bias) in self.heads.items():
+            predicted = query.inputs[graph] @ head + np.float32(bias)
+            best = np.maximum.accumulate(np.where(going, predicted, -np.inf))
+            ends = [np.flatnonzero(numbers // batch == number // batch)[-1] for number in numbers]
+            going = going & (predicted >= best[ends] - self.margins[graph])
+            kept.append(float(np.mean(going)))
+        return Course(going, bool(going[np.argmax(query.scores)]), kept)
+
+
+def learn_rule(blocks: Sequence[Sequence[LookedAtQuery]], probability: float) -> Rule:
+    """Learn the heads, and margins that together keep the winner of a further query with this probability.
+
+    A query's gaps, each as a share of the largest of its kind, are summarised by the greatest: the margins are the
+    same share of the largest gaps. So one bound (`find_margin`) holds for all looks together.
+    With fewer queries than the bound needs, the similarity drops no candidate.
+    """
+    queries = [query for block in blocks for query in block]
+    heads: dict[str, Head] = {}
+    gaps: dict[str, npt.NDArray[np.float64]] = {}
+    if len(queries) >= gaps_needed(probability):
+        gaps["similarity"] = np.array([query.similarity_gap for query in queries])
+    for graph in queries[0].inputs:
+        seen = [[ComparedQuery(query.inputs[graph], query.scores) for query in block] for block in blocks]
+        head, bias, gaps[graph] = fit_head(seen)
+        heads[graph] = head, bias
+    largest = {name: float(each.max()) for name, each in gaps.items()}
+    shares = np.max([each / max(largest[name], 1e-30) for name, each in gaps.items()], axis=0)
+    share = find_margin(shares, probability)
+    margins = {name: share * most for name, most in largest.items()}
+    return Rule(margins.pop("similarity", None), heads, margins)
 
 
 def check_enough(images: str | Path, count: int) -> None:
@@ -117,7 +203,7 @@ def check_enough(images: str | Path, count: int) -> None:
         )
 
 
-def compare_pictures(map_: Map, model: Model, images: str | Path, progress: Progress) -> list[ComparedQuery]:
+def compare_pictures(map_: Map, model: Model, images: str | Path, progress: Progress) -> list[LookedAtQuery]:
     """Compare each picture with its candidates in the map, the picture itself excluded.
 
     Pictures that cannot be read, or that have fewer than two candidates, are left out.
@@ -134,18 +220,27 @@ def compare_pictures(map_: Map, model: Model, images: str | Path, progress: Prog
             log.warning("skipped: %s", error)
             continue
         query = model.encode_fitted([fitted])
-        similarities, rows = index.search(query.descriptors, min(top_k + 1, len(map_)))
-        rows = rows[similarities < SAME][:top_k]
-        if len(rows) < 2:
-            continue
-        inputs, scores = [], []
-        for start in range(0, len(rows), model.batch_size):
-            tokens = map_.read_tokens(rows[start : start + model.batch_size])
-            pairs = model.prefix(query.tokens, tokens)
-            inputs.append(pairs.summaries)
-            scores.append(model.suffix(pairs, np.arange(len(tokens))))
-        found.append(ComparedQuery(np.concatenate(inputs), np.concatenate(scores)))
+        near, rows = index.search(query.descriptors, min(top_k + 1, len(map_)))
+        rows = rows[near < SAME][:top_k]
+        if len(rows) >= 2:
+            found.append(look_at(map_, model, query, rows))
     return found
+
+
+def look_at(map_: Map, model: Model, query: Features, rows: npt.NDArray[np.int64]) -> LookedAtQuery:
+    """Compare one query with rows (k,) of the map in full, and keep what the heads read."""
+    similarities = similarities_of(query.descriptors[0], map_.take_descriptors(rows))
+    outputs: dict[str, list[npt.NDArray[np.float32]]] = {LOOK: [], PREFIX: []}
+    scores = []
+    for start in range(0, len(rows), model.batch_size):
+        tokens = map_.read_tokens(rows[start : start + model.batch_size])
+        if model.engines.pair_look is not None:
+            outputs[LOOK].append(model.look(query.tokens, tokens))
+        pairs = model.prefix(query.tokens, tokens)
+        outputs[PREFIX].append(pairs.summaries)
+        scores.append(model.suffix(pairs, np.arange(len(tokens))))
+    inputs = {graph: look_inputs(np.concatenate(parts), similarities) for graph, parts in outputs.items() if parts}
+    return LookedAtQuery(similarities, inputs, np.concatenate(scores))
 
 
 def split_blocks(count: int) -> tuple[list[npt.NDArray[np.int64]], npt.NDArray[np.int64]]:
@@ -213,13 +308,6 @@ def find_margin(gaps: Floats, probability: float) -> float:
 def gaps_needed(probability: float) -> int:
     """Return the number of gaps that `find_margin` needs to keep its promise."""
     return math.ceil(probability / (1 - probability) - 1e-9)
-
-
-def count_kept(predicted: Floats, margin: float, batch: int) -> int:
-    """Return how many candidates are kept, if predicted in batches in descriptor order."""
-    best = np.maximum.accumulate(predicted)
-    ends = np.minimum(np.arange(len(predicted)) // batch * batch + batch, len(predicted)) - 1
-    return int(np.sum(predicted >= best[ends] - margin))
 
 
 def _moments(block: Sequence[ComparedQuery]) -> npt.NDArray[np.float64]:

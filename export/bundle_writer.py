@@ -182,7 +182,7 @@ def _export(
         check_positions(network.decoder)
     progress("reading the weights")
     info = describe(checkpoint, descriptor)
-    earlier = _earlier_bundle(out, info.identity)
+    earlier = _earlier_bundle(out, info)
     with _workshop(out) as folder:
         export = _Export(network, descriptor, info, earlier, folder, progress)
         yield export
@@ -240,6 +240,7 @@ def _describe_network(checkpoint: Checkpoint) -> BundleInfo:
             heads=config.decoder_dim // HEAD_DIM,
             decoder_depth=config.decoder_depth,
             split=config.split,
+            look=config.look_dim,
         ),
         weights=Weights(**dataclasses.asdict(checkpoint.weights)),
         top_k=config.top_k,
@@ -266,7 +267,7 @@ def identity(network: PairVPR, picture: PictureFormat) -> str:
     return digest.hexdigest()
 
 
-def _earlier_bundle(out: Path, identity_now: str) -> Bundle | None:
+def _earlier_bundle(out: Path, now: BundleInfo) -> Bundle | None:
     """Return the bundle that `out` already holds, or None. Raise BundleError if `out` holds anything else."""
     if not out.exists():
         return None
@@ -277,10 +278,15 @@ def _earlier_bundle(out: Path, identity_now: str) -> Bundle | None:
             raise BundleError(f"{out}: holds other files and is not a bundle; choose another --out")
         return None
     bundle = Bundle.open(out)
-    if bundle.identity != identity_now:
+    if bundle.identity != now.identity:
         raise BundleError(
             f"{out}: holds another model's bundle ({bundle.identity[:12]}, {bundle.info.weights.origin}); "
             "choose another --out"
+        )
+    if bundle.info.graphs != now.graphs:
+        raise BundleError(
+            f"{out}: holds graphs of an older version, which do not go together with this one's; choose another --out "
+            "(maps stay valid)"
         )
     return bundle
 

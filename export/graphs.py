@@ -1,8 +1,9 @@
-"""Define the exported graphs: three modules that take and return tensors.
+"""Define the exported graphs: modules that take and return tensors.
 
-Together they compute the same as `PairVPR.encode` and `PairVPR.score`, to float rounding, without repeated work. The
-query's keys and values are computed once per batch instead of once per pair, and the query's first self-attention once.
-The last block computes only its class token, whose attention then needs no keys and values.
+Encoder, prefix and suffix together compute the same as `PairVPR.encode` and `PairVPR.score`, to float rounding, without
+repeated work. The query's keys and values are computed once per batch instead of once per pair, and the query's first
+self-attention once. The last block computes only its class token, whose attention then needs no keys and values. A
+fourth graph takes a first look at pairs.
 
 All other attention has the form that TensorRT documents and computes in one kernel. Its fused kernel takes no memory
 that is shared by a batch, so queries of a batch that look at one memory are joined to one long sequence.
@@ -98,6 +99,36 @@ def look(block: Block, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     seen = attention(queries, keys, values)
     x = x + block.cross_attn.proj(seen.reshape(x.shape) if shared else seen)
     return x + block.mlp(block.norm3(x))
+
+
+class PairLook(nn.Module):
+    """The first look at all candidates: a few numbers at a small share of the work of a comparison.
+
+    query_tokens (1, T, D), database_tokens (B, M, D) -> look float32 (B, K).
+
+    The cascade predicts scores from them. A network with late interaction gives its part of the score in each order,
+    K = 2. Other networks give class token and mean of the other tokens after the first block in the database-first
+    order, K = 2 D: in this order the keys and values are the query's, and are computed once.
+    """
+
+    def __init__(self, network: PairVPR) -> None:
+        super().__init__()
+        decoder = network.decoder
+        assert decoder.class_token is not None, "export_bundle refuses stage-one networks"
+        self.late = decoder.late
+        if self.late is None:
+            self.block = next(iter(decoder.blocks))
+            self.register_buffer("class_token", decoder.class_token.detach() + decoder.class_positions[:1])
+
+    class_token: Tensor
+
+    def forward(self, query_tokens: Tensor, database_tokens: Tensor) -> Tensor:
+        if self.late is not None:
+            return self.late.weight.float() * torch.stack(self.late.orders(query_tokens, database_tokens), dim=1)
+        first = self.class_token.expand(database_tokens.shape[0], -1, -1)
+        state = torch.cat([first, database_tokens], dim=1)
+        state = look(self.block, attend(self.block, state), *memory(self.block, query_tokens))
+        return torch.cat([state[:, 0].float(), state[:, 1:].float().mean(dim=1)], dim=1)
 
 
 class PairPrefix(nn.Module):

@@ -23,7 +23,7 @@ from pairvpr.export.tensorrt_check import PAIR_GRAPHS, Progress, Verdict, judge_
 from pairvpr.export.tensorrt_progress import BuildProgress, interruptible
 from pairvpr.files import lock_file, sync, write_atomically
 from pairvpr.runtime.bundle import ENGINES, Bundle
-from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, LOOK
 from pairvpr.runtime.engines.open import PREFERENCES
 from pairvpr.runtime.engines.tensorrt import api, cuda
 from pairvpr.runtime.engines.tensorrt.engine import open_plans
@@ -114,7 +114,7 @@ class Site:
         for form in forms:
             rebuilt: dict[str, Path] = {}
             # Only the scores show whether prefix and suffix are right, so each is tried alone, and then both.
-            for trial in ((ENCODER,), (DESCRIPTOR,), *((graph,) for graph in PAIR_GRAPHS), PAIR_GRAPHS):
+            for trial in ((ENCODER,), (DESCRIPTOR,), (LOOK,), *((graph,) for graph in PAIR_GRAPHS), PAIR_GRAPHS):
                 if not set(trial) <= set(verdict.wrong):
                     continue
                 for graph in trial:

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, LOOK
 from pairvpr.runtime.engines.base import Engine
 from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.engines.tensorrt import api
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import Model
-from pairvpr.runtime.reference import TOLERANCES, Errors, Reference, measure
+from pairvpr.runtime.reference import TOLERANCES, Errors, Reference, looks_error, measure
 
 RIGHT_VERSION = (10, 12)
 """First TensorRT of which no wrong vision transformers are reported. Those of 10.3, as in JetPack 6, are."""
@@ -47,8 +47,8 @@ class Verdict:
         if self.wrong:
             raise EngineError(
                 f"{bundle.path}: the {precision} engines are wrong at batch {self.batch} (cosine distance of "
-                f"descriptors {self.errors.cosine:.2g}, of tokens {self.tokens:.2g}, scores off by "
-                f"{self.errors.scores:.2g}), and were not kept; {_remedy()}"
+                f"descriptors {self.errors.cosine:.2g}, of tokens {self.tokens:.2g}, first looks off by "
+                f"{self.errors.looks:.1%}, scores by {self.errors.scores:.2g}), and were not kept; {_remedy()}"
             )
 
 
@@ -95,7 +95,8 @@ def judge_engines(
         scores = _scores(model, truth, rows) if bundle.info.pair_classifier else np.zeros(0, np.float32)
         pictures = rows[: model.picture_batch]
         features = truth.encode(model, pictures)
-        verdicts.append(_verdict(truth, features, pictures, scores, rows, precision))
+        looks = None if truth.looks is None else model.look(truth.features.tokens[:1], truth.features.tokens[rows])
+        verdicts.append(_verdict(truth, features, pictures, scores, rows, precision, looks))
     progress("batch sizes checked", len(batches), len(batches))
     wrong = tuple(graph for graph in bundle.info.graphs if any(graph in verdict.wrong for verdict in verdicts))
     first = next((verdict for verdict in verdicts if verdict.wrong), verdicts[-1])
@@ -118,23 +119,27 @@ def _verdict(
     scores: npt.NDArray[np.float32],
     rows: npt.NDArray[np.int64],
     precision: str,
+    looks: npt.NDArray[np.float32] | None,
 ) -> Verdict:
-    """Judge the features of some of the reference's pictures, and scores of some of its pairs."""
+    """Judge the features of some of the reference's pictures, and scores and first looks of some of its pairs."""
     expected = Features(truth.features.descriptors[pictures], truth.features.tokens[pictures])
     tokens = _cosine_distance(features, expected)
     none = np.zeros(0, np.float32)
     encoded = measure(features, none, Reference(truth.images, expected, none), precision)
     known = truth.scores[rows] if len(truth.scores) else none
     scored = measure(expected, scores, Reference(truth.images, expected, known), precision)
-    encoder_right = encoded.ok and tokens <= TOLERANCES[precision].cosine  # NaN is wrong
+    seen = looks_error(looks, truth.looks[rows]) if looks is not None and truth.looks is not None else 0.0
+    look_right = seen <= TOLERANCES[precision].looks  # NaN is wrong
+    encoder_right = encoded.ok and tokens <= TOLERANCES[precision].cosine
     if truth.descriptor_images is not None:  # which graph made the descriptors
         encoder_right = tokens <= TOLERANCES[precision].cosine
     wrong = (
         *(() if encoder_right else (ENCODER,)),
         *(() if encoded.ok or truth.descriptor_images is None else (DESCRIPTOR,)),
+        *(() if look_right else (LOOK,)),
         *(() if scored.ok else PAIR_GRAPHS),
     )
-    errors = dataclasses.replace(encoded, scores=scored.scores, ok=not wrong)
+    errors = dataclasses.replace(encoded, scores=scored.scores, looks=seen, ok=not wrong)
     return Verdict(errors, len(rows), tokens, wrong)
 
 

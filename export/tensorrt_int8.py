@@ -18,7 +18,7 @@ from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import DEFAULTS, Site, building, describe_plan, put
 from pairvpr.export.tensorrt_check import Progress, check_engines
 from pairvpr.runtime.bundle import Bundle, link_or_copy
-from pairvpr.runtime.bundle_info import GRAPHS
+from pairvpr.runtime.bundle_info import LOOK
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.tensorrt import cuda
 from pairvpr.runtime.engines.tensorrt.engine import open_plans
@@ -69,7 +69,7 @@ def build_int8(
     INT8, no INT8 plans are kept.
     Raises EngineError, BundleError or KeyboardInterrupt. The bundle is then left as it was.
     """
-    if bundle.info.graphs != GRAPHS:
+    if bundle.info.descriptor is not None or not bundle.info.pair_classifier:
         raise EngineError(
             f"{bundle.path}: INT8 engines are built only of models whose own encoder makes the descriptors; give "
             "--precision fp16"
@@ -84,7 +84,7 @@ def build_int8(
         half = site.build_right(HALF, settings, progress)
         cuda.stream().release()  # free the memory of deleted engines for the next builds
         small = site.build(INT8, settings, progress)
-        decisions = [_decide(site, graph, half, small, progress) for graph in GRAPHS]
+        decisions = [_decide(site, graph, half, small, progress) for graph in bundle.info.graphs]
         kept = any(decision.kept == INT8 for decision in decisions)
         if kept:
             mixed = _mix(decisions, half, small)
@@ -95,7 +95,7 @@ def build_int8(
         if kept:
             put(mixed, site.final)
         else:  # plans of an earlier build would still be used
-            for graph in GRAPHS:
+            for graph in bundle.info.graphs:
                 for file in (site.final / plan_name(graph, INT8), info_file(site.final / plan_name(graph, INT8))):
                     file.unlink(missing_ok=True)
     return site.final, decisions
@@ -147,6 +147,7 @@ def _in_turn(plans: Mapping[str, Path], inputs: Arrays, progress: Progress, grap
 
 OUTPUTS = {
     "encoder": ("descriptors", "tokens"),
+    LOOK: (LOOK,),
     "pair_prefix": ("query_state", "database_state", *SUMMARIES),
     "pair_suffix": ("scores",),
 }
@@ -163,7 +164,7 @@ def _inputs(bundle: Bundle, graph: str, batch: int) -> dict[str, np.ndarray]:
         return {"images": truth.images[rows]}
     tokens = truth.features.tokens[rows]
     pair = {"query_tokens": truth.features.tokens[:1], "database_tokens": tokens}
-    if graph == "pair_prefix":
+    if graph in (LOOK, "pair_prefix"):
         return pair
     # A state holds the tokens and a class token. Its values do not affect the time.
     state = np.concatenate([tokens[:, :1], tokens], axis=1)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from pairvpr.export.cpu_form import write_cpu_form, write_cuda_form
-from pairvpr.export.graphs import EncoderGraph, PairPrefix, PairSuffix
+from pairvpr.export.graphs import EncoderGraph, PairLook, PairPrefix, PairSuffix
 from pairvpr.export.precision import DTYPES, Precision, in_precision
 from pairvpr.model import PairVPR
-from pairvpr.runtime.bundle_info import GraphFiles
+from pairvpr.runtime.bundle_info import LOOK, GraphFiles
 from pairvpr.runtime.model import SUMMARIES
 
 OPSET = 20
@@ -45,7 +45,7 @@ class GraphSpec:
 
 
 def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
-    """Return the three graphs of a network by name."""
+    """Return the graphs of a network by name."""
     config, dtype = network.config, DTYPES[precision]
     tokens, dim, side = len(network.decoder.positions), config.decoder_dim, config.image_size
     merged = tokens - 1  # fewer database tokens, so that tracing does not tie this axis to the query's
@@ -62,6 +62,7 @@ def graph_specs(network: PairVPR, precision: Precision) -> dict[str, GraphSpec]:
             ("descriptors", "tokens"),
             {"images": {0: batch}},
         ),
+        LOOK: GraphSpec(PairLook(network), pair_inputs, (LOOK,), pair_dynamic),
         "pair_prefix": GraphSpec(
             PairPrefix(network), pair_inputs, ("query_state", "database_state", *SUMMARIES), pair_dynamic
         ),

@@ -39,12 +39,14 @@ class Truth:
     features: Features
     scores: npt.NDArray[np.float32]
     summaries: npt.NDArray[np.float32]
+    looks: npt.NDArray[np.float32]
     descriptor_images: npt.NDArray[np.uint8] | None = None
 
     def reference(self, count: int = REFERENCE_PICTURES) -> Reference:
         """Return the results of the first few pictures, small enough to be stored in the bundle."""
         more = None if self.descriptor_images is None else self.descriptor_images[:count]
-        return Reference(self.images[:count], self.features[:count], self.scores[:count], more)
+        looks = self.looks[:count] if len(self.looks) else None
+        return Reference(self.images[:count], self.features[:count], self.scores[:count], more, looks)
 
 
 def network_truth(network: PairVPR, progress: Progress) -> Truth:
@@ -54,7 +56,7 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
     """
     size = (network.config.image_size, network.config.image_size)
     images = np.stack([resize(picture, size) for picture in _pictures()])
-    descriptors, tokens, scores, summaries = [], [], [], []
+    descriptors, tokens, scores, summaries, looks = [], [], [], [], []
     with torch.no_grad():
         for i, image in enumerate(images):
             progress(f"network: picture {i + 1} of {len(images)}")
@@ -66,8 +68,9 @@ def network_truth(network: PairVPR, progress: Progress) -> Truth:
             progress(f"network: pair {i + 1} of {len(tokens)}")
             scores.append(network.score(query, candidate))
             summaries.append(_summaries(network, query, candidate))
+            looks.append(_look(network, query, candidate))
     features = Features(torch.cat(descriptors).numpy(), torch.cat(tokens).numpy())
-    return Truth(images, features, torch.cat(scores).numpy(), torch.cat(summaries).numpy())
+    return Truth(images, features, torch.cat(scores).numpy(), torch.cat(summaries).numpy(), torch.cat(looks).numpy())
 
 
 def descriptor_truth(descriptor: Descriptor, progress: Progress, pair: Truth | None = None) -> Truth:
@@ -85,7 +88,7 @@ def descriptor_truth(descriptor: Descriptor, progress: Progress, pair: Truth | N
     if pair is not None:
         return replace(pair, features=Features(descriptors, pair.features.tokens), descriptor_images=images)
     none = np.zeros(0, np.float32)
-    return Truth(images, Features(descriptors, np.zeros((len(images), 0, 0), np.float32)), none, none)
+    return Truth(images, Features(descriptors, np.zeros((len(images), 0, 0), np.float32)), none, none, none)
 
 
 def _pictures() -> list[Image.Image]:
@@ -124,15 +127,17 @@ def _compare(model: Model, truth: Truth, precision: str, where: str) -> dict[str
     if not model.bundle.info.pair_classifier:
         return _compare_descriptors(features, expected, precision, where)
     scores = model.score(features[0], features)
+    seen = expected.look(model)
     pairs = model.prefix(truth.features.tokens[:1], truth.features.tokens[: model.batch_size])
     kept = np.arange(model.batch_size)[::-2]  # half of the candidates, in another order
     suffix = model.suffix(pairs, kept)
-    errors = measure(features, scores, expected, precision)
+    errors = measure(features, scores, expected, precision, seen)
     result = {
         "descriptors": errors.descriptors,
         "descriptor_cosine": errors.cosine,
         "tokens": float(np.max(np.abs(features.tokens - expected.features.tokens))),
         "prefix_summaries": float(np.max(np.abs(pairs.summaries - truth.summaries[: model.batch_size]))),
+        "look": errors.looks,
         "suffix_scores": float(np.max(np.abs(suffix - truth.scores[kept]))),
         "scores": errors.scores,
     }
@@ -176,3 +181,13 @@ def _summaries(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -
         tokens.append(x[:, 0])
         means.append(x[:, 1:].mean(dim=1))
     return torch.cat(tokens + means, dim=1)
+
+
+def _look(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
+    """Return what the first look gives, (1, K), from the network's own parts; see `graphs.PairLook`."""
+    decoder = network.decoder
+    if decoder.late is not None:
+        return torch.stack([decoder.late(query, candidate), decoder.late(candidate, query)], dim=1)
+    block = next(iter(decoder.blocks))
+    x = block(decoder.with_class_token(candidate), block.memory(query))
+    return torch.cat([x[:, 0], x[:, 1:].mean(dim=1)], dim=1)

@@ -30,12 +30,13 @@ from pairvpr.validation import (
     whole,
 )
 
-FORMAT = 2
-PAIR_FORMAT = 1
-"""Format of a bundle with a pair classifier and its own descriptor. Older versions can read it."""
-ENCODER, DESCRIPTOR = "encoder", "descriptor"
-GRAPHS = (ENCODER, "pair_prefix", "pair_suffix")
-"""The graphs of a bundle with a pair classifier."""
+FORMAT = 3
+"""Format of a bundle with a first look. Others are written in the older formats, which older versions can read."""
+PAIR_FORMAT, DESCRIPTOR_FORMAT = 1, 2
+"""Formats of bundles without a first look: with a pair classifier and its own descriptor, and with any other."""
+ENCODER, DESCRIPTOR, LOOK = "encoder", "descriptor", "pair_look"
+GRAPHS = (ENCODER, LOOK, "pair_prefix", "pair_suffix")
+"""The graphs of a bundle with a pair classifier. Older bundles have no first look."""
 FILE = "bundle.json"
 RESTORE = "copy the bundle again or export it again with `pairvpr export`"
 _LARGEST_SIZE = 1 << 16  # of descriptors and tokens
@@ -64,6 +65,7 @@ class Dims:
     descriptor, tokens, token_dim: G, T and D.
     heads, decoder_depth: attention heads and blocks of the pair decoder.
     split: number of its blocks in the prefix.
+    look: numbers of the first look at a pair. 0 for a bundle of an older version, which has no such graph.
     """
 
     descriptor: int
@@ -72,6 +74,7 @@ class Dims:
     heads: int = 0
     decoder_depth: int = 0
     split: int = 0
+    look: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ class BundleInfo:
     @property
     def graphs(self) -> tuple[str, ...]:
         """Return the names of the graphs."""
-        own = GRAPHS if self.pair_classifier else (ENCODER,)
+        pairs = GRAPHS if self.dims.look else tuple(name for name in GRAPHS if name != LOOK)
+        own = pairs if self.pair_classifier else (ENCODER,)
         return own if self.descriptor is None else (*own, DESCRIPTOR)
 
     def picture_of(self, graph: str) -> PictureFormat:
@@ -184,12 +188,15 @@ class BundleInfo:
     def to_json(self) -> str:
         """Return the text of `bundle.json`, with its checksum."""
         plain = self.pair_classifier and self.descriptor is None
-        content = {"format": PAIR_FORMAT if plain else FORMAT, **self.content()}
+        older = PAIR_FORMAT if plain else DESCRIPTOR_FORMAT
+        content = {"format": FORMAT if self.dims.look else older, **self.content()}
         return json_document({**content, "checksum": checksum(content)})
 
     def content(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         values = asdict(self)
+        if not self.dims.look:
+            del values["dims"]["look"]
         return values if self.descriptor is not None else {k: v for k, v in values.items() if k != "descriptor"}
 
     @staticmethod
@@ -262,7 +269,7 @@ _SIDE, _SIZE = whole(1, _LARGEST_PICTURE), whole(1, _LARGEST_SIZE)
 _PICTURE = {"height": _SIDE, "width": _SIDE, "resize": _check_rule, "mean": _colours(), "std": _colours(1e-9)}
 _WEIGHTS: dict[str, Check] = {"origin": check_text, "licence": check_text, "trained": check_bool}
 _DIMS = {
-    **dict.fromkeys(("descriptor", "tokens", "token_dim"), _SIZE),
+    **dict.fromkeys(("descriptor", "tokens", "token_dim", "look"), _SIZE),
     **dict.fromkeys(("decoder_depth", "heads"), whole(1, 1000)),
     "split": whole(0, 1000),
 }
@@ -282,13 +289,14 @@ def _decode_first_stage(content: object) -> FirstStage:
 
 
 def _decode_dims(content: object, number: int) -> Dims:
-    dims = check_keys(content, "dims", set(_DIMS))
-    if number != PAIR_FORMAT and dims["tokens"] == 0:
+    rules = {name: rule for name, rule in _DIMS.items() if name != "look" or number == FORMAT}
+    dims = check_keys(content, "dims", set(rules))
+    if number == DESCRIPTOR_FORMAT and dims["tokens"] == 0:
         alone = Dims(_SIZE(dims["descriptor"], "descriptor"))
-        if dims != asdict(alone):
+        if {**dims, "look": 0} != asdict(alone):
             raise ValueError("dims has sizes of a pair classifier")
         return alone
-    found = Dims(**check_fields(dims, "dims", _DIMS))
+    found = Dims(**check_fields(dims, "dims", rules))
     check_int(found.split, "split", 0, found.decoder_depth)
     return found
 

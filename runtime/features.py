@@ -40,3 +40,12 @@ class Features:
             np.concatenate([part.descriptors for part in parts]),
             np.concatenate([part.tokens for part in parts]),
         )
+
+
+def similarities_of(descriptor: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the similarities (n,) of one descriptor (G,) with others (n, G).
+
+    Each is summed by itself, so its last bits do not depend on the others, as in a product of matrices.
+    """
+    similarities: npt.NDArray[np.float32] = (others * descriptor).sum(axis=1, dtype=np.float32)
+    return similarities

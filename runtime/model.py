@@ -17,7 +17,7 @@ from PIL import Image
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import Dims
+from pairvpr.runtime.bundle_info import LOOK, Dims
 from pairvpr.runtime.engines.base import Arrays
 from pairvpr.runtime.engines.open import Engines, open_engines
 from pairvpr.runtime.features import Features
@@ -163,6 +163,21 @@ class Model:
             ahead = self.stage(database.tokens[i + step : i + 2 * step])  # while the scores are computed
             parts.append(self.finish(scores))
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def look(
+        self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]
+    ) -> npt.NDArray[np.float32]:
+        """Take the first look at query tokens (1, T, D) and database tokens (n, M, D). Return its numbers (n, K).
+
+        The bundle must have the graph: `Dims.look` is K, or 0 without it.
+        """
+        if self.engines.pair_look is None:
+            raise ValueError("the bundle has no first look")
+        tokens = self.engines.stage({"query_tokens": query_tokens, "database_tokens": database_tokens})
+        shape = (len(database_tokens), self.bundle.info.dims.look)
+        found = self._output(self.engines.pair_look.run(tokens), LOOK, shape).astype(np.float32)
+        self._check_finite(found)
+        return found
 
     def prefix(
         self, query_tokens: npt.NDArray[np.floating], database_tokens: npt.NDArray[np.floating]

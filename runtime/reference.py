@@ -32,23 +32,25 @@ class Tolerance:
     descriptors: largest absolute difference of a descriptor's element.
     cosine: largest cosine distance of descriptors.
     scores, scores_relative: pair scores may differ by `scores` plus `scores_relative` times their size.
+    looks: largest relative difference of what the first look gives for a pair, by Euclidean norm.
     """
 
     descriptors: float
     cosine: float
     scores: float
     scores_relative: float
+    looks: float
 
 
 TOLERANCES = {
-    "fp32": Tolerance(descriptors=1e-4, cosine=1e-6, scores=1e-3, scores_relative=0.0),
-    "fp16": Tolerance(descriptors=np.inf, cosine=0.01, scores=0.02, scores_relative=0.01),
+    "fp32": Tolerance(descriptors=1e-4, cosine=1e-6, scores=1e-3, scores_relative=0.0, looks=1e-4),
+    "fp16": Tolerance(descriptors=np.inf, cosine=0.01, scores=0.02, scores_relative=0.01, looks=0.02),
     # Its rounding is eight times coarser than float16's.
-    "bf16": Tolerance(descriptors=np.inf, cosine=0.01, scores=0.1, scores_relative=0.05),
+    "bf16": Tolerance(descriptors=np.inf, cosine=0.01, scores=0.1, scores_relative=0.05, looks=0.1),
     # This finds only broken engines. The export judged the quality of INT8 on pictures like those of its ranges.
     **dict.fromkeys(
         ("int8", "int8-fp16", "int8-dynamic", "int8-bf16"),
-        Tolerance(descriptors=np.inf, cosine=0.05, scores=0.3, scores_relative=0.2),
+        Tolerance(descriptors=np.inf, cosine=0.05, scores=0.3, scores_relative=0.2, looks=0.3),
     ),
 }
 
@@ -61,12 +63,14 @@ class Reference:
     descriptor_images: the same pictures in the size of the descriptor graph, None if the model has none.
     features: features of the images.
     scores: (n,), pair scores of the first image with each image. (0,) for a model without a pair classifier.
+    looks: (n, K), the first look at the same pairs, None if the bundle has no such graph.
     """
 
     images: npt.NDArray[np.uint8]
     features: Features
     scores: npt.NDArray[np.float32]
     descriptor_images: npt.NDArray[np.uint8] | None = None
+    looks: npt.NDArray[np.float32] | None = None
 
     def encode(self, model: Model, rows: slice | npt.NDArray[np.int64]) -> Features:
         """Encode some of the images with a model, in one forward pass."""
@@ -78,6 +82,13 @@ class Reference:
         step = model.picture_batch
         return Features.concatenate([self.encode(model, slice(i, i + step)) for i in range(0, len(self.images), step)])
 
+    def look(self, model: Model) -> npt.NDArray[np.float32] | None:
+        """Take a model's first look at the pairs, with the reference's tokens. None if the reference has none."""
+        if self.looks is None:
+            return None
+        tokens, step = self.features.tokens, model.batch_size
+        return np.concatenate([model.look(tokens[:1], tokens[i : i + step]) for i in range(0, len(tokens), step)])
+
     def save(self, file: Path) -> None:
         """Write the reference as safetensors."""
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -86,6 +97,7 @@ class Reference:
             "tokens": self.features.tokens,
             "scores": self.scores,
             **({} if self.descriptor_images is None else {"descriptor_images": self.descriptor_images}),
+            **({} if self.looks is None else {"looks": self.looks}),
         }
         file.write_bytes(save(arrays))
 
@@ -96,7 +108,8 @@ class Reference:
         try:
             arrays = load_file(file)
             features = Features(arrays["descriptors"], arrays["tokens"])
-            found = Reference(arrays["images"], features, arrays["scores"], arrays.get("descriptor_images"))
+            more = arrays.get("descriptor_images"), arrays.get("looks")
+            found = Reference(arrays["images"], features, arrays["scores"], *more)
             found._check(bundle.info)
             return found
         except (SafetensorError, KeyError, OSError, ValueError) as error:
@@ -120,6 +133,10 @@ class Reference:
             "tokens": (self.features.tokens, (count, dims.tokens, dims.token_dim)),
             "scores": (self.scores, (count if info.pair_classifier else 0,)),
         }
+        if dims.look and self.looks is None:
+            raise ValueError("it has no first looks")
+        if self.looks is not None:
+            wanted["looks"] = self.looks, (count, dims.look)
         for name, (array, shape) in wanted.items():
             if array.dtype.kind != "f" or array.shape != shape or not (np.abs(array) <= _LARGEST).all():
                 raise ValueError(f"its {name} are not finite numbers of shape {shape}")
@@ -130,16 +147,24 @@ class Errors:
     """Hold the largest differences from the network. ok: whether all are within the precision's tolerance.
 
     scores: 0 for a model without a pair classifier.
+    looks: relative, 0 for a bundle without a first look.
     """
 
     descriptors: float
     cosine: float
     scores: float
     ok: bool
+    looks: float = 0.0
 
 
-def measure(features: Features, scores: npt.NDArray[np.float32], truth: Reference, precision: str) -> Errors:
-    """Compare features of n pictures and scores (n,) with the reference's."""
+def measure(
+    features: Features,
+    scores: npt.NDArray[np.float32],
+    truth: Reference,
+    precision: str,
+    looks: npt.NDArray[np.float32] | None = None,
+) -> Errors:
+    """Compare features of n pictures, scores (n,) and, if given, first looks (n, K) with the reference's."""
     expected = truth.features.descriptors
     cosine = float(np.max(1.0 - np.sum(features.descriptors * expected, axis=1)))
     descriptors = float(np.max(np.abs(features.descriptors - expected)))
@@ -148,13 +173,23 @@ def measure(features: Features, scores: npt.NDArray[np.float32], truth: Referenc
     allowed = limit.scores + limit.scores_relative * np.abs(truth.scores)
     # The comparisons are written so that NaN fails.
     ok = descriptors <= limit.descriptors and cosine <= limit.cosine and bool(np.all(differences <= allowed))
-    return Errors(descriptors, cosine, float(np.max(differences, initial=0.0)), ok)
+    seen = 0.0
+    if looks is not None and truth.looks is not None:
+        seen = looks_error(looks, truth.looks)
+        ok = ok and seen <= limit.looks
+    return Errors(descriptors, cosine, float(np.max(differences, initial=0.0)), ok, seen)
+
+
+def looks_error(looks: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> float:
+    """Return the largest relative difference of first looks (n, K), by Euclidean norm."""
+    sizes = np.maximum(np.linalg.norm(truth, axis=1), 1e-6)
+    return float(np.max(np.linalg.norm(looks - truth, axis=1) / sizes))
 
 
 def describe(errors: Errors, pair_classifier: bool) -> str:
     """Return the difference that a message names: of pair scores, or of descriptors without a pair classifier."""
     if pair_classifier:
-        return f"pair scores differ by {errors.scores:.3g}"
+        return f"pair scores differ by {errors.scores:.3g}, first looks by {errors.looks:.2%}"
     return f"descriptors differ by a cosine distance of {errors.cosine:.3g}"
 
 
@@ -165,7 +200,7 @@ def check_reference(model: Model) -> Errors:
     scores = np.zeros(0, np.float32)
     if model.bundle.info.pair_classifier:
         scores = model.score(features[0], features)
-    return measure(features, scores, truth, model.engines.precision)
+    return measure(features, scores, truth, model.engines.precision, truth.look(model))
 
 
 def check_foreign(model: Model) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.runtime.answer import Stage
-from pairvpr.runtime.calibrated.cascade import Cascade
-from pairvpr.runtime.features import Features
+from pairvpr.runtime.bundle_info import LOOK
+from pairvpr.runtime.calibrated.cascade import PREFIX, Cascade, select_similar
+from pairvpr.runtime.features import Features, similarities_of
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.model import Model
 from pairvpr.runtime.stopwatch import Stopwatch
@@ -25,7 +26,7 @@ class Ranking:
 
     scores: (k,) float32. Predicted scores at stage "prefix", NaN at stage "descriptor".
     stages: (k,) indices into STAGES.
-    compared: number of compared candidates, from the first on.
+    compared: number of candidates that were compared, or that the cascade left out for their similarity.
     damaged: indices of candidates that were left out, because their tokens cannot be read.
     missing: shards of a fleet that did not compare their candidates.
     """
@@ -51,7 +52,7 @@ class Reranker:
     """Compare queries with candidates from a map. Batches keep the candidates' tokens from filling the memory."""
 
     def __init__(self, map_: Map, model: Model, cascade: Cascade | None = None, strict: bool = False) -> None:
-        """Set up for a map. The cascade drops poor candidates after the prefix; without it every answer is exact.
+        """Set up for a map. The cascade drops poor candidates early; without it every answer is exact.
 
         strict: raise MapError for a candidate whose tokens are damaged, instead of leaving it out.
         """
@@ -79,51 +80,136 @@ class Reranker:
         A candidate whose tokens are damaged is left out, unless strict.
         """
         ranking = Ranking.by_descriptor(len(rows))
-        scores, stages = ranking.scores, ranking.stages
-        best = -np.inf  # of the predicted scores
+        descent = Descent(self._model, self._cascade)
+        similarities = self._similarities(query, rows)
+        places = np.flatnonzero(descent.select_similar(similarities))  # of the candidates to compare
         damaged: list[int] = []
         done, ahead = 0, None
-        while done < len(rows):
+        while done < len(places):
             size = self._model.batch_size
             if budget_ms is not None:
                 size = min(size, self._cost.affordable_pairs(budget_ms - clock.elapsed()))
             if size == 0:
                 break
             began = clock.elapsed()
-            tokens, intact = self._gather(rows[done : done + size], clock) if ahead is None else ahead
-            size, ahead, pending = len(intact), None, None
-            batch = done + np.flatnonzero(intact)
-            damaged += (done + np.flatnonzero(~intact)).tolist()
-            keep = np.arange(len(batch))
+            batch = places[done : done + size]
+            gathered, ahead = self._gather(rows[batch], clock) if ahead is None else ahead, None
+            damaged += batch[~gathered.intact].tolist()
+            size, batch = len(batch), batch[gathered.intact]
+            pending = None
             if len(batch):
                 with clock.step("rerank"):
-                    pairs = self._model.prefix(query.tokens, tokens)
-                    if self._cascade is not None:
-                        scores[batch] = predicted = self._cascade.predict(pairs.summaries)
-                        stages[batch] = STAGES.index("prefix")
-                        best = max(best, float(predicted.max()))
-                        keep = self._cascade.keep(predicted, best)
-                    if len(keep):
-                        pending = self._model.start_suffix(pairs, keep)
-            if budget_ms is None and done + size < len(rows):
-                ahead = self._gather(rows[done + size : done + size + self._model.batch_size], clock)
+                    pending = descent.start(query, gathered, similarities[batch])
+            if budget_ms is None and done + size < len(places):
+                ahead = self._gather(rows[places[done + size : done + size + self._model.batch_size]], clock)
             if pending is not None:
                 with clock.step("rerank"):
-                    scores[batch[keep]] = self._model.finish(pending)
-                stages[batch[keep]] = STAGES.index("full")
+                    ranking.scores[batch], full = descent.finish(pending)
+                ranking.stages[batch] = np.where(full, STAGES.index("full"), STAGES.index("prefix"))
             done += size
             self._cost.update(clock.elapsed() - began, size)
-        return Ranking(scores, stages, done - len(damaged), damaged)
+        compared = len(rows) - len(places) + done - len(damaged)
+        return Ranking(ranking.scores, ranking.stages, compared, damaged)
 
-    def _gather(
-        self, rows: npt.NDArray[np.int64], clock: Stopwatch
-    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
-        """Read the tokens of some rows and start to copy them to the device. Return also a mask of the intact rows."""
+    def _similarities(self, query: Features, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return the similarities (k,) of the query's descriptor with those of some rows. Zeros without a cascade."""
+        if self._cascade is None:
+            return np.zeros(len(rows), np.float32)
+        return similarities_of(query.descriptors[0], self._map.take_descriptors(rows))
+
+    def _gather(self, rows: npt.NDArray[np.int64], clock: Stopwatch) -> Gathered:
+        """Read the tokens of some rows and start to copy them to the device."""
         with clock.step("gather"):
             if self._strict:
-                return self._model.stage(self._map.read_tokens(rows)), np.ones(len(rows), np.bool_)
-            tokens, intact = self._map.read_intact_tokens(rows)
-            return self._model.stage(tokens), intact
+                tokens, intact = self._map.read_tokens(rows), np.ones(len(rows), np.bool_)
+            else:
+                tokens, intact = self._map.read_intact_tokens(rows)
+            return Gathered(tokens, self._model.stage(tokens), intact)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Hold the tokens of a batch of candidates.
+
+    tokens: (n, M, D) of the intact candidates.
+    staged: the same tokens on the device.
+    intact: a mask of the candidates whose tokens could be read.
+    """
+
+    tokens: npt.NDArray[np.floating]
+    staged: npt.NDArray[np.floating]
+    intact: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Hold a batch whose scores are being computed.
+
+    predicted: (n,) predicted scores, NaN without a cascade.
+    keep: (m,) indices of the pairs that are compared in full.
+    scores: (m,) their scores, which the device may still compute. None if no pair is.
+    """
+
+    predicted: npt.NDArray[np.float32]
+    keep: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32] | None
+
+
+class Descent:
+    """Compare one query with batches of candidates, look by look. Each look drops the candidates that it predicts poor.
+
+    Without a cascade every candidate is compared in full.
+    """
+
+    def __init__(self, model: Model, cascade: Cascade | None) -> None:
+        self._model, self._cascade = model, cascade
+        self._looks = {} if cascade is None else {look.graph: look for look in cascade.looks}
+        self._best = dict.fromkeys(self._looks, -np.inf)  # prediction of each look so far
+
+    def select_similar(self, similarities: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Return a mask (k,) of the candidates to compare, from all similarities."""
+        return select_similar(similarities, None if self._cascade is None else self._cascade.similarity_margin)
+
+    def start(self, query: Features, batch: Gathered, similarities: npt.NDArray[np.float32]) -> Pending:
+        """Start to compare a batch of n pairs. similarities: (n,) of their descriptors."""
+        model, everyone = self._model, np.arange(len(batch.tokens))
+        predicted, keep = np.full(len(everyone), np.nan, np.float32), everyone
+        if LOOK in self._looks:
+            keep = self._drop(LOOK, predicted, keep, model.look(query.tokens, batch.staged), similarities)
+        if not len(keep):
+            return Pending(predicted, keep, None)
+        some = batch.staged if len(keep) == len(everyone) else batch.tokens[keep]
+        pairs = model.prefix(query.tokens, some)
+        seen = keep
+        if PREFIX in self._looks:
+            keep = self._drop(PREFIX, predicted, keep, pairs.summaries, similarities)
+        scores = model.start_suffix(pairs, np.searchsorted(seen, keep)) if len(keep) else None
+        return Pending(predicted, keep, scores)
+
+    def finish(self, pending: Pending) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Wait for a batch. Return its scores (n,), predicted ones included, and a mask of those compared in full."""
+        scores, full = pending.predicted.copy(), np.zeros(len(pending.predicted), np.bool_)
+        full[pending.keep] = True
+        if pending.scores is not None:
+            scores[full] = self._model.finish(pending.scores)
+        return scores, full
+
+    def _drop(
+        self,
+        graph: str,
+        predicted: npt.NDArray[np.float32],
+        among: npt.NDArray[np.int64],
+        outputs: npt.NDArray[np.float32],
+        similarities: npt.NDArray[np.float32],
+    ) -> npt.NDArray[np.int64]:
+        """Write a look's predictions for the pairs `among` (m,) into `predicted`. Return the pairs that go on.
+
+        outputs: (m, d) of the look. similarities: (n,) of all pairs.
+        """
+        look = self._looks[graph]
+        predicted[among] = look.predict(outputs, similarities[among])
+        self._best[graph] = max(self._best[graph], float(predicted[among].max()))
+        return among[look.keep(predicted[among], self._best[graph])]
 
 
 class CostEstimate:

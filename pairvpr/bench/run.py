@@ -134,18 +134,19 @@ def run_bench(
                 vpr.top_k,
                 kept,
                 vpr.model.batch_size,
-                Cascade.find_in(model.bundle) is not None,
+                Cascade.find_in(model.bundle),
             )
             return _bench(vpr, answers, kept, work, peak)
 
 
 def answer_work(
-    graphs: Mapping[str, GraphWork], candidates: int, kept: float, batch: int, cascade: bool
+    graphs: Mapping[str, GraphWork], candidates: int, kept: float, batch: int, cascade: Cascade | None
 ) -> dict[str, Work]:
     """Return the work of an answer by step.
 
-    candidates: of an answer. kept: candidates that a cascade lets go through the suffix. batch: candidates in a pass.
-    cascade: candidates are dropped. A pass of the suffix that this may spare is not counted.
+    candidates: of an answer. kept: those that were compared in full. batch: candidates in a pass.
+    cascade: drops candidates before that. Between its looks go the shares that its calibration measured. A pass of a
+    later graph that this may spare is not counted.
     A model without a pair classifier only encodes.
     """
     encoded = {"encode": graphs["encoder"].total(1, 1)}
@@ -153,11 +154,14 @@ def answer_work(
         encoded["encode"] += graphs["descriptor"].total(1, 1)
     if "pair_prefix" not in graphs:
         return encoded
+    counts = {"pair_prefix": float(candidates), "pair_suffix": float(candidates)}
+    if cascade is not None:
+        shares = [cascade.compared, *(look.kept for look in cascade.looks)]
+        counts = {look.graph: share * candidates for look, share in zip(cascade.looks, shares, strict=False)}
+        counts["pair_suffix"] = kept
     passes = math.ceil(candidates / batch)
-    pairs = graphs["pair_prefix"].total(candidates, passes) + graphs["pair_suffix"].total(
-        kept if cascade else candidates, passes
-    )
-    return {**encoded, "rerank": pairs}
+    parts = [graphs[name].total(count, passes) for name, count in counts.items()]
+    return {**encoded, "rerank": sum(parts[1:], parts[0])}
 
 
 def summarise(timings: Sequence[Mapping[str, float]], work: Mapping[str, Work]) -> dict[str, Step]:

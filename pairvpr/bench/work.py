@@ -13,7 +13,7 @@ import numpy as np
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, LOOK
 from pairvpr.runtime.engines import onnxruntime as onnxruntime_engine
 from pairvpr.runtime.engines.base import Arrays
 
@@ -113,7 +113,7 @@ def _inputs(bundle: Bundle, graph: str, items: int, database_tokens: int) -> dic
         "query_tokens": np.zeros((1, dims.tokens, dims.token_dim), np.float32),
         "database_tokens": np.zeros((items, database_tokens, dims.token_dim), np.float32),
     }
-    if graph == "pair_prefix":
+    if graph in (LOOK, "pair_prefix"):
         return pair
     return {
         **pair,

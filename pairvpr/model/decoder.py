@@ -125,9 +125,13 @@ class LateInteraction(nn.Module):
 
     def both(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the sum of both orders (B,), float32."""
+        forward, backward = self.orders(first, second)
+        return self.weight.float() * (forward + backward)
+
+    def orders(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean similarity of the best counterparts in each order, (B,) each, float32, without the weight."""
         similarities = self.similarities(first, second)
-        best = similarities.amax(dim=2).float().mean(dim=1) + similarities.amax(dim=1).float().mean(dim=1)
-        return self.weight.float() * best
+        return similarities.amax(dim=2).float().mean(dim=1), similarities.amax(dim=1).float().mean(dim=1)
 
     def similarities(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the cosines (B, N, M) of projected tokens, in the type of the tokens.

@@ -61,6 +61,11 @@ class NetworkConfig:
         """Number of decoder blocks in the pair prefix: a sixth of the depth, at least 1."""
         return max(1, self.decoder_depth // 6)
 
+    @property
+    def look_dim(self) -> int:
+        """How many numbers the first look gives for a pair; see `pairvpr.export.graphs.PairLook`."""
+        return 2 if self.late_interaction else 2 * self.decoder_dim
+
 
 HEAD_DIM = 64
 """Width of one attention head of the decoder (Pair-VPR)."""

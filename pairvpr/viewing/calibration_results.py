@@ -39,10 +39,15 @@ class CalibrationResults:
 
 
 def cascade_rows(cascade: Cascade) -> list[Row]:
-    """Describe a cascade: the share of candidates it keeps and how often it keeps the best one."""
+    """Describe a cascade: the shares of candidates that each look lets through, and how often the best one is kept."""
     low, high = cascade.interval
+    counts = [cascade.compared, *(look.kept for look in cascade.looks[:-1])]
+    looks = [f"{share:.0%} get a {name} look" for share, name in zip(counts, ("first", "second"), strict=False)]
     return [
-        ("kept", f"{cascade.kept:.0%} of up to {cascade.candidates} candidates are compared in full"),
+        (
+            "kept",
+            f"of up to {cascade.candidates} candidates {', '.join(looks)}, {cascade.kept:.0%} are compared in full",
+        ),
         (
             "evidence",
             f"best candidate kept in {cascade.survived} of {cascade.checked} queries "

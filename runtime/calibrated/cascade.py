@@ -1,11 +1,13 @@
-"""Read and apply the cascade: a linear head predicts the score after the pair prefix and drops poor candidates.
+"""Read and apply the cascade: looks at the candidates, from cheap to thorough, each of which drops poor candidates.
 
+A look's linear head predicts the score from what the look gives and from the descriptors' similarity.
 `pairvpr.calibration.cascade` fits and checks the cascade. The bundle stores it.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,96 +15,66 @@ import numpy as np
 import numpy.typing as npt
 
 from pairvpr.runtime.bundle import Bundle, check_model, read_result
+from pairvpr.runtime.bundle_info import LOOK, Dims
 from pairvpr.runtime.model import SUMMARIES
-from pairvpr.validation import Check, check_fields, check_interval, check_real, check_text, real, whole
+from pairvpr.validation import (
+    Check,
+    check_fields,
+    check_interval,
+    check_list,
+    check_real,
+    check_text,
+    optional,
+    real,
+    whole,
+)
 
 KEY = "cascade"
 """Key of the cascade among a bundle's calibration results."""
+PREFIX = "pair_prefix"
 _LONGEST_HEAD = 4 << 20  # characters; the largest tokens need a third of it
 _COUNT, _SHARE = whole(0, 10**9), real(0, 1)
-_CHECKS: dict[str, Check] = {
-    "identity": check_text,
-    "engine": check_text,
+_LOOK_CHECKS: dict[str, Check] = {
+    "graph": check_text,
     "head": lambda value, name: check_text(value, name, _LONGEST_HEAD),
     "bias": check_real,
     "margin": real(0),
+    "kept": _SHARE,
+}
+_CHECKS: dict[str, Check] = {
+    "identity": check_text,
+    "engine": check_text,
+    "similarity_margin": optional(real(0)),
+    "looks": lambda value, name: [check_fields(each, "a look", _LOOK_CHECKS) for each in check_list(value, name, 1, 2)],
     "probability": _SHARE,
     **dict.fromkeys(("candidates", "fitted", "survived"), _COUNT),
     "checked": whole(1, 10**9),
     "interval": check_interval,
-    "kept": _SHARE,
+    "compared": _SHARE,
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Cascade:
-    """Hold the head, the margin, and the measured cost of dropping candidates.
+class Look:
+    """Hold the head of a look and its margin.
 
-    identity: identity of the bundle whose prefix the head reads.
-    engine: engine used for the calibration.
-    head, bias: predicted score = head (4 D,) . summary of a pair after the prefix + bias.
+    graph: the graph whose outputs the head reads, LOOK or PREFIX.
+    head, bias: predicted score = head (d + 1,) . (outputs (d,), similarity) + bias.
     margin: largest distance of a kept candidate's prediction below the best prediction.
-    probability: share of the fitted queries whose winner lies within the margin.
-    candidates: most candidates of a query.
-    fitted: number of queries that head and margin were fitted on.
-    checked: number of other queries, which the cascade was checked on.
-    survived: checked queries whose candidate with the best full score was kept.
-    interval: 95 % interval of the share survived / checked.
-    kept: share of the checked queries' candidates that was kept, in batches as in use.
+    kept: share of the checked queries' candidates that went on after this look, in batches as in use.
     """
 
-    identity: str
-    engine: str
+    graph: str
     head: npt.NDArray[np.float32]
     bias: float
     margin: float
-    probability: float
-    candidates: int
-    fitted: int
-    checked: int
-    survived: int
-    interval: tuple[float, float]
     kept: float
 
-    @staticmethod
-    def find_in(bundle: Bundle) -> Cascade | None:
-        """Read the bundle's cascade. Return None if the bundle has none.
-
-        Raises BundleError for a damaged cascade and for another model's.
-        """
-
-        def parse(content: Any) -> Cascade:
-            interval = check_fields(content, "it", _CHECKS)["interval"]
-            head = np.frombuffer(base64.b64decode(content["head"], validate=True), "<f4").astype(np.float32)
-            # The numbers stay as they are stored: a threshold's setup has a checksum of them.
-            found = Cascade(**{**content, "head": head, "interval": interval})
-            check_model(bundle, found.identity)
-            found._check(2 * len(SUMMARIES) * bundle.info.dims.token_dim)
-            return found
-
-        return read_result(
-            bundle, KEY, "cascade", "calibrate again with `pairvpr calibrate cascade`, or ask for exact answers", parse
-        )
-
-    def _check(self, inputs: int) -> None:
-        """Raise ValueError for numbers that no calibration of a head with this number of inputs yields."""
-        if len(self.head) != inputs or not np.isfinite(self.head).all():
-            raise ValueError(f"head is not one of {inputs} finite numbers")
-        if self.survived > self.checked:
-            raise ValueError(f"{self.survived} of {self.checked} queries")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the cascade as the bundle stores it: `head` is base64 of little-endian float32."""
-        head = base64.b64encode(self.head.astype("<f4").tobytes()).decode()
-        return {**vars(self), "head": head, "interval": list(self.interval)}
-
-    def figures(self) -> dict[str, Any]:
-        """Return the measured figures, without the head."""
-        return {name: value for name, value in self.to_json().items() if name != "head"}
-
-    def predict(self, summaries: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return predicted scores (n,) from the summaries (n, 4 D) of pairs after the prefix."""
-        predicted: npt.NDArray[np.float32] = summaries @ self.head + np.float32(self.bias)
+    def predict(
+        self, outputs: npt.NDArray[np.float32], similarities: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Return predicted scores (n,) from the look's outputs (n, d) and the similarities (n,)."""
+        predicted: npt.NDArray[np.float32] = look_inputs(outputs, similarities) @ self.head + np.float32(self.bias)
         return predicted
 
     def keep(self, predicted: npt.NDArray[np.float32], best: float) -> npt.NDArray[np.int64]:
@@ -112,3 +84,119 @@ class Cascade:
         candidate that is kept among all of them is kept in any batches.
         """
         return np.flatnonzero(predicted >= best - self.margin)
+
+    def _check(self, dims: Dims) -> None:
+        """Raise ValueError for a head that no calibration yields for a bundle of these sizes."""
+        inputs = {LOOK: dims.look, PREFIX: 2 * len(SUMMARIES) * dims.token_dim}[self.graph]
+        if not inputs or len(self.head) != inputs + 1 or not np.isfinite(self.head).all():
+            raise ValueError(f"head of {self.graph} is not one of {inputs + 1} finite numbers")
+
+
+@dataclass(frozen=True, eq=False)
+class Cascade:
+    """Hold the looks, and the measured cost of dropping candidates.
+
+    identity: identity of the bundle whose graphs the heads read.
+    engine: engine used for the calibration.
+    similarity_margin: largest distance of a compared candidate's similarity below the best. None compares all.
+    looks: in the order in which they are taken.
+    probability: share of the fitted queries whose winner every margin keeps.
+    candidates: most candidates of a query.
+    fitted: number of queries that heads and margins were fitted on.
+    checked: number of other queries, which the cascade was checked on.
+    survived: checked queries whose candidate with the best full score was kept.
+    interval: 95 % interval of the share survived / checked.
+    compared: share of the checked queries' candidates that the similarity let through to the first look.
+    """
+
+    identity: str
+    engine: str
+    similarity_margin: float | None
+    looks: Sequence[Look]
+    probability: float
+    candidates: int
+    fitted: int
+    checked: int
+    survived: int
+    interval: tuple[float, float]
+    compared: float
+
+    @property
+    def kept(self) -> float:
+        """Return the share of the checked queries' candidates that was compared in full."""
+        return self.looks[-1].kept
+
+    @staticmethod
+    def find_in(bundle: Bundle) -> Cascade | None:
+        """Read the bundle's cascade. Return None if the bundle has none.
+
+        Raises BundleError for a damaged cascade and for another model's.
+        """
+
+        def parse(content: Any) -> Cascade:
+            found = _decode(content if "looks" in content else _of_one_look(content))
+            check_model(bundle, found.identity)
+            found._check(bundle.info.dims)
+            return found
+
+        return read_result(
+            bundle, KEY, "cascade", "calibrate again with `pairvpr calibrate cascade`, or ask for exact answers", parse
+        )
+
+    def _check(self, dims: Dims) -> None:
+        """Raise ValueError for numbers that no calibration yields for a bundle of these sizes."""
+        graphs = [look.graph for look in self.looks]
+        if graphs not in ([LOOK, PREFIX], [PREFIX]):
+            raise ValueError(f"looks are of {', '.join(graphs)!r:.100}")
+        for look in self.looks:
+            look._check(dims)
+        if self.survived > self.checked:
+            raise ValueError(f"{self.survived} of {self.checked} queries")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cascade as the bundle stores it: a `head` is base64 of little-endian float32."""
+        looks = [
+            {**vars(look), "head": base64.b64encode(look.head.astype("<f4").tobytes()).decode()} for look in self.looks
+        ]
+        return {**vars(self), "looks": looks, "interval": list(self.interval)}
+
+    def figures(self) -> dict[str, Any]:
+        """Return the measured figures, without the heads."""
+        stored = self.to_json()
+        looks = [{name: value for name, value in look.items() if name != "head"} for look in stored["looks"]]
+        return {**stored, "looks": looks, "kept": self.kept}
+
+
+def select_similar(similarities: npt.NDArray[np.float32], margin: float | None) -> npt.NDArray[np.bool_]:
+    """Return a mask (k,) of the candidates whose similarity lies within the margin of the best; None selects all."""
+    if margin is None or not len(similarities):
+        return np.ones(len(similarities), np.bool_)
+    near: npt.NDArray[np.bool_] = similarities >= similarities.max() - np.float32(margin)
+    return near
+
+
+def look_inputs(outputs: npt.NDArray[np.float32], similarities: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return what a head reads, (n, d + 1): a look's outputs (n, d) and the similarities (n,) of the descriptors."""
+    return np.column_stack([outputs, similarities]).astype(np.float32, copy=False)
+
+
+def _decode(content: Any) -> Cascade:
+    """Validate and decode a stored cascade. Raises ValueError.
+
+    The numbers stay as they are stored: a threshold's setup has a checksum of them.
+    """
+    checked = check_fields(content, "it", _CHECKS)
+    looks = [
+        Look(**{**each, "head": np.frombuffer(base64.b64decode(each["head"], validate=True), "<f4").astype(np.float32)})
+        for each in content["looks"]
+    ]
+    return Cascade(**{**content, "looks": looks, "interval": checked["interval"]})
+
+
+def _of_one_look(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cascade as version 0.1.0 stored it in today's form: its head reads the prefix and no similarity."""
+    names = ("bias", "margin", "kept")
+    head = base64.b64encode(base64.b64decode(content["head"], validate=True) + bytes(4)).decode()
+    look = {"graph": PREFIX, "head": head, **{name: content[name] for name in names}}
+    others = {name: value for name, value in content.items() if name not in ("head", *names)}
+    return {**others, "similarity_margin": None, "looks": [look], "compared": 1.0}

@@ -40,6 +40,7 @@ class Engines:
     description: engine, version, device and precision for people.
     largest_batch: most pictures or pairs in one run, or None without a limit.
     pair_prefix, pair_suffix: the pair classifier. Both raise EngineError if the model has none.
+    pair_look: the first look at pairs, None if the bundle has none.
     descriptor: a descriptor of another network, None if the encoder makes the descriptors.
     stage: starts to copy inputs of the pair graphs to the device, while other work goes on. `run` takes its result.
     """
@@ -51,6 +52,7 @@ class Engines:
     largest_batch: int | None = None
     pair_prefix: Engine = NO_PAIR_CLASSIFIER
     pair_suffix: Engine = NO_PAIR_CLASSIFIER
+    pair_look: Engine | None = None
     descriptor: Engine | None = None
     stage: Callable[[Arrays], Arrays] = in_place
 

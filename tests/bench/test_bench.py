@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -19,12 +20,14 @@ from pairvpr.bench.work import GraphWork, Work, activations_of, count_work, flop
 from pairvpr.cli.log import say_busy
 from pairvpr.cli.main import main
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.calibrated.cascade import Cascade, Look
 from pairvpr.runtime.model import default_bundle
 from tests.html.page_reader import Page
 from tests.scenes import draw_scene
 
 GRAPHS = {
     "encoder": GraphWork(Work(0, 1000), Work(10e9, 1)),
+    "pair_look": GraphWork(Work(1e8, 10), Work(4e8, 1)),
     "pair_prefix": GraphWork(Work(1e9, 100), Work(2e9, 2)),
     "pair_suffix": GraphWork(Work(3e9, 200), Work(5e9, 4)),
 }
@@ -102,18 +105,26 @@ def test_the_graphs_are_counted_as_torch_counts_the_modules(tiny_bundle: Path, c
     tokens = bundle.info.dims.tokens
     specs = graph_specs(load_checkpoint(checkpoint_of("tiny-decoder")).network, "fp32")
     counted = count_work(bundle, tokens - 1)  # the length in the example's inputs
-    for name, items in (("encoder", 2), ("pair_prefix", 3), ("pair_suffix", 2)):
+    for name, items in (("encoder", 2), ("pair_look", 3), ("pair_prefix", 3), ("pair_suffix", 2)):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             specs[name].module(*specs[name].inputs.values())
         assert counted[name].total(items, 1).flop == pytest.approx(counter.get_total_flops(), rel=1e-6), name
 
 
 def test_work_of_an_answer_with_and_without_a_cascade() -> None:
-    work = answer_work(GRAPHS, candidates=10, kept=10, batch=4, cascade=False)
+    work = answer_work(GRAPHS, candidates=10, kept=10, batch=4, cascade=None)
     assert work["encode"] == Work(10e9, 1001)
     assert work["rerank"] == Work(3 * (1e9 + 3e9) + 10 * (2e9 + 5e9), 3 * 300 + 10 * 6)
-    fewer = answer_work(GRAPHS, candidates=10, kept=2.5, batch=4, cascade=True)
-    assert work["rerank"].flop - fewer["rerank"].flop == 7.5 * 5e9
+    looks = [
+        Look(graph, np.zeros(2, np.float32), 0.0, 1.0, kept)
+        for graph, kept in (("pair_look", 0.3), ("pair_prefix", 0.2))
+    ]
+    cascade = Cascade("", "", 0.1, looks, 0.998, 10, 1, 1, 1, (0.0, 1.0), 0.8)
+    fewer = answer_work(GRAPHS, candidates=10, kept=2.5, batch=4, cascade=cascade)
+    items = 8 * 4e8 + 3 * 2e9 + 2.5 * 5e9
+    assert fewer["rerank"].flop == pytest.approx(3 * (1e8 + 1e9 + 3e9) + items)
+    only = answer_work(GRAPHS, 10, 2.5, 4, dataclasses.replace(cascade, looks=looks[1:], compared=1.0))
+    assert work["rerank"].flop - only["rerank"].flop == pytest.approx(7.5 * 5e9)
 
 
 def test_percentiles_and_rates() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import math
@@ -19,12 +20,14 @@ from pairvpr.calibration.cascade import (
     PENALTIES,
     PROBABILITY,
     ComparedQuery,
+    LookedAtQuery,
+    Rule,
     calibrate_cascade,
     compare_pictures,
-    count_kept,
     find_margin,
     fit_head,
     gaps_needed,
+    learn_rule,
     ridge,
     split_blocks,
     temporary_map,
@@ -38,8 +41,8 @@ from pairvpr.evaluation.recall import interval_of
 from pairvpr.evaluation.report import results
 from pairvpr.runtime import Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import FILE
-from pairvpr.runtime.calibrated.cascade import KEY, Cascade
+from pairvpr.runtime.bundle_info import FILE, LOOK
+from pairvpr.runtime.calibrated.cascade import KEY, PREFIX, Cascade, Look, look_inputs, select_similar
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
@@ -86,12 +89,12 @@ def map_(home: Path) -> Iterator[Map]:
 
 
 @pytest.fixture(scope="module")
-def compared(map_: Map, model: Model, home: Path) -> list[ComparedQuery]:
+def compared(map_: Map, model: Model, home: Path) -> list[LookedAtQuery]:
     return compare_pictures(map_, model, home / "queries", quiet)
 
 
 @pytest.fixture(scope="module")
-def calibrated(map_: Map, model: Model, home: Path, compared: list[ComparedQuery]) -> Cascade:
+def calibrated(map_: Map, model: Model, home: Path, compared: list[LookedAtQuery]) -> Cascade:
     with pytest.MonkeyPatch.context() as patch:  # what takes its time was done for `compared`
         patch.setattr(calibration, "compare_pictures", lambda *_: compared)
         return calibrate_cascade(map_, model, home / "queries", quiet)
@@ -110,7 +113,24 @@ def planted(queries: int, width: int, noise: float, seed: int = 0) -> tuple[list
 
 
 def with_margin(cascade: Cascade, margin: float) -> Cascade:
-    return dataclasses.replace(cascade, margin=margin)
+    """The cascade with one margin for all looks, and none for the similarity."""
+    looks = [dataclasses.replace(look, margin=margin) for look in cascade.looks]
+    return dataclasses.replace(cascade, similarity_margin=None, looks=looks)
+
+
+def drawn(queries: int, seed: int = 5, candidates: int = 20) -> list[LookedAtQuery]:
+    """Queries whose looks tell more and more about the score, in descriptor order."""
+    chance = np.random.default_rng(seed)
+    found = []
+    for _ in range(queries):
+        scores = chance.normal(0, 3, candidates)
+        similarities = -np.sort(-(0.5 + 0.05 * scores + chance.normal(0, 0.1, candidates))).astype(np.float32)
+        inputs = {
+            graph: np.column_stack([scores + noise * chance.normal(size=candidates), similarities]).astype(np.float32)
+            for graph, noise in ((LOOK, 1.0), (PREFIX, 0.3))
+        }
+        found.append(LookedAtQuery(similarities, inputs, scores.astype(np.float32)))
+    return found
 
 
 # What is learnt
@@ -186,30 +206,67 @@ def test_the_margin_holds_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_the_share_kept_is_that_of_the_rule_in_use(calibrated: Cascade, batch: int) -> None:
-    chance = np.random.default_rng(4)
-    for margin in (0.0, 0.7, 9.0):
-        predicted = chance.normal(size=20).astype(np.float32)
-        rule, best, count = with_margin(calibrated, margin), -np.inf, 0
-        for start in range(0, 20, batch):
-            part = predicted[start : start + batch]
-            best = max(best, float(part.max()))
-            count += len(rule.keep(part, best))
-        assert count_kept(predicted, margin, batch) == count
+def test_the_course_of_a_query_is_that_of_the_rule_in_use(batch: int) -> None:
+    """Step by step, as on a robot: batches of what the similarity lets through, and the best prediction so far."""
+    heads = {LOOK: (np.array([1.0, 2.0], np.float32), 0.1), PREFIX: (np.array([0.8, -1.0], np.float32), 0.0)}
+    for similarity_margin, margin in ((0.05, 0.0), (0.3, 2.0), (9.0, 1e9), (None, 1.0)):
+        rule = Rule(similarity_margin, heads, {LOOK: margin, PREFIX: margin / 2})
+        looks = [Look(graph, *heads[graph], rule.margins[graph], 1.0) for graph in heads]
+        for query in drawn(10):
+            going = np.flatnonzero(select_similar(query.similarities, similarity_margin))
+            counts, best, full = [len(going), 0, 0], {LOOK: -np.inf, PREFIX: -np.inf}, []
+            for start in range(0, len(going), batch):
+                part = going[start : start + batch]
+                for number, look in enumerate(looks, 1):
+                    predicted = look.predict(query.inputs[look.graph][part][:, :-1], query.similarities[part])
+                    best[look.graph] = max([best[look.graph], *predicted])
+                    part = part[look.keep(predicted, best[look.graph])]
+                    counts[number] += len(part)
+                full += part.tolist()
+            course = rule.follow(query, batch)
+            assert [round(share * 20) for share in course.kept] == counts
+            assert course.survived == (int(np.argmax(query.scores)) in full)
 
 
-def test_calibration_counts_right(calibrated: Cascade, compared: list[ComparedQuery], model: Model) -> None:
+def test_all_margins_together_keep_the_winner_as_often_as_promised() -> None:
+    lost = []
+    for seed in range(12):
+        queries = drawn(600, seed)
+        rule = learn_rule([queries[start : start + 60] for start in range(0, 300, 60)], 0.98)
+        lost += [not rule.follow(query, 32).survived for query in queries[300:]]
+        assert list(rule.heads) == [LOOK, PREFIX]
+        kept = np.mean([rule.follow(query, 32).kept for query in queries[300:]], axis=0)
+        assert kept[0] > kept[1] > kept[2]
+        assert kept[1] < 0.6
+    assert np.mean(lost) <= 0.025
+    assert any(lost)  # the margins are no wider than they must be
+    few = learn_rule([drawn(8, seed) for seed in range(5)], 0.98)  # too few to promise anything
+    assert few.similarity_margin is None
+    assert few.follow(drawn(1)[0], 32).kept[0] == 1
+
+
+def test_calibration_counts_right(calibrated: Cascade, compared: list[LookedAtQuery], model: Model) -> None:
     learning, checking = split_blocks(QUERIES)
+    dims = model.bundle.info.dims
     assert len(compared) == QUERIES
-    assert {query.inputs.shape for query in compared} == {(5, 4 * model.bundle.info.dims.token_dim)}
+    for query in compared:
+        assert {graph: each.shape for graph, each in query.inputs.items()} == {
+            LOOK: (5, dims.look + 1),
+            PREFIX: (5, 4 * dims.token_dim + 1),
+        }
+        for inputs in query.inputs.values():
+            np.testing.assert_array_equal(inputs[:, -1], query.similarities)
     survived = 0
     for i in checking:
-        predicted = compared[i].inputs @ calibrated.head + calibrated.bias
-        survived += int(np.argmax(compared[i].scores)) in calibrated.keep(predicted, predicted.max())
+        going = select_similar(compared[i].similarities, calibrated.similarity_margin)
+        for look in calibrated.looks:
+            predicted = compared[i].inputs[look.graph] @ look.head + look.bias
+            going = going & (predicted >= predicted[going].max() - look.margin)
+        survived += bool(going[np.argmax(compared[i].scores)])
     assert (calibrated.fitted, calibrated.checked) == (sum(map(len, learning)), len(checking))
     assert calibrated.survived == survived
     assert calibrated.interval == interval_of(survived / len(checking), len(checking))
-    assert 1 / 5 <= calibrated.kept <= 1
+    assert 1 / 5 <= calibrated.kept <= calibrated.looks[0].kept <= calibrated.compared <= 1
     assert calibrated.identity == model.bundle.identity
     assert f"in {survived} of {len(checking)} queries" in str(cascade_rows(calibrated))
 
@@ -256,7 +313,8 @@ def test_a_cascade_survives_being_stored(calibrated: Cascade, home: Path, tmp_pa
     assert dataclasses.replace(opened.info, calibration={}) == Bundle.open(first).info
     stored = Cascade.find_in(opened)
     assert stored is not None
-    np.testing.assert_array_equal(stored.head, calibrated.head)
+    for look, expected in zip(stored.looks, calibrated.looks, strict=True):
+        np.testing.assert_array_equal(look.head, expected.head)
     assert stored.figures() == calibrated.figures()
     assert json.loads(json.dumps(stored.to_json())) == stored.to_json()
 
@@ -291,12 +349,13 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(home: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     "change",
     [
-        {"head": "AAAA"},
-        {"head": "no base64!"},
-        {"head": None},
-        {"margin": -1.0},
-        {"margin": float("nan")},
-        {"margin": "wide"},
+        {"looks": []},
+        {"looks": [{"head": "AAAA"}]},
+        {"looks": None},
+        {"similarity_margin": -1.0},
+        {"similarity_margin": float("nan")},
+        {"similarity_margin": "wide"},
+        {"compared": float("inf")},
         {"interval": [0.5]},
         {"checked": 0, "survived": 0},
         {"survived": "all"},
@@ -314,6 +373,48 @@ def test_a_damaged_or_foreign_cascade_is_refused(calibrated: Cascade, home: Path
         Cascade.find_in(spoilt)
     assert "\n" not in str(error.value)
     assert str(bundle.path / FILE) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"head": "AAAA"},
+        {"head": "no base64!"},
+        {"head": None},
+        {"bias": float("inf")},
+        {"margin": -1.0},
+        {"margin": float("nan")},
+        {"margin": "wide"},
+        {"kept": None},
+        {"graph": PREFIX},
+        {"graph": "encoder"},
+        {"surprise": 1},
+    ],
+    ids=str,
+)
+def test_a_damaged_look_is_refused(calibrated: Cascade, home: Path, change: dict) -> None:
+    content = calibrated.to_json()
+    content["looks"][0].update(change)
+    bundle = Bundle.open(home / "bundle")
+    with pytest.raises(BundleError, match=r"cascade .*calibrate again"):
+        Cascade.find_in(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content})))
+
+
+def test_a_cascade_of_version_0_1_is_one_look_at_the_prefix(calibrated: Cascade, home: Path) -> None:
+    last = calibrated.to_json()["looks"][-1]
+    names = ("identity", "engine", "probability", "candidates", "fitted", "checked", "survived", "interval")
+    head = calibrated.looks[-1].head[:-1]
+    content = {name: calibrated.to_json()[name] for name in names}
+    content |= {name: last[name] for name in ("bias", "margin", "kept")}
+    content["head"] = base64.b64encode(head.astype("<f4").tobytes()).decode()
+    bundle = Bundle.open(home / "bundle")
+    found = Cascade.find_in(Bundle(bundle.path, dataclasses.replace(bundle.info, calibration={KEY: content})))
+    assert found is not None
+    (look,) = found.looks
+    assert (look.graph, look.margin, found.similarity_margin) == (PREFIX, last["margin"], None)
+    outputs = np.random.default_rng(0).normal(size=(3, len(head))).astype(np.float32)
+    predicted = look.predict(outputs, np.array([0.1, 0.5, 0.9], np.float32))
+    np.testing.assert_allclose(predicted, outputs @ head + look.bias, rtol=1e-5)
 
 
 def test_a_cascade_that_lacks_a_part_is_refused(calibrated: Cascade, home: Path) -> None:
@@ -361,14 +462,36 @@ def test_survivors_have_their_exact_scores(
 
 def test_dropped_candidates_carry_their_prediction(map_: Map, model: Model, calibrated: Cascade) -> None:
     query = draw_scene(2, 9, SIZE)
-    answer = recognize(map_, model, query, with_margin(calibrated, 0.0))
+    first, second = calibrated.looks
     features = model.encode([query])
     names = {record.name: row for row, record in enumerate(map_.records)}
-    dropped = [match for match in answer.matches if match.stage == "prefix"]
-    assert dropped
-    for match in dropped:
-        pairs = model.prefix(features.tokens, map_.read_tokens([names[match.name]]))
-        assert match.score == pytest.approx(float(calibrated.predict(pairs.summaries)[0]), abs=1e-3)
+    for margins, look in (((0.0, 1e9), first), ((1e9, 0.0), second)):
+        looks = [dataclasses.replace(each, margin=most) for each, most in zip(calibrated.looks, margins, strict=True)]
+        cascade = dataclasses.replace(calibrated, similarity_margin=None, looks=looks)
+        dropped = [match for match in recognize(map_, model, query, cascade).matches if match.stage == "prefix"]
+        assert dropped
+        for match in dropped:
+            tokens = map_.read_tokens([names[match.name]])
+            outputs = {LOOK: model.look, PREFIX: lambda *at: model.prefix(*at).summaries}[look.graph](
+                features.tokens, tokens
+            )
+            predicted = look.predict(outputs, np.array([match.similarity], np.float32))
+            assert match.score == pytest.approx(float(predicted[0]), abs=2e-3)
+
+
+def test_the_similarity_alone_leaves_candidates_uncompared(map_: Map, model: Model, calibrated: Cascade) -> None:
+    query = draw_scene(2, 9, SIZE)
+    everything = recognize(map_, model, query, with_margin(calibrated, 1e9))
+    similarities = sorted((match.similarity for match in everything.matches), reverse=True)
+    margin = similarities[0] - (similarities[2] + similarities[3]) / 2
+    cascade = dataclasses.replace(with_margin(calibrated, 1e9), similarity_margin=margin)
+    answer = recognize(map_, model, query, cascade)
+    assert [match.stage for match in answer.matches] == ["full"] * 3 + ["descriptor"] * (PLACES - 3)
+    assert [match.similarity for match in answer.matches[3:]] == similarities[3:]
+    assert (answer.compared, answer.complete) == (PLACES, True)  # nothing was left out for want of time
+    exact = {match.name: match.score for match in everything.matches}
+    for match in answer.matches[:3]:
+        assert match.score == pytest.approx(exact[match.name], abs=1e-5)
 
 
 def test_the_full_winner_survives_where_the_head_knows_it(map_: Map, model: Model, calibrated: Cascade) -> None:
@@ -378,10 +501,13 @@ def test_the_full_winner_survives_where_the_head_knows_it(map_: Map, model: Mode
     tokens = map_.read_tokens(range(PLACES))
     pairs = model.prefix(features.tokens, tokens)
     scores = model.suffix(pairs, np.arange(PLACES))
-    rows = np.column_stack([pairs.summaries, np.ones(PLACES), scores]).astype(np.float64)
+    similarities = map_.descriptors @ features.descriptors[0]
+    read = look_inputs(pairs.summaries, similarities)
+    rows = np.column_stack([read, np.ones(PLACES), scores]).astype(np.float64)
     heads, biases = ridge(rows.T @ rows, (1e-9,))
-    taught = dataclasses.replace(calibrated, head=heads[0].astype(np.float32), bias=float(biases[0]), margin=0.01)
-    np.testing.assert_allclose(taught.predict(pairs.summaries), scores, atol=2e-3)
+    look = Look(PREFIX, heads[0].astype(np.float32), float(biases[0]), 0.01, 1.0)
+    taught = dataclasses.replace(calibrated, similarity_margin=None, looks=[look])
+    np.testing.assert_allclose(look.predict(pairs.summaries, similarities), scores, atol=2e-3)
     answer = recognize(map_, Model(model.bundle, model.engines, 32), query, taught)
     assert answer.best.name == recognize(map_, model, query, None).best.name
     assert [match.stage for match in answer.matches].count("full") <= 2
@@ -434,7 +560,7 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
     assert "95 % interval" in done.stdout
     assert "give 998 or more with --images" in done.stderr
     runner = CliRunner()
-    assert "of up to 5 candidates are compared in full" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
+    assert "are compared in full" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
     info = json.loads(runner.invoke(main, ["map", "info", "--db", str(db), "--format", "jsonl"]).stdout)
     assert info["cascade"]["fitted"] + info["cascade"]["checked"] == QUERIES
     assert "head" not in info["cascade"]
@@ -542,5 +668,5 @@ def test_evaluation_runs_both_ways(home: Path, tmp_path: Path, model: Model, cal
     assert sorted(fast.re_ranked[0]) == sorted(exact.re_ranked[0])
     assert f"cascade: {fast.cascade}" in summary(fast)
     assert "cascade" not in summary(exact)
-    assert results(fast, fast.figures(), {})["cascade"]["margin"] == 0
+    assert results(fast, fast.figures(), {})["cascade"]["looks"][0]["margin"] == 0
     assert results(exact, exact.figures(), {})["cascade"] is None

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pairvpr.errors import EngineError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, load_model, stopwatch
-from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import PREFIX, Cascade, Look
 from pairvpr.runtime.engines.base import Arrays, Engine
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
@@ -147,12 +147,15 @@ def test_an_answer_that_was_cut_short(map_: Map, model: Model, slow: Model, quer
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_cascade_that_was_cut_short(map_: Map, model: Model, slow: Model, query: np.ndarray, sign: int) -> None:
     """Candidates come one by one: each goes on exactly if none before it was predicted better."""
-    head = sign * np.random.default_rng(0).normal(size=4 * model.bundle.info.dims.token_dim).astype(np.float32)
-    cascade = Cascade(model.bundle.identity, "", head, 0.5, 0.0, 0.9, COUNT, 1, 1, 1, (0.0, 1.0), 1.0)
+    head = sign * np.random.default_rng(0).normal(size=4 * model.bundle.info.dims.token_dim + 1).astype(np.float32)
+    look = Look(PREFIX, head, 0.5, 0.0, 1.0)
+    cascade = Cascade(model.bundle.identity, "", None, [look], 0.9, COUNT, 1, 1, 1, (0.0, 1.0), 1.0)
     nearest = by_similarity(recognizer(map_, model).recognize(query).matches)
     rows = {record.name: row for row, record in enumerate(map_.records)}
     tokens = map_.read_tokens([rows[name] for name in nearest[:4]])
-    predicted = cascade.predict(model.prefix(model.encode([query]).tokens, tokens).summaries)
+    features = model.encode([query])
+    similarities = map_.take_descriptors(np.array([rows[name] for name in nearest[:4]])) @ features.descriptors[0]
+    predicted = look.predict(model.prefix(features.tokens, tokens).summaries, similarities)
     goes_on = predicted >= np.maximum.accumulate(predicted)
 
     answer = recognizer(map_, slow, 60.0, cascade).recognize(query)

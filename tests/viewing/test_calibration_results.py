@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pairvpr.runtime.calibrated.acceptance import Acceptance, ScoreSetup, Traverse
-from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import Cascade, Look
 from pairvpr.runtime.calibrated.judge import Judge
 from pairvpr.runtime.calibrated.tuning import RuntimeSetting, Tuning
 from pairvpr.viewing.calibration_results import (
@@ -98,9 +98,10 @@ def test_pictures_added_after_the_calibration_are_counted() -> None:
 
 def test_a_cascade_in_rows() -> None:
     head = np.zeros(4, np.float32)
-    cascade = Cascade("", "ONNX Runtime", head, 0.0, 1.0, 0.998, 100, 500, 200, 199, (0.972, 0.999), 0.19)
+    looks = [Look("pair_look", head, 0.0, 1.0, 0.2), Look("pair_prefix", head, 0.0, 1.0, 0.04)]
+    cascade = Cascade("", "ONNX Runtime", 0.1, looks, 0.998, 100, 500, 200, 199, (0.972, 0.999), 0.8)
     assert align(cascade_rows(cascade)) == [
-        "kept      19% of up to 100 candidates are compared in full",
+        "kept      of up to 100 candidates 80% get a first look, 20% get a second look, 4% are compared in full",
         "evidence  best candidate kept in 199 of 200 queries (99.5%, 95 % interval 97.2% to 99.9%)",
         "engine    ONNX Runtime",
     ]

@@ -18,7 +18,7 @@ from pairvpr.errors import EngineError, one_line
 from pairvpr.files import read_member
 from pairvpr.printing import json_document
 from pairvpr.runtime.bundle import Bundle, plan_folders
-from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, Dims, PictureFormat
+from pairvpr.runtime.bundle_info import DESCRIPTOR, ENCODER, LOOK, Dims, PictureFormat
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
 from pairvpr.validation import (
     check_bool,
@@ -277,6 +277,7 @@ def _decode(content: Mapping[str, Any]) -> PlanInfo:
 _AXES: Mapping[str, Mapping[str, int]] = {
     ENCODER: {"images": 4},
     DESCRIPTOR: {"images": 4},
+    LOOK: {"query_tokens": 3, "database_tokens": 3},
     "pair_prefix": {"query_tokens": 3, "database_tokens": 3},
     "pair_suffix": {"query_tokens": 3, "database_tokens": 3, "query_state": 3, "database_state": 3, "keep": 1},
 }

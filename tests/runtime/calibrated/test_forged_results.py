@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from pairvpr.errors import BundleError
 from pairvpr.runtime.bundle import TUNING, Bundle
-from pairvpr.runtime.bundle_info import FILE
+from pairvpr.runtime.bundle_info import FILE, LOOK
 from pairvpr.runtime.calibrated import acceptance, cascade
 from pairvpr.runtime.calibrated.acceptance import Acceptance
-from pairvpr.runtime.calibrated.cascade import Cascade
+from pairvpr.runtime.calibrated.cascade import PREFIX, Cascade
 from pairvpr.runtime.calibrated.tuning import Tuning
 from pairvpr.runtime.model import SUMMARIES, default_bundle
 from pairvpr.viewing.calibration_results import acceptance_rows, block, cascade_rows, tuning_rows
@@ -38,22 +38,32 @@ def encoded(numbers: list[float]) -> str:
 
 
 LENGTH = 2 * len(SUMMARIES) * BUNDLE.info.dims.token_dim
-HEAD = encoded([0.25] * LENGTH)
+HEAD = encoded([0.25] * (LENGTH + 1))
+FIRST = {"graph": LOOK, "head": encoded([0.5] * (BUNDLE.info.dims.look + 1)), "bias": 0.5, "margin": 1.0, "kept": 0.2}
+SECOND = {"graph": PREFIX, "head": HEAD, "bias": 0.5, "margin": 1.0, "kept": 0.1}
+NANS = encoded([float("nan")] * (LENGTH + 1))
+
+
+def looks(name: str, values: tuple[list[Any], list[Any]]) -> tuple[list[Any], list[Any]]:
+    """Put good and bad values of a part of the second look into lists of looks."""
+    good, bad = ([[FIRST, {**SECOND, name: value}] for value in each] for each in values)
+    return good, bad
+
+
 SETUP = {"places": "0" * 64, "top_k": 20, "cascade": None}
 CONTENT: dict[str, dict[str, Any]] = {
     cascade.KEY: {
         "identity": BUNDLE.identity,
         "engine": "ONNX Runtime",
-        "head": HEAD,
-        "bias": 0.5,
-        "margin": 1.0,
+        "similarity_margin": 0.25,
+        "looks": [FIRST, SECOND],
         "probability": 0.998,
         "candidates": 100,
         "fitted": 500,
         "checked": 10**9,
         "survived": 0,
         "interval": [0.9, 1.0],
-        "kept": 0.2,
+        "compared": 0.5,
     },
     acceptance.KEY: {
         "identity": BUNDLE.identity,
@@ -106,10 +116,13 @@ ROWS: dict[str, Callable[[Any], Any]] = {
 }
 LIMITS: list[tuple[str, str, tuple[list[Any], list[Any]]]] = [
     (cascade.KEY, "engine", TEXTS),
-    (cascade.KEY, "head", ([HEAD], [HEAD[4:], HEAD + "AAAA", "?", "", 1, encoded([float("nan")] * LENGTH)])),
-    (cascade.KEY, "bias", NUMBERS),
-    (cascade.KEY, "margin", ABOVE),
-    *((cascade.KEY, name, SHARES) for name in ("probability", "kept")),
+    (cascade.KEY, "looks", ([[SECOND]], [[], [FIRST], [SECOND, FIRST], [FIRST, SECOND, SECOND], [SECOND, SECOND], 1])),
+    (cascade.KEY, "looks", looks("head", ([HEAD], [HEAD[4:], HEAD + "AAAA", "?", "", 1, NANS]))),
+    (cascade.KEY, "looks", looks("bias", NUMBERS)),
+    (cascade.KEY, "looks", looks("margin", ABOVE)),
+    (cascade.KEY, "looks", looks("kept", SHARES)),
+    (cascade.KEY, "similarity_margin", ([*ABOVE[0], None], ABOVE[1])),
+    *((cascade.KEY, name, SHARES) for name in ("probability", "compared")),
     *((cascade.KEY, name, COUNTS) for name in ("candidates", "fitted", "survived")),
     (cascade.KEY, "checked", ([1, 10**9], [0, 10**9 + 1, "1"])),
     (cascade.KEY, "interval", INTERVALS),
