@@ -30,6 +30,7 @@ from benchmarks.sides import Side
 from pairvpr.bench.work import count_work
 from pairvpr.errors import EngineError
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import LOOK
 from pairvpr.runtime.engines.open import open_engines
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def exact(folder: Path, engine: str, precision: str, truth: Any) -> list[dict[st
         "encoder": max(
             relative_error(found[name], getattr(truth.features, name)) for name in ("descriptors", "tokens")
         ),
+        LOOK: relative_error(found["looks"], truth.looks),
         "pair_prefix": relative_error(found["summaries"], truth.summaries),
         "pair_suffix": relative_error(found["scores"], truth.scores),
     }

@@ -87,6 +87,7 @@ def engine_jobs(bundle: Path, device: str, precision: str, images: np.ndarray, t
             "engine": model.engines.description,
             "descriptors": np.asarray(features.descriptors),
             "tokens": np.asarray(features.tokens),
+            "looks": model.look(tokens[:1], tokens),
             "summaries": pairs.summaries,
             "scores": scores,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.engines.base import Engine
 from pairvpr.runtime.engines.open import Engines
 from pairvpr.runtime.model import MAX_BATCH, Model, load_model
+
+if TYPE_CHECKING:
+    from pairvpr.model import PairVPR
 
 SECOND_LOOK, FULL = 4, 20
 """In the cascade one candidate in SECOND_LOOK goes on to the second look, and one in FULL to the end."""
@@ -30,11 +34,9 @@ def reference_jobs(checkpoint: str, images: npt.NDArray[np.uint8], threads: int)
     import torch
 
     from benchmarks import reference
-    from pairvpr.model import load_checkpoint, seeded_checkpoint
 
     torch.set_num_threads(threads)
-    loaded = load_checkpoint(checkpoint) if Path(checkpoint).exists() else seeded_checkpoint(checkpoint)
-    network = reference.plain_encoder(loaded.network)
+    network = reference.plain_encoder(load_network(checkpoint))
     pictures = torch.from_numpy(images)
     made = [reference.encode(network, part) for part in pictures.split(MAX_BATCH)]
     descriptors, tokens = (torch.cat(parts) for parts in zip(*made, strict=True))
@@ -47,6 +49,34 @@ def reference_jobs(checkpoint: str, images: npt.NDArray[np.uint8], threads: int)
         "encode": lambda: reference.encode(network, pictures[:1])[0].numpy(),
         "matrix": lambda: (factor @ factor).shape,
     }
+
+
+def torch_jobs(checkpoint: str, way: str, tokens: Tokens, threads: int) -> Jobs:
+    """Prepare our network in PyTorch as a user would speed it up: `exact` as in `reference_jobs`.
+
+    way: "fused attention", or that with "compiled" or "bfloat16".
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    network = load_network(checkpoint)
+    dtype = torch.bfloat16 if way == "bfloat16" else torch.float32
+    score = torch.compile(network.score) if way == "compiled" else network.score
+    network.to(dtype)
+    every = torch.from_numpy(tokens).to(dtype)
+
+    @torch.no_grad()
+    def exact() -> npt.NDArray[np.float32]:
+        return np.concatenate([score(every[:1], part).float().numpy() for part in every[1:].split(MAX_BATCH)])
+
+    return {"exact": exact}
+
+
+def load_network(checkpoint: str) -> PairVPR:
+    """Load the network of a checkpoint file, or of a preset with seeded weights."""
+    from pairvpr.model import load_checkpoint, seeded_checkpoint
+
+    return (load_checkpoint(checkpoint) if Path(checkpoint).exists() else seeded_checkpoint(checkpoint)).network
 
 
 def runtime_jobs(

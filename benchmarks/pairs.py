@@ -6,7 +6,8 @@ For the presets `speed` (seeded weights) and `nano` (trained): ONNX Runtime and 
 each exact and with a cascade: a first look at all candidates, a second at a quarter, a twentieth compared in full. Only
 speed is measured. It does not depend on the weights, so INT8 graphs that a bundle lacks are made with made-up
 ranges. All sides do all steps of a pair, from float32 tokens in memory to scores, each in a process of its own. The
-figures are medians of the rounds and ratios to the reference round by round, for each candidate.
+figures are medians of the rounds and ratios to the reference round by round, for each candidate. Beside plain eager
+stands PyTorch with fused attention, compiled, and in bfloat16.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pair_jobs import make_int8, reference_jobs, runtime_jobs
+from benchmarks.pair_jobs import make_int8, reference_jobs, runtime_jobs, torch_jobs
 from benchmarks.sides import Side, alternate, ratio
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FILE
@@ -34,6 +35,10 @@ from tests.scenes import draw_scene
 CANDIDATES = {"nano": 100, "speed": 20}
 """Of a query; a candidate of the larger one takes seconds, and each as long as another."""
 WAYS = (("cpu", "fp32"), ("openvino", "bf16"), ("cpu", "int8-dynamic"), ("openvino", "int8"), ("openvino", "int8-bf16"))
+
+
+TORCH = ("fused attention", "compiled", "bfloat16")
+"""What a user of PyTorch would try. The last two have fused attention too."""
 
 
 def arguments() -> argparse.Namespace:
@@ -106,8 +111,10 @@ def measure(preset: str, args: argparse.Namespace) -> dict[str, Any]:
     for (device, precision), side in sides.items():
         for job in ("exact", "cascade", "encode"):
             runs[f"{device} {precision}, {job}"] = side, job
+    tried = {way: Side(torch_jobs, checkpoint, way, tokens, args.threads) for way in TORCH}
+    runs |= {f"torch, {way}": (side, "exact") for way, side in tried.items()}
     seconds = alternate(runs, args.rounds)
-    for side in (reference, *sides.values()):
+    for side in (reference, *sides.values(), *tried.values()):
         side.close()
     return {
         "pairs": pairs,

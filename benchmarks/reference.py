@@ -7,13 +7,15 @@ from torch import Tensor
 
 from pairvpr.model import PairVPR
 from pairvpr.model.decoder import merge_heads, split_heads
+from pairvpr.model.encoder import Encoder
 from pairvpr.model.presets import HEAD_DIM
 
 
 def plain_encoder(network: PairVPR) -> PairVPR:
-    """Make the encoder's attention plain, as DINOv2's own is without a fused kernel."""
-    for block in network.encoder.vit.blocks:
-        block.attn.fused_attn = False
+    """Make a transformer encoder's attention plain, as DINOv2's own is without a fused kernel."""
+    if isinstance(network.encoder, Encoder):
+        for block in network.encoder.vit.blocks:
+            block.attn.fused_attn = False
     return network
 
 
@@ -33,7 +35,8 @@ def pair_logits(network: PairVPR, first: Tensor, second: Tensor) -> Tensor:
         q = split_heads(cross.projq(block.norm2(x)))
         x = x + cross.proj(attention(q, split_heads(cross.projk(memory)), split_heads(cross.projv(memory))))
         x = x + block.mlp(block.norm3(x))
-    return decoder.logits(decoder.norm(x)[:, 0])
+    logits = decoder.logits(decoder.norm(x)[:, 0])
+    return logits if decoder.late is None else logits + decoder.late(first, second)
 
 
 @torch.no_grad()

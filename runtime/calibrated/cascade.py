@@ -134,7 +134,7 @@ class Cascade:
         """
 
         def parse(content: Any) -> Cascade:
-            found = _decode(content if "looks" in content else _of_one_look(content))
+            found = _decode(_of_one_look(content) if "head" in content else content)
             check_model(bundle, found.identity)
             found._check(bundle.info.dims)
             return found

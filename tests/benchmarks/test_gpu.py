@@ -21,6 +21,7 @@ from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.verification import Truth
 from pairvpr.runtime.bundle import Bundle
+from pairvpr.runtime.bundle_info import GRAPHS
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import default_bundle
 from tests.runtime.engines import gpu_on_cpu
@@ -28,7 +29,6 @@ from tests.runtime.engines import gpu_on_cpu
 ROOT = Path(__file__).resolve().parents[2]
 
 
-GRAPHS = ("encoder", "pair_prefix", "pair_suffix")
 FEW = {"encode": (1, 4), "rerank": (5, 10)}
 
 

@@ -147,6 +147,7 @@ def test_all_forms_of_a_bundle(tiny_bundle, precision):
     dims = Bundle.open(tiny_bundle).info.dims
     attentions = {
         "encoder": 12,
+        "pair_look": 2,
         "pair_prefix": 4 * dims.split,
         "pair_suffix": 4 * (dims.decoder_depth - dims.split - 1),
     }

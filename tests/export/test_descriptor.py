@@ -25,7 +25,7 @@ from pairvpr.export.descriptor_source import IMAGENET_MEAN, IMAGENET_STD, Stated
 from pairvpr.model import load_checkpoint  # noqa: E402
 from pairvpr.runtime import PlaceRecognizer, load_model  # noqa: E402
 from pairvpr.runtime.bundle import Bundle  # noqa: E402
-from pairvpr.runtime.bundle_info import Dims  # noqa: E402
+from pairvpr.runtime.bundle_info import GRAPHS, Dims  # noqa: E402
 from pairvpr.runtime.image import resize  # noqa: E402
 from pairvpr.runtime.map import verify_map  # noqa: E402
 from pairvpr.runtime.mapping.builder import add_pictures  # noqa: E402
@@ -249,7 +249,7 @@ def test_both_encoders_see_the_pictures(both: Path, tiny_bundle: Path) -> None:
     for precision, most in (("fp32", 1e-4), ("fp16", 5e-3)):
         model = load_model(both, "cpu", precision)
         features = model.encode(pictures)
-        assert model.bundle.info.graphs == ("encoder", "pair_prefix", "pair_suffix", "descriptor")
+        assert model.bundle.info.graphs == (*GRAPHS, "descriptor")
         np.testing.assert_allclose(features.descriptors, expected, atol=most)
         np.testing.assert_allclose(features.tokens, tokens.tokens, atol=20 * most)
         assert check_reference(model).ok

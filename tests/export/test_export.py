@@ -207,6 +207,8 @@ def altered(truth, what):
     if what == "descriptors":
         features = Features(truth.features.descriptors + np.float32(2e-4), truth.features.tokens)
         return dataclasses.replace(truth, features=features)
+    if what == "looks":
+        return dataclasses.replace(truth, looks=truth.looks * np.float32(1 + 2e-4))
     scores = truth.scores.copy()
     if what == "scores":
         scores[3] += 2e-3
@@ -219,12 +221,12 @@ def altered(truth, what):
 def test_verification_passes_a_correct_bundle_and_returns_its_errors(tiny_bundle, truth):
     errors = verify_export(Bundle.open(tiny_bundle), "fp32", truth, QUIET)
     assert set(errors) == {
-        *("descriptors", "descriptor_cosine", "tokens", "scores", "prefix_summaries", "suffix_scores")
+        *("descriptors", "descriptor_cosine", "tokens", "scores", "look", "prefix_summaries", "suffix_scores")
     }
     assert all(0 < value < 1e-3 for value in errors.values())
 
 
-@pytest.mark.parametrize("what", ["descriptors", "scores"])
+@pytest.mark.parametrize("what", ["descriptors", "scores", "looks"])
 def test_verification_fails_on_a_difference(tiny_bundle, truth, what):
     with pytest.raises(ExportError, match="differ"):
         verify_export(Bundle.open(tiny_bundle), "fp32", altered(truth, what), QUIET)

@@ -23,7 +23,7 @@ from pairvpr.export.tensorrt import build_engines
 from pairvpr.export.tensorrt_progress import BuildProgress
 from pairvpr.files import lock_file
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import FILE, GRAPHS
+from pairvpr.runtime.bundle_info import FILE, GRAPHS, LOOK
 from pairvpr.runtime.engines.tensorrt import api as tensorrt_api
 from pairvpr.runtime.engines.tensorrt import cudart
 from pairvpr.runtime.engines.tensorrt.network import BuildSettings
@@ -73,9 +73,8 @@ def test_the_command(bundle: Bundle) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{bundle.path / FOLDER}: engines of all graphs, within tolerance at every batch size\n"
     assert "building pair_suffix, percent: 100 of 100" in done.stderr
-    graphs = ("encoder", "pair_prefix", "pair_suffix")
     name = FOLDER.partition("/")[2]
-    expected = {f"{name}/{graph}.fp16.{kind}" for graph in graphs for kind in ("plan", "json")}
+    expected = {f"{name}/{graph}.fp16.{kind}" for graph in GRAPHS for kind in ("plan", "json")}
     assert left(bundle) == {*expected, f"{name}/timing.cache"}
     info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
     assert (info.gpu.name, info.gpu.compute_capability, info.tensorrt) == ("Test Board", "8.7", "10.3.0")
@@ -97,15 +96,15 @@ def test_the_options_reach_the_builder(bundle: Bundle, monkeypatch: pytest.Monke
     monkeypatch.setattr(builder, "Network", Network)
     options = ["--workspace", "64", "--optimization-level", "5", "--version-compatible", "--hardware-compatible"]
     assert run("engines", "build", "--model", bundle.path, "--batches", "1", *options).exit_code == 0
-    assert given == [(1, BuildSettings(64 << 20, 5, True, True))] * 3
+    assert given == [(1, BuildSettings(64 << 20, 5, True, True))] * len(GRAPHS)
     info = PlanInfo.load(info_file(bundle.path / FOLDER / "encoder.fp16.plan"))
     assert (info.version_compatible, info.hardware_compatible) == (True, True)
     given.clear()
     assert run("engines", "build", "--model", bundle.path, "--batches", "2,1").exit_code == 0
-    assert given == [(2, BuildSettings(None, None, False, False))] * 3
+    assert given == [(2, BuildSettings(None, None, False, False))] * len(GRAPHS)
 
 
-@pytest.mark.parametrize("wrong", ["descriptors", "tokens", "scores", "order"])
+@pytest.mark.parametrize("wrong", ["descriptors", "tokens", LOOK, "scores", "order"])
 @pytest.mark.usefixtures("driver")
 def test_engines_that_are_wrong_in_every_form_are_not_kept(
     bundle: Bundle, wrong: str, monkeypatch: pytest.MonkeyPatch
@@ -130,13 +129,14 @@ FUSED, SEPARATE, FLOAT32 = "fused attention", "separate attention", "float32 ari
 @pytest.mark.parametrize(
     ("broken", "kept", "builds"),
     [
-        ({}, [FUSED] * 3, 3),
-        ({"encoder": ["fused"]}, [SEPARATE, FUSED, FUSED], 4),
-        ({"pair_prefix": ["fused"]}, [FUSED, SEPARATE, FUSED], 4),
-        ({"pair_suffix": ["fused"]}, [FUSED, FUSED, SEPARATE], 5),
-        ({"pair_prefix": ["fused"], "pair_suffix": ["fused"]}, [FUSED, SEPARATE, SEPARATE], 5),
-        ({"encoder": ["fused", "separate"]}, [FLOAT32, FUSED, FUSED], 5),
-        ({"encoder": ["fused"], "pair_suffix": ["fused", "separate"]}, [SEPARATE, FUSED, FLOAT32], 8),
+        ({}, [FUSED] * 4, 4),
+        ({"encoder": ["fused"]}, [SEPARATE, FUSED, FUSED, FUSED], 5),
+        ({LOOK: ["fused"]}, [FUSED, SEPARATE, FUSED, FUSED], 5),
+        ({"pair_prefix": ["fused"]}, [FUSED, FUSED, SEPARATE, FUSED], 5),
+        ({"pair_suffix": ["fused"]}, [FUSED, FUSED, FUSED, SEPARATE], 6),
+        ({"pair_prefix": ["fused"], "pair_suffix": ["fused"]}, [FUSED, FUSED, SEPARATE, SEPARATE], 6),
+        ({"encoder": ["fused", "separate"]}, [FLOAT32, FUSED, FUSED, FUSED], 6),
+        ({"encoder": ["fused"], "pair_suffix": ["fused", "separate"]}, [SEPARATE, FUSED, FUSED, FLOAT32], 9),
     ],
 )
 @pytest.mark.usefixtures("driver")
@@ -158,7 +158,7 @@ def test_a_wrong_graph_is_built_again_in_another_form(
 
     def result(self: gpu_on_cpu.Context, name: str, array: np.ndarray) -> np.ndarray:
         graph = self.execution.source.partition(".")[0]
-        outputs = ("descriptors", "query_state", "scores")
+        outputs = ("descriptors", LOOK, "query_state", "scores")
         return -array if self.execution.form in broken.get(graph, ()) and name in outputs else array
 
     monkeypatch.setattr(builder, "Network", Network)

@@ -17,7 +17,7 @@ from pairvpr.export import tensorrt as builder
 from pairvpr.export.tensorrt_int8 import ROUNDS, WARM_UP
 from pairvpr.runtime import load_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import FILE, BundleInfo, GraphFiles, PrecisionInfo
+from pairvpr.runtime.bundle_info import FILE, GRAPHS, BundleInfo, GraphFiles, PrecisionInfo
 from pairvpr.runtime.engines.tensorrt.plans import PlanInfo, info_file
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.reference import check_reference
@@ -72,6 +72,7 @@ def test_int8_is_kept_where_it_is_faster(bundle: Bundle, driver: gpu_on_cpu.Driv
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
         "encoder: INT8 kept (INT8 0.50 ms, FP16 1.00 ms at batch 1, 2.00 times as fast)",
+        "pair_look: FP16 kept (INT8 1.00 ms, FP16 1.00 ms at batch 2; INT8 takes 1.00 of the time)",
         "pair_prefix: FP16 kept (INT8 1.50 ms, FP16 1.00 ms at batch 2; INT8 takes 1.50 of the time)",
         "pair_suffix: FP16 kept (INT8 0.99 ms, FP16 1.00 ms at batch 2; INT8 takes 0.99 of the time)",
         f"{bundle.path / FOLDER}: engines of all graphs, within tolerance at every batch size",
@@ -80,6 +81,8 @@ def test_int8_is_kept_where_it_is_faster(bundle: Bundle, driver: gpu_on_cpu.Driv
     assert {name: info.precision for name, info in found.items()} == {
         "encoder.fp16.plan": "fp16",
         "encoder.int8-fp16.plan": "int8-fp16",
+        "pair_look.fp16.plan": "fp16",
+        "pair_look.int8-fp16.plan": "fp16",
         "pair_prefix.fp16.plan": "fp16",
         "pair_prefix.int8-fp16.plan": "fp16",
         "pair_suffix.fp16.plan": "fp16",
@@ -97,13 +100,13 @@ def test_int8_is_kept_where_it_is_faster(bundle: Bundle, driver: gpu_on_cpu.Driv
 
 
 def test_without_a_gain_no_int8_plans_are_kept(bundle: Bundle, driver: gpu_on_cpu.Driver) -> None:
-    driver.costs = {f"{graph}.int8-fp16.plan": 0.5 for graph in ("encoder", "pair_prefix", "pair_suffix")}
+    driver.costs = {f"{graph}.int8-fp16.plan": 0.5 for graph in GRAPHS}
     assert build(bundle).exit_code == 0
     assert load_model(bundle.path).engines.precision == "int8-fp16"
     driver.costs = {}
     done = build(bundle)
-    assert done.stdout.count("FP16 kept") == 3
-    assert set(plans(bundle)) == {"encoder.fp16.plan", "pair_prefix.fp16.plan", "pair_suffix.fp16.plan"}
+    assert done.stdout.count("FP16 kept") == len(GRAPHS)
+    assert set(plans(bundle)) == {f"{graph}.fp16.plan" for graph in GRAPHS}
     assert all((info.decision or {})["kept"] == "fp16" for info in plans(bundle).values())
     assert load_model(bundle.path).engines.precision == "fp16"
 
@@ -111,7 +114,7 @@ def test_without_a_gain_no_int8_plans_are_kept(bundle: Bundle, driver: gpu_on_cp
 def test_wrong_int8_plans_are_not_kept_even_if_they_are_fast(
     bundle: Bundle, driver: gpu_on_cpu.Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    driver.costs = {f"{graph}.int8-fp16.plan": 0.5 for graph in ("encoder", "pair_prefix", "pair_suffix")}
+    driver.costs = {f"{graph}.int8-fp16.plan": 0.5 for graph in GRAPHS}
 
     def result(self: gpu_on_cpu.Context, name: str, array: np.ndarray) -> np.ndarray:
         if self.execution.source == "encoder.int8-fp16.onnx" and name == "descriptors":
@@ -124,9 +127,10 @@ def test_wrong_int8_plans_are_not_kept_even_if_they_are_fast(
     monkeypatch.setattr(gpu_on_cpu.Context, "result", result)
     done = build(bundle)
     assert done.exit_code == 0, done.output
-    encoder, prefix, suffix, _ = done.stdout.splitlines()
+    encoder, look, prefix, suffix, _ = done.stdout.splitlines()
     assert encoder.startswith("encoder: FP16 kept")
     assert "descriptors differ by cosine distance 0.01" in encoder
+    assert look.startswith("pair_look: INT8 kept")
     assert prefix.startswith("pair_prefix: INT8 kept")
     assert suffix.startswith("pair_suffix: FP16 kept")
     assert "the int8-fp16 engines are wrong at batch 1" in suffix

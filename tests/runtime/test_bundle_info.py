@@ -11,7 +11,7 @@ import pytest
 
 from pairvpr.errors import BundleError
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import FILE, FORMAT, PAIR_FORMAT, BundleInfo, checksum
+from pairvpr.runtime.bundle_info import DESCRIPTOR_FORMAT, FILE, FORMAT, GRAPHS, PAIR_FORMAT, BundleInfo, checksum
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.resize_rules import SQUASH
 
@@ -41,13 +41,13 @@ PAIR: Content = {
 }
 ALONE: Content = {
     **PAIR,
-    "format": FORMAT,
+    "format": DESCRIPTOR_FORMAT,
     "dims": {"descriptor": 256, "tokens": 0, "token_dim": 0, "heads": 0, "decoder_depth": 0, "split": 0},
     "precisions": {"fp16": {"graphs": {"encoder": GRAPH}, "errors": {}}},
 }
 WITH_DESCRIPTOR: Content = {
     **PAIR,
-    "format": FORMAT,
+    "format": DESCRIPTOR_FORMAT,
     "descriptor": FIRST_STAGE,
     "precisions": {
         "fp16": {
@@ -55,6 +55,12 @@ WITH_DESCRIPTOR: Content = {
             "errors": {},
         }
     },
+}
+WITH_LOOK: Content = {
+    **PAIR,
+    "format": FORMAT,
+    "dims": {**PAIR["dims"], "look": 2},
+    "precisions": {"fp16": {"graphs": dict.fromkeys(GRAPHS, GRAPH), "errors": {}}},
 }
 
 
@@ -155,7 +161,9 @@ def test_there_may_be_a_thousand_files() -> None:
         read({**PAIR, "files": {**listed, "one more": {"bytes": 0, "sha256": SHA}}})
 
 
-@pytest.mark.parametrize("content", [PAIR, ALONE, WITH_DESCRIPTOR], ids=["pair", "alone", "descriptor"])
+@pytest.mark.parametrize(
+    "content", [PAIR, ALONE, WITH_DESCRIPTOR, WITH_LOOK], ids=["pair", "alone", "descriptor", "look"]
+)
 def test_every_key_is_needed(content: Content) -> None:
     read(content)
     for name in content:
@@ -188,7 +196,7 @@ def test_a_descriptor_alone() -> None:
         read({**ALONE, "descriptor": FIRST_STAGE})
     with pytest.raises(BundleError, match="not a bundle description"):
         read({**ALONE, "format": PAIR_FORMAT})
-    assert json.loads(info.to_json())["format"] == FORMAT
+    assert json.loads(info.to_json())["format"] == DESCRIPTOR_FORMAT
 
 
 def test_a_descriptor_in_front_of_a_pair_classifier() -> None:
@@ -196,7 +204,7 @@ def test_a_descriptor_in_front_of_a_pair_classifier() -> None:
     assert info.graphs == ("encoder", "pair_prefix", "pair_suffix", "descriptor")
     assert (info.picture_of("descriptor").height, info.picture_of("encoder").height) == (64, 224)
     assert (info.licence, info.origin) == ("Apache-2.0; descriptor: MIT", "made here; elsewhere")
-    assert (info.measure.name, json.loads(info.to_json())["format"]) == ("SCORE", FORMAT)
+    assert (info.measure.name, json.loads(info.to_json())["format"]) == ("SCORE", DESCRIPTOR_FORMAT)
     for path, value in (("descriptor/picture/height", 0), ("descriptor/weights/trained", 1), ("descriptor/more", 1)):
         with pytest.raises(BundleError, match="not a bundle description"):
             read(changed(WITH_DESCRIPTOR, path, value))
@@ -204,10 +212,33 @@ def test_a_descriptor_in_front_of_a_pair_classifier() -> None:
         read({**WITH_DESCRIPTOR, "format": PAIR_FORMAT})
 
 
-def test_a_bundle_without_its_own_descriptor_can_be_read_by_older_versions() -> None:
-    text = Bundle.open(default_bundle()).info.to_json()
-    assert json.loads(text)["format"] == PAIR_FORMAT
-    assert "descriptor" not in json.loads(text)
+def test_a_bundle_of_an_older_version_keeps_its_format() -> None:
+    text = json.loads(read(PAIR).to_json())
+    assert text["format"] == PAIR_FORMAT
+    assert "descriptor" not in text
+    assert "look" not in text["dims"]
+    assert read(PAIR).graphs == ("encoder", "pair_prefix", "pair_suffix")
+
+
+def test_a_bundle_with_a_first_look() -> None:
+    info = read(WITH_LOOK)
+    assert (info.graphs, info.dims.look) == (GRAPHS, 2)
+    assert json.loads(info.to_json())["format"] == FORMAT
+    assert Bundle.open(default_bundle()).info.graphs == GRAPHS
+    both = {**WITH_LOOK, "descriptor": FIRST_STAGE, **only_graphs((*GRAPHS, "descriptor"))}
+    assert read(both).graphs == (*GRAPHS, "descriptor")
+    for path, value in (("dims/look", 0), ("dims/look", 65537), ("dims/tokens", 0)):
+        with pytest.raises(BundleError, match="not a bundle description"):
+            read(changed(WITH_LOOK, path, value))
+    for number in (PAIR_FORMAT, DESCRIPTOR_FORMAT):
+        with pytest.raises(BundleError, match="not a bundle description"):
+            read({**WITH_LOOK, "format": number})
+    with pytest.raises(BundleError, match="not a bundle description"):
+        read({**WITH_LOOK, **only_graphs(("encoder", "pair_prefix", "pair_suffix"))})
+
+
+def only_graphs(names: tuple[str, ...]) -> Content:
+    return {"precisions": {"fp16": {"graphs": dict.fromkeys(names, GRAPH), "errors": {}}}}
 
 
 def test_the_files_of_a_graph() -> None:

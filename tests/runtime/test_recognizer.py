@@ -16,7 +16,7 @@ from PIL import Image
 
 from pairvpr.errors import BundleError, MapError, SourceError
 from pairvpr.runtime import Features, Model, PlaceRecognizer, Recognition, load_model
-from pairvpr.runtime.bundle_info import FILE
+from pairvpr.runtime.bundle_info import FILE, GRAPHS
 from pairvpr.runtime.engines.base import Arrays, Engine
 from pairvpr.runtime.map import Map, MapWriter, catalog
 from pairvpr.runtime.mapping.builder import BuildOptions, add_pictures
@@ -379,7 +379,7 @@ class Alone:
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
 def test_threads_take_turns_on_a_gpu(vpr: PlaceRecognizer, pictures: Path, device: str) -> None:
     using, cpu = threading.Lock(), vpr.model.engines
-    alone = {graph: Alone(getattr(cpu, graph), using) for graph in ("encoder", "pair_prefix", "pair_suffix")}
+    alone = {graph: Alone(getattr(cpu, graph), using) for graph in GRAPHS}
     model = Model(vpr.model.bundle, dataclasses.replace(cpu, device=device, **alone), 3)
     recognizer = recognizer_of(vpr.map, model, COUNT)
     asked = sorted(pictures.glob("*.png"))

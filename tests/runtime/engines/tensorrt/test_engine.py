@@ -16,7 +16,7 @@ from pairvpr.errors import EngineError
 from pairvpr.export.tensorrt import build_engines
 from pairvpr.runtime import Model, load_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import FILE
+from pairvpr.runtime.bundle_info import FILE, GRAPHS
 from pairvpr.runtime.engines.tensorrt import cuda
 from pairvpr.runtime.engines.tensorrt.cuda import Gpu
 from pairvpr.runtime.engines.tensorrt.network import BuildSettings
@@ -212,6 +212,7 @@ def test_engines_share_their_scratch_memory(
 ) -> None:
     """One block, as large as the most that an engine needs: they run on one stream."""
     sizes = {"encoder.fp16.plan": 1 << 20, "pair_prefix.fp16.plan": 3 << 20, "pair_suffix.fp16.plan": 2 << 20}
+    sizes["pair_look.fp16.plan"] = 1 << 20
     monkeypatch.setattr(gpu_on_cpu.Execution, "scratch_bytes", property(lambda self: sizes[self.name]))
     model = load_model(bundle.path, "tensorrt")
     assert [len(block) for block in driver.blocks.values()] == [3 << 20]
@@ -324,7 +325,7 @@ def test_a_precision_without_plans(bundle: Bundle) -> None:
         find_plans(bundle, "int8-fp16", HERE, VERSION)
 
 
-@pytest.mark.parametrize("graph", ["encoder", "pair_prefix", "pair_suffix"])
+@pytest.mark.parametrize("graph", GRAPHS)
 def test_profiles_take_every_batch_once(graph: str) -> None:
     info = Bundle.open(default_bundle()).info
     profiles = graph_profiles(graph, info.dims, info.picture, (1, 8, 32))
