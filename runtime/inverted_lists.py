@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import faiss
 import numpy as np
@@ -81,20 +80,10 @@ def sort_into_lists(descriptors: _Array) -> tuple[InvertedLists, ListRecall] | N
     count = len(descriptors)
     queries = np.linspace(0, count - 1, min(_QUERIES, count // 4)).round().astype(np.int64)
     centroids = _find_centroids(descriptors, np.delete(np.arange(count), queries))
-    lists = InvertedLists(centroids, _assign(descriptors, centroids), 1)
-    index = lists.build(descriptors)
     exact = _Exact(descriptors, queries)
-    choosing, measuring = np.arange(len(queries)) % 2 == 0, np.arange(len(queries)) % 2 == 1
-    while True:
-        recall = exact.measure(index, lists, choosing)
-        if recall.compared > MOST_COMPARED:
-            return None
-        if recall.at_100 >= WANTED:
-            return lists, exact.measure(index, lists, measuring)
-        if lists.probes == len(centroids):
-            return None
-        more = max(lists.probes + 1, 5 * lists.probes // 4)
-        lists = replace(lists, probes=min(more, len(centroids)))
+    lists = exact.choose_probes(InvertedLists(centroids, _assign(descriptors, centroids), len(centroids)))
+    recall = exact.measure(lists)
+    return (lists, recall) if recall.compared <= MOST_COMPARED else None
 
 
 def _find_centroids(descriptors: _Array, rows: npt.NDArray[np.int64]) -> _Array:
@@ -126,21 +115,36 @@ class _Exact:
         others = rows != queries[:, None]
         others[others.all(axis=1), -1] = False  # its own row came after others with the same similarity
         self._similarities = similarities[others].reshape(len(queries), -1)
+        self._rows = rows[others].reshape(len(queries), -1)
 
-    def measure(self, index: Any, lists: InvertedLists, chosen: npt.NDArray[np.bool_]) -> ListRecall:
-        """Measure the search with the chosen queries.
+    def choose_probes(self, lists: InvertedLists) -> InvertedLists:
+        """Return the lists with the fewest probes that find WANTED of the nearest of every other query."""
+        ranks = np.argsort(self._order(lists, self._queries[::2]), axis=1)
+        ranks = np.take_along_axis(ranks, lists.assigned[self._rows[::2]], axis=1)
+        found = np.cumsum(np.bincount(ranks.ravel(), minlength=len(lists.centroids))) / ranks.size
+        return replace(lists, probes=int(np.argmax(found >= WANTED)) + 1)
+
+    def measure(self, lists: InvertedLists) -> ListRecall:
+        """Measure the search with the other queries.
 
         A result counts if it is as similar as the last exact one, so that equal descriptors are worth the same.
         """
-        how = faiss.SearchParametersIVF(**{"nprobe": lists.probes})
-        queries = self._queries[chosen]
-        _, found = index.search(self._descriptors[queries], self._similarities.shape[1] + 1, params=how)
-        _, probed = index.quantizer.search(self._descriptors[queries], lists.probes)
+        index = lists.build(self._descriptors)
+        queries = self._queries[1::2]
+        _, found = index.search(
+            self._descriptors[queries],
+            self._similarities.shape[1] + 1,
+            params=faiss.SearchParametersIVF(**{"nprobe": lists.probes}),
+        )
+        probed = self._order(lists, queries)[:, : lists.probes]
         sizes = np.bincount(lists.assigned, minlength=len(lists.centroids))
-        shares = list(self._shares(queries, found, self._similarities[chosen]))
-        at_1, at_depth = np.mean(shares, axis=0).tolist()
+        at_1, at_depth = np.mean(list(self._shares(queries, found, self._similarities[1::2])), axis=0).tolist()
         compared = float(sizes[probed].sum(axis=1).mean()) / len(self._descriptors)
         return ListRecall(at_1, at_depth, compared, len(queries))
+
+    def _order(self, lists: InvertedLists, queries: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the lists in the order of their nearness to each query, (len(queries), L)."""
+        return np.argsort(-(self._descriptors[queries] @ lists.centroids.T), axis=1, kind="stable")
 
     def _shares(
         self, queries: npt.NDArray[np.int64], found: npt.NDArray[np.int64], exact: _Array
