@@ -166,7 +166,7 @@ def measure(
 ) -> Errors:
     """Compare features of n pictures, scores (n,) and, if given, first looks (n, K) with the reference's."""
     expected = truth.features.descriptors
-    cosine = float(np.max(1.0 - np.sum(features.descriptors * expected, axis=1)))
+    cosine = float(np.max(_cosine_distances(features.descriptors, expected)))
     descriptors = float(np.max(np.abs(features.descriptors - expected)))
     differences = np.abs(scores - truth.scores)
     limit = TOLERANCES[precision]
@@ -184,6 +184,14 @@ def looks_error(looks: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) 
     """Return the largest relative difference of first looks (n, K), by Euclidean norm."""
     sizes = np.maximum(np.linalg.norm(truth, axis=1), 1e-6)
     return float(np.max(np.linalg.norm(looks - truth, axis=1) / sizes))
+
+
+def _cosine_distances(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the cosine distances (n,) of rows (n, G), in float64: float32 loses more over thousands of numbers."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    similarities: npt.NDArray[np.float64] = np.sum(a * b, axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return 1.0 - similarities
 
 
 def describe(errors: Errors, pair_classifier: bool) -> str:

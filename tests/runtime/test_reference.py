@@ -19,6 +19,7 @@ from pairvpr.cli.run import main as pairvpr_run
 from pairvpr.errors import BundleError
 from pairvpr.runtime import load_model, reference
 from pairvpr.runtime.bundle import REFERENCE, Bundle
+from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import default_bundle
 from pairvpr.runtime.reference import Reference
 from tests.runtime.test_hostile_bundle import replace
@@ -200,3 +201,24 @@ def test_a_digest_of_a_map_is_text(home: Path) -> None:
 def test_check_digest_names_both(home: Path) -> None:
     with pytest.raises(BundleError, match=r"not a b; take"):
         Bundle.open(home / "bundle").check_digest("a\nb")
+
+
+def wide(rng: np.random.Generator) -> np.ndarray:
+    """Descriptors of 12,288 numbers whose float32 lengths are off by 2e-6, as from sums of this length."""
+    drawn = rng.standard_normal((3, 12_288))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True) * (1 - 2e-6)).astype(np.float32)
+
+
+def test_lengths_of_wide_descriptors_may_be_rounded() -> None:
+    descriptors = wide(np.random.default_rng(0))
+    none = np.zeros(0, np.float32)
+    alone = Features(descriptors, np.zeros((3, 0, 0), np.float32))
+    truth = reference.Reference(np.zeros((3, 8, 8, 3), np.uint8), alone, none, None)
+    errors = reference.measure(alone, none, truth, "fp32")
+    assert errors.ok
+    assert errors.cosine < 1e-9
+    turned = descriptors.copy()
+    turned[1, :4096] = np.roll(turned[1, :4096], 1) * 0.2 + turned[1, :4096] * 0.8
+    assert not reference.measure(Features(turned, alone.tokens), none, truth, "fp32").ok
+    empty = Features(np.zeros_like(descriptors), alone.tokens)
+    assert reference.measure(empty, none, truth, "fp32").cosine == 1.0
