@@ -21,7 +21,7 @@ from pairvpr.errors import EngineError
 from pairvpr.export import tensorrt as builder
 from pairvpr.export.verification import Truth
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import GRAPHS
+from pairvpr.runtime.bundle_info import GRAPHS, LOOK
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.model import default_bundle
 from tests.runtime.engines import gpu_on_cpu
@@ -83,10 +83,11 @@ def test_a_wrong_graph_is_seen(
     descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
     tokens, summaries = random.standard_normal((2, 6, 4, 8)).astype(np.float32)
     scores = np.arange(6, dtype=np.float32)
-    truth = Truth(np.zeros((6, 2, 2, 3), np.uint8), Features(descriptors, tokens), scores, summaries)
+    looks = random.standard_normal((6, 2)).astype(np.float32)
+    truth = Truth(np.zeros((6, 2, 2, 3), np.uint8), Features(descriptors, tokens), scores, summaries, looks)
     found = {
         **{"engine": "made up", "descriptors": descriptors, "tokens": tokens},
-        **{"summaries": summaries * (1 + error), "scores": scores},
+        **{"summaries": summaries * (1 + error), "scores": scores, "looks": looks},
     }
 
     class Made:
@@ -99,7 +100,7 @@ def test_a_wrong_graph_is_seen(
 
     monkeypatch.setattr(gpu, "Side", Made)
     rows = {row["graph"]: row["ok"] for row in gpu.exact(tmp_path, "cuda", precision, truth)}
-    assert rows == {"encoder": True, "pair_prefix": ok, "pair_suffix": True}
+    assert rows == {"encoder": True, LOOK: True, "pair_prefix": ok, "pair_suffix": True}
     monkeypatch.setitem(found, "scores", -scores)  # whatever is wrong with the answers is of no one graph
     assert not any(row["ok"] for row in gpu.exact(tmp_path, "cuda", precision, truth))
 
@@ -128,7 +129,7 @@ def test_building_leaves_no_gpu_memory_taken(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(builder, "Network", gpu_on_cpu.Network)
     monkeypatch.setattr(builder, "build_engines", functools.partial(builder.build_engines, batches=(1, 2)))
     gpu._build(tmp_path / "nano", "fp16")
-    assert len(list((tmp_path / "nano").glob("engines/*/*.plan"))) == 3
+    assert len(list((tmp_path / "nano").glob("engines/*/*.plan"))) == len(GRAPHS)
     assert driver.copied["to device"] > 0
     assert (driver.blocks, driver.pinned) == ({}, {})
 

@@ -78,7 +78,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcomes(mode: str, job: str, home: Path, shim: Path, points: str) -> Iterator[dict[str, Any]]:
     """Run a job at each point in a process of its own. Yield what came of it."""
     command = [sys.executable, str(HERE), mode, job, str(home), str(shim), points]
-    environment = {**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[2])}
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     yield from map(json.loads, process.stdout.splitlines())
