@@ -11,7 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pairvpr.errors import MapError, SourceError
 from pairvpr.evaluation.recall import interval_of
 from pairvpr.runtime.bundle_info import LOOK
-from pairvpr.runtime.calibrated.cascade import PREFIX, Cascade, Look, look_inputs, select_similar
+from pairvpr.runtime.calibrated.cascade import LEAST, PREFIX, Cascade, Look, look_inputs, queries_needed, select_similar
 from pairvpr.runtime.features import Features, similarities_of
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
@@ -102,37 +102,25 @@ def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Pro
     learning, checking = split_blocks(len(queries))
     rule = learn_rule([[queries[i] for i in block] for block in learning], PROBABILITY)
     fitted = sum(len(block) for block in learning)
-    if fitted < gaps_needed(PROBABILITY):
-        log.warning(
-            "%d pictures are too few to learn margins that keep the best candidate in %.1f %% of queries; give %d or "
-            "more with --images (the similarity alone drops none)",
-            fitted,
-            100 * PROBABILITY,
-            2 * gaps_needed(PROBABILITY),
-        )
     checked = [rule.follow(queries[i], model.batch_size) for i in checking]
     survived = sum(each.survived for each in checked)
     kept = np.mean([each.kept for each in checked], axis=0)
-    return Cascade(
+    cascade = Cascade(
         identity=model.bundle.identity,
         engine=model.engines.description,
         similarity_margin=rule.similarity_margin,
-        looks=[
-            Look(graph, *rule.heads[graph], rule.margins[graph], float(share))
-            for graph, share in zip(rule.heads, kept[1:], strict=True)
-        ],
+        looks=[replace(look, kept=round(float(share), 6)) for look, share in zip(rule.looks, kept[1:], strict=True)],
         probability=PROBABILITY,
         candidates=max(len(query.scores) for query in queries),
         fitted=fitted,
         checked=len(checked),
         survived=survived,
         interval=interval_of(survived / len(checked), len(checked)),
-        compared=float(kept[0]),
+        compared=round(float(kept[0]), 6),
     )
-
-
-Head = tuple[npt.NDArray[np.float32], float]
-"""A head (d + 1,) and its bias."""
+    for doubt in cascade.doubts:
+        log.warning("%s: %s; give %d pictures or more with --images", images, doubt, 2 * queries_needed(PROBABILITY))
+    return cascade
 
 
 @dataclass(frozen=True)
@@ -151,24 +139,30 @@ class Course:
 
 @dataclass(frozen=True)
 class Rule:
-    """Hold heads and margins by graph, in the order of looks, and the margin of the similarity, None without one."""
+    """Hold the looks in their order, and the margin of the similarity, None without one."""
 
     similarity_margin: float | None
-    heads: Mapping[str, Head]
-    margins: Mapping[str, float]
+    looks: Sequence[Look]
 
     def follow(self, query: LookedAtQuery, batch: int) -> Course:
         """Apply the rule to a query's candidates, in batches in descriptor order as in use."""
-        going = select_similar(query.similarities, self.similarity_margin)
-        kept = [float(np.mean(going))]
-        numbers = np.cumsum(going) - 1
-        for graph, (head, bias) in self.heads.items():
-            predicted = query.inputs[graph] @ head + np.float32(bias)
-            best = np.maximum.accumulate(np.where(going, predicted, -np.inf))
-            ends = [np.flatnonzero(numbers // batch == number // batch)[-1] for number in numbers]
-            going = going & (predicted >= best[ends] - self.margins[graph])
-            kept.append(float(np.mean(going)))
-        return Course(going, bool(going[np.argmax(query.scores)]), kept)
+        places = np.flatnonzero(select_similar(query.similarities, self.similarity_margin))
+        counts = [len(places), *(0 for _ in self.looks)]
+        seen = [np.zeros(0, np.float32) for _ in self.looks]
+        going = np.zeros(len(query.scores), np.bool_)
+        for start in range(0, len(places), batch):
+            part = places[start : start + batch]
+            for number, look in enumerate(self.looks):
+                predicted = look.predict(query.inputs[look.graph][part, :-1], query.similarities[part])
+                kept = look.keep(predicted, seen[number])
+                seen[number] = np.concatenate([seen[number], predicted])
+                part = part[kept]
+                counts[number + 1] += len(part)
+                if not len(part):
+                    break
+            going[part] = True
+        share = 1 / len(query.scores)
+        return Course(going, bool(going[np.argmax(query.scores)]), [count * share for count in counts])
 
 
 def learn_rule(blocks: Sequence[Sequence[LookedAtQuery]], probability: float) -> Rule:
@@ -179,9 +173,9 @@ def learn_rule(blocks: Sequence[Sequence[LookedAtQuery]], probability: float) ->
     With fewer queries than the bound needs, the similarity drops no candidate.
     """
     queries = [query for block in blocks for query in block]
-    heads: dict[str, Head] = {}
+    heads: dict[str, tuple[npt.NDArray[np.float32], float]] = {}
     gaps: dict[str, npt.NDArray[np.float64]] = {}
-    if len(queries) >= gaps_needed(probability):
+    if len(queries) >= queries_needed(probability):
         gaps["similarity"] = np.array([query.similarity_gap for query in queries])
     for graph in queries[0].inputs:
         seen = [[ComparedQuery(query.inputs[graph], query.scores) for query in block] for block in blocks]
@@ -191,7 +185,8 @@ def learn_rule(blocks: Sequence[Sequence[LookedAtQuery]], probability: float) ->
     shares = np.max([each / max(largest[name], 1e-30) for name, each in gaps.items()], axis=0)
     share = find_margin(shares, probability)
     margins = {name: share * most for name, most in largest.items()}
-    return Rule(margins.pop("similarity", None), heads, margins)
+    looks = [Look(graph, head, bias, margins[graph], 1.0) for graph, (head, bias) in heads.items()]
+    return Rule(margins.get("similarity"), looks)
 
 
 def check_enough(images: str | Path, count: int) -> None:
@@ -199,7 +194,7 @@ def check_enough(images: str | Path, count: int) -> None:
     if count < MIN_PICTURES:
         raise SourceError(
             f"{images}: {count} usable pictures; give at least {MIN_PICTURES} with --images, better "
-            f"{2 * gaps_needed(PROBABILITY)}"
+            f"{2 * queries_needed(PROBABILITY)}"
         )
 
 
@@ -291,23 +286,22 @@ def ridge(moments: Floats, penalties: Sequence[float]) -> tuple[npt.NDArray[np.f
 
 
 def winner_gap(predicted: Floats, scores: Floats) -> float:
-    """Return the distance of the winner's prediction below the best one. The winner has the best full score."""
-    return float(predicted.max() - predicted[np.argmax(scores)])
+    """Return the distance of the winner's prediction below the best one. The winner has the best full score.
+
+    It is 0 for a winner among the LEAST best predictions, who needs no margin.
+    """
+    winner = predicted[np.argmax(scores)]
+    return 0.0 if np.sum(predicted > winner) < LEAST else float(predicted.max() - winner)
 
 
 def find_margin(gaps: Floats, probability: float) -> float:
     """Return the smallest margin that a further gap exceeds with a chance of at most 1 - probability.
 
     It is the gap of rank (n + 1) probability, by split conformal prediction (Vovk, Gammerman & Shafer 2005). With too
-    few gaps for that (`gaps_needed`) it is the largest gap.
+    few gaps for that (`queries_needed`) it is the largest gap.
     """
     rank = math.ceil((len(gaps) + 1) * probability)
     return float(np.sort(gaps)[min(rank, len(gaps)) - 1])
-
-
-def gaps_needed(probability: float) -> int:
-    """Return the number of gaps that `find_margin` needs to keep its promise."""
-    return math.ceil(probability / (1 - probability) - 1e-9)
 
 
 def _moments(block: Sequence[ComparedQuery]) -> npt.NDArray[np.float64]:

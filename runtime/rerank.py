@@ -164,7 +164,7 @@ class Descent:
     def __init__(self, model: Model, cascade: Cascade | None) -> None:
         self._model, self._cascade = model, cascade
         self._looks = {} if cascade is None else {look.graph: look for look in cascade.looks}
-        self._best = dict.fromkeys(self._looks, -np.inf)  # prediction of each look so far
+        self._seen = dict.fromkeys(self._looks, np.zeros(0, np.float32))  # predictions of each look so far
 
     def select_similar(self, similarities: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Return a mask (k,) of the candidates to compare, from all similarities."""
@@ -207,9 +207,10 @@ class Descent:
         outputs: (m, d) of the look. similarities: (n,) of all pairs.
         """
         look = self._looks[graph]
-        predicted[among] = look.predict(outputs, similarities[among])
-        self._best[graph] = max(self._best[graph], float(predicted[among].max()))
-        return among[look.keep(predicted[among], self._best[graph])]
+        predicted[among] = now = look.predict(outputs, similarities[among])
+        earlier = self._seen[graph]
+        self._seen[graph] = np.concatenate([earlier, now])
+        return among[look.keep(now, earlier)]
 
 
 class CostEstimate:

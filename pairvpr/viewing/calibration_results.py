@@ -42,11 +42,11 @@ def cascade_rows(cascade: Cascade) -> list[Row]:
     """Describe a cascade: the shares of candidates that each look lets through, and how often the best one is kept."""
     low, high = cascade.interval
     counts = [cascade.compared, *(look.kept for look in cascade.looks[:-1])]
-    looks = [f"{share:.0%} get a {name} look" for share, name in zip(counts, ("first", "second"), strict=False)]
+    looks = [f"{share:.1%} get a {name} look" for share, name in zip(counts, ("first", "second"), strict=False)]
     return [
         (
             "kept",
-            f"of up to {cascade.candidates} candidates {', '.join(looks)}, {cascade.kept:.0%} are compared in full",
+            f"of up to {cascade.candidates} candidates {', '.join(looks)}, {cascade.kept:.1%} are compared in full",
         ),
         (
             "evidence",
@@ -54,6 +54,7 @@ def cascade_rows(cascade: Cascade) -> list[Row]:
             f"({cascade.survived / cascade.checked:.1%}, 95 % interval {low:.1%} to {high:.1%})",
         ),
         ("engine", cascade.engine),
+        *(("warning", doubt) for doubt in cascade.doubts),
     ]
 
 

@@ -26,7 +26,6 @@ from pairvpr.calibration.cascade import (
     compare_pictures,
     find_margin,
     fit_head,
-    gaps_needed,
     learn_rule,
     ridge,
     split_blocks,
@@ -42,7 +41,18 @@ from pairvpr.evaluation.report import results
 from pairvpr.runtime import Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import Bundle
 from pairvpr.runtime.bundle_info import FILE, LOOK
-from pairvpr.runtime.calibrated.cascade import KEY, PREFIX, Cascade, Look, look_inputs, select_similar
+from pairvpr.runtime.calibrated import cascade as stored_form
+from pairvpr.runtime.calibrated.cascade import (
+    KEY,
+    LEAST,
+    PREFIX,
+    Cascade,
+    Look,
+    look_inputs,
+    queries_needed,
+    select_near,
+    select_similar,
+)
 from pairvpr.runtime.map import Map
 from pairvpr.runtime.mapping.builder import add_pictures
 from pairvpr.runtime.model import default_bundle
@@ -56,6 +66,15 @@ QUERIES = MIN_PICTURES + 1
 
 def quiet(step: str, done: int, total: int) -> None:
     pass
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_least() -> Iterator[None]:
+    """Let a single candidate go on: the maps of most tests have no more than usually go on."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (calibration, stored_form):
+            patch.setattr(module, "LEAST", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +216,7 @@ def test_the_margin_holds_as_often_as_it_says() -> None:
     assert find_margin(gaps, 0.995) == 995  # rank 996 of 1001 chances
     assert find_margin(gaps, 0.5) == 500
     assert find_margin(gaps[::-1][:50], 0.995) == 999  # too few: the largest
-    assert gaps_needed(0.995) == 199
+    assert queries_needed(0.995) == 199
     assert math.ceil((199 + 1) * 0.995) == 199
     chance = np.random.default_rng(3)
     trials = chance.exponential(size=(4000, 20))
@@ -205,27 +224,56 @@ def test_the_margin_holds_as_often_as_it_says() -> None:
     assert np.mean(trials[:, -1] <= margins) == pytest.approx(0.9, abs=0.02)
 
 
+@pytest.mark.parametrize("least", [1, 4])
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_the_course_of_a_query_is_that_of_the_rule_in_use(batch: int) -> None:
-    """Step by step, as on a robot: batches of what the similarity lets through, and the best prediction so far."""
-    heads = {LOOK: (np.array([1.0, 2.0], np.float32), 0.1), PREFIX: (np.array([0.8, -1.0], np.float32), 0.0)}
+def test_the_course_of_a_query_is_that_of_the_rule_in_use(
+    batch: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the rule written out for all candidates at once. Of these, batches drop none after the first look."""
+    monkeypatch.setattr(stored_form, "LEAST", least)
+    heads = {LOOK: np.array([1.0, 2.0], np.float32), PREFIX: np.array([0.8, -1.0], np.float32)}
     for similarity_margin, margin in ((0.05, 0.0), (0.3, 2.0), (9.0, 1e9), (None, 1.0)):
-        rule = Rule(similarity_margin, heads, {LOOK: margin, PREFIX: margin / 2})
-        looks = [Look(graph, *heads[graph], rule.margins[graph], 1.0) for graph in heads]
+        looks = [Look(graph, head, 0.1, margin, 1.0) for graph, head in heads.items()]
         for query in drawn(10):
-            going = np.flatnonzero(select_similar(query.similarities, similarity_margin))
-            counts, best, full = [len(going), 0, 0], {LOOK: -np.inf, PREFIX: -np.inf}, []
-            for start in range(0, len(going), batch):
-                part = going[start : start + batch]
-                for number, look in enumerate(looks, 1):
-                    predicted = look.predict(query.inputs[look.graph][part][:, :-1], query.similarities[part])
-                    best[look.graph] = max([best[look.graph], *predicted])
-                    part = part[look.keep(predicted, best[look.graph])]
-                    counts[number] += len(part)
-                full += part.tolist()
-            course = rule.follow(query, batch)
-            assert [round(share * 20) for share in course.kept] == counts
-            assert course.survived == (int(np.argmax(query.scores)) in full)
+            course = Rule(similarity_margin, looks).follow(query, batch)
+            going = select_similar(query.similarities, similarity_margin)
+            assert round(course.kept[0] * 20) == going.sum() >= least
+            for number, look in enumerate(looks, 1):
+                predicted = look.predict(query.inputs[look.graph][:, :-1], query.similarities)
+                known = np.sort(predicted[going])
+                going = going & (predicted >= min(known[-1] - np.float32(margin), known[-least]))
+                if batch == 32:  # all at once
+                    assert round(course.kept[number] * 20) == going.sum() >= least
+                elif number == 1:  # in batches, none that would go on is dropped
+                    assert round(course.kept[number] * 20) >= going.sum()
+            if batch == 32:
+                np.testing.assert_array_equal(course.going, going)
+            assert course.survived == bool(course.going[np.argmax(query.scores)])
+
+
+def test_the_least_number_of_candidates_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    values = np.array([5.0, 1.0, 4.0, 3.0, 2.0], np.float32)
+    for least, margin, expected in ((1, 0.0, [0]), (1, 1.5, [0, 2]), (3, 0.0, [0, 2, 3]), (8, 0.0, [0, 1, 2, 3, 4])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stored_form, "LEAST", least)
+            assert np.flatnonzero(select_near(values, margin, values)).tolist() == expected
+            look = Look(LOOK, np.zeros(2, np.float32), 0.0, margin, 1.0)
+            assert look.keep(values[3:], values[:3]).tolist() == [i - 3 for i in expected if i >= 3]
+            winner = np.array([0, 0, 0, 1, 0])
+            patch.setattr(calibration, "LEAST", least)
+            assert winner_gap(values, winner) == (2.0 if least < 3 else 0.0)
+    assert LEAST == 8
+
+
+def test_a_cascade_says_what_speaks_against_it(calibrated: Cascade) -> None:
+    assert calibrated.doubts == [
+        "learned from 21 pictures; 499 are needed to keep the best candidate of 99.8%",
+    ]
+    lost = dataclasses.replace(calibrated, fitted=499, interval=(0.86, 0.966))
+    assert lost.doubts == ["the best candidate was kept in less than 99.8% of the checked queries"]
+    assert ("warning", lost.doubts[0]) in cascade_rows(lost)
+    assert dataclasses.replace(calibrated, fitted=499, interval=(0.99, 1.0)).doubts == []
 
 
 def test_all_margins_together_keep_the_winner_as_often_as_promised() -> None:
@@ -234,7 +282,7 @@ def test_all_margins_together_keep_the_winner_as_often_as_promised() -> None:
         queries = drawn(600, seed)
         rule = learn_rule([queries[start : start + 60] for start in range(0, 300, 60)], 0.98)
         lost += [not rule.follow(query, 32).survived for query in queries[300:]]
-        assert list(rule.heads) == [LOOK, PREFIX]
+        assert [look.graph for look in rule.looks] == [LOOK, PREFIX]
         kept = np.mean([rule.follow(query, 32).kept for query in queries[300:]], axis=0)
         assert kept[0] > kept[1] > kept[2]
         assert kept[1] < 0.6
@@ -558,7 +606,7 @@ def test_a_map_is_calibrated_shown_and_used(home: Path, tmp_path: Path) -> None:
     assert learnt is not None
     assert done.stdout == block(f"{db / 'model'}: cascade", cascade_rows(learnt)) + "\n"
     assert "95 % interval" in done.stdout
-    assert "give 998 or more with --images" in done.stderr
+    assert "give 998 pictures or more with --images" in done.stderr
     runner = CliRunner()
     assert "are compared in full" in runner.invoke(main, ["map", "info", "--db", str(db)]).stdout
     info = json.loads(runner.invoke(main, ["map", "info", "--db", str(db), "--format", "jsonl"]).stdout)

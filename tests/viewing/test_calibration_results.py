@@ -101,7 +101,7 @@ def test_a_cascade_in_rows() -> None:
     looks = [Look("pair_look", head, 0.0, 1.0, 0.2), Look("pair_prefix", head, 0.0, 1.0, 0.04)]
     cascade = Cascade("", "ONNX Runtime", 0.1, looks, 0.998, 100, 500, 200, 199, (0.972, 0.999), 0.8)
     assert align(cascade_rows(cascade)) == [
-        "kept      of up to 100 candidates 80% get a first look, 20% get a second look, 4% are compared in full",
+        "kept      of up to 100 candidates 80.0% get a first look, 20.0% get a second look, 4.0% are compared in full",
         "evidence  best candidate kept in 199 of 200 queries (99.5%, 95 % interval 97.2% to 99.9%)",
         "engine    ONNX Runtime",
     ]
