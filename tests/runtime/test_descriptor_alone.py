@@ -18,7 +18,7 @@ from pairvpr.cli.run import main as run_main
 from pairvpr.errors import BundleError, EngineError, SourceError
 from pairvpr.runtime import Match, Model, PlaceRecognizer, Recognition, load_model
 from pairvpr.runtime.bundle import Bundle
-from pairvpr.runtime.bundle_info import FILE, FORMAT, PAIR_FORMAT, BundleInfo, Dims
+from pairvpr.runtime.bundle_info import DESCRIPTOR_FORMAT, FILE, FORMAT, BundleInfo, Dims
 from pairvpr.runtime.calibrated.acceptance import KEY
 from pairvpr.runtime.calibrated.judge import ACCEPTED, NOT_SIMILAR
 from pairvpr.runtime.map import Map, MapWriter, merge_maps, repair_map, verify_map
@@ -83,8 +83,8 @@ def query(home: Path, place: int) -> Path:
 def test_the_bundle_has_one_graph_and_a_format_of_its_own(descriptor_bundle: Path, model: Model) -> None:
     info = model.bundle.info
     assert (info.graphs, info.pair_classifier, info.measure) == (("encoder",), False, Measure.SIMILARITY)
-    assert json.loads((descriptor_bundle / FILE).read_text())["format"] == FORMAT
-    assert json.loads((default_bundle() / FILE).read_text())["format"] == PAIR_FORMAT
+    assert json.loads((descriptor_bundle / FILE).read_text())["format"] == DESCRIPTOR_FORMAT
+    assert json.loads((default_bundle() / FILE).read_text())["format"] == FORMAT
     assert BundleInfo.from_json(info.to_json(), Path("here")) == info
     assert check_reference(model).ok
 

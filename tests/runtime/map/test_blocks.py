@@ -57,7 +57,7 @@ def test_records_survive_being_packed() -> None:
     assert list(again.records(deleted=True)) == RECORDS
     assert list(again.records(deleted=False)) == [each for each in RECORDS if not each.deleted]
     assert [again.record(position) for position in range(8)] == RECORDS
-    assert [again.name(position) for position in range(8)] == [each.name for each in RECORDS]
+    assert again.names(range(8)) == [each.name for each in RECORDS]
     assert (len(again), again.number, again.last_id, again.live.tolist()) == (8, 1, 8, [0, 1, 3, 4, 5, 6, 7])
     assert len(again.name_hashes) == 7
     assert again.column("row").tolist() == [each.row for each in RECORDS]
@@ -243,11 +243,13 @@ def test_texts_have_a_longest_length() -> None:
             texts[1:] += 1
             content = head + texts.tobytes() + b"a" + content[len(head) + 12 :]
         if fine:
-            assert len(decode(sealed(content)).name(0)) == length
+            assert len(decode(sealed(content)).names([0])[0]) == length
         else:
             with pytest.raises(ValueError, match="a text of block 1 is not a text of at most"):
                 decode(sealed(content))
-    assert decode(sealed(pack([dataclasses.replace(RECORDS[0], name="ü" * 4096)])[0].content)).name(0) == "ü" * 4096
+    assert (
+        decode(sealed(pack([dataclasses.replace(RECORDS[0], name="ü" * 4096)])[0].content)).names([0])[0] == "ü" * 4096
+    )
 
 
 @pytest.mark.parametrize(("held", "told"), [(2, "a pose"), (4, "a pose"), (8, "a pose"), (10, "a pose")])

@@ -18,7 +18,7 @@ import pytest
 from pairvpr.errors import MapError
 from pairvpr.runtime.features import Features
 from pairvpr.runtime.map import Map, MapWriter, catalog, verify_map
-from pairvpr.runtime.map.segments import FOLDER
+from pairvpr.runtime.map.segments import FOLDER, write_segment
 
 SHAPE = {"identity": "a" * 64, "descriptor_dim": 8, "token_shape": (5, 4)}
 PER_COMMIT = 3
@@ -68,11 +68,8 @@ def check(path):
 @pytest.mark.parametrize("step", ["write_segment", "catalog.append"])
 def test_a_signal_takes_effect_after_the_commit(tmp_path, monkeypatch, step):
     """What was told of pictures before, as of their loops, then holds of the map."""
-    where = f"pairvpr.runtime.map.writer.{step}"
-    happened, original = (
-        [],
-        MapWriter.commit.__globals__["write_segment"] if step == "write_segment" else catalog.append,
-    )
+    where = f"pairvpr.runtime.map.{'pending' if step == 'write_segment' else 'writer'}.{step}"
+    happened, original = [], write_segment if step == "write_segment" else catalog.append
 
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGINT)

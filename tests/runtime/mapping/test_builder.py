@@ -73,7 +73,6 @@ def bad_pictures() -> dict[str, bytes]:
         "cut.png": saved(scene, "PNG")[:2000],
         "one.png": saved(Image.new("RGB", (1, 1)), "PNG"),
         "bomb.png": png(20_000, 20_000),
-        "float.tif": saved(Image.fromarray(np.ones(SIZE, np.float32)), "TIFF"),
     }
 
 

@@ -212,7 +212,7 @@ def test_the_effect_is_the_change_of_scores(model):
 @pytest.mark.parametrize("tolerable", [True, False])
 def test_int8_is_the_default_where_scores_stay(model, pictures, tmp_path, monkeypatch, tolerable):
     limit = 1e3 if tolerable else 1e-9
-    monkeypatch.setattr(token_storage, "TOLERANCE", Tolerance(np.inf, np.inf, limit, 0.0))
+    monkeypatch.setattr(token_storage, "TOLERANCE", Tolerance(np.inf, np.inf, limit, 0.0, np.inf))
     add_pictures(pictures, tmp_path / "map", model, create=True)
     with Map.open(tmp_path / "map") as map_:
         assert map_.token_format == TokenFormat("int8" if tolerable else "float16")
