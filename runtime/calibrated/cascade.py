@@ -189,7 +189,7 @@ def queries_needed(probability: float) -> int:
     With n queries the largest gap is exceeded by a further one with a chance of 1 / (n + 1): Vovk, Gammerman & Shafer
     2005.
     """
-    return math.ceil(probability / (1 - probability) - 1e-9)
+    return math.ceil(probability / max(1 - probability, 1e-9) - 1e-9)
 
 
 def select_similar(similarities: npt.NDArray[np.float32], margin: float | None) -> npt.NDArray[np.bool_]:

@@ -145,8 +145,11 @@ def test_an_answer_that_was_cut_short(map_: Map, model: Model, slow: Model, quer
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_cascade_that_was_cut_short(map_: Map, model: Model, slow: Model, query: np.ndarray, sign: int) -> None:
+def test_a_cascade_that_was_cut_short(
+    map_: Map, model: Model, slow: Model, query: np.ndarray, sign: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Candidates come one by one: each goes on exactly if none before it was predicted better."""
+    monkeypatch.setattr("pairvpr.runtime.calibrated.cascade.LEAST", 1)
     head = sign * np.random.default_rng(0).normal(size=4 * model.bundle.info.dims.token_dim + 1).astype(np.float32)
     look = Look(PREFIX, head, 0.5, 0.0, 1.0)
     cascade = Cascade(model.bundle.identity, "", None, [look], 0.9, COUNT, 1, 1, 1, (0.0, 1.0), 1.0)
