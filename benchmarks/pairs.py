@@ -38,7 +38,7 @@ WAYS = (("cpu", "fp32"), ("openvino", "bf16"), ("cpu", "int8-dynamic"), ("openvi
 
 
 TORCH = ("fused attention", "compiled", "bfloat16")
-"""What a user of PyTorch would try. The last two have fused attention too."""
+"""Faster ways to run PyTorch. The last two use fused attention too."""
 
 
 def arguments() -> argparse.Namespace:

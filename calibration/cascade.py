@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparedQuery:
-    """Hold a query's candidates: what a head reads (k, d), and full scores (k,)."""
+    """Hold a query's candidates: the inputs of a head (k, d), and full scores (k,)."""
 
     inputs: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
@@ -60,7 +60,7 @@ class LookedAtQuery:
     """Hold a query's candidates in descriptor order.
 
     similarities: (k,) of the descriptors.
-    inputs: what the head of each look reads, (k, d + 1), by graph in the order of looks.
+    inputs: the inputs (k, d + 1) of the head of each look, by graph, in the order of looks.
     scores: (k,) full scores.
     """
 
@@ -87,8 +87,8 @@ def temporary_map(images: str | Path, model: Model, progress: Progress) -> Itera
 def calibrate_cascade(map_: Map, model: Model, images: str | Path, progress: Progress) -> Cascade:
     """Learn a cascade for `model` from the pictures in the folder `images`, as queries to a map.
 
-    Every picture is compared in full with as many candidates as in use. What the heads read of all pairs stays in
-    memory, 24 D bytes a pair.
+    Every picture is compared in full with as many candidates as in use. The inputs of the heads stay in memory, about
+    24 D bytes a pair.
     Raises SourceError for too few readable pictures and MapError for too small a map. Errors of map and engine pass
     through.
     """
@@ -223,7 +223,7 @@ def compare_pictures(map_: Map, model: Model, images: str | Path, progress: Prog
 
 
 def look_at(map_: Map, model: Model, query: Features, rows: npt.NDArray[np.int64]) -> LookedAtQuery:
-    """Compare one query with rows (k,) of the map in full, and keep what the heads read."""
+    """Compare one query with rows (k,) of the map in full. Return its scores and the inputs of the heads."""
     similarities = similarities_of(query.descriptors[0], map_.take_descriptors(rows))
     outputs: dict[str, list[npt.NDArray[np.float32]]] = {LOOK: [], PREFIX: []}
     scores = []

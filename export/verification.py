@@ -184,7 +184,7 @@ def _summaries(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -
 
 
 def _look(network: PairVPR, query: torch.Tensor, candidate: torch.Tensor) -> torch.Tensor:
-    """Return what the first look gives, (1, K), from the network's own parts; see `graphs.PairLook`."""
+    """Return the numbers of the first look, (1, K), from the network's own parts; see `graphs.PairLook`."""
     decoder = network.decoder
     if decoder.late is not None:
         return torch.stack([decoder.late(query, candidate), decoder.late(candidate, query)], dim=1)

@@ -158,10 +158,7 @@ def add_pictures(
     in the map.
     """
     db = Path(db)
-    refuse_tile(db)
-    if options.model_digest is not None:
-        model.bundle.check_digest(options.model_digest)
-    check_foreign(model)
+    _check_start(db, model, options)
     with ExitStack() as stack:
         stack.enter_context(remark_scope(options.strict))
         source = stack.enter_context(open_source(str(images), options.source))
@@ -195,6 +192,14 @@ def add_pictures(
     if adder.added and source.names is None:
         _check_matched(finder, options, adder.added, db)
     return BuildReport(adder.added, known.already, adder.with_place, tuple(adder.skipped), left_out)
+
+
+def _check_start(db: Path, model: Model, options: BuildOptions) -> None:
+    """Raise MapError for a tile of a fleet, and BundleError for a model that must not be used."""
+    refuse_tile(db)
+    if options.model_digest is not None:
+        model.bundle.check_digest(options.model_digest)
+    check_foreign(model)
 
 
 def _count_missing(known: KnownPictures, source: Source, first: int, end: int, options: BuildOptions) -> int | None:
